@@ -1,0 +1,66 @@
+# `make` or `make help` lists the targets. Every target that needs the environment sets it up first.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON := .venv/bin/python
+JOBS ?= 2
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+LOCK_ARGS ?=
+
+# The environment is up to date when this file exists: it is named after what the environment is made from and where.
+RECIPE := requirements.lock pyproject.toml scripts/common.sh scripts/setup.sh
+STAMP := .venv/.stamp-$(shell { cat $(RECIPE) 2>&1; pwd -P; } | cksum | tr ' ' -)
+
+.PHONY: help setup demo test test-fast coverage lint format lock build clean distclean FORCE
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
+		while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@echo 'Arguments: make test PYTEST_ARGS="tests/rise_env -k spaces" JOBS=4; make demo DEMO_ARGS="--json demo.json"'
+
+setup: $(STAMP) ## make .venv with the locked packages and check off-screen rendering
+	@echo 'ready: .venv/bin/rise'
+
+# A stamp beside an interpreter that is gone counts for nothing.
+$(STAMP): $(if $(shell test -x $(PYTHON) && echo ok),,FORCE)
+	@scripts/setup.sh $@
+
+FORCE:
+
+demo: $(STAMP) ## improve a policy in imagination and check it in the robot cell
+	@.venv/bin/rise demo $(DEMO_ARGS)
+
+test: $(STAMP) ## run every test
+	@$(PYTHON) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+test-fast: $(STAMP) ## run the tests that take seconds
+	@$(PYTHON) -m pytest -n $(JOBS) -m "not slow" $(PYTEST_ARGS)
+
+coverage: $(STAMP) ## run every test and list the lines that none reaches
+	@$(PYTHON) -m pytest -n $(JOBS) --cov $(PYTEST_ARGS)
+
+lint: $(STAMP) ## check style, formatting and types
+	@status=0; \
+	for check in "ruff check ." "ruff format --check ." "mypy"; do \
+		echo "$$check"; $(PYTHON) -m $$check || status=1; \
+	done; \
+	exit $$status
+
+format: $(STAMP) ## mend style and formatting where that is safe
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+lock: ## resolve pyproject.toml into requirements.lock again (LOCK_ARGS=--upgrade for newer versions)
+	@scripts/lock.sh $(LOCK_ARGS)
+
+build: $(STAMP) ## build wheel and source distribution into dist/
+	@$(PYTHON) -m hatchling build
+
+clean: ## remove caches and builds
+	@rm -rf build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment as well
+	@rm -rf .venv .cache

@@ -1,0 +1,1 @@
+"""Policies and algorithms that learn in imagination and on the robot, and the `rise` command."""

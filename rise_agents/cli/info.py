@@ -1,0 +1,74 @@
+"""Print versions, hardware, tasks, presets and environment ids.
+
+What to paste into a bug report, and the quickest look at what this installation can do.
+
+Example:
+    rise info --json info.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_arguments", "collect", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `rise info`."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print, and write if asked to."""
+    from rise_env.files import write_json
+
+    info = collect()
+    print(_text(info))
+    if args.json is not None:
+        write_json(args.json, info)
+    return 0
+
+
+def collect() -> dict[str, Any]:
+    """Provenance, presets by task and the ids that `gymnasium.make` knows from us."""
+    import gymnasium
+
+    import rise_env  # registers the ids
+    from rise_env.config import available_presets, config_root
+    from rise_env.provenance import provenance
+
+    return {
+        "location": Path(rise_env.__path__[0]),
+        "configs": config_root(),
+        "presets": available_presets(),
+        "environments": sorted(name for name in gymnasium.registry if name.startswith("RISE-")),
+        "provenance": provenance(),
+    }
+
+
+def _text(info: dict[str, Any]) -> str:
+    source = info["provenance"]
+    machine = source["hardware"]
+    git = source["git"]
+    revision = f"{git['revision']}{' (modified)' if git['modified'] else ''}" if git else "none"
+    gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gib']} GiB)" for gpu in machine["gpus"]) or "none"
+    sections = {
+        "Packages": {name: version or "missing" for name, version in source["packages"].items()},
+        "Code": {"git": revision, "package": str(info["location"]), "configs": str(info["configs"])},
+        "Hardware": {
+            "system": machine["platform"],
+            "cpu": f"{machine['cpu']}, {machine['cpu_count']} cores",
+            "memory": f"{machine['memory_gib']} GiB",
+            "gpu": gpus,
+        },
+        "Tasks and presets": {task: ", ".join(presets) for task, presets in info["presets"].items()},
+        "Environments": dict.fromkeys(info["environments"], ""),
+    }
+    lines: list[str] = []
+    for title, rows in sections.items():
+        width = max(map(len, rows), default=0)
+        lines += [f"{title}:", *(f"  {name:<{width}}  {value}".rstrip() for name, value in rows.items())]
+        lines += [] if rows else ["  none"]
+    return "\n".join(lines)

@@ -1,0 +1,177 @@
+"""Entry point of the `rise` command.
+
+Sub-commands are imported only when they are called, so `rise --help` answers at once. A sub-command is a module with
+
+* a docstring: the text of `rise NAME --help`, its first line a summary;
+* `add_arguments(parser: argparse.ArgumentParser) -> None`;
+* `run(args: argparse.Namespace) -> int`, which returns the exit code.
+
+Errors that the project raises on purpose (`rise_env.errors.RiseError`) are printed in one piece, without a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+_EXIT_ERROR = 2
+_EXIT_INTERRUPTED = 130
+_EXIT_BROKEN_PIPE = 141
+
+
+class Command(NamedTuple):
+    """Where a sub-command lives and how `rise --help` lists it."""
+
+    module: str
+    summary: str
+    group: str = "Commands"
+
+
+COMMANDS: Mapping[str, Command] = {
+    "demo": Command("rise_agents.cli.demo", "improve a policy in imagination, prove it in the cell", "Start here"),
+    "info": Command("rise_agents.cli.info", "versions, hardware, tasks, presets and environment ids", "Start here"),
+    "record": Command("rise_agents.cli.record", "record episodes as a LeRobot dataset", "Data"),
+    "evaluate": Command("rise_agents.cli.evaluate", "success rate of a policy, with its interval", "Measure"),
+    "bench": Command("rise_agents.cli.bench", "speed and truth of imagination and cell", "Measure"),
+}
+
+_EXAMPLES = {
+    "demo": "rise demo --json demo.json",
+    "record": "rise record --task brick_sorting --policy expert --episodes 50 --out data/bricks",
+    "evaluate": "rise evaluate --env RISE-BrickSorting-Cell-v0 --policy base --episodes 100",
+    "bench": "rise bench cell --json cell.json",
+}
+
+
+def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments after the program's name; those of the process when omitted.
+        commands: Sub-commands by name; `COMMANDS` when omitted.
+
+    Returns:
+        Exit code: 0 success, 2 wrong usage or a `RiseError`, 130 interrupted, 141 reader of the output gone; else what
+        the sub-command returns.
+
+    Raises:
+        SystemExit: On `--help` of a sub-command and on arguments it does not know, as argparse does.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _dispatch(arguments, COMMANDS if commands is None else commands)
+        finally:
+            sys.stdout.flush()  # here, not at exit, so that a broken pipe is met below
+    except KeyboardInterrupt:
+        print("rise: interrupted", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return _EXIT_BROKEN_PIPE
+    except Exception as error:
+        from rise_env.errors import RiseError  # registers the environments, 0.3 s: not on the way to --help
+
+        if not isinstance(error, RiseError) or _wants_traceback(arguments):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return _EXIT_ERROR
+
+
+def _dispatch(arguments: list[str], commands: Mapping[str, Command]) -> int:
+    position = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
+    options, rest = arguments[:position], arguments[position:]
+    for option in options:
+        if option in ("-h", "--help"):
+            print(_help(commands))
+            return 0
+        if option in ("-V", "--version"):
+            print(_version())
+            return 0
+        if option != "--traceback":
+            return _usage_error(f"unknown option {option!r}.{_nearest(option, ('--help', '--traceback', '--version'))}")
+    if not rest:
+        print(_help(commands))
+        return 0
+    name, *rest = rest
+    if name == "help" and name not in commands:
+        return _dispatch([*rest[:1], "--help"], commands)
+    if name not in commands:
+        return _usage_error(f"unknown command {name!r}.{_nearest(name, commands)} Commands: {', '.join(commands)}.")
+    return _run(name, rest, commands[name])
+
+
+def _run(name: str, arguments: Sequence[str], command: Command) -> int:
+    module = importlib.import_module(command.module)
+    parser = argparse.ArgumentParser(
+        prog=f"rise {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    return int(module.run(parser.parse_args(arguments)))
+
+
+def _help(commands: Mapping[str, Command]) -> str:
+    width = max((len(name) for name in commands), default=0)
+    groups: dict[str, list[str]] = {}
+    for name, command in commands.items():
+        groups.setdefault(command.group, []).append(f"  {name:<{width}}  {command.summary}")
+    examples = [f"  {text}" for name, text in _EXAMPLES.items() if name in commands]
+    parts = [
+        "usage: rise COMMAND [ARGUMENTS]",
+        "Improve robot policies inside a learned world model.",
+        *("\n".join([f"{group}:", *lines]) for group, lines in groups.items()),
+        *(["\n".join(["Examples:", *examples])] if examples else []),
+        "Options:\n"
+        "  -h, --help     this text; `rise COMMAND --help` tells all about one command\n"
+        "  -V, --version  version and git revision\n"
+        "  --traceback    show where an error comes from (also RISE_TRACEBACK=1)",
+    ]
+    return "\n\n".join(parts)
+
+
+def _version() -> str:
+    from rise_env.provenance import git_revision, package_versions
+
+    text = f"rise {package_versions()['rise-robotics'] or '(not installed)'}"
+    git = git_revision()
+    if git is not None:
+        text += f" (git {git['revision'][:12]}{', modified' if git['modified'] else ''})"
+    return text
+
+
+def _usage_error(message: str) -> int:
+    print(f"error: {message} See: rise --help", file=sys.stderr)
+    return _EXIT_ERROR
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Command]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def _wants_traceback(arguments: Sequence[str]) -> bool:
+    return "--traceback" in arguments or os.environ.get("RISE_TRACEBACK", "") not in ("", "0")
+
+
+def _silence_stdout() -> None:
+    """Let the interpreter's own flush at exit go nowhere, instead of meeting the broken pipe again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _entry() -> NoReturn:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _entry()

@@ -1,0 +1,194 @@
+"""Configuration: YAML presets decoded into dataclasses by draccus.
+
+A preset is `configs/<task>/<preset>.yaml`. It is a mapping of *sections* (`task`, `cell`, ...), each of which belongs to
+one dataclass that lives beside the class it configures. `extends: <preset>` at the top starts from another preset of
+the same task and overrides it key by key. Unknown keys are errors that name the nearest known key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rise_env.errors import ConfigError
+
+__all__ = ["available_presets", "config_root", "decode", "load_config", "load_yaml", "with_overrides"]
+
+#: Every section a preset may hold, with its owner.
+SECTIONS = {
+    "task": "rise_env.tasks.TaskSpec",
+    "cell": "rise_robot.cell.config.CellConfig",
+}
+
+
+@functools.cache
+def config_root() -> Path:
+    """Directory of the shipped presets.
+
+    `RISE_CONFIG_ROOT` overrides it. An installed wheel carries the presets inside the package; a checkout has them
+    in `configs/` beside it.
+
+    Raises:
+        ConfigError: If none of these directories exists.
+    """
+    package = Path(__file__).resolve().parent
+    override = os.environ.get("RISE_CONFIG_ROOT")
+    candidates = [Path(override)] if override else [package / "configs", package.parent / "configs"]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError(
+        f"no configuration directory: looked in {', '.join(map(str, candidates))}. "
+        "Reinstall the package or point RISE_CONFIG_ROOT at a directory of presets."
+    )
+
+
+def available_presets() -> dict[str, list[str]]:
+    """Shipped presets by task name, e.g. `{"brick_sorting": ["paper", "small", "tiny"]}`."""
+    presets: dict[str, list[str]] = {}
+    for path in sorted(config_root().glob("*/*.yaml")):
+        if path.parent.name not in {"layouts", "robots"} and not path.stem.startswith("_"):
+            presets.setdefault(path.parent.name, []).append(path.stem)
+    return presets
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigError: If the file is missing, is not valid YAML or does not hold a mapping.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"configuration file {path} must hold a mapping of sections, got {type(content).__name__}")
+    return content
+
+
+def load_config(task: str, preset: str = "small", overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Load a preset, follow `extends` and apply overrides.
+
+    Args:
+        task: Task name (a folder of `configs/`, `-` and `_` are the same), or the path of a YAML file, in which case
+            `preset` is ignored.
+        preset: Preset name, e.g. "small".
+        overrides: Dotted assignments such as `"task.fps=15"`; values are YAML.
+
+    Returns:
+        Mapping from section name to a plain mapping.
+
+    Raises:
+        ConfigError: If the task, preset, a section or an override is unknown or malformed.
+    """
+    if task.endswith((".yaml", ".yml")):
+        path = Path(task)
+    else:
+        folder = task.replace("-", "_")
+        presets = available_presets()
+        if folder not in presets:
+            raise ConfigError(f"unknown task {task!r}.{_nearest(folder, presets)} Known tasks: {', '.join(presets)}.")
+        if preset not in presets[folder]:
+            known = ", ".join(presets[folder])
+            hint = _nearest(preset, presets[folder])
+            raise ConfigError(f"task {folder!r} has no preset {preset!r}.{hint} Known presets: {known}.")
+        path = config_root() / folder / f"{preset}.yaml"
+    return with_overrides(_load_extended(path, ()), overrides)
+
+
+def _load_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise ConfigError(f"configuration file {path} extends itself: {' -> '.join(p.name for p in (*seen, path))}")
+    content = load_yaml(path)
+    parent = content.pop("extends", None)
+    for section, value in content.items():
+        if section not in SECTIONS:
+            raise ConfigError(
+                f"{path}: unknown section {section!r}.{_nearest(str(section), SECTIONS)} "
+                f"Known sections: extends, {', '.join(SECTIONS)}."
+            )
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: section {section!r} must be a mapping, got {type(value).__name__}")
+    if parent is None:
+        return content
+    return _merge(_load_extended(path.parent / f"{parent}.yaml", (*seen, path)), content)
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both_mappings = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both_mappings else value
+    return merged
+
+
+def with_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return `config` with dotted assignments such as `"task.fps=15"` applied; the argument is not changed.
+
+    Raises:
+        ConfigError: If an override is not of the form `section.key=value` or names an unknown section.
+    """
+    result = dict(config)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.strip().split(".")
+        if not equals or len(keys) < 2 or not all(keys):
+            raise ConfigError(f"override {override!r} is not of the form section.key=value")
+        if keys[0] not in SECTIONS:
+            raise ConfigError(f"override {override!r}: unknown section {keys[0]!r}.{_nearest(keys[0], SECTIONS)}")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+        for key in reversed(keys):
+            value = {key: value}
+        result = _merge(result, value)
+    return result
+
+
+def decode[T](cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build the dataclass `cls` from plain values; unknown and missing keys are errors.
+
+    Args:
+        cls: Dataclass to build.
+        values: Plain YAML values.
+        where: What is being read, for the error message (e.g. "section 'task'").
+
+    Raises:
+        ConfigError: If a key is unknown or missing, or a value has the wrong type.
+    """
+    import draccus  # 0.1 s: only where a configuration is read
+
+    _reject_unknown_keys(cls, values, where)
+    try:
+        return draccus.decode(cls, dict(values))
+    except draccus.ParsingError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _reject_unknown_keys(cls: Any, values: Any, where: str) -> None:
+    if not (dataclasses.is_dataclass(cls) and isinstance(values, Mapping)):
+        return
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}.{_nearest(str(key), known)} Known keys: {', '.join(known)}.")
+        _reject_unknown_keys(hints[key], value, f"{where}, key {key!r}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,25 @@
+"""Exceptions with one job each: say what came, what was expected and how to mend it."""
+
+from __future__ import annotations
+
+__all__ = ["ActionError", "ConfigError", "LayoutError", "RenderingUnavailableError", "RiseError"]
+
+
+class RiseError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class ConfigError(RiseError, ValueError):
+    """A configuration file, preset, override or keyword argument is wrong."""
+
+
+class LayoutError(RiseError, ValueError):
+    """Joint names, order or number do not match the task's joint layout."""
+
+
+class ActionError(RiseError, ValueError):
+    """An action has the wrong shape or type, or is not finite."""
+
+
+class RenderingUnavailableError(RiseError, RuntimeError):
+    """Off-screen or on-screen rendering cannot start on this machine."""

@@ -1,0 +1,108 @@
+"""Writing files so that a reader, or a killed process, never meets half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["atomic_path", "to_json", "to_plain", "write_bytes", "write_json", "write_text"]
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to; on leaving the block, what was written becomes `path` in one step.
+
+    For writers that want a path of their own (safetensors, parquet, video). Missing parent directories are made. If
+    the block raises, `path` stays as it was and nothing is left behind.
+
+    Args:
+        path: File to make or replace. A symbolic link is followed, so that the link stays one.
+
+    Yields:
+        A path in the same directory, with the same suffix, that does not exist yet.
+
+    Example:
+        >>> with atomic_path("weights.safetensors") as aside:  # doctest: +SKIP
+        ...     safetensors.torch.save_file(tensors, aside)
+    """
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    try:
+        yield aside
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)  # the new name, too, survives a power cut
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Make or replace a file in one step.
+
+    What is no regular file (`/dev/stdout`, a pipe) is written to, not replaced.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    with atomic_path(path) as aside:
+        aside.write_bytes(content)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Make or replace a UTF-8 file in one step."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Make or replace a JSON file in one step; see `to_json` for what may be in it."""
+    write_text(path, to_json(content) + "\n")
+
+
+def to_json(content: Any) -> str:
+    """Indented JSON text, readable by any parser.
+
+    Besides plain values it takes dataclass instances, paths, NumPy scalars and arrays. NaN and infinities, for which
+    JSON has no word, become null.
+
+    Raises:
+        TypeError: If a value is of another type; the message names it.
+    """
+    return json.dumps(to_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def to_plain(value: Any) -> Any:
+    """What `to_json` writes for a value, before it is text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, np.ndarray | np.generic):
+        return to_plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    raise TypeError(f"cannot write {type(value).__module__}.{type(value).__qualname__} as JSON: {value!r:.80}")

@@ -1,0 +1,237 @@
+"""The work cell: physics, servo commands, measured state, and exact save and restore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from rise_env.errors import ActionError, ConfigError
+from rise_env.tasks import TaskSpec
+from rise_robot.cell.config import CellConfig
+from rise_robot.cell.piper import ARM_JOINTS, MAX_GRIPPER_SPEED, MAX_JOINT_SPEED
+from rise_robot.cell.scene import SIDES, build_model, substeps
+from rise_robot.cell.task import TaskStatus, make_cell_task
+from rise_robot.cell.variation import DomainVariation
+
+__all__ = ["CellState", "WorkCell"]
+
+_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+#: Servo set-points are updated at about this rate within a control step, Hz.
+_SERVO_RATE = 50
+_GRIPPER = ARM_JOINTS
+
+
+@dataclass(frozen=True)
+class CellState:
+    """Everything that decides the cell's future, as plain arrays (so that it can be stored with `numpy.savez`).
+
+    Attributes:
+        arrays: `physics`, `command`, `steps`, `episode_key`, and the entries `task/...` and `variation/...`.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+
+
+class WorkCell:
+    """Two Piper arms, three cameras and a task's objects in MuJoCo.
+
+    The control period is `1 / spec.fps`. A command is the vector of absolute joint targets in the order of
+    `spec.layout`. Servo set-points move in a straight line to the target within the period, no faster than the arm's
+    speed limits; gravity is compensated as on the robot.
+
+    Args:
+        spec: Task; its layout must name the joints of two Piper arms.
+        config: Cell configuration.
+
+    Raises:
+        ConfigError: If the task has no cell or uses cameras the cell does not have.
+        LayoutError: If the layout is not that of the cell's arms.
+    """
+
+    def __init__(self, spec: TaskSpec, config: CellConfig) -> None:
+        self.spec = spec
+        self.config = config
+        self.task = make_cell_task(spec.name, config.ranges)
+        spec.layout.check_names(
+            [f"{side}_{part}" for side in SIDES for part in (*(f"joint{i + 1}" for i in range(ARM_JOINTS)), "gripper")],
+            "the dual-Piper work cell",
+        )
+        self.model = build_model(spec, config, self.task)
+        self.data = mujoco.MjData(self.model)
+        available = [self.model.camera(i).name for i in range(self.model.ncam)]
+        for camera in spec.cameras:
+            if camera not in available:
+                raise ConfigError(f"the work cell has no camera {camera!r}. Its cameras: {', '.join(available)}.")
+        self.substeps = substeps(spec, config)
+        self.steps = 0
+        #: Number drawn at the reset; seeds what else is random about an episode (an operator's habits, say).
+        self.episode_key = 0
+        #: Components of the last command that lay outside the joint limits and were clamped.
+        self.clamped = 0
+        self.status = TaskStatus(0.0, 0.0, False, "none", False)
+
+        self._low, self._high = spec.layout.low.astype(float), spec.layout.high.astype(float)
+        arm = np.r_[np.full(ARM_JOINTS, MAX_JOINT_SPEED), MAX_GRIPPER_SPEED]
+        self._max_change = np.tile(arm, 2) / spec.fps
+        names = [f"{side}_{part}" for side in SIDES for part in (*(f"joint{i + 1}" for i in range(ARM_JOINTS)), "gripper")]
+        self._actuators = np.array([self.model.actuator(name).id for name in names])
+        # The gripper's servo positions one of its two coupled fingers: half of the opening.
+        self._to_servo = np.tile(np.r_[np.ones(ARM_JOINTS), 0.5], 2)
+        joint = lambda name: int(self.model.joint(name).qposadr[0])  # noqa: E731
+        self._joint_addresses = {
+            side: np.array([joint(f"{side}_joint{i + 1}") for i in range(ARM_JOINTS)]) for side in SIDES
+        }
+        self._finger_addresses = {side: np.array([joint(f"{side}_finger1"), joint(f"{side}_finger2")]) for side in SIDES}
+        self._grasp_sites = {side: self.model.site(f"{side}_grasp").id for side in SIDES}
+        self.bases = {side: self.model.body(f"{side}_base").pos.copy() for side in SIDES}
+        self.command = np.zeros(spec.layout.dim)
+        self._knots = max(1, round(_SERVO_RATE / spec.fps))
+        self._variation = DomainVariation(self.model, config.variation)
+        self.task.bind(self)
+
+    # ------------------------------------------------------------------ episode
+
+    def reset(self, rng: np.random.Generator) -> TaskStatus:
+        """Start an episode: draw the variation, the start pose and the task's objects from `rng`."""
+        mujoco.mj_resetData(self.model, self.data)
+        self._variation.draw(rng)
+        start = np.concatenate(list(self.home().values()))
+        noise = rng.uniform(-self.config.start_noise, self.config.start_noise, start.shape)
+        noise[_GRIPPER :: _GRIPPER + 1] = 0.0
+        self.command = np.clip(start + noise, self._low, self._high)
+        for index, side in enumerate(SIDES):
+            part = self.command[index * (_GRIPPER + 1) :][: _GRIPPER + 1]
+            self.data.qpos[self._joint_addresses[side]] = part[:_GRIPPER]
+            half = part[_GRIPPER] / 2
+            self.data.qpos[self._finger_addresses[side]] = (half, -half)
+        self.data.ctrl[self._actuators] = self.command * self._to_servo
+        self.steps = 0
+        self.clamped = 0
+        self.task.reset(rng)
+        self.episode_key = int(rng.integers(2**31))
+        mujoco.mj_forward(self.model, self.data)
+        self.status = self.task.advance()
+        return self.status
+
+    def step(self, target: np.ndarray) -> TaskStatus:
+        """Run one control step.
+
+        Args:
+            target: (D,) absolute joint targets, rad and m. Values outside the joint limits are clamped and counted in
+                `clamped`; changes faster than the arm's speed limits are cut to them.
+
+        Raises:
+            ActionError: If the shape is wrong or a value is not finite. Nothing has moved then.
+        """
+        target = self.checked_target(target)
+        inside = np.clip(target, self._low, self._high)
+        self.clamped = int(np.count_nonzero(np.abs(target - inside) > 1e-6))
+        start = self.command
+        self.command = start + np.clip(inside - start, -self._max_change, self._max_change)
+        done = 0
+        for knot in range(1, self._knots + 1):
+            until = self.substeps * knot // self._knots
+            point = start + (self.command - start) * (knot / self._knots)
+            self.data.ctrl[self._actuators] = point * self._to_servo
+            mujoco.mj_step(self.model, self.data, until - done)
+            done = until
+        self.steps += 1
+        # Positions and contacts of the new state, without touching what the next step starts from.
+        mujoco.mj_fwdPosition(self.model, self.data)
+        self.status = self.task.advance()
+        return self.status
+
+    def checked_target(self, target: np.ndarray) -> np.ndarray:
+        """Return `target` as float64 (D,), or raise ActionError."""
+        target = np.asarray(target)
+        if target.shape != (self.spec.layout.dim,):
+            raise ActionError(
+                f"joint target has shape {target.shape}, layout {self.spec.layout.name!r} wants "
+                f"({self.spec.layout.dim},): {', '.join(self.spec.layout.names)}"
+            )
+        if not np.issubdtype(target.dtype, np.number) or not np.isfinite(target).all():
+            bad = [n for n, v in zip(self.spec.layout.names, target, strict=True) if not np.isfinite(float(v))]
+            raise ActionError(f"joint target is not finite at: {', '.join(bad)}")
+        return target.astype(np.float64)
+
+    # ------------------------------------------------------------------ what can be measured
+
+    @property
+    def seconds(self) -> float:
+        """Time since the reset, s."""
+        return self.steps / self.spec.fps
+
+    def state(self) -> np.ndarray:
+        """Measured joint positions and gripper openings, float32 (D,), rad and m."""
+        parts = []
+        for side in SIDES:
+            parts += [self.data.qpos[self._joint_addresses[side]], [self.opening(side)]]
+        return np.concatenate(parts).astype(np.float32)
+
+    def joints(self, side: str) -> np.ndarray:
+        """Measured arm joints of one side, (6,) rad."""
+        return self.data.qpos[self._joint_addresses[side]].copy()
+
+    def opening(self, side: str) -> float:
+        """Measured total opening of one gripper, m."""
+        first, second = self.data.qpos[self._finger_addresses[side]]
+        return float(first - second)
+
+    def grasp_point(self, side: str) -> np.ndarray:
+        """Point between the finger pads in the world, (3,) m."""
+        return self.data.site_xpos[self._grasp_sites[side]].copy()
+
+    def grasp_frame(self, side: str) -> np.ndarray:
+        """Rotation of the grasp frame in the world, (3, 3)."""
+        return self.data.site_xmat[self._grasp_sites[side]].reshape(3, 3).copy()
+
+    def home(self) -> dict[str, np.ndarray]:
+        """Nominal start pose per side, (7,) each: six joints (rad) and the opening (m)."""
+        left = np.asarray(self.config.start_joints, float)
+        mirrored = left * np.array([-1, 1, 1, -1, 1, -1, 1])
+        return {"left": left, "right": mirrored}
+
+    def side_slice(self, side: str) -> slice:
+        """Where one arm's seven entries lie in a command."""
+        start = SIDES.index(side) * (_GRIPPER + 1)
+        return slice(start, start + _GRIPPER + 1)
+
+    # ------------------------------------------------------------------ save and restore
+
+    def save(self) -> CellState:
+        """Snapshot from which `restore` continues bit for bit."""
+        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
+        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
+        arrays = {"physics": physics, "command": self.command.copy(), "steps": np.array(self.steps)}
+        arrays["episode_key"] = np.array(self.episode_key)
+        arrays |= {f"task/{name}": value.copy() for name, value in self.task.get_state().items()}
+        arrays |= {f"variation/{name}": value.copy() for name, value in self._variation.get_state().items()}
+        return CellState(arrays)
+
+    def restore(self, state: CellState) -> TaskStatus:
+        """Return to a snapshot of a cell with the same configuration.
+
+        Raises:
+            ConfigError: If the snapshot belongs to another model.
+        """
+        expected = mujoco.mj_stateSize(self.model, _PHYSICS)
+        physics = state.arrays.get("physics", np.empty(0))
+        if physics.shape != (expected,) or state.arrays["command"].shape != self.command.shape:
+            raise ConfigError(
+                f"cell state has {physics.size} physics numbers, this cell has {expected}: "
+                "it was saved with another task, difficulty or version"
+            )
+        pick = lambda prefix: {k.removeprefix(prefix): v for k, v in state.arrays.items() if k.startswith(prefix)}  # noqa: E731
+        self._variation.set_state(pick("variation/"))
+        mujoco.mj_setState(self.model, self.data, physics, _PHYSICS)
+        mujoco.mj_fwdPosition(self.model, self.data)
+        self.command = state.arrays["command"].copy()
+        self.steps = int(state.arrays["steps"])
+        self.episode_key = int(state.arrays["episode_key"])
+        self.clamped = 0
+        self.task.set_state(pick("task/"))
+        self.status = self.task.status
+        return self.status

@@ -1,0 +1,247 @@
+"""The work cell as a Gymnasium environment with the spaces of the learned simulator."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from rise_env.errors import ActionError, ConfigError
+from rise_env.spaces import action_space, image_key, observation_space
+from rise_robot.cell.cell import CellState, WorkCell
+from rise_robot.cell.config import load_cell
+from rise_robot.cell.render import CellRenderer
+from rise_robot.cell.scripted import ScriptedPolicy
+
+__all__ = ["RENDER_MODES", "CellEnv", "cell_overrides"]
+
+RENDER_MODES = ("rgb_array", "human")
+_RENDER_HEIGHT, _RENDER_WIDTH = 360, 480
+
+
+def cell_overrides(
+    difficulty: str | None, execute: int | None, image_size: Sequence[int] | None, variation: bool | None
+) -> list[str]:
+    """Configuration overrides that the environment's keyword arguments stand for."""
+    values = {
+        "cell.difficulty": difficulty,
+        "task.execute": execute,
+        "task.image_size": None if image_size is None else list(image_size),
+        "cell.variation.enabled": None if variation is None else bool(variation),
+    }
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items() if value is not None]
+
+
+class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """One work cell.
+
+    **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), measured joints in rad and m.
+    **Action**: Box (chunk, D) float32, absolute joint targets in rad and m. The first `execute` of them are run, one per
+    control step, and fewer where the episode ends before. Targets beyond the joint limits are clamped and counted in
+    `info["clamped"]`; speeds are limited as on the arm. A wrong shape or a value that is not finite is an error and
+    nothing moves.
+    **Reward**: 1 when the task succeeds, else 0. `info["progress"]` is dense.
+    **End**: `terminated` when nothing can change the outcome any more; `truncated` at the task's time limit, with
+    failure mode "timeout".
+    **Info**: `task` (instruction), `progress` [0, 1], `score` [0, 10], `is_success`, `failure_mode` ("none" while
+    nothing failed), `clamped` (components), `control_steps` (run in this step), `seconds` (since the reset).
+
+    Args:
+        task: Task name or the path of a YAML file with the sections `task` and `cell`.
+        preset: Preset name.
+        difficulty: "easy", "normal" or "hard"; None keeps the preset's.
+        execute: Actions of each chunk to run; None keeps the preset's.
+        image_size: Height and width of the images; None keeps the preset's.
+        variation: Whether to vary lighting, colours, friction and camera; None keeps the preset's.
+        overrides: Further configuration overrides, e.g. `["task.fps=20"]`.
+        render_mode: None, "rgb_array" or "human".
+
+    Raises:
+        ConfigError: If an argument or the configuration is wrong.
+
+    Example:
+        >>> env = CellEnv(preset="tiny")
+        >>> observation, info = env.reset(seed=0)
+        >>> observation["state"].shape, env.action_space.shape
+        ((14,), (8, 14))
+        >>> env.close()
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 1}  # noqa: RUF012  (Gymnasium's convention)
+
+    def __init__(
+        self,
+        task: str = "brick_sorting",
+        preset: str = "small",
+        difficulty: str | None = None,
+        execute: int | None = None,
+        image_size: Sequence[int] | None = None,
+        variation: bool | None = None,
+        overrides: Sequence[str] = (),
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ConfigError(f"render_mode {render_mode!r} is not one of {RENDER_MODES} or None")
+        options = [*cell_overrides(difficulty, execute, image_size, variation), *overrides]
+        self.task, self.config = load_cell(task, preset, options)
+        self.cell = WorkCell(self.task, self.config)
+        self.observation_space = observation_space(self.task)
+        self.action_space = action_space(self.task)
+        self.metadata = {**self.metadata, "render_fps": max(1, self.task.fps // self.task.execute)}
+        self.render_mode = render_mode
+        self._renderer = CellRenderer(self.cell.model, self.cell.data, self.config.supersample)
+        self._scripted: dict[str, ScriptedPolicy] = {}
+        self._viewer: Any = None
+        self._headless = False
+
+    # ------------------------------------------------------------------ Gymnasium
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode; the same seed gives the same bytes. Options are ignored."""
+        super().reset(seed=seed)
+        self.cell.reset(self.np_random)
+        self._scripted.clear()
+        self._show()
+        return self.observe(), self._info(0, 0)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Run the first `execute` actions of a chunk.
+
+        Raises:
+            ActionError: If the action has the wrong shape or is not finite.
+        """
+        chunk = self._checked(action)
+        clamped = executed = 0
+        for target in chunk[: self.task.execute]:
+            self.cell.step(target)
+            executed += 1
+            clamped += self.cell.clamped
+            self._show()
+            if self.cell.status.finished or self.cell.steps >= self.task.max_steps:
+                break
+        status = self.cell.status
+        terminated = status.finished
+        truncated = not terminated and self.cell.steps >= self.task.max_steps
+        info = self._info(clamped, executed)
+        if truncated and info["failure_mode"] == "none":
+            info["failure_mode"] = "timeout"
+        return self.observe(), float(status.success), terminated, truncated, info
+
+    def render(self) -> np.ndarray | None:
+        """The overview beside the policy's cameras, uint8 (H, W, 3); with "human" the window shows the cell itself."""
+        if self.render_mode is None:
+            gymnasium.logger.warn('render() needs render_mode="rgb_array" or "human" in gym.make')
+            return None
+        if self.render_mode == "human":
+            self._show()
+            return None
+        return self.picture()
+
+    def close(self) -> None:
+        """Close the window, if any."""
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+
+    # ------------------------------------------------------------------ beyond Gymnasium
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """Observation of the present state."""
+        cameras = list(self.task.cameras)
+        images = self._renderer.render(cameras, self.task.image_size)
+        observation = {image_key(camera): image for camera, image in zip(cameras, images, strict=True)}
+        observation["state"] = self.cell.state()
+        return observation
+
+    def picture(self) -> np.ndarray:
+        """The overview with the policy's cameras below it, for videos, uint8 (H, W, 3)."""
+        cameras = list(self.task.cameras)
+        overview = self._renderer.render(["overview"], (_RENDER_HEIGHT, _RENDER_WIDTH))[0]
+        width = _RENDER_WIDTH // len(cameras)
+        small = self._renderer.render(cameras, (width * self.task.image_size[0] // self.task.image_size[1], width))
+        return np.concatenate([overview, np.concatenate(list(small), axis=1)], axis=0)
+
+    def save_state(self) -> CellState:
+        """Snapshot of the cell; see `WorkCell.save`."""
+        return self.cell.save()
+
+    def restore_state(self, state: CellState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return to a snapshot; what follows is bit for bit what followed it before."""
+        self.cell.restore(state)
+        self._scripted.clear()
+        return self.observe(), self._info(0, 0)
+
+    def scripted_chunk(self, name: str, seed: int = 0) -> np.ndarray:
+        """Action chunk of a scripted policy at the present state.
+
+        Args:
+            name: "expert", "operator", or another of the task's `scripted_policies`.
+            seed: Seed of the policy's own randomness; it counts from the first call in an episode.
+
+        Returns:
+            (chunk, D) float32.
+
+        Raises:
+            ConfigError: If the task has no such policy.
+        """
+        if name not in self._scripted:
+            self._scripted[name] = self.cell.task.scripted(name, seed)
+            self._scripted[name].reset()
+        return self._scripted[name].plan(self.task.chunk).astype(np.float32)
+
+    def _checked(self, action: np.ndarray) -> np.ndarray:
+        action = np.asarray(action)
+        if action.shape != self.action_space.shape:
+            names = ", ".join(self.task.layout.names)
+            raise ActionError(
+                f"action has shape {action.shape}, expected {self.action_space.shape}: a chunk of {self.task.chunk} "
+                f"absolute joint targets in the order {names}"
+            )
+        if not np.issubdtype(action.dtype, np.number) or not np.isfinite(action).all():
+            raise ActionError("action is not finite (NaN or infinity); nothing was executed")
+        return action
+
+    def _info(self, clamped: int, executed: int) -> dict[str, Any]:
+        status = self.cell.status
+        return {
+            "task": self.task.prompt,
+            "progress": status.progress,
+            "score": status.score,
+            "is_success": status.success,
+            "failure_mode": status.failure_mode,
+            "clamped": clamped,
+            "control_steps": executed,
+            "seconds": self.cell.seconds,
+        }
+
+    def _show(self) -> None:
+        """Bring the window up to date, opening it first where there is a display."""
+        if self.render_mode != "human" or self._headless:
+            return
+        if self._viewer is None:
+            self._viewer = _open_viewer(self.cell)
+            self._headless = self._viewer is None
+        if self._viewer is not None:
+            self._viewer.sync()
+
+
+def _open_viewer(cell: WorkCell) -> Any:
+    """MuJoCo's interactive viewer, or None with a warning where there is no display to open it on."""
+    import glfw
+    import mujoco.viewer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # GLFW reports a missing display as several warnings; ours says what to do
+        available = glfw.init()
+    if not available:
+        gymnasium.logger.warn(
+            'render_mode="human" found no display (DISPLAY or WAYLAND_DISPLAY); the episode runs without a window. '
+            'Use render_mode="rgb_array" for pictures.'
+        )
+        return None
+    return mujoco.viewer.launch_passive(cell.model, cell.data, show_left_ui=False, show_right_ui=False)

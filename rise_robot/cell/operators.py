@@ -1,0 +1,133 @@
+"""Imperfect operators of brick sorting: the expert with the habits of people, drawn anew for every episode.
+
+They make the failures and near-misses a world model and a value model must have seen. What an operator does in an
+episode depends on its seed and on the episode alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rise_robot.cell.brick_sorting import BrickSorting
+from rise_robot.cell.cell import WorkCell
+from rise_robot.cell.expert import BrickExpert, Style
+
+__all__ = ["OPERATORS", "Habit", "ImperfectOperator"]
+
+
+@dataclass(frozen=True)
+class Habit:
+    """What is wrong with an operator in one episode.
+
+    Attributes:
+        style: How it moves.
+        delay: Age of what it sees of the belt, s.
+        pauses: Times it stops moving, as pairs of start and end, s since the reset.
+        tremor: Standard deviation of the smooth noise on its joint targets, rad.
+    """
+
+    style: Style
+    delay: float = 0.0
+    pauses: tuple[tuple[float, float], ...] = ()
+    tremor: float = 0.0
+
+
+def _noisy(rng: np.random.Generator) -> Habit:
+    """Aims beside the brick and beside the bin, with an unsteady hand."""
+    spread = rng.uniform(0.008, 0.022)
+    aim = (*rng.normal(0, spread, 2), rng.normal(0, 0.35))
+    release = rng.normal(0, 2.2 * spread, 2)
+    return Habit(Style(aim=tuple(aim), release=tuple(release), speed=rng.uniform(0.9, 1.5)), tremor=rng.uniform(0.005, 0.03))
+
+
+def _delayed(rng: np.random.Generator) -> Habit:
+    """Reaches for where the brick was a while ago and does not lead it."""
+    return Habit(Style(foresight=rng.uniform(0.0, 0.6), speed=rng.uniform(0.8, 1.3)), delay=rng.uniform(0.1, 0.7))
+
+
+def _confused(rng: np.random.Generator) -> Habit:
+    """Takes one colour's bin for another's, and sometimes waits to think about it."""
+    pause = rng.uniform(0.5, 2.0)
+    pauses = ((pause, pause + rng.uniform(0.2, 0.8)),) if rng.random() < 0.4 else ()
+    return Habit(Style(swap_bins=bool(rng.random() < 0.75), speed=rng.uniform(0.9, 1.4)), pauses=pauses)
+
+
+def _hesitant(rng: np.random.Generator) -> Habit:
+    """Moves slowly and stops on the way; often too late for the brick."""
+    starts = np.sort(rng.uniform(0.0, 4.0, rng.integers(1, 4)))
+    pauses = tuple((float(s), float(s + rng.uniform(0.5, 2.5))) for s in starts)
+    return Habit(Style(speed=rng.uniform(0.35, 0.8)), pauses=pauses, tremor=rng.uniform(0.0, 0.01))
+
+
+def _hasty(rng: np.random.Generator) -> Habit:
+    """Moves fast and lets go before the bin is reached."""
+    return Habit(Style(speed=rng.uniform(1.6, 2.4), early_release=rng.uniform(0.1, 0.85)), tremor=rng.uniform(0.0, 0.02))
+
+
+def _clumsy(rng: np.random.Generator) -> Habit:
+    """Comes down with closed fingers, or too low or too high."""
+    if rng.random() < 0.5:
+        return Habit(Style(never_opens=True, speed=rng.uniform(0.9, 1.4)))
+    height = rng.uniform(0.014, 0.026) if rng.random() < 0.6 else -0.012
+    return Habit(Style(height=height, speed=rng.uniform(0.9, 1.4)), tremor=rng.uniform(0.005, 0.02))
+
+
+#: Kinds of operators, each with its share in the mixture "operator".
+OPERATORS: dict[str, tuple[float, Callable[[np.random.Generator], Habit]]] = {
+    "noisy": (0.40, _noisy),
+    "delayed": (0.20, _delayed),
+    "confused": (0.10, _confused),
+    "hesitant": (0.10, _hesitant),
+    "hasty": (0.12, _hasty),
+    "clumsy": (0.08, _clumsy),
+}
+
+
+class ImperfectOperator(BrickExpert):
+    """An operator with a habit per episode.
+
+    Args:
+        cell: The cell it acts in.
+        task: The cell's task.
+        kind: Key of `OPERATORS`, or None for a mixture.
+        seed: Seed of its habits, together with the episode.
+    """
+
+    def __init__(self, cell: WorkCell, task: BrickSorting, kind: str | None, seed: int) -> None:
+        super().__init__(cell, task, name="operator" if kind is None else f"operator-{kind}")
+        self._kind, self._seed = kind, seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Draw the episode's habit."""
+        self._rng = np.random.default_rng([self._seed, self._cell.episode_key])
+        kind = self._kind
+        if kind is None:
+            shares = np.array([share for share, _ in OPERATORS.values()])
+            kind = str(self._rng.choice(list(OPERATORS), p=shares / shares.sum()))
+        self.kind = kind
+        self.habit = OPERATORS[kind][1](self._rng)
+        self.style = self.habit.style
+        self._shake = np.zeros(self._cell.spec.layout.dim)
+
+    def plan(self, horizon: int) -> np.ndarray:
+        """The expert's plan under this episode's habit."""
+        self._age = self.habit.delay
+        plan = super().plan(horizon)
+        times = self._cell.seconds + np.arange(horizon) / self._cell.spec.fps
+        still = np.zeros(horizon, bool)
+        for start, end in self.habit.pauses:
+            still |= (times >= start) & (times < end)
+        before = self._cell.command
+        for step in range(horizon):
+            if still[step]:
+                plan[step] = before
+            elif self.habit.tremor:
+                self._shake = 0.7 * self._shake + 0.7 * self._rng.normal(0, self.habit.tremor, plan.shape[1])
+                shake = np.where([unit == "rad" for unit in self._cell.spec.layout.units], self._shake, 0.0)
+                plan[step] = plan[step] + shake
+            before = plan[step]
+        return np.clip(plan, self._cell.spec.layout.low, self._cell.spec.layout.high)

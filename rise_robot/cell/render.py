@@ -1,0 +1,134 @@
+"""Off-screen rendering of all cameras in one pass.
+
+One OpenGL context serves every cell of a process: the cells' models hold no meshes or textures, so nothing model-specific
+lives on the graphics side. Shadows, reflections and multisampling are off (a factor of ten in software rendering); images
+are rendered larger and averaged instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from rise_env.errors import RenderingUnavailableError
+
+__all__ = ["CellRenderer"]
+
+_HELP = (
+    "Off-screen rendering needs OpenGL through EGL. On Debian or Ubuntu: "
+    "apt-get install libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri ; then set MUJOCO_GL=egl."
+)
+
+
+def _new_context(width: int, height: int) -> Any:
+    """An off-screen context: EGL on Linux unless MUJOCO_GL names another backend, the system's own elsewhere."""
+    if os.environ.get("MUJOCO_GL", "egl") == "egl" and sys.platform.startswith("linux"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        from mujoco.egl import GLContext
+    else:
+        GLContext = mujoco.GLContext  # noqa: N806
+    if GLContext is None:
+        raise RuntimeError(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')} switches rendering off")
+    return GLContext(width, height)
+
+
+class _Graphics:
+    """The process's OpenGL context and MuJoCo's resources in it."""
+
+    def __init__(self, model: mujoco.MjModel, width: int, height: int) -> None:
+        try:
+            self._context = _new_context(width, height)
+            self._context.make_current()
+            self.resources = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as error:
+            raise RenderingUnavailableError(f"cannot start off-screen rendering ({error}). {_HELP}") from error
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.resources)
+        self.size = (self.resources.offWidth, self.resources.offHeight)
+        self.process = os.getpid()
+
+    def use(self, width: int, height: int) -> None:
+        """Make the context current and large enough."""
+        self._context.make_current()
+        if width > self.size[0] or height > self.size[1]:
+            self.size = (max(width, self.size[0]), max(height, self.size[1]))
+            mujoco.mjr_resizeOffscreen(*self.size, self.resources)
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.resources)
+
+    def free(self) -> None:
+        self._context.make_current()
+        self.resources.free()
+        self._context.free()
+
+
+_graphics: _Graphics | None = None
+
+
+def _shared_graphics(model: mujoco.MjModel, width: int, height: int) -> _Graphics:
+    global _graphics
+    if _graphics is None or _graphics.process != os.getpid():
+        _graphics = _Graphics(model, width, height)
+        atexit.register(_graphics.free)
+    _graphics.use(width, height)
+    return _graphics
+
+
+class CellRenderer:
+    """Renders cameras of one cell.
+
+    Args:
+        model: The cell's model.
+        data: The cell's data.
+        supersample: Render at this multiple of the requested size and average.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, supersample: int = 1) -> None:
+        self._model, self._data, self._supersample = model, data, supersample
+        self._scene = mujoco.MjvScene(model, maxgeom=1000)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX):
+            self._scene.flags[flag] = False
+        self._option = mujoco.MjvOption()
+        self._perturb = mujoco.MjvPerturb()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+
+    def render(self, cameras: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+        """Render the present state.
+
+        Args:
+            cameras: Camera names.
+            size: Height and width of each image, pixels.
+
+        Returns:
+            uint8 (len(cameras), H, W, 3), row 0 on top.
+
+        Raises:
+            RenderingUnavailableError: If no OpenGL context can be had; the message names the missing packages.
+        """
+        factor, count = self._supersample, len(cameras)
+        height, width = size[0] * factor, size[1] * factor
+        graphics = _shared_graphics(self._model, width, height * count)
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        for index, camera in enumerate(cameras):
+            self._camera.fixedcamid = self._model.camera(camera).id
+            if index == 0:
+                mujoco.mjv_updateScene(
+                    self._model, self._data, self._option, self._perturb, self._camera, everything, self._scene
+                )
+            else:
+                mujoco.mjv_updateCamera(self._model, self._data, self._camera, self._scene)
+            # Tiles are stacked upwards in the frame buffer, whose rows run from the bottom.
+            tile = mujoco.MjrRect(0, (count - 1 - index) * height, width, height)
+            mujoco.mjr_render(tile, self._scene, graphics.resources)
+        pixels = np.empty((count * height, width, 3), np.uint8)
+        mujoco.mjr_readPixels(pixels, None, mujoco.MjrRect(0, 0, width, count * height), graphics.resources)
+        images = pixels[::-1].reshape(count, height, width, 3)
+        if factor == 1:
+            return np.ascontiguousarray(images)
+        tiles = images.reshape(count, size[0], factor, size[1], factor, 3)
+        return ((tiles.sum((2, 4), dtype=np.uint16) + factor * factor // 2) // (factor * factor)).astype(np.uint8)

@@ -1,0 +1,373 @@
+"""Many work cells at once: `gym.make_vec("RISE-BrickSorting-Cell-v0", num_envs=...)`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
+from gymnasium.vector.vector_env import AutoresetMode
+
+from rise_env.autoreset import autoreset_mode as parse_mode
+from rise_env.errors import ActionError, ConfigError, RiseError
+from rise_env.spaces import action_space, observation_space
+from rise_robot.cell.config import load_cell
+from rise_robot.cell.env import RENDER_MODES, CellEnv, cell_overrides
+from rise_robot.cell.worker import Slots, make_slice
+
+__all__ = ["CellVectorEnv", "merge_infos"]
+
+
+class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
+    """`num_envs` work cells over a few processes.
+
+    Spaces, rewards, ends and infos are those of `CellEnv`, batched as Gymnasium does it; environment i behaves exactly
+    as `CellEnv` with the same seed. Every step returns fresh arrays.
+
+    Args:
+        num_envs: Number of cells.
+        num_workers: Processes to use: 0 runs all cells in this process, None takes one per core and none where there
+            is only one cell or core.
+        autoreset_mode: "next_step", "same_step" or "disabled" (https://farama.org/Vector-Autoreset-Mode).
+        render_mode: None or "rgb_array".
+        **kwargs: Arguments of `CellEnv`.
+
+    Raises:
+        ConfigError: If an argument or the configuration is wrong.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        num_workers: int | None = None,
+        autoreset_mode: str | AutoresetMode = "next_step",
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if num_envs < 1:
+            raise ConfigError(f"num_envs is {num_envs}, expected at least 1")
+        if render_mode not in (None, "rgb_array"):
+            raise ConfigError(f"render_mode {render_mode!r} is not available for several cells; use 'rgb_array' or None")
+        mode = parse_mode(autoreset_mode)
+        overrides = cell_overrides(*(kwargs.get(k) for k in ("difficulty", "execute", "image_size", "variation")))
+        self.task, _ = load_cell(
+            kwargs.get("task", "brick_sorting"), kwargs.get("preset", "small"), [*overrides, *kwargs.get("overrides", ())]
+        )
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.single_observation_space = observation_space(self.task)
+        self.single_action_space = action_space(self.task)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.autoreset_mode = mode
+        fps = max(1, self.task.fps // self.task.execute)
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps, "autoreset_mode": mode}
+        self._done = np.zeros(num_envs, bool)
+
+        env_kwargs = {**kwargs, "render_mode": render_mode}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(num_envs, cores) if num_workers is None else min(num_workers, num_envs)
+        if workers < 2 and num_workers in (None, 0):
+            self._backend: _InProcess | _Workers = _InProcess(num_envs, env_kwargs, mode)
+        else:
+            self._backend = _Workers(num_envs, workers, env_kwargs, mode, self.single_observation_space)
+
+    # ------------------------------------------------------------------ Gymnasium
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Reset all cells, or those of `options["reset_mask"]`.
+
+        Args:
+            seed: One seed per cell, or an int s that gives cell i the seed s + i.
+            options: `reset_mask`, bool (num_envs,) with at least one True; other keys are ignored, nothing is changed.
+
+        Raises:
+            ConfigError: If seeds or mask do not fit the number of cells.
+        """
+        if seed is None:
+            seeds: list[int | None] = [None] * self.num_envs
+        elif isinstance(seed, int | np.integer):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = [None if s is None else int(s) for s in seed]
+        if len(seeds) != self.num_envs:
+            raise ConfigError(f"got {len(seeds)} seeds for {self.num_envs} environments")
+        mask = (options or {}).get("reset_mask")
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+                raise ConfigError(
+                    f"reset_mask must be bool with shape ({self.num_envs},) and at least one True, "
+                    f"got {mask.dtype} {mask.shape}"
+                )
+        self._done = np.zeros(self.num_envs, bool) if mask is None else self._done & ~mask
+        return self._backend.reset(seeds, mask)
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Run a chunk in every cell.
+
+        Args:
+            actions: (num_envs, chunk, D) absolute joint targets, rad and m.
+
+        Raises:
+            ActionError: If the actions have the wrong shape or are not finite; nothing moves in any cell.
+            RiseError: In autoreset mode "disabled", if an episode has ended and was not reset.
+        """
+        actions = np.asarray(actions)
+        expected = self.action_space.shape
+        if actions.shape != expected:
+            raise ActionError(f"actions have shape {actions.shape}, expected {expected} (num_envs, chunk, joints)")
+        running = ~self._done if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.ones_like(self._done)
+        if not np.issubdtype(actions.dtype, np.number) or not np.isfinite(actions[running]).all():
+            bad = [int(i) for i in np.flatnonzero(running) if not np.isfinite(actions[i]).all()]
+            raise ActionError(f"actions of environments {bad} are not finite (NaN or infinity); nothing was executed")
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._done.any():
+            ended = np.flatnonzero(self._done).tolist()
+            raise RiseError(
+                f"the episodes of environments {ended} have ended: reset them first with "
+                'reset(options={"reset_mask": terminated | truncated})'
+            )
+        observation, rewards, terminated, truncated, infos = self._backend.step(actions)
+        over = terminated | truncated
+        self._done = np.zeros_like(over) if self.autoreset_mode == AutoresetMode.SAME_STEP else over
+        return observation, rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """One uint8 (H, W, 3) picture per cell."""
+        return self.call("picture") if self.render_mode == "rgb_array" else None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the worker processes."""
+        self._backend.close()
+
+    # ------------------------------------------------------------------ beyond Gymnasium
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of every cell's `CellEnv`, or read an attribute; one result per cell."""
+        return self._backend.call(name, args, kwargs)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Attribute of every cell's `CellEnv`."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every cell's `CellEnv`; a list or tuple holds one value per cell."""
+        if not isinstance(values, list | tuple):
+            values = [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ConfigError(f"got {len(values)} values for {self.num_envs} environments")
+        self._backend.set_attr(name, list(values))
+
+    def scripted_chunks(self, name: str, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """Action chunks of a scripted policy, float32 (num_envs, chunk, D); see `CellEnv.scripted_chunk`."""
+        if seeds is None:
+            return np.stack(self.call("scripted_chunk", name))
+        return np.stack(self._backend.call_each("scripted_chunk", [(name, int(seed)) for seed in seeds]))
+
+
+class _InProcess:
+    """All cells in this process."""
+
+    def __init__(self, num_envs: int, kwargs: dict[str, Any], mode: AutoresetMode) -> None:
+        self._envs = make_slice(num_envs, kwargs, mode)
+
+    def reset(self, seeds: list[int | None], mask: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        observation, infos = self._envs.reset(seed=seeds, options=None if mask is None else {"reset_mask": mask})
+        return _fresh(observation), infos
+
+    def step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        observation, rewards, terminated, truncated, infos = self._envs.step(actions)
+        return _fresh(observation), rewards.copy(), terminated.copy(), truncated.copy(), infos
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        return self._envs.call(name, *args, **kwargs)
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return [getattr(env, name)(*args) for env, args in zip(self._envs.envs, arguments, strict=True)]
+
+    def set_attr(self, name: str, values: list[Any]) -> None:
+        self._envs.set_attr(name, values)
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+def _fresh(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: value.copy() for key, value in observation.items()}
+
+
+class _Workers:
+    """Cells over processes; see `rise_robot.cell.worker`."""
+
+    def __init__(
+        self,
+        num_envs: int,
+        workers: int,
+        kwargs: dict[str, Any],
+        mode: AutoresetMode,
+        space: gymnasium.spaces.Dict,
+    ) -> None:
+        self._kwargs = kwargs
+        self._bounds = np.linspace(0, num_envs, workers + 1).round().astype(int)
+        self.sizes = np.diff(self._bounds).tolist()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._pipes: list[Connection] = []
+        self._slots: Slots | None = None
+        try:
+            for start, count in zip(self._bounds, self.sizes, strict=False):
+                self._start(int(start), int(count), num_envs, mode)
+            self._gather()
+            self._slots = Slots(space, num_envs)
+            for pipe in self._pipes:
+                pipe.send(self._slots.memory.name)
+            self._gather()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, start: int, count: int, num_envs: int, mode: AutoresetMode) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "rise_robot.cell.worker", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                )
+            )
+        pipe = Connection(ours.detach())
+        self._pipes.append(pipe)
+        pipe.send(
+            {"count": count, "start": start, "num_envs": num_envs, "kwargs": self._kwargs, "autoreset_mode": mode.value}
+        )
+
+    def _gather(self) -> list[Any]:
+        """One answer of every worker; the first failure is raised once all have answered."""
+        results, failure = [], None
+        for index, pipe in enumerate(self._pipes):
+            try:
+                status, value = pipe.recv()
+            except (EOFError, ConnectionError):
+                code = self._processes[index].wait()
+                raise RiseError(
+                    f"worker process {index} of the cell ended with exit code {code}; its messages are above. "
+                    "num_workers=0 runs all cells in this process, which shows the error itself."
+                ) from None
+            if status == "error" and failure is None:
+                failure = value
+            results.append(value)
+        if failure is not None:
+            error, trace = failure
+            error.add_note(f"In a worker process:\n{trace}")
+            raise error
+        return results
+
+    def _all(self, command: str, arguments: Sequence[Any]) -> list[Any]:
+        if not self._pipes:
+            raise RiseError("the environment is closed")
+        for pipe, argument in zip(self._pipes, arguments, strict=True):
+            pipe.send((command, argument))
+        return self._gather()
+
+    def _slices(self) -> list[slice]:
+        return [slice(int(a), int(b)) for a, b in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
+
+    def reset(self, seeds: list[int | None], mask: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arguments = []
+        for rows in self._slices():
+            options = None if mask is None else {"reset_mask": mask[rows]}
+            arguments.append({"seed": seeds[rows], "options": options})
+        # A worker none of whose cells is to be reset is left alone (Gymnasium wants at least one).
+        chosen = [i for i, rows in enumerate(self._slices()) if mask is None or mask[rows].any()]
+        for index in chosen:
+            self._pipes[index].send(("reset", arguments[index]))
+        pipes, self._pipes = self._pipes, [self._pipes[i] for i in chosen]
+        try:
+            answers = self._gather()
+        finally:
+            self._pipes = pipes
+        infos: list[dict[str, Any]] = [{} for _ in pipes]
+        for index, answer in zip(chosen, answers, strict=True):
+            infos[index] = answer
+        assert self._slots is not None
+        return self._slots.read(), merge_infos(infos, self.sizes)
+
+    def step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        answers = self._all("step", [actions[rows] for rows in self._slices()])
+        rewards, terminated, truncated, infos = zip(*answers, strict=True)
+        assert self._slots is not None
+        return (
+            self._slots.read(),
+            np.concatenate(rewards),
+            np.concatenate(terminated),
+            np.concatenate(truncated),
+            merge_infos(list(infos), self.sizes),
+        )
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        answers = self._all("call", [(name, args, kwargs)] * len(self._pipes))
+        return tuple(value for answer in answers for value in answer)
+
+    def set_attr(self, name: str, values: list[Any]) -> None:
+        self._all("set_attr", [(name, values[rows]) for rows in self._slices()])
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            try:
+                pipe.send(("close", None))
+            except (BrokenPipeError, ConnectionError, OSError):
+                continue  # that worker is gone already
+        for process in self._processes:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for pipe in self._pipes:
+            pipe.close()
+        self._pipes, self._processes = [], []
+        if self._slots is not None:
+            self._slots.close(remove=True)
+            self._slots = None
+
+
+def merge_infos(parts: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:
+    """Join vector infos (arrays with `_key` masks, possibly nested) of consecutive groups of environments.
+
+    Args:
+        parts: One vector info per group.
+        sizes: Number of environments per group.
+
+    Returns:
+        The vector info of all environments; entries a group lacks are zero (None in object arrays) and masked out.
+    """
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys(key for part in parts for key in part):
+        values = [part.get(key) for part in parts]
+        known = next(value for value in values if value is not None)
+        if isinstance(known, dict):
+            merged[key] = merge_infos([value or {} for value in values], sizes)
+            continue
+        filled = [
+            np.full(size, None, object) if value is None and known.dtype == object
+            else np.zeros((size, *known.shape[1:]), known.dtype) if value is None
+            else value
+            for value, size in zip(values, sizes, strict=True)
+        ]  # fmt: skip
+        merged[key] = np.concatenate(filled)
+    return merged

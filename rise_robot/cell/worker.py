@@ -1,0 +1,124 @@
+"""One process of `CellVectorEnv`: runs a slice of the cells.
+
+Started as `python -m rise_robot.cell.worker FD` with one end of a socket pair, never by forking: a forked OpenGL context
+does not work, and a spawned interpreter would run the user's script again. Observations travel through shared memory, the
+rest over the socket, which no other process can reach.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector.vector_env import AutoresetMode
+
+__all__ = ["Slots", "make_slice", "main"]
+
+
+class Slots:
+    """Batched observations of all environments in one block of shared memory.
+
+    Args:
+        space: Single observation space: a flat Dict of Boxes.
+        num_envs: Number of environments.
+        name: Name of an existing block, or None to create one.
+    """
+
+    def __init__(self, space: gymnasium.spaces.Dict, num_envs: int, name: str | None = None) -> None:
+        shapes = {key: (num_envs, *box.shape) for key, box in space.items() if box.shape is not None}
+        dtypes = {key: np.dtype(box.dtype) for key, box in space.items()}
+        sizes = {key: int(np.prod(shape)) * dtypes[key].itemsize for key, shape in shapes.items()}
+        offsets, total = {}, 0
+        for key, size in sizes.items():
+            offsets[key], total = total, total + (size + 63) // 64 * 64
+        # The creator removes the block; the workers' resource trackers must not.
+        self.memory = SharedMemory(create=True, size=max(total, 1)) if name is None else _attach(name)
+        self.arrays: dict[str, np.ndarray] = {
+            key: np.ndarray(shape, dtypes[key], self.memory.buf, offsets[key]) for key, shape in shapes.items()
+        }
+
+    def write(self, observation: dict[str, np.ndarray], rows: slice) -> None:
+        """Store the observations of some environments."""
+        for key, array in self.arrays.items():
+            array[rows] = observation[key]
+
+    def read(self) -> dict[str, np.ndarray]:
+        """A fresh copy of all observations."""
+        return {key: array.copy() for key, array in self.arrays.items()}
+
+    def close(self, *, remove: bool) -> None:
+        """Detach, and remove the block where this is its creator."""
+        self.arrays.clear()
+        self.memory.close()
+        if remove:
+            self.memory.unlink()
+
+
+def _attach(name: str) -> SharedMemory:
+    from multiprocessing import resource_tracker
+
+    memory = SharedMemory(name=name)
+    resource_tracker.unregister(memory._name, "shared_memory")  # type: ignore[attr-defined]
+    return memory
+
+
+def make_slice(count: int, kwargs: dict[str, Any], autoreset_mode: AutoresetMode) -> SyncVectorEnv:
+    """The cells of one process, stepped in turn; Gymnasium's own vector environment keeps the autoreset rules."""
+    from rise_robot.cell.env import CellEnv
+
+    return SyncVectorEnv([lambda: CellEnv(**kwargs)] * count, copy=False, autoreset_mode=autoreset_mode)
+
+
+def _serve(connection: Connection) -> None:
+    setup = connection.recv()
+    envs = make_slice(setup["count"], setup["kwargs"], AutoresetMode(setup["autoreset_mode"]))
+    rows = slice(setup["start"], setup["start"] + setup["count"])
+    connection.send(("ok", None))
+    slots = Slots(envs.single_observation_space, setup["num_envs"], connection.recv())  # type: ignore[arg-type]
+    connection.send(("ok", None))
+    while True:
+        command, arguments = connection.recv()
+        try:
+            if command == "reset":
+                observation, result = envs.reset(**arguments)
+                slots.write(observation, rows)
+            elif command == "step":
+                observation, *result = envs.step(arguments)
+                slots.write(observation, rows)
+            elif command == "call":
+                name, args, kwargs = arguments
+                result = envs.call(name, *args, **kwargs)
+            elif command == "set_attr":
+                result = envs.set_attr(*arguments)
+            else:
+                break
+        except Exception as error:
+            # Every failure belongs to the caller: it is raised again there, with this process's traceback attached.
+            connection.send(("error", (error, traceback.format_exc())))
+        else:
+            connection.send(("ok", result))
+    envs.close()
+    slots.close(remove=False)
+    connection.send(("ok", None))
+
+
+def main() -> None:
+    """Serve until told to close or until the parent is gone."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes its workers
+    connection = Connection(int(sys.argv[1]))
+    try:
+        _serve(connection)
+    except (EOFError, ConnectionError, BrokenPipeError):
+        return  # the parent is gone: nobody is left to tell
+
+
+if __name__ == "__main__":
+    main()

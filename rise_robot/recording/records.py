@@ -1,0 +1,96 @@
+"""Facts about whole episodes, in the sidecar `meta/rise_episodes.parquet` so that the dataset itself stays plain."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rise_env.errors import RiseError
+
+__all__ = ["SIDECAR_PATH", "EpisodeRecord", "RecordingError", "read_episode_records", "write_episode_records"]
+
+SIDECAR_PATH = Path("meta/rise_episodes.parquet")
+_TAG = {b"rise": b"rise_episodes", b"rise_version": b"1"}
+_SCHEMA = pa.schema(
+    [
+        ("episode_index", pa.int64()),
+        ("num_frames", pa.int64()),
+        ("success", pa.bool_()),
+        ("failure_mode", pa.string()),
+        ("seed", pa.int64()),
+        ("operator", pa.string()),
+        ("num_intervention_frames", pa.int64()),
+    ],
+    metadata=_TAG,
+)
+
+
+class RecordingError(RiseError, ValueError):
+    """A frame, an episode or a recorded dataset is not what the recorder expects."""
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """What is known of one recorded episode beyond its frames.
+
+    Attributes:
+        episode_index: Index of the episode in its dataset.
+        num_frames: Number of frames.
+        success: Whether the task was solved.
+        failure_mode: Why it was not, in the words of the recording side; whatever it passed for a success.
+        seed: Seed that the episode was reset with.
+        operator: Who acted, e.g. "expert", "operator" or a person's name.
+        num_intervention_frames: Frames during which a human or expert had taken over.
+    """
+
+    episode_index: int
+    num_frames: int
+    success: bool
+    failure_mode: str
+    seed: int
+    operator: str
+    num_intervention_frames: int
+
+
+def read_episode_records(root: str | Path) -> list[EpisodeRecord]:
+    """Read the sidecar of a recorded dataset, in episode order.
+
+    Args:
+        root: Directory of the dataset.
+
+    Raises:
+        RecordingError: If the dataset has no sidecar, or the file is not one of ours.
+
+    Example:
+        >>> [r.episode_index for r in read_episode_records("data/bricks") if r.success]  # doctest: +SKIP
+        [0, 2, 3]
+    """
+    path = Path(root) / SIDECAR_PATH
+    if not path.is_file():
+        raise RecordingError(
+            f"{path} does not exist: {root} was not recorded by EpisodeRecorder, or its process was killed before the "
+            "first commit. In the second case open it once with EpisodeRecorder(root, spec) and close it."
+        )
+    schema = pq.read_schema(path)
+    found = (schema.metadata or {}).get(b"rise_version")
+    if found != _TAG[b"rise_version"] or schema.names != _SCHEMA.names:
+        raise RecordingError(
+            f"{path} has version {found!r} and columns {schema.names}, "
+            f"expected version {_TAG[b'rise_version']!r} and columns {_SCHEMA.names}"
+        )
+    return [EpisodeRecord(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def write_episode_records(root: str | Path, records: Iterable[EpisodeRecord]) -> None:
+    """Write the sidecar below `root`, replacing it in one step."""
+    path = Path(root) / SIDECAR_PATH
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    pq.write_table(pa.Table.from_pylist([dataclasses.asdict(r) for r in records], _SCHEMA), aside)
+    os.replace(aside, path)

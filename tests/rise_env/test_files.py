@@ -1,0 +1,106 @@
+"""Tests of rise_env.files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rise_env.files import atomic_path, to_json, write_bytes, write_json, write_text
+
+
+def test_written_file_is_complete_and_alone(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file.bin"
+    write_bytes(target, b"one")
+    write_bytes(target, b"two")
+    assert target.read_bytes() == b"two"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_failure_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "weights.safetensors"
+    target.write_text("old")
+
+    def interrupted() -> None:
+        with atomic_path(target) as aside:
+            assert aside.parent == target.parent
+            assert aside.suffix == ".safetensors"
+            aside.write_text("half")
+            assert target.read_text() == "old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real_fsync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real_fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), real_replace(a, b))[1])
+    write_text(tmp_path / "a.txt", "x")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    write_text(tmp_path / "ours", "x")
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_device_is_written_to_not_replaced() -> None:
+    write_json(os.devnull, {"a": 1})
+    assert not Path(os.devnull).is_file()
+
+
+@dataclasses.dataclass
+class Result:
+    rate: float
+    folder: Path
+
+
+def test_json_takes_what_results_are_made_of(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "a.json",
+        {
+            "result": Result(0.5, Path("out")),
+            "scalar": np.float32(1.5),
+            "array": np.array([[1, 2]]),
+            "flag": np.bool_(True),
+            "tuple": (1, None),
+            "undefined": [float("nan"), np.float64("inf"), np.array([np.nan, 1.0])],
+            7: "é",
+        },
+    )
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert text.endswith("}\n")
+    assert json.loads(text) == {
+        "result": {"rate": 0.5, "folder": "out"},
+        "scalar": 1.5,
+        "array": [[1, 2]],
+        "flag": True,
+        "tuple": [1, None],
+        "undefined": [None, None, [None, 1.0]],
+        "7": "é",
+    }
+
+
+def test_json_names_what_it_cannot_take() -> None:
+    with pytest.raises(TypeError, match=r"builtins\.set"):
+        to_json({"a": {1, 2}})
