@@ -1,7 +1,7 @@
 """Configuration: YAML presets decoded into dataclasses by draccus.
 
-A preset is `configs/<task>/<preset>.yaml`. It is a mapping of *sections* (`task`, `cell`, ...), each of which belongs to
-one dataclass that lives beside the class it configures. `extends: <preset>` at the top starts from another preset of
+A preset is `configs/<task>/<preset>.yaml`. It is a mapping of *sections* (`task`, `cell`, ...), each of which belongs
+to one dataclass that lives beside the class it configures. `extends: <preset>` at the top starts from another preset of
 the same task and overrides it key by key. Unknown keys are errors that name the nearest known key.
 """
 
@@ -185,7 +185,9 @@ def _reject_unknown_keys(cls: Any, values: Any, where: str) -> None:
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}.{_nearest(str(key), known)} Known keys: {', '.join(known)}.")
+            raise ConfigError(
+                f"{where}: unknown key {key!r}.{_nearest(str(key), known)} Known keys: {', '.join(known)}."
+            )
         _reject_unknown_keys(hints[key], value, f"{where}, key {key!r}")
 
 

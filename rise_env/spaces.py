@@ -31,4 +31,6 @@ def observation_space(spec: TaskSpec) -> spaces.Dict:
 def action_space(spec: TaskSpec) -> spaces.Box:
     """Box (chunk, D) float32: absolute joint targets in rad and m, bounded by the joint limits."""
     shape = (spec.chunk, spec.layout.dim)
-    return spaces.Box(np.broadcast_to(spec.layout.low, shape), np.broadcast_to(spec.layout.high, shape), dtype=np.float32)
+    return spaces.Box(
+        np.broadcast_to(spec.layout.low, shape), np.broadcast_to(spec.layout.high, shape), dtype=np.float32
+    )

@@ -49,7 +49,9 @@ class JointLayout:
             if unit not in _UNITS:
                 raise LayoutError(f"layout {self.name!r}, joint {name!r}: unit {unit!r}, expected one of {_UNITS}")
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise LayoutError(f"layout {self.name!r}, joint {name!r}: limits [{low}, {high}] must be finite, rising")
+                raise LayoutError(
+                    f"layout {self.name!r}, joint {name!r}: limits [{low}, {high}] must be finite and rise"
+                )
 
     @property
     def dim(self) -> int:
@@ -86,7 +88,7 @@ class JointLayout:
 
 
 def flatten_names(names: Any) -> tuple[str, ...]:
-    """Flatten the `names` entry of a LeRobot feature, which may be None, a list, a nested list or a mapping of lists."""
+    """Flatten the `names` entry of a LeRobot feature, None, a list, a nested list or a mapping of lists."""
     if names is None:
         return ()
     if isinstance(names, str):

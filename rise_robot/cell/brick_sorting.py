@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from rise_env.config import decode
 from rise_env.errors import ConfigError
-from rise_robot.cell.piper import numbers
+from rise_robot.cell.mjcf import element
 from rise_robot.cell.scene import SCENE_CONTACT, SIDES
 from rise_robot.cell.task import CellTask, TaskStatus, register_cell_task
 
@@ -113,23 +113,23 @@ class BrickSorting(CellTask):
         self.ranges = decode(BrickRanges, ranges, "difficulty of brick_sorting")
         colors, count = self.ranges.colors, self.ranges.bricks[1]
         spacing = 0.15 if len(colors) == 2 else 0.13
-        self.bin_centers = np.array(
-            [(BIN_X, ((len(colors) - 1) / 2 - i) * spacing) for i in range(len(colors))]
-        )
+        self.bin_centers = np.array([(BIN_X, ((len(colors) - 1) / 2 - i) * spacing) for i in range(len(colors))])
         self.max_bricks = count
-        self.active = np.zeros(count, bool)
-        self.color = np.zeros(count, np.int64)
-        self.fate = np.zeros(count, np.int64)
-        self.reached = np.zeros((count, len(_MILESTONES)), bool)
-        self.stopped = np.zeros(count)
-        self.astray = np.zeros(count)
-        self.holder = np.full(count, -1)
-        self.first_failure = np.array(_OPEN)
+        self.active: np.ndarray = np.zeros(count, bool)
+        self.color: np.ndarray = np.zeros(count, np.int64)
+        self.fate: np.ndarray = np.zeros(count, np.int64)
+        self.reached: np.ndarray = np.zeros((count, len(_MILESTONES)), bool)
+        #: Arm that holds each brick between both pads (index into SIDES), or -1.
+        self.holder: np.ndarray = np.full(count, -1)
+        #: Seconds a brick has stood still on the belt, and lain beside belt and bins.
+        self.stopped: np.ndarray = np.zeros(count)
+        self.astray: np.ndarray = np.zeros(count)
+        self.first_failure: np.ndarray = np.array(_OPEN)
         #: Belt velocity along y, m/s.
-        self.belt_velocity = np.array(0.0)
+        self.belt_velocity: np.ndarray = np.array(0.0)
         #: Colour of each bin.
-        self.bin_color = np.arange(len(colors))
-        self._previous_y = np.zeros(count)
+        self.bin_color: np.ndarray = np.arange(len(colors))
+        self._previous_y: np.ndarray = np.zeros(count)
         self.status = TaskStatus(0.0, 0.0, False, "none", False)
 
     # ------------------------------------------------------------------ scene
@@ -139,24 +139,24 @@ class BrickSorting(CellTask):
         world, actuators = root.find("worldbody"), root.find("actuator")
         assert world is not None and actuators is not None
         ghost = {"contype": "0", "conaffinity": "0", "mass": "0"}
-        belt = SubElement(world, "body", name="belt", pos=numbers((BELT_X, 0, BELT_TOP - 0.01)))
-        SubElement(belt, "joint", name="belt", type="slide", axis="0 1 0")
-        SubElement(belt, "geom", name="belt", type="box", size=numbers((BELT_HALF_WIDTH, _BELT_HALF_LENGTH, 0.01)),
+        belt = element(world, "body", name="belt", pos=(BELT_X, 0, BELT_TOP - 0.01))
+        element(belt, "joint", name="belt", type="slide", axis="0 1 0")
+        element(belt, "geom", name="belt", type="box", size=(BELT_HALF_WIDTH, _BELT_HALF_LENGTH, 0.01),
                    mass="30", rgba="0.24 0.25 0.27 1", friction="1 0.02 0.001", **SCENE_CONTACT)  # fmt: skip
         for index in range(int(2 * _BELT_HALF_LENGTH / _STRIPE)):
             y = -_BELT_HALF_LENGTH + (index + 0.5) * _STRIPE
-            SubElement(belt, "geom", type="box", size=numbers((BELT_HALF_WIDTH, 0.004, 0.0004)), pos=numbers((0, y, 0.0102)),
+            element(belt, "geom", type="box", size=(BELT_HALF_WIDTH, 0.004, 0.0004), pos=(0, y, 0.0102),
                        rgba="0.32 0.33 0.35 1", **ghost)  # fmt: skip
-        SubElement(actuators, "velocity", name="belt", joint="belt", kv="3000")
+        element(actuators, "velocity", name="belt", joint="belt", kv="3000")
         for sign in (-1, 1):
-            SubElement(world, "geom", type="box", size=numbers((0.006, 0.55, 0.019)), rgba="0.55 0.57 0.60 1",
-                       pos=numbers((BELT_X + sign * (BELT_HALF_WIDTH + 0.009), 0, 0.019)), **SCENE_CONTACT)  # fmt: skip
+            element(world, "geom", type="box", size=(0.006, 0.55, 0.019), rgba="0.55 0.57 0.60 1",
+                       pos=(BELT_X + sign * (BELT_HALF_WIDTH + 0.009), 0, 0.019), **SCENE_CONTACT)  # fmt: skip
         for index, center in enumerate(self.bin_centers):
             self._add_bin(world, index, center)
         for index in range(self.max_bricks):
-            body = SubElement(world, "body", name=f"brick{index}", pos=numbers((*self._parking(index)[:3],)))
-            SubElement(body, "freejoint", name=f"brick{index}")
-            SubElement(body, "geom", name=f"brick{index}", type="box", size=numbers(BRICK_HALF), mass="0.04",
+            body = element(world, "body", name=f"brick{index}", pos=(*self._parking(index)[:3],))
+            element(body, "freejoint", name=f"brick{index}")
+            element(body, "geom", name=f"brick{index}", type="box", size=BRICK_HALF, mass="0.04",
                        friction="0.9 0.02 0.001", condim="4", solref="0.01 1", **SCENE_CONTACT)  # fmt: skip
 
     @staticmethod
@@ -170,9 +170,9 @@ class BrickSorting(CellTask):
             "left": ((half_x + wall, wall, middle), (0, half_y + wall, middle)),
             "right": ((half_x + wall, wall, middle), (0, -half_y - wall, middle)),
         }
-        body = SubElement(world, "body", name=f"bin{index}", pos=numbers((*center, 0)))
+        body = element(world, "body", name=f"bin{index}", pos=(*center, 0))
         for name, (size, pos) in parts.items():
-            SubElement(body, "geom", name=f"bin{index}_{name}", type="box", size=numbers(size), pos=numbers(pos), **SCENE_CONTACT)
+            element(body, "geom", name=f"bin{index}_{name}", type="box", size=size, pos=pos, **SCENE_CONTACT)
 
     @staticmethod
     def _parking(index: int) -> np.ndarray:
@@ -245,6 +245,7 @@ class BrickSorting(CellTask):
 
         position = self.brick_positions()
         touching = self._pad_contacts()
+        touched = np.asarray(touching.any((0, 2)))
         self.holder = np.where(touching.all(-1).any(0), touching.all(-1).argmax(0), -1)
         held = self.holder >= 0
         in_bin = self._bin_under(position)
@@ -277,8 +278,8 @@ class BrickSorting(CellTask):
                 self.fate[index] = fate
                 if fate != _PLACED and self.first_failure == _OPEN:
                     self.first_failure = np.array(fate)
-        self._update_milestones(position, touching.any((0, 2)), held, above_own)
-        self.status = self._status(position, touching.any((0, 2)), held)
+        self._update_milestones(position, touched, held, above_own)
+        self.status = self._status(position, touched, held)
         return self.status
 
     def _update_milestones(
@@ -286,7 +287,8 @@ class BrickSorting(CellTask):
     ) -> None:
         lifted = held & (position[:, 2] > BELT_TOP + BRICK_HALF[2] + 0.03)
         now = np.stack(
-            [self._gripper_distance(position) < 0.05, touched, held, lifted, lifted & above_own, self.fate == _PLACED], -1
+            [self._gripper_distance(position) < 0.05, touched, held, lifted, lifted & above_own, self.fate == _PLACED],
+            -1,
         )
         self.reached |= now & self.active[:, None]
 
@@ -370,7 +372,7 @@ class BrickSorting(CellTask):
             setattr(self, name, np.array(state[name]))
         self._paint()
         position = self.brick_positions()
-        self.status = self._status(position, self._pad_contacts().any((0, 2)), self.holder >= 0)
+        self.status = self._status(position, np.asarray(self._pad_contacts().any((0, 2))), self.holder >= 0)
 
     def scripted(self, name: str, seed: int) -> ScriptedPolicy:
         """Make an expert, an imperfect operator, or an operator corrected by the expert.

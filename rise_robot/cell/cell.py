@@ -76,7 +76,9 @@ class WorkCell:
         self._low, self._high = spec.layout.low.astype(float), spec.layout.high.astype(float)
         arm = np.r_[np.full(ARM_JOINTS, MAX_JOINT_SPEED), MAX_GRIPPER_SPEED]
         self._max_change = np.tile(arm, 2) / spec.fps
-        names = [f"{side}_{part}" for side in SIDES for part in (*(f"joint{i + 1}" for i in range(ARM_JOINTS)), "gripper")]
+        names = [
+            f"{side}_{part}" for side in SIDES for part in (*(f"joint{i + 1}" for i in range(ARM_JOINTS)), "gripper")
+        ]
         self._actuators = np.array([self.model.actuator(name).id for name in names])
         # The gripper's servo positions one of its two coupled fingers: half of the opening.
         self._to_servo = np.tile(np.r_[np.ones(ARM_JOINTS), 0.5], 2)
@@ -84,10 +86,13 @@ class WorkCell:
         self._joint_addresses = {
             side: np.array([joint(f"{side}_joint{i + 1}") for i in range(ARM_JOINTS)]) for side in SIDES
         }
-        self._finger_addresses = {side: np.array([joint(f"{side}_finger1"), joint(f"{side}_finger2")]) for side in SIDES}
+        self._finger_addresses = {
+            side: np.array([joint(f"{side}_finger1"), joint(f"{side}_finger2")]) for side in SIDES
+        }
         self._grasp_sites = {side: self.model.site(f"{side}_grasp").id for side in SIDES}
         self.bases = {side: self.model.body(f"{side}_base").pos.copy() for side in SIDES}
-        self.command = np.zeros(spec.layout.dim)
+        #: Present set-points of all servos, (D,) rad and m; within a step they move to the target.
+        self.command: np.ndarray = np.zeros(spec.layout.dim)
         self._knots = max(1, round(_SERVO_RATE / spec.fps))
         self._variation = DomainVariation(self.model, config.variation)
         self.task.bind(self)

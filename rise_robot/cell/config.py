@@ -23,9 +23,9 @@ class CameraPose:
         fovy: Vertical field of view, degrees.
     """
 
-    pos: tuple[float, float, float] = (0.12, 0.0, 0.76)
-    tilt: float = 8.0
-    fovy: float = 42.5
+    pos: tuple[float, float, float] = (0.10, 0.0, 0.76)
+    tilt: float = 10.0
+    fovy: float = 46.0
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,17 @@ def cell_overrides(
         "task.image_size": None if image_size is None else list(image_size),
         "cell.variation.enabled": None if variation is None else bool(variation),
     }
-    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items() if value is not None]
+    return [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in values.items()
+        if value is not None
+    ]
 
 
 class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """One work cell.
 
-    **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), measured joints in rad and m.
+    **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), measured, in rad and m.
     **Action**: Box (chunk, D) float32, absolute joint targets in rad and m. The first `execute` of them are run, one per
     control step, and fewer where the episode ends before. Targets beyond the joint limits are clamped and counted in
     `info["clamped"]`; speeds are limited as on the arm. A wrong shape or a value that is not finite is an error and
@@ -88,7 +92,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         options = [*cell_overrides(difficulty, execute, image_size, variation), *overrides]
         self.task, self.config = load_cell(task, preset, options)
         self.cell = WorkCell(self.task, self.config)
-        self.observation_space = observation_space(self.task)
+        self.observation_space: gymnasium.spaces.Dict = observation_space(self.task)  # type: ignore[assignment]
         self.action_space = action_space(self.task)
         self.metadata = {**self.metadata, "render_fps": max(1, self.task.fps // self.task.execute)}
         self.render_mode = render_mode

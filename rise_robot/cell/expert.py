@@ -139,16 +139,16 @@ class BrickExpert(ScriptedPolicy):
             if brick.holder < 0:
                 brick.position = brick.position + np.array([0, self._speed * self._dt, 0])
         for arm, side in enumerate(SIDES):
-            brick = targets[arm]
-            if brick is None:
+            target = targets[arm]
+            if target is None:
                 continue
             point, _ = self._tool(side, measured[side])
-            if brick.holder == arm:
-                brick.position = point.copy()
+            if target.holder == arm:
+                target.position = point.copy()
                 if opening[side] > _WIDTH + 0.008:
-                    bricks.remove(brick)
-            elif opening[side] <= _WIDTH + 0.002 and self._aligned(point, brick, 0.02):
-                brick.holder = arm
+                    bricks.remove(target)
+            elif opening[side] <= _WIDTH + 0.002 and self._aligned(point, target, 0.02):
+                target.holder = arm
 
     def _assign(self, bricks: list[_Brick]) -> list[_Brick | None]:
         """One brick per arm: what it holds, else the first to leave the belt among those on its side."""
@@ -241,7 +241,9 @@ class BrickExpert(ScriptedPolicy):
         if point[2] < 0.085 and away > 0.07:  # clear the rail first
             return self._joints(side, np.array([*point[:2], _CARRY_HEIGHT]), yaw, command), _CLOSED
         if away > 0.05:
-            return self._joints(side, np.array([*goal, _CARRY_HEIGHT]), self._bin_yaw(side, goal, yaw), command), _CLOSED
+            return self._joints(
+                side, np.array([*goal, _CARRY_HEIGHT]), self._bin_yaw(side, goal, yaw), command
+            ), _CLOSED
         release = away < 0.025 or (away < 0.04 and point[2] < _RELEASE_HEIGHT + 0.01)
         target = np.array([*goal, _RELEASE_HEIGHT])
         return self._joints(side, target, self._bin_yaw(side, goal, yaw), command), _OPEN if release else _CLOSED
@@ -271,5 +273,3 @@ class BrickExpert(ScriptedPolicy):
         rotation = grasp_rotation(np.asarray(yaw), np.asarray(tilt), azimuth)
         joints, _ = inverse_kinematics(local, rotation, command[:ARM_JOINTS])
         return joints
-
-

@@ -57,7 +57,9 @@ def grasp_rotation(yaw: np.ndarray, tilt: np.ndarray, azimuth: np.ndarray) -> np
     return lean @ down
 
 
-def inverse_kinematics(position: np.ndarray, rotation: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def inverse_kinematics(
+    position: np.ndarray, rotation: np.ndarray, reference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Joint angles that bring the grasp frame to a pose.
 
     Args:

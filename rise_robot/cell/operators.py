@@ -7,7 +7,7 @@ episode depends on its seed and on the episode alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,7 +40,9 @@ def _noisy(rng: np.random.Generator) -> Habit:
     spread = rng.uniform(0.008, 0.022)
     aim = (*rng.normal(0, spread, 2), rng.normal(0, 0.35))
     release = rng.normal(0, 2.2 * spread, 2)
-    return Habit(Style(aim=tuple(aim), release=tuple(release), speed=rng.uniform(0.9, 1.5)), tremor=rng.uniform(0.005, 0.03))
+    return Habit(
+        Style(aim=tuple(aim), release=tuple(release), speed=rng.uniform(0.9, 1.5)), tremor=rng.uniform(0.005, 0.03)
+    )
 
 
 def _delayed(rng: np.random.Generator) -> Habit:
@@ -63,8 +65,10 @@ def _hesitant(rng: np.random.Generator) -> Habit:
 
 
 def _hasty(rng: np.random.Generator) -> Habit:
-    """Moves fast and lets go before the bin is reached."""
-    return Habit(Style(speed=rng.uniform(1.6, 2.4), early_release=rng.uniform(0.1, 0.85)), tremor=rng.uniform(0.0, 0.02))
+    """Moves fast and, the first time, lets go before the bin is reached."""
+    return Habit(
+        Style(speed=rng.uniform(1.6, 2.4), early_release=rng.uniform(0.2, 0.95)), tremor=rng.uniform(0.0, 0.02)
+    )
 
 
 def _clumsy(rng: np.random.Generator) -> Habit:
@@ -112,10 +116,15 @@ class ImperfectOperator(BrickExpert):
         self.habit = OPERATORS[kind][1](self._rng)
         self.style = self.habit.style
         self._shake = np.zeros(self._cell.spec.layout.dim)
+        self._held = False
 
     def plan(self, horizon: int) -> np.ndarray:
         """The expert's plan under this episode's habit."""
         self._age = self.habit.delay
+        held = bool((self._task.holder >= 0).any())
+        if self._held and not held:  # whoever let go too early is careful from then on
+            self.style = replace(self.style, early_release=1.0)
+        self._held = held
         plan = super().plan(horizon)
         times = self._cell.seconds + np.arange(horizon) / self._cell.spec.fps
         still = np.zeros(horizon, bool)

@@ -1,15 +1,17 @@
 """The AgileX Piper arm with its parallel gripper: kinematic table, MJCF body tree and published DH parameters.
 
-The numbers are those of the vendor's description of the S-V1.6-3 arm and newer (`agx_arm_urdf`, MIT licence). Shapes are
-primitives of about the right size: they serve contact and looks; masses and inertias come from the table.
+The numbers are those of the vendor's description of the S-V1.6-3 arm and newer (`agx_arm_urdf`, MIT licence). Shapes
+are primitives of about the right size: they serve contact and looks; masses and inertias come from the table.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element
 
 import numpy as np
+
+from rise_robot.cell.mjcf import element
 
 __all__ = [
     "ARM_JOINTS",
@@ -21,7 +23,6 @@ __all__ = [
     "Link",
     "add_piper",
     "dh_flange_pose",
-    "numbers",
 ]
 
 #: Number of revolute joints.
@@ -103,11 +104,6 @@ def dh_flange_pose(joints: np.ndarray) -> np.ndarray:
     return pose
 
 
-def numbers(values: object) -> str:
-    """MJCF text of a number or a sequence of numbers."""
-    return " ".join(f"{value:.9g}" for value in np.atleast_1d(np.asarray(values, float)))
-
-
 _WHITE, _GREY, _DARK = "0.87 0.88 0.90 1", "0.55 0.57 0.60 1", "0.17 0.18 0.20 1"
 
 # Primitive shapes per link in its own frame: (type, size, attributes, colour, collides).
@@ -146,42 +142,52 @@ def add_piper(
         contact: `contype` and `conaffinity` of the arm's colliding shapes.
     """
     ghost = {"contype": "0", "conaffinity": "0"}
-    body = SubElement(world, "body", name=f"{side}_base", pos=numbers(base))
-    SubElement(body, "inertial", pos="-0.0047 0 0.0415", mass="1.02", diaginertia="0.002 0.002 0.002")
-    SubElement(body, "geom", type="cylinder", size="0.055 0.035", pos="0 0 0.035", rgba=_DARK, mass="0", **ghost)
+    body = element(world, "body", name=f"{side}_base", pos=base)
+    element(body, "inertial", pos="-0.0047 0 0.0415", mass="1.02", diaginertia="0.002 0.002 0.002")
+    element(body, "geom", type="cylinder", size="0.055 0.035", pos="0 0 0.035", rgba=_DARK, mass="0", **ghost)
     for number, link in enumerate(LINKS, start=1):
-        body = SubElement(
-            body, "body", name=f"{side}_link{number}", pos=numbers(link.pos), euler=numbers(link.rpy), gravcomp="1"
-        )
-        SubElement(body, "inertial", pos=numbers(link.com), mass=numbers(link.mass), fullinertia=numbers(link.inertia))
+        body = element(body, "body", name=f"{side}_link{number}", pos=link.pos, euler=link.rpy, gravcomp="1")
+        element(body, "inertial", pos=link.com, mass=link.mass, fullinertia=link.inertia)
         joint = f"{side}_joint{number}"
-        SubElement(body, "joint", name=joint, axis="0 0 1", range=numbers(link.limits), armature="0.02", damping="0.2")
+        element(body, "joint", name=joint, axis="0 0 1", range=link.limits, armature="0.02", damping="0.2")
         kp, kv = link.gains
-        SubElement(actuators, "position", name=joint, joint=joint, kp=numbers(kp), kv=numbers(kv), ctrlrange=numbers(link.limits))
+        element(actuators, "position", name=joint, joint=joint, kp=kp, kv=kv, ctrlrange=link.limits)
         for kind, size, where, colour, collides in _SHAPES[number]:
-            SubElement(body, "geom", type=kind, size=size, rgba=colour, mass="0", **where, **(contact if collides else ghost))
-    SubElement(body, "site", name=f"{side}_flange", size="0.002", rgba="0 0 0 0")
-    SubElement(body, "camera", name=f"{side}_wrist", pos="-0.073 0.0035 0.036", xyaxes="0 -1 0 -0.939 0 0.344", fovy=numbers(wrist_fovy))
+            element(
+                body, "geom", type=kind, size=size, rgba=colour, mass="0", **where, **(contact if collides else ghost)
+            )
+    element(body, "site", name=f"{side}_flange", size="0.002", rgba="0 0 0 0")
+    element(
+        body, "camera", name=f"{side}_wrist", pos="-0.073 0.0035 0.036", xyaxes="0 -1 0 -0.939 0 0.344", fovy=wrist_fovy
+    )
     _add_gripper(body, actuators, equality, side, contact, ghost)
 
 
 def _add_gripper(
     flange: Element, actuators: Element, equality: Element, side: str, contact: dict[str, str], ghost: dict[str, str]
 ) -> None:
-    hand = SubElement(flange, "body", name=f"{side}_gripper_base", pos="0 0 0.0045", gravcomp="1")
-    SubElement(hand, "inertial", pos="0 0 0.0321", mass="0.45", diaginertia="0.000929 0.000714 0.000394")
-    SubElement(hand, "geom", type="box", size="0.028 0.036 0.027", pos="0 0 0.03", rgba=_DARK, mass="0", **contact)
-    SubElement(hand, "geom", type="box", size="0.018 0.058 0.013", pos="0 0 0.07", rgba=_GREY, mass="0", **contact)
-    SubElement(hand, "site", name=f"{side}_grasp", pos=numbers((0, 0, GRASP_OFFSET - 0.0045)), size="0.002", rgba="0 0 0 0")
-    for number, (yaw, low, high, axis) in enumerate(((0.0, 0.0, 0.05, "0 0 1"), (-np.pi, -0.05, 0.0, "0 0 -1")), start=1):
+    hand = element(flange, "body", name=f"{side}_gripper_base", pos="0 0 0.0045", gravcomp="1")
+    element(hand, "inertial", pos="0 0 0.0321", mass="0.45", diaginertia="0.000929 0.000714 0.000394")
+    element(hand, "geom", type="box", size="0.028 0.036 0.027", pos="0 0 0.03", rgba=_DARK, mass="0", **contact)
+    element(hand, "geom", type="box", size="0.018 0.058 0.013", pos="0 0 0.07", rgba=_GREY, mass="0", **contact)
+    element(hand, "site", name=f"{side}_grasp", pos=(0, 0, GRASP_OFFSET - 0.0045), size="0.002", rgba="0 0 0 0")
+    for number, (yaw, low, high, axis) in enumerate(
+        ((0.0, 0.0, 0.05, "0 0 1"), (-np.pi, -0.05, 0.0, "0 0 -1")), start=1
+    ):
         name = f"{side}_finger{number}"
-        finger = SubElement(hand, "body", name=name, pos="0 0 0.138", euler=numbers((_HALF_PI, 0, yaw)), gravcomp="1")
-        SubElement(finger, "inertial", pos="0.0007 -0.0492 0.0097", mass="0.025", diaginertia="74e-6 8e-6 75e-6")
-        SubElement(finger, "joint", name=name, type="slide", axis=axis, range=numbers((low, high)), armature="0.05", damping="2")
+        finger = element(hand, "body", name=name, pos="0 0 0.138", euler=(_HALF_PI, 0, yaw), gravcomp="1")
+        element(finger, "inertial", pos="0.0007 -0.0492 0.0097", mass="0.025", diaginertia="74e-6 8e-6 75e-6")
+        element(finger, "joint", name=name, type="slide", axis=axis, range=(low, high), armature="0.05", damping="2")
         # In the finger's frame y runs back from the tip and z outwards from the pad.
-        SubElement(finger, "geom", name=f"{name}_pad", type="box", size="0.011 0.022 0.006", pos="0 -0.022 0.006",
-                   rgba=_DARK, mass="0", friction="1.6 0.02 0.001", priority="1", solref="0.008 1", **contact)  # fmt: skip
-        SubElement(finger, "geom", type="box", size="0.008 0.014 0.006", pos="0 -0.055 0.010", rgba=_GREY, mass="0", **ghost)
-    SubElement(equality, "joint", joint1=f"{side}_finger2", joint2=f"{side}_finger1", polycoef="0 -1 0 0 0", solref="0.008 1")
-    SubElement(actuators, "position", name=f"{side}_gripper", joint=f"{side}_finger1", kp="900", kv="40",
+        pad = {"size": "0.011 0.022 0.006", "pos": "0 -0.022 0.006", "friction": "1.6 0.02 0.001", "priority": "1"}
+        element(
+            finger, "geom", name=f"{name}_pad", type="box", rgba=_DARK, mass="0", solref="0.008 1", **pad, **contact
+        )
+        element(
+            finger, "geom", type="box", size="0.008 0.014 0.006", pos="0 -0.055 0.010", rgba=_GREY, mass="0", **ghost
+        )
+    element(
+        equality, "joint", joint1=f"{side}_finger2", joint2=f"{side}_finger1", polycoef="0 -1 0 0 0", solref="0.008 1"
+    )
+    element(actuators, "position", name=f"{side}_gripper", joint=f"{side}_finger1", kp="900", kv="40",
                ctrlrange="0 0.04", forcerange="-14 14")  # fmt: skip

@@ -1,8 +1,8 @@
 """Off-screen rendering of all cameras in one pass.
 
-One OpenGL context serves every cell of a process: the cells' models hold no meshes or textures, so nothing model-specific
-lives on the graphics side. Shadows, reflections and multisampling are off (a factor of ten in software rendering); images
-are rendered larger and averaged instead.
+One OpenGL context serves every cell of a process: the cells' models hold no meshes or textures, so nothing
+model-specific lives on the graphics side. Shadows, reflections and multisampling are off (a factor of ten in software
+rendering); images are rendered larger and averaged instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _new_context(width: int, height: int) -> Any:
         os.environ.setdefault("MUJOCO_GL", "egl")
         from mujoco.egl import GLContext
     else:
-        GLContext = mujoco.GLContext  # noqa: N806
+        GLContext = mujoco.GLContext
     if GLContext is None:
         raise RuntimeError(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')} switches rendering off")
     return GLContext(width, height)
@@ -90,7 +90,11 @@ class CellRenderer:
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, supersample: int = 1) -> None:
         self._model, self._data, self._supersample = model, data, supersample
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX):
+        for flag in (
+            mujoco.mjtRndFlag.mjRND_SHADOW,
+            mujoco.mjtRndFlag.mjRND_REFLECTION,
+            mujoco.mjtRndFlag.mjRND_SKYBOX,
+        ):
             self._scene.flags[flag] = False
         self._option = mujoco.MjvOption()
         self._perturb = mujoco.MjvPerturb()

@@ -45,6 +45,8 @@ class CellTask(ABC):
     control step. Everything random comes from the generator passed to `reset`.
     """
 
+    #: Ground truth after the last `advance`, `reset` or `set_state`.
+    status: TaskStatus
     #: Names that `TaskStatus.failure_mode` may take besides "none".
     failure_modes: tuple[str, ...] = ()
     #: Names of the scripted policies that `scripted` can make.

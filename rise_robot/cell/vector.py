@@ -20,7 +20,7 @@ from rise_env.autoreset import autoreset_mode as parse_mode
 from rise_env.errors import ActionError, ConfigError, RiseError
 from rise_env.spaces import action_space, observation_space
 from rise_robot.cell.config import load_cell
-from rise_robot.cell.env import RENDER_MODES, CellEnv, cell_overrides
+from rise_robot.cell.env import cell_overrides
 from rise_robot.cell.worker import Slots, make_slice
 
 __all__ = ["CellVectorEnv", "merge_infos"]
@@ -55,11 +55,13 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if num_envs < 1:
             raise ConfigError(f"num_envs is {num_envs}, expected at least 1")
         if render_mode not in (None, "rgb_array"):
-            raise ConfigError(f"render_mode {render_mode!r} is not available for several cells; use 'rgb_array' or None")
+            raise ConfigError(f"render_mode {render_mode!r} does not show several cells; use 'rgb_array' or None")
         mode = parse_mode(autoreset_mode)
         overrides = cell_overrides(*(kwargs.get(k) for k in ("difficulty", "execute", "image_size", "variation")))
         self.task, _ = load_cell(
-            kwargs.get("task", "brick_sorting"), kwargs.get("preset", "small"), [*overrides, *kwargs.get("overrides", ())]
+            kwargs.get("task", "brick_sorting"),
+            kwargs.get("preset", "small"),
+            [*overrides, *kwargs.get("overrides", ())],
         )
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -320,8 +322,12 @@ class _Workers:
         )
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        answers = self._all("call", [(name, args, kwargs)] * len(self._pipes))
+        answers = self._all("call", [(name, {"args": args, "kwargs": kwargs})] * len(self._pipes))
         return tuple(value for answer in answers for value in answer)
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        answers = self._all("call", [(name, list(arguments[rows])) for rows in self._slices()])
+        return [value for answer in answers for value in answer]
 
     def set_attr(self, name: str, values: list[Any]) -> None:
         self._all("set_attr", [(name, values[rows]) for rows in self._slices()])

@@ -1,8 +1,8 @@
 """One process of `CellVectorEnv`: runs a slice of the cells.
 
-Started as `python -m rise_robot.cell.worker FD` with one end of a socket pair, never by forking: a forked OpenGL context
-does not work, and a spawned interpreter would run the user's script again. Observations travel through shared memory, the
-rest over the socket, which no other process can reach.
+Started as `python -m rise_robot.cell.worker FD` with one end of a socket pair, never by forking: a forked OpenGL
+context does not work, and a spawned interpreter would run the user's script again. Observations travel through shared
+memory, the rest over the socket, which no other process can reach.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.vector_env import AutoresetMode
 
-__all__ = ["Slots", "make_slice", "main"]
+__all__ = ["Slots", "main", "make_slice"]
 
 
 class Slots:
@@ -82,30 +82,34 @@ def _serve(connection: Connection) -> None:
     connection.send(("ok", None))
     slots = Slots(envs.single_observation_space, setup["num_envs"], connection.recv())  # type: ignore[arg-type]
     connection.send(("ok", None))
-    while True:
-        command, arguments = connection.recv()
+    while (request := connection.recv())[0] != "close":
         try:
-            if command == "reset":
-                observation, result = envs.reset(**arguments)
-                slots.write(observation, rows)
-            elif command == "step":
-                observation, *result = envs.step(arguments)
-                slots.write(observation, rows)
-            elif command == "call":
-                name, args, kwargs = arguments
-                result = envs.call(name, *args, **kwargs)
-            elif command == "set_attr":
-                result = envs.set_attr(*arguments)
-            else:
-                break
-        except Exception as error:
-            # Every failure belongs to the caller: it is raised again there, with this process's traceback attached.
+            result = _answer(envs, slots, rows, *request)
+        except Exception as error:  # noqa: BLE001  (every failure belongs to the caller: it is raised again there)
             connection.send(("error", (error, traceback.format_exc())))
         else:
             connection.send(("ok", result))
     envs.close()
     slots.close(remove=False)
     connection.send(("ok", None))
+
+
+def _answer(envs: SyncVectorEnv, slots: Slots, rows: slice, command: str, arguments: Any) -> Any:
+    if command == "reset":
+        observation, infos = envs.reset(**arguments)
+        slots.write(observation, rows)
+        return infos
+    if command == "step":
+        observation, *rest = envs.step(arguments)
+        slots.write(observation, rows)
+        return rest
+    if command == "set_attr":
+        envs.set_attr(*arguments)
+        return None
+    name, calls = arguments
+    if isinstance(calls, dict):
+        return envs.call(name, *calls["args"], **calls["kwargs"])
+    return tuple(getattr(env, name)(*args) for env, args in zip(envs.envs, calls, strict=True))
 
 
 def main() -> None:
