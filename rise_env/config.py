@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, RiseError
 
 __all__ = ["available_presets", "config_root", "decode", "load_config", "load_yaml", "with_overrides"]
 
@@ -175,6 +175,9 @@ def decode[T](cls: type[T], values: Mapping[str, Any], where: str) -> T:
     try:
         return draccus.decode(cls, dict(values))
     except draccus.ParsingError as error:
+        ours = error.__cause__ or error.__context__
+        if isinstance(ours, RiseError):  # a dataclass rejected its values: its own words are better
+            raise ours from None
         raise ConfigError(f"{where}: {error}") from error
 
 

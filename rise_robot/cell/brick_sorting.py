@@ -234,7 +234,7 @@ class BrickSorting(CellTask):
         palette = np.array([COLORS[name] for name in self.ranges.colors])
         rgba[self._brick_geoms, :3] = palette[self.color]
         for geoms, color in zip(self._bin_geoms, self.bin_color, strict=True):
-            rgba[geoms, :3] = 0.75 * palette[color] + 0.12
+            rgba[geoms, :3] = 0.4 * palette[color] + 0.5  # pale, so that a brick shows in its own bin
 
     def advance(self) -> TaskStatus:
         """Update contacts, milestones and fates after a control step."""

@@ -43,9 +43,9 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """One work cell.
 
     **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), measured, in rad and m.
-    **Action**: Box (chunk, D) float32, absolute joint targets in rad and m. The first `execute` of them are run, one per
-    control step, and fewer where the episode ends before. Targets beyond the joint limits are clamped and counted in
-    `info["clamped"]`; speeds are limited as on the arm. A wrong shape or a value that is not finite is an error and
+    **Action**: Box (chunk, D) float32, absolute joint targets in rad and m. The first `execute` of them are run, one
+    per control step, and fewer where the episode ends before. Targets beyond the joint limits are clamped and counted
+    in `info["clamped"]`; speeds are limited as on the arm. A wrong shape or a value that is not finite is an error and
     nothing moves.
     **Reward**: 1 when the task succeeds, else 0. `info["progress"]` is dense.
     **End**: `terminated` when nothing can change the outcome any more; `truncated` at the task's time limit, with
@@ -100,6 +100,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._scripted: dict[str, ScriptedPolicy] = {}
         self._viewer: Any = None
         self._headless = False
+        self._film: list[np.ndarray] | None = None
 
     # ------------------------------------------------------------------ Gymnasium
 
@@ -126,6 +127,8 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             executed += 1
             clamped += self.cell.clamped
             self._show()
+            if self._film is not None:
+                self._film.append(self.picture())
             if self.cell.status.finished or self.cell.steps >= self.task.max_steps:
                 break
         status = self.cell.status
@@ -179,6 +182,15 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.cell.restore(state)
         self._scripted.clear()
         return self.observe(), self._info(0, 0)
+
+    def start_film(self) -> None:
+        """Keep a picture of every control step from now on."""
+        self._film = []
+
+    def take_film(self) -> list[np.ndarray]:
+        """Pictures since `start_film`, uint8 (H, W, 3) each; filming stops."""
+        film, self._film = self._film or [], None
+        return film
 
     def scripted_chunk(self, name: str, seed: int = 0) -> np.ndarray:
         """Action chunk of a scripted policy at the present state.

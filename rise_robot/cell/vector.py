@@ -21,6 +21,7 @@ from rise_env.errors import ActionError, ConfigError, RiseError
 from rise_env.spaces import action_space, observation_space
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.env import cell_overrides
+from rise_robot.cell.task import make_cell_task
 from rise_robot.cell.worker import Slots, make_slice
 
 __all__ = ["CellVectorEnv", "merge_infos"]
@@ -58,11 +59,13 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             raise ConfigError(f"render_mode {render_mode!r} does not show several cells; use 'rgb_array' or None")
         mode = parse_mode(autoreset_mode)
         overrides = cell_overrides(*(kwargs.get(k) for k in ("difficulty", "execute", "image_size", "variation")))
-        self.task, _ = load_cell(
+        self.task, cell_config = load_cell(
             kwargs.get("task", "brick_sorting"),
             kwargs.get("preset", "small"),
             [*overrides, *kwargs.get("overrides", ())],
         )
+        #: Names that `scripted_chunks` takes.
+        self.scripted_policies = make_cell_task(self.task.name, cell_config.ranges).scripted_policies
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_observation_space = observation_space(self.task)

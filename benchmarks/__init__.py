@@ -1,0 +1,1 @@
+"""Reproducible measurements: one module each, JSON out, run by `rise bench`."""

@@ -1,0 +1,87 @@
+"""Record episodes of a scripted policy in the work cell as a LeRobot v3.0 dataset.
+
+Policies: `expert`; `operator` (imperfect, a mixture of habits); `operator-noisy`, `-delayed`, `-confused`,
+`-hesitant`, `-hasty`, `-clumsy`; and `corrected` (an operator corrected by the expert, whose frames carry
+`is_intervention`).
+
+Episode i uses seed S + i. Run the same command again to continue after an interruption, or with more episodes to
+extend the dataset; nothing that was finished is lost, whenever the process dies. A preview video of the first episodes
+is written beside the dataset as `<out>/preview.mp4`.
+
+  rise record --task brick_sorting --policy expert --episodes 50 --seed 0 --out data/bricks-expert
+  rise record --task brick_sorting --policy operator --episodes 200 --seed 1000 --out data/bricks-operator
+
+Read it with `LeRobotDataset("rise/bricks-expert", root="data/bricks-expert", video_backend="pyav")`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from pathlib import Path
+
+from rise_env.errors import ConfigError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
+    parser.add_argument("--policy", default="expert", help="name of a scripted policy (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=10, help="episodes in the dataset (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the dataset")
+    parser.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
+    parser.add_argument("--difficulty", help="easy, normal or hard (default: the preset's)")
+    parser.add_argument("--variation", action="store_true", help="vary lighting, colours, friction and camera")
+    parser.add_argument(
+        "--tail-seconds", type=float, help="go on this long after the outcome is clear (default: one action chunk)"
+    )
+    parser.add_argument("--preview", type=int, default=4, metavar="N", help="episodes in the preview video; 0 for none")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides such as task.fps=15")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record."""
+    if args.episodes < 1:
+        raise ConfigError(f"--episodes is {args.episodes}, expected at least 1")
+    from rise_agents.cli.progress import bar, say
+    from rise_robot.cell.collect import CollectedEpisode, collect
+    from rise_robot.cell.config import load_cell
+    from rise_robot.cell.env import cell_overrides
+    from rise_robot.recording import read_episode_records, write_preview
+
+    options = cell_overrides(args.difficulty, None, None, args.variation or None)
+    spec, config = load_cell(args.task, args.preset, [*options, *args.overrides])
+    outcomes: Counter[str] = Counter()
+    started, recorded = time.perf_counter(), 0
+    with bar(args.episodes, f"recording {args.policy}", "episodes") as progress:
+
+        def on_episode(saved: int, episode: CollectedEpisode | None) -> None:
+            nonlocal recorded
+            progress.update(saved - progress.n)
+            if episode is None:
+                say(f"{args.out} holds {saved} episodes already; continuing")
+                return
+            recorded += 1
+            outcomes["success" if episode.success else episode.failure_mode] += 1
+            progress.set_postfix(dict(outcomes), refresh=False)
+
+        collect(
+            spec, config, args.policy, args.episodes, args.seed, args.out,
+            tail_seconds=args.tail_seconds, on_episode=on_episode,
+        )  # fmt: skip
+    elapsed = time.perf_counter() - started
+    records = read_episode_records(args.out)
+    successes, frames = sum(r.success for r in records), sum(r.num_frames for r in records)
+    corrected = sum(r.num_intervention_frames for r in records)
+    print(f"{args.out}: {len(records)} episodes, {frames} frames at {spec.fps} Hz, {successes} successful", end="")
+    print(f", {corrected} corrected frames" if corrected else "")
+    if recorded:
+        print(f"recorded {recorded} episodes in {elapsed:.1f} s ({elapsed / recorded:.2f} s each)")
+    if args.preview:
+        preview = write_preview(args.out, args.out / "preview.mp4", episodes=min(args.preview, len(records)))
+        print(f"preview: {preview}")
+    return 0

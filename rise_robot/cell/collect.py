@@ -1,0 +1,154 @@
+"""Recording of scripted policies in the work cell into a LeRobot dataset, one frame per control step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rise_env.errors import ConfigError
+from rise_env.tasks import TaskSpec
+from rise_robot.cell.cell import WorkCell
+from rise_robot.cell.config import CellConfig
+from rise_robot.cell.render import CellRenderer
+from rise_robot.cell.scripted import ScriptedPolicy
+from rise_robot.recording import EpisodeRecorder, read_episode_records
+
+__all__ = ["CollectedEpisode", "collect", "episode_rng", "run_episode"]
+
+
+@dataclass(frozen=True)
+class CollectedEpisode:
+    """Outcome of one recorded episode.
+
+    Attributes:
+        seed: Its seed.
+        operator: Name of the policy (with its kind, where it drew one).
+        success: Whether the task succeeded.
+        failure_mode: "none", "timeout" or one of the task's.
+        seconds: Duration until the outcome was clear, s.
+        frames: Recorded frames.
+    """
+
+    seed: int
+    operator: str
+    success: bool
+    failure_mode: str
+    seconds: float
+    frames: int
+
+
+def episode_rng(seed: int) -> np.random.Generator:
+    """Generator of the episode that `CellEnv.reset(seed=seed)` starts."""
+    from gymnasium.utils import seeding
+
+    return seeding.np_random(seed)[0]
+
+
+def collect(
+    spec: TaskSpec,
+    config: CellConfig,
+    policy: str,
+    episodes: int,
+    seed: int,
+    root: str | Path,
+    *,
+    tail_seconds: float | None = None,
+    on_episode: Callable[[int, CollectedEpisode | None], None] | None = None,
+) -> None:
+    """Record episodes `seed ... seed + episodes - 1`; a dataset that has some of them already is continued.
+
+    Episodes go on for `tail_seconds` after their outcome is clear, so that an action chunk starting at any earlier
+    frame has its whole future on record; from then on `progress` stays 1 (success) or 0.
+
+    Args:
+        spec: The task.
+        config: The cell.
+        policy: Name of a scripted policy of the task.
+        episodes: Number of episodes the dataset shall hold of this policy and seed.
+        seed: Seed of the first episode.
+        root: Directory of the dataset.
+        tail_seconds: See above; one chunk when omitted.
+        on_episode: Called with the number of episodes on disk and the one just recorded (None for those found).
+
+    Raises:
+        ConfigError: If the policy is unknown, or the dataset at `root` holds other episodes than these.
+        RecordingError: If the dataset at `root` cannot be continued.
+    """
+    cell = WorkCell(spec, config)
+    renderer = CellRenderer(cell.model, cell.data, config.supersample)
+    scripted = cell.task.scripted(policy, seed)
+    tail = round((spec.chunk / spec.fps if tail_seconds is None else tail_seconds) * spec.fps)
+    with EpisodeRecorder(root, spec) as recorder:
+        found = recorder.num_episodes
+        recorder.commit()
+        _check_continues(root, policy, seed, found)
+        if on_episode is not None and found:
+            on_episode(found, None)
+        for index in range(found, episodes):
+            cell.reset(episode_rng(seed + index))
+            scripted.reset()
+            episode = run_episode(cell, renderer, scripted, recorder, seed + index, tail)
+            if on_episode is not None:
+                on_episode(recorder.num_episodes, episode)
+
+
+def _check_continues(root: str | Path, policy: str, seed: int, found: int) -> None:
+    if not found:
+        return
+    for index, record in enumerate(read_episode_records(root)):
+        if record.seed != seed + index or record.operator.split("/")[0] != policy:
+            raise ConfigError(
+                f"{root} holds {found} episodes; number {index} is of policy {record.operator!r} with seed "
+                f"{record.seed}, not {policy!r} with seed {seed + index}. Choose another --out, or the policy and seed "
+                "it was begun with."
+            )
+
+
+def run_episode(
+    cell: WorkCell,
+    renderer: CellRenderer,
+    policy: ScriptedPolicy,
+    recorder: EpisodeRecorder,
+    seed: int,
+    tail: int,
+) -> CollectedEpisode:
+    """Run and record one episode from the cell's present (freshly reset) state.
+
+    Args:
+        cell: The cell.
+        renderer: Renderer of its cameras.
+        policy: Policy to run, asked anew at every control step.
+        recorder: Where to record.
+        seed: Seed of the episode, for the record.
+        tail: Control steps to go on once the outcome is clear.
+    """
+    spec, cameras = cell.spec, list(cell.spec.cameras)
+    outcome, seconds, remaining, frames = None, 0.0, tail, 0
+    while True:
+        images = renderer.render(cameras, spec.image_size)
+        status = cell.status
+        if outcome is None and (status.finished or cell.steps >= spec.max_steps):
+            timeout = not status.success and status.failure_mode == "none"
+            outcome, seconds = (status.success, "timeout" if timeout else status.failure_mode), cell.seconds
+        target = policy.plan(1)[0]
+        recorder.add_frame(
+            images=dict(zip(cameras, images, strict=True)),
+            state=cell.state(),
+            action=target.astype(np.float32),
+            is_intervention=policy.intervening,
+            progress=status.progress,
+            subgoal=status.score,
+        )
+        frames += 1
+        if outcome is not None:
+            if remaining == 0:
+                break
+            remaining -= 1
+        cell.step(target)
+    kind = getattr(policy, "kind", None)
+    operator = policy.name if kind is None or policy.name.endswith(kind) else f"{policy.name}/{kind}"
+    recorder.end_episode(success=outcome[0], failure_mode=outcome[1], seed=seed, operator=operator)
+    return CollectedEpisode(seed, operator, *outcome, seconds, frames)
