@@ -229,7 +229,7 @@ def run_episodes(
     done: list[Episode] = []
     seeds, started = [seed + i for i in range(count)], count
     active, chunks = np.ones(count, bool), np.zeros(count, int)
-    observations, _ = envs.reset(seed=seeds)  # type: ignore[arg-type]  (ours take a list)
+    observations, _ = envs.reset(seed=seeds)  # type: ignore[arg-type]  # ours take a list
     policy.begin(seeds, active)
     while active.any():
         observations, _, terminated, truncated, infos = envs.step(policy.act(observations))

@@ -252,8 +252,11 @@ def difference(ours: Any, theirs: Any, path: str = "") -> str:
     left, right = np.asarray(ours), np.asarray(theirs)
     if left.dtype == object or right.dtype == object:
         return "" if ours is theirs or bool(np.all(ours == theirs)) else path or " (value)"
-    same = left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
-    return "" if same else path or " (value)"
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return f"{path} ({left.dtype} {left.shape}, {right.dtype} {right.shape})"
+    if left.tobytes() == right.tobytes():
+        return ""
+    return f"{path} ({np.count_nonzero(left != right)} of {left.size} values)"
 
 
 def _parts(value: Any) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.filming import caption, film_episodes, outcome, picture_grid, write_video
     from rise_env.files import write_json
     from rise_env.provenance import provenance
-    from rise_robot.cell.collect import collect
+    from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import load_cell
     from rise_robot.cell.task import make_cell_task
     from rise_robot.recording import write_preview
@@ -71,10 +71,11 @@ def run(args: argparse.Namespace) -> int:
     grid = picture_grid(args.out / "grid.png", rows)
     dataset = args.out / "dataset"
     with bar(6, "recording a dataset", "episodes") as progress:
-        collect(
-            spec, config, "corrected", 6, args.seed, dataset,
-            on_episode=lambda saved, _: progress.update(saved - progress.n) and None,
-        )  # fmt: skip
+
+        def on_episode(saved: int, _: CollectedEpisode | None) -> None:
+            progress.update(saved - progress.n)
+
+        collect(spec, config, "corrected", 6, args.seed, dataset, on_episode=on_episode)
     preview = write_preview(dataset, dataset / "preview.mp4", episodes=6)
     minutes = (time.perf_counter() - started) / 60
     if args.json:
