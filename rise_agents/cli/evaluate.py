@@ -1,7 +1,8 @@
 """Success rate of a policy in an environment, with its 95 % Wilson interval.
 
 Episode i uses seed S + i, so two policies evaluated with the same seed meet the same episodes. Policies of the work
-cell: `expert`, `operator` (imperfect), `operator-noisy|delayed|confused|hesitant|hasty|clumsy`, `random`.
+cell: `expert`; `operator` (imperfect); `operator-noisy`, `-delayed`, `-confused`, `-hesitant`, `-hasty`, `-clumsy`,
+`-distracted`; `corrected` (an operator corrected by the expert); `random`.
 
   rise evaluate --env RISE-BrickSorting-Cell-v0 --policy expert --episodes 200 --seed 0 --json expert.json
   rise evaluate --policy operator --difficulty hard --episodes 100 --videos out/videos --num-videos 4

@@ -27,12 +27,15 @@ class Habit:
         delay: Age of what it sees of the belt, s.
         pauses: Times it stops moving, as pairs of start and end, s since the reset.
         tremor: Standard deviation of the smooth noise on its joint targets, rad.
+        detours: Times an arm wanders off: start and end, s since the reset, and the velocity of every joint and gripper
+            meanwhile, rad/s and m/s.
     """
 
     style: Style
     delay: float = 0.0
     pauses: tuple[tuple[float, float], ...] = ()
     tremor: float = 0.0
+    detours: tuple[tuple[float, float, tuple[float, ...]], ...] = ()
 
 
 def _noisy(rng: np.random.Generator) -> Habit:
@@ -79,14 +82,29 @@ def _clumsy(rng: np.random.Generator) -> Habit:
     return Habit(Style(height=height, speed=rng.uniform(0.9, 1.4)), tremor=rng.uniform(0.005, 0.02))
 
 
+def _distracted(rng: np.random.Generator) -> Habit:
+    """Now and then one arm wanders off in some direction, and its gripper opens or closes on the way."""
+    detours, now = [], rng.uniform(0.2, 1.2)
+    for _ in range(rng.integers(1, 5)):
+        velocity = np.zeros(14)
+        arm = 7 * int(rng.integers(2))
+        velocity[arm : arm + 6] = rng.normal(0, 0.45, 6)
+        velocity[arm + 6] = rng.choice([-0.12, 0.0, 0.12])
+        end = now + rng.uniform(0.3, 1.2)
+        detours.append((float(now), float(end), tuple(velocity)))
+        now = end + rng.uniform(0.2, 1.5)
+    return Habit(Style(speed=rng.uniform(0.9, 1.6)), tremor=rng.uniform(0.0, 0.02), detours=tuple(detours))
+
+
 #: Kinds of operators, each with its share in the mixture "operator".
 OPERATORS: dict[str, tuple[float, Callable[[np.random.Generator], Habit]]] = {
-    "noisy": (0.40, _noisy),
-    "delayed": (0.20, _delayed),
+    "noisy": (0.32, _noisy),
+    "delayed": (0.16, _delayed),
     "confused": (0.10, _confused),
     "hesitant": (0.10, _hesitant),
     "hasty": (0.12, _hasty),
     "clumsy": (0.08, _clumsy),
+    "distracted": (0.12, _distracted),
 }
 
 
@@ -132,6 +150,9 @@ class ImperfectOperator(BrickExpert):
             still |= (times >= start) & (times < end)
         before = self._cell.command
         for step in range(horizon):
+            for start, end, velocity in self.habit.detours:
+                if start <= times[step] < end:
+                    plan[step] = before + np.asarray(velocity) / self._cell.spec.fps
             if still[step]:
                 plan[step] = before
             elif self.habit.tremor:
