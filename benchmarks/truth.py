@@ -1,0 +1,164 @@
+"""Imagination held against the truth: image quality, action sensitivity, advantage ranking, value and uncertainty.
+
+`rise bench truth` runs it; `truth_set.py` makes the ground truth in the work cell.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.truth_set import TruthSet
+from rise_env.advantage import chunk_advantage
+from rise_env.metrics import (
+    area_under_roc,
+    endpoint_error,
+    foreground_mask,
+    outcome_recognition,
+    psnr,
+    rank_correlation,
+    ssim,
+    within_group_correlation,
+)
+from rise_env.protocols import Dynamics, History, Value
+
+__all__ = ["Imagined", "imagine", "measure"]
+
+#: Least spread of the true advantage inside a state for its order to mean anything.
+_LEAST_SPREAD = 0.02
+#: Error of the imagined advantage from which a chunk counts as "imagined wrongly".
+_WRONG = 0.1
+
+
+class Imagined:
+    """What the world model made of a truth set.
+
+    Attributes:
+        frames: uint8 (S, C, K, V, H, W, 3).
+        values: float (S, C, K), of imagined frames; `true_values` of the true ones; `start_values` (S,).
+        uncertainty: float (S, C).
+    """
+
+    def __init__(
+        self,
+        frames: np.ndarray,
+        values: np.ndarray,
+        true_values: np.ndarray,
+        start_values: np.ndarray,
+        uncertainty: np.ndarray,
+    ) -> None:
+        self.frames, self.values, self.true_values = frames, values, true_values
+        self.start_values, self.uncertainty = start_values, uncertainty
+
+
+@torch.no_grad()
+def imagine(dynamics: Dynamics, value: Value, truth: TruthSet, prompt: str, seed: int = 0) -> Imagined:
+    """Imagine every chunk, a state at a time, and value real and imagined frames with the same value model."""
+    device, (states, chunks, horizon) = dynamics.device, truth.frames.shape[:3]
+    frames, values, true_values, starts, doubts = [], [], [], [], []
+    for s in range(states):
+        history = History(
+            torch.from_numpy(np.repeat(truth.history_frames[s][None], chunks, 0)).to(device),
+            torch.from_numpy(np.repeat(truth.history_states[s][None], chunks, 0)).to(device),
+            [prompt] * chunks,
+        )
+        generators = [torch.Generator().manual_seed(seed + s * chunks + c) for c in range(chunks)]
+        session = dynamics.open(history)
+        prediction, _ = dynamics.predict(session, torch.from_numpy(truth.actions[s]).to(device), generators)
+        pixels = dynamics.decode(prediction, range(horizon))
+        true = torch.from_numpy(np.ascontiguousarray(truth.frames[s])).to(device)
+        start = history.frames[:1, -1:]
+        if value.reads_latents:
+            assert prediction.latents is not None
+            inputs = prediction.latents, dynamics.encode(true), dynamics.encode(start)
+        else:
+            inputs = pixels, true, start
+        estimates = [value.estimate(x, [prompt] * len(x)) for x in inputs]
+        frames.append(pixels.cpu().numpy())
+        values.append(estimates[0].value.float().cpu().numpy())
+        true_values.append(estimates[1].value.float().cpu().numpy())
+        starts.append(float(estimates[2].value[0, 0]))
+        spread = estimates[0].spread.float().mean(1)
+        doubts.append((spread if prediction.uncertainty is None else spread + prediction.uncertainty).cpu().numpy())
+        dynamics.close(session)
+    return Imagined(*(np.stack(x) for x in (frames, values, true_values)), np.array(starts), np.stack(doubts))
+
+
+def measure(truth: TruthSet, imagined: Imagined, cameras: list[str]) -> dict[str, Any]:
+    """All figures as plain values; see docs/truth.md for their definitions."""
+    start = truth.history_frames[:, -1]
+    states, chunks = truth.actions.shape[:2]
+    copied = np.broadcast_to(start[:, None, None], truth.frames.shape)
+    mask = foreground_mask(truth.frames, copied)
+    ends = (
+        imagined.frames[:, :, -1],
+        truth.frames[:, :, -1],
+        np.broadcast_to(start[:, None], truth.frames[:, :, -1].shape),
+    )
+    flat = [x.reshape(-1, *x.shape[-3:]) for x in ends]
+    epe = endpoint_error(*flat).reshape(states, chunks, len(cameras))
+    epe_copy = endpoint_error(flat[2], flat[1], flat[2]).reshape(epe.shape)
+    quality, quality_copy = psnr(imagined.frames, truth.frames), psnr(copied, truth.frames)
+    advantage = _advantages(imagined.values, imagined.start_values)
+    true_advantage = _advantages(imagined.true_values, imagined.start_values)
+    progress = _advantages(truth.progress, truth.start_progress)
+    group = np.repeat(np.arange(states), chunks)
+    gained = truth.progress[:, :, -1] - truth.start_progress[:, None] > 0.05
+    wrong = np.abs(advantage - true_advantage) > _WRONG
+    return {
+        "states": states,
+        "chunks_per_state": chunks,
+        "psnr": {
+            "chunk_end": float(quality[:, :, -1].mean()),
+            "chunk_end_copy": float(quality_copy[:, :, -1].mean()),
+            "foreground_end": float(np.nanmean(psnr(ends[0], ends[1], mask[:, :, -1]))),
+            "foreground_end_copy": float(np.nanmean(psnr(ends[2], ends[1], mask[:, :, -1]))),
+            "by_horizon": quality.mean((0, 1, 3)).tolist(),
+            "by_view_end": dict(zip(cameras, quality[:, :, -1].mean((0, 1)).tolist(), strict=True)),
+        },
+        "ssim": {
+            "chunk_end": float(ssim(ends[0], ends[1]).mean()),
+            "chunk_end_copy": float(ssim(ends[2], ends[1]).mean()),
+        },
+        "epe": {
+            "chunk_end": float(np.nanmean(epe)),
+            "chunk_end_copy": float(np.nanmean(epe_copy)),
+            "by_view": {c: float(np.nanmean(epe[..., v])) for v, c in enumerate(cameras)},
+        },
+        "action_sensitivity": {"recognised": outcome_recognition(ends[0], ends[1], start), "chance": 1 / chunks},
+        "spearman": {
+            **_ranking(advantage, true_advantage, truth.kinds, group),
+            "against_ground_truth_progress": _ranking(advantage, progress, truth.kinds, group),
+            "value_on_true_frames_against_progress": _ranking(true_advantage, progress, truth.kinds, group),
+        },
+        "value_correlation": rank_correlation(imagined.true_values, truth.progress),
+        "value_bias_on_imagined_frames": float((imagined.values - imagined.true_values).mean()),
+        "gain_auc": {
+            "true_frames": area_under_roc(true_advantage.ravel(), gained.ravel()),
+            "imagined_frames": area_under_roc(advantage.ravel(), gained.ravel()),
+        },
+        "uncertainty_auroc": area_under_roc(imagined.uncertainty.ravel(), wrong.ravel()),
+        "imagined_wrongly": float(wrong.mean()),
+    }
+
+
+def _advantages(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Chunk advantages (S, C) of values (S, C, K) and start values (S,)."""
+    flat = torch.from_numpy(values.reshape(-1, values.shape[-1]).astype(np.float64))
+    first = torch.from_numpy(np.repeat(start.astype(np.float64), values.shape[1]))
+    return chunk_advantage(flat, first, "mean").numpy().reshape(values.shape[:2])
+
+
+def _ranking(imagined: np.ndarray, true: np.ndarray, kinds: np.ndarray, group: np.ndarray) -> dict[str, Any]:
+    within, counted = within_group_correlation(imagined.ravel(), true.ravel(), group, _LEAST_SPREAD)
+    by_kind = {
+        str(kind): rank_correlation(imagined[:, kinds == kind], true[:, kinds == kind]) for kind in dict.fromkeys(kinds)
+    }
+    return {
+        "overall": rank_correlation(imagined, true),
+        "within_state": within,
+        "states_with_an_order": counted,
+        "by_kind": by_kind,
+    }

@@ -1,0 +1,99 @@
+"""Agreement of numbers: rank correlations, areas under curves, recognition of outcomes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["area_under_roc", "outcome_recognition", "rank_correlation", "within_group_correlation"]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1; ties share their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation; NaN with fewer than two pairs or without any variation.
+
+    Args:
+        first: float (N,).
+        second: float (N,).
+    """
+    first, second = np.asarray(first, float).ravel(), np.asarray(second, float).ravel()
+    if first.shape != second.shape:
+        raise ValueError(f"got {first.size} and {second.size} values to correlate")
+    if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def within_group_correlation(
+    first: np.ndarray, second: np.ndarray, group: np.ndarray, least_spread: float = 0.0
+) -> tuple[float, int]:
+    """Mean over groups of Spearman's rank correlation inside each group.
+
+    With a group per start state this is what policy improvement lives on: does imagination rank the chunks of *one*
+    state as the truth does? Groups in which `second` (the truth) varies by no more than `least_spread` have no order to
+    recover and are left out.
+
+    Args:
+        first: float (N,), e.g. imagined advantages.
+        second: float (N,), e.g. true advantages.
+        group: (N,) group of every pair.
+        least_spread: Least difference between the largest and the smallest truth of a group.
+
+    Returns:
+        The mean (NaN without any group) and the number of groups that count.
+    """
+    found = []
+    for name in np.unique(group):
+        chosen = group == name
+        if np.ptp(second[chosen]) > least_spread:
+            value = rank_correlation(first[chosen], second[chosen])
+            # No variation in what was imagined although the truth varies: no agreement, not a group to skip.
+            found.append(0.0 if np.isnan(value) else value)
+    return (float(np.mean(found)) if found else float("nan")), len(found)
+
+
+def area_under_roc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve: chance that a positive outranks a negative; ties count half, NaN without both kinds.
+
+    Args:
+        score: float (N,).
+        positive: bool (N,).
+    """
+    positive = np.asarray(positive, bool)
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others:
+        return float("nan")
+    ranks = _ranks(np.asarray(score, float))
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
+
+
+def outcome_recognition(imagined: np.ndarray, true: np.ndarray, start: np.ndarray, threshold: int = 24) -> float:
+    """Action sensitivity: how often an imagined outcome is nearest to the true outcome of its own chunk.
+
+    Only pixels that some chunk of the state changed count, so that a still background cannot help.
+
+    Args:
+        imagined: uint8 (S, C, ..., H, W, 3): outcomes of C chunks from each of S states.
+        true: uint8 of the same shape.
+        start: uint8 (S, ..., H, W, 3): the frame each state's chunks start from.
+        threshold: Least change of a colour channel that counts.
+
+    Returns:
+        Share in [0, 1]; chance is 1 / C.
+    """
+    hits = 0
+    states, chunks = true.shape[:2]
+    for guess, truth, first in zip(imagined, true, start, strict=True):
+        spread = truth.max(0).astype(np.int16) - truth.min(0) > threshold
+        moved = (np.abs(truth.astype(np.int16) - first[None]) > threshold).any(0)
+        mask = (spread | moved).any(-1, keepdims=True)
+        a = (guess * mask).reshape(chunks, -1).astype(np.float32)
+        b = (truth * mask).reshape(chunks, -1).astype(np.float32)
+        distance = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+        hits += int((distance.argmin(1) == np.arange(chunks)).sum())
+    return hits / (states * chunks)
