@@ -58,16 +58,14 @@ def build_model(spec: TaskSpec, config: CellConfig, task: CellTask) -> mujoco.Mj
         "geom",
         name="floor",
         type="plane",
-        size="3 3 0.1",
+        size="7 7 1",
         pos="0 0 -0.75",
         rgba="0.34 0.36 0.40 1",
         **SCENE_CONTACT,
     )
     element(world, "geom", name="table", type="box", size="0.45 0.62 0.02", pos="0.28 0 -0.02", rgba="0.72 0.66 0.58 1",
                friction="0.8 0.01 0.0005", **SCENE_CONTACT)  # fmt: skip
-    for x, y in ((-2.6, 0), (4.0, 0), (0.7, -3.2), (0.7, 3.2)):  # a backdrop for the tilted cameras
-        element(world, "geom", type="box", pos=(x, y, 1.2), rgba="0.62 0.66 0.72 1", contype="0", conaffinity="0",
-                   size=(0.05, 3.3, 2.0) if y == 0 else (3.4, 0.05, 2.0))  # fmt: skip
+    _add_room(root, world)
     tilt = math.radians(config.head_camera.tilt)
     element(world, "camera", name="head", pos=config.head_camera.pos, fovy=config.head_camera.fovy,
                xyaxes=(0, -1, 0, math.cos(tilt), 0, math.sin(tilt)))  # fmt: skip
@@ -86,3 +84,15 @@ def build_model(spec: TaskSpec, config: CellConfig, task: CellTask) -> mujoco.Mj
         )
     task.add_to_scene(root)
     return mujoco.MjModel.from_xml_string(tostring(root, encoding="unicode"))
+
+
+def _add_room(root: Element, world: Element) -> None:
+    """Walls and ceiling, so that no camera ever looks into the void; they glow a little, whatever the lamp does."""
+    element(element(root, "asset"), "material", name="wall", rgba="0.50 0.54 0.60 1", emission="0.55", specular="0")
+    ghost = {"type": "box", "material": "wall", "contype": "0", "conaffinity": "0"}
+    half, height = 3.4, 1.7
+    middle = height - 0.75
+    for x, y in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        size = (0.05, half, height) if x else (half, 0.05, height)
+        element(world, "geom", pos=(0.7 + x * half, y * half, middle), size=size, **ghost)
+    element(world, "geom", pos=(0.7, 0, middle + height), size=(half, half, 0.05), **ghost)
