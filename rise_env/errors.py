@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["ActionError", "ConfigError", "LayoutError", "RenderingUnavailableError", "RiseError"]
+__all__ = [
+    "ActionError",
+    "CheckpointError",
+    "ConfigError",
+    "LayoutError",
+    "RenderingUnavailableError",
+    "RiseError",
+    "TrainingError",
+]
 
 
 class RiseError(Exception):
@@ -23,3 +31,11 @@ class ActionError(RiseError, ValueError):
 
 class RenderingUnavailableError(RiseError, RuntimeError):
     """Off-screen or on-screen rendering cannot start on this machine."""
+
+
+class CheckpointError(RiseError, RuntimeError):
+    """A checkpoint is missing, damaged, of another kind or of another shape."""
+
+
+class TrainingError(RiseError, RuntimeError):
+    """Training cannot go on: a loss is not finite, or labels that it needs are missing."""

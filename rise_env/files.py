@@ -8,13 +8,14 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_path", "to_json", "to_plain", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_directory", "atomic_path", "to_json", "to_plain", "write_bytes", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -44,6 +45,44 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)  # the new name, too, survives a power cut
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path, marker: str) -> Iterator[Path]:
+    """Give an empty directory to fill; on leaving the block it becomes `path`.
+
+    If the block raises, `path` stays as it was. A directory that is there already is renamed aside, and removed only
+    once the new one has its name.
+
+    Args:
+        path: Directory to make or replace.
+        marker: File that every directory of this kind holds. A directory that has files but not this one is someone
+            else's, and is not replaced.
+
+    Raises:
+        FileExistsError: If `path` is a file, or a directory that is not empty and has no `marker`.
+    """
+    path = Path(path).resolve()
+    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if occupied and not (path / marker).is_file():
+        raise FileExistsError(f"{path} exists and holds no {marker}: it is left alone. Choose another directory.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(6)
+    aside, former = path.with_name(f".{path.name}.{token}.tmp"), path.with_name(f".{path.name}.{token}.old")
+    aside.mkdir()
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            _sync(file)
+        if path.exists():
+            os.replace(path, former)
+        os.replace(aside, path)
+        _sync(path.parent)
+    finally:
+        if former.exists() and not path.exists():
+            os.replace(former, path)
+        for left in (aside, former):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

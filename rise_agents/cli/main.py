@@ -38,6 +38,10 @@ COMMANDS: Mapping[str, Command] = {
     "demo": Command("rise_agents.cli.demo", "improve a policy in imagination, prove it in the cell", "Start here"),
     "info": Command("rise_agents.cli.info", "versions, hardware, tasks, presets and environment ids", "Start here"),
     "record": Command("rise_agents.cli.record", "record episodes as a LeRobot dataset", "Data"),
+    "convert": Command("rise_agents.cli.convert", "ALOHA and Piper HDF5 episodes to a LeRobot dataset", "Data"),
+    "stats": Command("rise_agents.cli.stats", "normalisation statistics of a dataset", "Data"),
+    "train": Command("rise_agents.cli.train", "train a part of the learned simulator", "Learn"),
+    "label": Command("rise_agents.cli.label", "values and advantages of recorded frames, with pictures", "Learn"),
     "evaluate": Command("rise_agents.cli.evaluate", "success rate of a policy, with its interval", "Measure"),
     "bench": Command("rise_agents.cli.bench", "speed and truth of imagination and cell", "Measure"),
 }
@@ -45,6 +49,8 @@ COMMANDS: Mapping[str, Command] = {
 _EXAMPLES = {
     "demo": "rise demo --json demo.json",
     "record": "rise record --task brick_sorting --policy expert --episodes 50 --out data/bricks",
+    "train": "rise train dynamics --data data/bricks --preset small --out runs/dynamics --minutes 60",
+    "label": "rise label data/bricks --value runs/value/model --tag v1",
     "evaluate": "rise evaluate --env RISE-BrickSorting-Cell-v0 --policy base --episodes 100",
     "bench": "rise bench cell --json cell.json",
 }

@@ -1,0 +1,107 @@
+"""Convert data of others into what this project reads.
+
+`rise convert hdf5` turns ALOHA or Piper episodes (one HDF5 file each: observations/qpos, action,
+observations/images/<camera>, raw or as JPEG) into a LeRobot v3.0 dataset.
+
+  rise convert hdf5 recordings/ --out data/box --prompt "Fold the box." --layout piper_bimanual --fps 30
+  rise convert hdf5 e0.hdf5 e1.hdf5 --out data/box --task brick_sorting --camera head=cam_high
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+
+from rise_env.errors import ConfigError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", title="what to convert")
+    hdf5 = kinds.add_parser("hdf5", help="ALOHA or Piper HDF5 episodes to LeRobot v3.0", allow_abbrev=False)
+    hdf5.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="HDF5 files, or directories of them")
+    hdf5.add_argument("--out", type=Path, required=True, help="directory of the dataset; must not exist")
+    hdf5.add_argument("--task", help="take cameras, layout, fps and prompt from this task (name or YAML path)")
+    hdf5.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
+    hdf5.add_argument("--prompt", help="instruction of all episodes")
+    hdf5.add_argument("--layout", help="joint layout, e.g. piper_bimanual (name or YAML path)")
+    hdf5.add_argument("--fps", type=int, help="control rate in Hz")
+    hdf5.add_argument(
+        "--image-size", type=int, nargs=2, metavar=("H", "W"), help="resize images (default: as they are)"
+    )
+    hdf5.add_argument(
+        "--camera", action="append", default=[], metavar="NAME=SOURCE",
+        help="camera of the dataset and its name in the files; repeatable (default: all, under their own names)",
+    )  # fmt: skip
+    hdf5.add_argument("--colors", choices=("rgb", "bgr"), default="rgb", help="channel order in the files")
+    outcome = hdf5.add_mutually_exclusive_group()
+    outcome.add_argument("--success", dest="success", action="store_true", default=None, help="all episodes succeeded")
+    outcome.add_argument("--failure", dest="success", action="store_false", default=None, help="all episodes failed")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert."""
+    from rise_agents.cli.progress import bar
+    from rise_env.data.hdf5 import convert_hdf5, hdf5_cameras
+    from rise_env.tasks import TaskSpec, load_layout, load_task
+
+    found, size = hdf5_cameras(args.inputs)
+    sources = _cameras(args.camera)
+    if args.task:
+        spec = load_task(args.task, args.preset)
+        unknown = sorted(set(sources) - set(spec.cameras))
+        if unknown:
+            raise ConfigError(f"--camera {unknown[0]}: task {spec.name!r} has the cameras {', '.join(spec.cameras)}")
+    else:
+        missing = [f"--{name}" for name in ("prompt", "layout", "fps") if getattr(args, name) is None]
+        if missing:
+            raise ConfigError(f"{', '.join(missing)} must be given, or a --task that says so")
+        sources = sources or {_identifier(name): name for name in found}
+        spec = TaskSpec(
+            name=_identifier(args.out.name),
+            prompt=args.prompt,
+            cameras={name: f"observation.images.{name}" for name in sources},
+            image_size=size,
+            layout=load_layout(args.layout),
+            fps=args.fps,
+            chunk=1, stride=1, history=1, execute=1, max_seconds=1.0,
+        )  # fmt: skip
+    changes = {
+        "prompt": args.prompt,
+        "layout": load_layout(args.layout) if args.layout else None,
+        "fps": args.fps,
+        "image_size": tuple(args.image_size) if args.image_size else size,
+    }
+    spec = dataclasses.replace(spec, **{key: value for key, value in changes.items() if value is not None})
+    with bar(0, "converting", "episodes") as progress:
+
+        def on_episode(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done - progress.n)
+
+        frames = convert_hdf5(
+            args.inputs, args.out, spec,
+            sources=sources, colors=args.colors, success=args.success, on_episode=on_episode,
+        )  # fmt: skip
+        episodes = int(progress.n)
+    print(f"{args.out}: {episodes} episodes, {frames} frames at {spec.fps} Hz, cameras {', '.join(spec.cameras)}")
+    return 0
+
+
+def _cameras(options: list[str]) -> dict[str, str]:
+    cameras = {}
+    for option in options:
+        name, equals, source = option.partition("=")
+        if not (equals and name and source):
+            raise ConfigError(f"--camera {option!r} is not of the form NAME=SOURCE")
+        cameras[name] = source
+    return cameras
+
+
+def _identifier(text: str) -> str:
+    name = re.sub(r"\W+", "_", text).strip("_") or "dataset"
+    return name if name.isidentifier() else f"_{name}"

@@ -1,0 +1,49 @@
+"""Normalisation statistics of a dataset: mean, std, min, max and the 1st and 99th percentile of state and action.
+
+  rise stats data/bricks
+  rise stats ../shared/data/g1_bottle --json stats.json --openpi norm_stats.json
+
+DATASET is a directory or hub id of a LeRobot dataset, v3.0 or v2.1; several are taken together.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", help="directory or hub id")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all statistics as JSON (/dev/stdout works)")
+    parser.add_argument("--openpi", type=Path, metavar="FILE", help="write openpi's norm_stats.json")
+    parser.add_argument("--task", help="check the dataset against this task (name or YAML path)")
+    parser.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compute, print, write."""
+    from rise_env.data import compute_stats, open_dataset
+    from rise_env.tasks import load_task
+
+    spec = load_task(args.task, args.preset) if args.task else None
+    dataset = open_dataset(args.datasets, spec)
+    stats = compute_stats(dataset)
+    if args.json != Path("/dev/stdout") and args.openpi != Path("/dev/stdout"):
+        outcomes = [episode.success for episode in dataset.episodes]
+        known = "" if None in outcomes else f", {sum(map(bool, outcomes))} successful"
+        print(f"{dataset.name}: {dataset.num_episodes} episodes, {dataset.num_frames} frames", end="")
+        print(f" at {dataset.spec.fps} Hz{known}")
+        width = max(map(len, stats.names))
+        for title, feature in (("state", stats.state), ("action", stats.action)):
+            columns = ("mean", "std", "min", "q01", "q99", "max")
+            print(f"\n{title:<{width}}" + "".join(f"{column:>11}" for column in columns))
+            for i, name in enumerate(stats.names):
+                print(f"{name:<{width}}" + "".join(f"{getattr(feature, column)[i]:>11.4f}" for column in columns))
+    if args.json:
+        stats.save(args.json)
+    if args.openpi:
+        stats.save_openpi(args.openpi)
+    return 0

@@ -1,0 +1,50 @@
+"""Datasets: LeRobot v3.0 and v2.1 behind one interface, windows, samplers, statistics, splits and label sidecars.
+
+`open_dataset` opens, `Windows` cuts, a sampler draws; `Dataset.frames` decodes every video once and never again.
+"""
+
+from rise_env.data.cache import cache_root
+from rise_env.data.dataset import Dataset, EpisodeInfo, JoinedDataset, open_dataset
+from rise_env.data.errors import DatasetError
+from rise_env.data.labels import (
+    interventions,
+    label_tags,
+    read_advantages,
+    read_column_advantages,
+    read_column_values,
+    read_values,
+    write_advantages,
+    write_values,
+)
+from rise_env.data.samplers import Sampler, ShuffledSampler, TaskCentricSampler
+from rise_env.data.splits import split_episodes
+from rise_env.data.stats import NORMALIZATIONS, FeatureStats, Normalizer, Stats, compute_stats
+from rise_env.data.windows import WindowBatch, Windows
+
+__all__ = [
+    "NORMALIZATIONS",
+    "Dataset",
+    "DatasetError",
+    "EpisodeInfo",
+    "FeatureStats",
+    "JoinedDataset",
+    "Normalizer",
+    "Sampler",
+    "ShuffledSampler",
+    "Stats",
+    "TaskCentricSampler",
+    "WindowBatch",
+    "Windows",
+    "cache_root",
+    "compute_stats",
+    "interventions",
+    "label_tags",
+    "open_dataset",
+    "read_advantages",
+    "read_column_advantages",
+    "read_column_values",
+    "read_values",
+    "split_episodes",
+    "write_advantages",
+    "write_values",
+]

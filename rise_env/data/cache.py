@@ -1,0 +1,170 @@
+"""Arrays on disk that are made once and mapped into memory ever after: decoded frames, latents.
+
+`<cache>/frames/<key>.npy` holds one array. The key is a fingerprint of what it is made from, so that a changed dataset
+gets a new file and a renamed one keeps its own. The first process that wants an array makes it under a lock, in a
+`.partial` file that is renamed at the end; other processes wait. A killed process leaves the partial file, and the next
+one goes on after the last finished step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_env.data.errors import DatasetError
+from rise_env.files import to_json, write_json
+
+__all__ = ["Progress", "Step", "cache_root", "cached_array", "fingerprint"]
+
+#: Called with the items done so far and the items in all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the work on an array that is not interrupted or repeated.
+
+    Attributes:
+        name: Name of the step, stable between runs.
+        size: Items it makes.
+        run: Writes into the array; calls its second argument with the number of items it has just finished.
+    """
+
+    name: str
+    size: int
+    run: Callable[[np.ndarray, Callable[[int], None]], None]
+
+
+def cache_root(directory: str | Path | None = None) -> Path:
+    """Directory of the cache: the argument, else `$XDG_CACHE_HOME/rise`, else `~/.cache/rise`."""
+    if directory is not None:
+        return Path(directory).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "rise"
+
+
+def fingerprint(content: Any) -> str:
+    """Short hash of plain content (see `rise_env.files.to_json`)."""
+    return hashlib.sha256(to_json(content).encode()).hexdigest()[:24]
+
+
+def cached_array(
+    path: Path, shape: tuple[int, ...], dtype: Any, steps: Sequence[Step], progress: Progress | None = None
+) -> np.ndarray:
+    """Open the array at `path`, making it first if it is not there.
+
+    Args:
+        path: File with the suffix ".npy".
+        shape: Its shape.
+        dtype: Its type.
+        steps: The work that makes it; done in order, each once, whatever is killed in between.
+        progress: Called while the array is made, never while it is only opened.
+
+    Returns:
+        A read-only memory map.
+
+    Raises:
+        DatasetError: If there is no room for it, the directory cannot be written to, or a step raises it.
+    """
+    found = _open(path, shape, dtype)
+    if found is not None:
+        return found
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock")):
+            found = _open(path, shape, dtype)  # another process may have made it while we waited
+            if found is None:
+                _make(path, shape, dtype, steps, progress)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            raise DatasetError(
+                f"no room for {size / 1e9:.2f} GB in the cache {path.parent}. Free some, give another directory "
+                "(cache_dir=..., or XDG_CACHE_HOME), or use a smaller image_size."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise DatasetError(
+                f"the cache {path.parent} cannot be written to ({error.strerror}). "
+                "Give another directory: cache_dir=..., or XDG_CACHE_HOME."
+            ) from error
+        raise
+    found = _open(path, shape, dtype)
+    if found is None:
+        raise DatasetError(f"the cache file {path} vanished while it was opened. Run again.")
+    return found
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):  # absent, or not what we wrote: made again
+        return None
+    return array if array.shape == shape and array.dtype == np.dtype(dtype) else None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(path: Path, shape: tuple[int, ...], dtype: Any, steps: Sequence[Step], progress: Progress | None) -> None:
+    partial, record = path.with_suffix(".partial"), path.with_suffix(".partial.json")
+    names = [step.name for step in steps]
+    finished = _finished(record) if _open(partial, shape, dtype) is not None else []
+    if finished != names[: len(finished)]:
+        finished = []
+    if not finished:
+        record.unlink(missing_ok=True)
+        _create(partial, shape, dtype)
+    array = np.load(partial, mmap_mode="r+", allow_pickle=False)
+    total = sum(step.size for step in steps)
+    done = sum(step.size for step in steps[: len(finished)])
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    try:
+        for step in steps[len(finished) :]:
+            step.run(array, advance)
+            finished.append(step.name)
+            if len(finished) < len(steps):
+                write_json(record, finished)
+        array.flush()
+    except DatasetError:  # what it is made from is wrong, and will have another key once mended
+        del array
+        partial.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
+        raise
+    os.replace(partial, path)
+    record.unlink(missing_ok=True)
+
+
+def _finished(record: Path) -> list[str]:
+    try:
+        return list(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return []
+
+
+def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
+    path.unlink(missing_ok=True)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    del array
+    with open(path, "r+b") as file:
+        # Writing into the holes of a sparse file kills the process when the disk is full; this raises instead.
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

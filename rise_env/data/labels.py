@@ -1,0 +1,332 @@
+"""Labels of frames: values and advantages in tagged parquet files beside a dataset, which itself is never rewritten.
+
+`meta/returns_{tag}.parquet` has the columns episode_index, frame_index, return, reward, prompt;
+`meta/advantages_{tag}.parquet` has episode_index, frame_index, advantage (bool), advantage_continuous, value_current,
+value_next, reward_sum, as RLinf writes them. Both may have more columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_env.data.dataset import Dataset, _to_numpy
+from rise_env.data.errors import DatasetError
+from rise_env.data.source import locate, read_parquet, read_source
+from rise_env.files import atomic_path
+
+__all__ = [
+    "advantage_columns",
+    "interventions",
+    "label_tags",
+    "read_advantages",
+    "read_column_advantages",
+    "read_column_values",
+    "read_values",
+    "value_columns",
+    "write_advantages",
+    "write_values",
+]
+
+_VERSION = b"1"
+_KEYS = ("episode_index", "frame_index")
+_REQUIRED = {
+    "returns": {"return": "float32", "reward": "float32", "prompt": "str"},
+    "advantages": {
+        "advantage": "bool",
+        "advantage_continuous": "float32",
+        "value_current": "float32",
+        "value_next": "float32",
+        "reward_sum": "float32",
+    },
+}
+
+
+def write_values(
+    root: Dataset | str | Path,
+    tag: str,
+    values: Any,
+    *,
+    rewards: Any = None,
+    prompts: Sequence[str] | None = None,
+    directory: str | Path | None = None,
+    **columns: Any,
+) -> list[Path]:
+    """Write `meta/returns_{tag}.parquet`, in one step.
+
+    Args:
+        root: Dataset, or its directory.
+        tag: Name of this labelling: letters, digits, "_", "-" and ".".
+        values: float (N,), column `return`, in global frame order.
+        rewards: float (N,), column `reward`; zeros when omitted.
+        prompts: Instruction per frame, column `prompt`; the dataset's own when omitted.
+        directory: Where to write instead of `<root>/meta`, e.g. if the dataset is read-only.
+        **columns: More columns, bool or float (N,), e.g. `spread`.
+
+    Returns:
+        The files written, one per joined dataset.
+
+    Raises:
+        DatasetError: If a column has the wrong length or is not finite, or the file cannot be written.
+    """
+    dataset = _opened(root)
+    if rewards is None:
+        rewards = np.zeros(dataset.num_frames, np.float32)
+    if prompts is None:
+        prompts = dataset.prompts(np.arange(dataset.num_frames))
+    given = {"return": values, "reward": rewards, "prompt": prompts, **columns}
+    return _write(dataset, "returns", tag, given, directory)
+
+
+def read_values(root: Dataset | str | Path, tag: str, directory: str | Path | None = None) -> dict[str, np.ndarray]:
+    """Read `meta/returns_{tag}.parquet`.
+
+    Args:
+        root: Dataset, or its directory.
+        tag: Name of the labelling.
+        directory: Where it lies, if not in `<root>/meta`.
+
+    Returns:
+        Columns (N,) in global frame order, `return` among them.
+
+    Raises:
+        DatasetError: If the file is missing, lacks a column, or does not hold every frame of the dataset once.
+    """
+    return _read(_opened(root), "returns", tag, directory)
+
+
+def write_advantages(
+    root: Dataset | str | Path,
+    tag: str,
+    advantage: Any,
+    *,
+    positive: Any,
+    value_current: Any,
+    value_next: Any,
+    reward_sum: Any = None,
+    directory: str | Path | None = None,
+    **columns: Any,
+) -> list[Path]:
+    """Write `meta/advantages_{tag}.parquet`, in one step.
+
+    Args:
+        root: Dataset, or its directory.
+        tag: Name of this labelling.
+        advantage: float (N,), column `advantage_continuous`, in global frame order.
+        positive: bool (N,), column `advantage`; True for all frames of demonstrations.
+        value_current: float (N,), value of the frame.
+        value_next: float (N,), value at the end of its chunk, or the mean over it.
+        reward_sum: float (N,), rewards in between; zeros when omitted.
+        directory: Where to write instead of `<root>/meta`.
+        **columns: More columns, bool or float (N,).
+
+    Returns:
+        The files written, one per joined dataset.
+
+    Raises:
+        DatasetError: If a column has the wrong length or type or is not finite, or the file cannot be written.
+    """
+    dataset = _opened(root)
+    if reward_sum is None:
+        reward_sum = np.zeros(dataset.num_frames, np.float32)
+    given = {
+        "advantage": positive,
+        "advantage_continuous": advantage,
+        "value_current": value_current,
+        "value_next": value_next,
+        "reward_sum": reward_sum,
+        **columns,
+    }
+    return _write(dataset, "advantages", tag, given, directory)
+
+
+def read_advantages(root: Dataset | str | Path, tag: str, directory: str | Path | None = None) -> dict[str, np.ndarray]:
+    """Read `meta/advantages_{tag}.parquet`; arguments and errors as for `read_values`."""
+    return _read(_opened(root), "advantages", tag, directory)
+
+
+def label_tags(root: Dataset | str | Path, kind: str = "advantages") -> list[str]:
+    """Tags of the sidecars of a dataset, kind "advantages" or "returns"."""
+    where = root.root if isinstance(root, Dataset) else Path(root)
+    prefix = f"{kind}_"
+    return sorted(path.stem.removeprefix(prefix) for path in (where / "meta").glob(f"{prefix}*.parquet"))
+
+
+def advantage_columns(dataset: Dataset) -> list[str]:
+    """Columns of the dataset itself that hold advantages, as other projects write them."""
+    return [name for name in dataset.columns if _is_label(name, "advantage")]
+
+
+def value_columns(dataset: Dataset) -> list[str]:
+    """Columns of the dataset itself that hold values, as other projects write them."""
+    return [name for name in dataset.columns if _is_label(name, "value")]
+
+
+def read_column_advantages(dataset: Dataset, column: str | None = None) -> np.ndarray:
+    """Advantages, float32 (N,), from a column of the dataset itself.
+
+    Known are `action_advantage` (RISE), `absolute_advantage` (Kai0) and `complementary_info.advantage*` (Evo-RL).
+
+    Args:
+        dataset: Dataset.
+        column: Which; may be omitted where there is only one.
+
+    Raises:
+        DatasetError: If there is none or it is not clear which one is meant.
+    """
+    return _column(dataset, column, advantage_columns(dataset), "advantages", "write_advantages")
+
+
+def read_column_values(dataset: Dataset, column: str | None = None) -> np.ndarray:
+    """Values, float32 (N,), from a column such as Evo-RL's `complementary_info.value*`; as `read_column_advantages`."""
+    return _column(dataset, column, value_columns(dataset), "values", "write_values")
+
+
+def interventions(dataset: Dataset) -> np.ndarray:
+    """Frames that a human or expert corrected, bool (N,): `is_intervention`, with or without `complementary_info.`.
+
+    Raises:
+        DatasetError: If the dataset does not say.
+    """
+    for name in ("is_intervention", "complementary_info.is_intervention"):
+        if name in dataset.columns:
+            return dataset.column(name).astype(bool)
+    return dataset.column("is_intervention")
+
+
+def _is_label(name: str, what: str) -> bool:
+    own = {"action_advantage", "absolute_advantage"} if what == "advantage" else set()
+    return name in own or name.startswith(f"complementary_info.{what}")
+
+
+def _column(dataset: Dataset, column: str | None, known: list[str], what: str, writer: str) -> np.ndarray:
+    if column is None:
+        if not known:
+            raise DatasetError(
+                f"{dataset.name} has no column of {what}. Label it (`rise label`, or rise_env.data.{writer}), or name "
+                f"the column. Its columns: {', '.join(dataset.columns)}."
+            )
+        if len(known) > 1:
+            raise DatasetError(f"{dataset.name} has several columns of {what}: {', '.join(known)}. Name one of them.")
+        column = known[0]
+    values = dataset.column(column)
+    if values.shape != (dataset.num_frames,) or values.dtype.kind not in "fiub":
+        raise DatasetError(
+            f"{dataset.name}: column {column!r} is {values.dtype} {values.shape}, expected a number per frame"
+        )
+    values = values.astype(np.float32)
+    _check_finite(values, f"{dataset.name}, column {column!r}", dataset)
+    return values
+
+
+def _opened(root: Dataset | str | Path) -> Dataset:
+    return root if isinstance(root, Dataset) else Dataset(read_source(locate(root)))
+
+
+def _path(root: Path, kind: str, tag: str, directory: str | Path | None) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", tag):
+        raise DatasetError(f"tag {tag!r} must consist of letters, digits, '_', '-' and '.'")
+    return (root / "meta" if directory is None else Path(directory)) / f"{kind}_{tag}.parquet"
+
+
+def _write(dataset: Dataset, kind: str, tag: str, given: Mapping[str, Any], directory: str | Path | None) -> list[Path]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    paths = [_path(root, kind, tag, directory) for root in dataset.roots]
+    if len(set(paths)) < len(paths):
+        raise DatasetError("labels of joined datasets cannot share one directory; write them one by one")
+    columns = {name: _checked(name, values, _REQUIRED[kind].get(name), dataset) for name, values in given.items()}
+    first = 0
+    for path, part in zip(paths, getattr(dataset, "parts", [dataset]), strict=True):
+        rows = slice(first, first + part.num_frames)
+        first += part.num_frames
+        episode = part.episode_of(np.arange(part.num_frames))
+        data: dict[str, Any] = {
+            "episode_index": episode,
+            "frame_index": np.arange(part.num_frames) - part.starts[episode],
+        }
+        data |= {name: values[rows] for name, values in columns.items()}
+        table = pa.table(data).replace_schema_metadata({"rise": kind, "rise_version": _VERSION, "tag": tag})
+        try:
+            with atomic_path(path) as aside:
+                pq.write_table(table, aside)
+        except OSError as error:
+            raise DatasetError(
+                f"{path} cannot be written: {error.strerror or error}. Give another place with directory=..."
+            ) from error
+    return paths
+
+
+def _read(dataset: Dataset, kind: str, tag: str, directory: str | Path | None) -> dict[str, np.ndarray]:
+    parts = getattr(dataset, "parts", [dataset])
+    tables = [_read_one(part, kind, tag, directory) for part in parts]
+    if len(tables) == 1:
+        return tables[0]
+    shared = [name for name in tables[0] if all(name in table for table in tables)]
+    result = {name: np.concatenate([table[name] for table in tables]) for name in shared}
+    result["episode_index"] = dataset.column("episode_index")
+    return result
+
+
+def _read_one(dataset: Dataset, kind: str, tag: str, directory: str | Path | None) -> dict[str, np.ndarray]:
+    path = _path(dataset.root, kind, tag, directory)
+    if not path.is_file():
+        known = ", ".join(label_tags(dataset, kind)) or "(none)"
+        raise DatasetError(f"{path} is missing: {dataset.root} has no {kind} with the tag {tag!r}. Its tags: {known}.")
+    table = read_parquet(path)
+    absent = [name for name in (*_KEYS, *_REQUIRED[kind]) if name not in table.schema.names]
+    if absent:
+        raise DatasetError(f"{path} lacks the column {absent[0]!r}; it has {', '.join(table.schema.names)}")
+    columns = {name: _to_numpy(table[name], f"{path}, column {name!r}") for name in table.schema.names}
+    episodes, frames = (columns[name] for name in _KEYS)
+    outside = (episodes < 0) | (episodes >= dataset.num_episodes) | (frames < 0)
+    outside |= frames >= dataset.lengths[np.where(outside, 0, episodes)]
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DatasetError(
+            f"{path}: row {row} labels episode {episodes[row]}, frame {frames[row]}, which {dataset.root} "
+            "does not have. The dataset has changed since; label it again."
+        )
+    index = dataset.starts[episodes] + frames
+    counts = np.bincount(index, minlength=dataset.num_frames)
+    if (counts != 1).any():
+        episode, frame = dataset.locate(int(np.argmax(counts != 1)))
+        raise DatasetError(
+            f"{path}: episode {episode}, frame {frame} is labelled {counts[dataset.starts[episode] + frame]} times, "
+            f"expected once ({int((counts != 1).sum())} such frames). The dataset has changed since; label it again."
+        )
+    order = np.argsort(index)
+    columns = {name: values[order] for name, values in columns.items()}
+    for name, expected in _REQUIRED[kind].items():
+        columns[name] = _checked(name, columns[name], expected, dataset, f"{path}, ")
+    return columns
+
+
+def _checked(name: str, values: Any, expected: str | None, dataset: Dataset, where: str = "") -> np.ndarray:
+    array = np.asarray(values)
+    if array.shape != (dataset.num_frames,):
+        raise DatasetError(
+            f"{where}column {name!r} has shape {array.shape}, expected one value per frame of {dataset.name}: "
+            f"({dataset.num_frames},)"
+        )
+    if expected == "str":
+        return array.astype(object)
+    kinds = {"bool": "b", "float32": "fiu", None: "bfiu"}[expected]
+    if array.dtype.kind not in kinds:
+        raise DatasetError(f"{where}column {name!r} is {array.dtype}, expected {expected or 'bool or a number'}")
+    if expected == "float32" or array.dtype.kind == "f":
+        array = array.astype(np.float32)
+        _check_finite(array, f"{where}column {name!r}", dataset)
+    return array
+
+
+def _check_finite(values: np.ndarray, where: str, dataset: Dataset) -> None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        episode, frame = dataset.locate(int(bad[0]))
+        raise DatasetError(f"{where} is {values[bad[0]]} at episode {episode}, frame {frame}; expected finite numbers")

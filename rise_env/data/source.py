@@ -1,0 +1,338 @@
+"""LeRobot datasets on disk, v3.0 and v2.1 (v2.0), described in one way: where every frame of every episode lies.
+
+Only metadata is read here: JSON, JSON lines and the small parquet tables below `meta/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_env.data.errors import DatasetError
+
+__all__ = ["DataFile", "Source", "VideoSegment", "locate", "read_parquet", "read_source"]
+
+INFO_PATH = "meta/info.json"
+
+
+@dataclass(frozen=True)
+class VideoSegment:
+    """Where an episode lies in a video.
+
+    Attributes:
+        path: Video file.
+        start: Time of the episode's first frame in seconds.
+        whole: Whether the file holds this episode and nothing else.
+    """
+
+    path: Path
+    start: float
+    whole: bool
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A parquet file and the rows that the metadata expect in it.
+
+    Attributes:
+        path: Parquet file.
+        episodes: Positions of its episodes, in order.
+        rows: Frames of these episodes together.
+    """
+
+    path: Path
+    episodes: tuple[int, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A LeRobot dataset as its metadata describe it.
+
+    Attributes:
+        root: Directory.
+        version: "v3.0", "v2.1" or "v2.0".
+        fps: Frames per second.
+        robot_type: As in `info.json`, or "".
+        features: Feature key to its entry in `info.json`.
+        lengths: int64 (E,), frames per episode.
+        episode_tasks: Instructions of every episode.
+        episode_success: Outcome per episode where the episode table has one (`episode_success`), else None.
+        tasks: Instruction by `task_index`.
+        data_files: Parquet files in episode order.
+        videos: Feature key of every camera that is a video, to one segment per episode.
+    """
+
+    root: Path
+    version: str
+    fps: int
+    robot_type: str
+    features: dict[str, dict[str, Any]]
+    lengths: np.ndarray
+    episode_tasks: tuple[tuple[str, ...], ...]
+    episode_success: tuple[Any, ...] | None
+    tasks: dict[int, str]
+    data_files: tuple[DataFile, ...]
+    videos: dict[str, tuple[VideoSegment, ...]]
+
+    @property
+    def cameras(self) -> list[str]:
+        """Feature keys of all RGB cameras, videos and images, in the dataset's order."""
+        return [key for key, feature in self.features.items() if _is_camera(feature)]
+
+
+def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """Directory of a dataset: a local one, else a snapshot from the Hugging Face hub.
+
+    Args:
+        path_or_repo: Directory or hub id such as "lerobot/pusht".
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        DatasetError: If it is neither a directory with a dataset nor a dataset on the hub.
+    """
+    path = Path(path_or_repo).expanduser()
+    if (path / INFO_PATH).is_file():
+        return path.resolve()
+    if path.exists():
+        raise DatasetError(f"{path} holds no LeRobot dataset: {INFO_PATH} is missing")
+    name = str(path_or_repo)
+    parts = name.split("/")
+    if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
+        raise DatasetError(
+            f"dataset {name!r} does not exist. Give the directory that holds {INFO_PATH}, "
+            "or a hub id such as 'user/name'."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        root = Path(snapshot_download(name, repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DatasetError(
+            f"dataset {name!r} is no local directory and cannot be had from the Hugging Face hub: {reason}"
+        ) from error
+    if not (root / INFO_PATH).is_file():
+        raise DatasetError(f"{name!r} on the Hugging Face hub is no LeRobot dataset: {INFO_PATH} is missing")
+    return root
+
+
+def read_source(root: str | Path) -> Source:
+    """Read the metadata of the dataset in `root`.
+
+    Raises:
+        DatasetError: If metadata are missing, malformed, contradict each other or are of an unknown version.
+    """
+    root = Path(root).resolve()
+    info = _read_json(root / INFO_PATH)
+    version = str(info.get("codebase_version", "(none)"))
+    try:
+        if version.startswith("v3."):
+            source = _read_v3(root, info, version)
+        elif version in ("v2.1", "v2.0"):
+            source = _read_v2(root, info, version)
+        else:
+            raise DatasetError(
+                f"{root / INFO_PATH}: LeRobot format {version}, expected v3.0, v2.1 or v2.0. "
+                "Convert the dataset with lerobot first."
+            )
+    except KeyError as error:
+        raise DatasetError(f"the metadata of {root} ({version}) lack the key {error}") from error
+    _check(source, info)
+    return source
+
+
+def read_parquet(path: Path, columns: Iterable[str] | None = None) -> Any:
+    """Read (columns of) a parquet file as a pyarrow table.
+
+    Raises:
+        DatasetError: If the file is missing or damaged, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing")
+    try:
+        with pq.ParquetFile(path) as file:
+            if columns is not None:
+                columns = list(columns)
+                missing = [name for name in columns if name not in file.schema_arrow.names]
+                if missing:
+                    raise DatasetError(
+                        f"{path} has no column {missing[0]!r}. Its columns: {', '.join(file.schema_arrow.names)}."
+                    )
+            return file.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def _read_v3(root: Path, info: Mapping[str, Any], version: str) -> Source:
+    import pyarrow as pa
+
+    files = sorted((root / "meta/episodes").glob("*/*.parquet"))
+    if not files:
+        raise DatasetError(f"{root} ({version}) has no episode table: meta/episodes/*/*.parquet is missing")
+    tables = [read_parquet(path, _without_statistics(path)) for path in files]
+    episodes = pa.concat_tables(tables, promote_options="default").sort_by("episode_index")
+    table = {name: episodes[name].to_pylist() for name in episodes.schema.names}
+    _check_episode_indices(root, table["episode_index"])
+    lengths = np.asarray(table["length"], np.int64)
+
+    def path_of(template: str, chunk: int, file: int, **names: str) -> Path:
+        return root / template.format(chunk_index=chunk, file_index=file, **names)
+
+    members: dict[Path, list[int]] = {}
+    for episode, place in enumerate(zip(table["data/chunk_index"], table["data/file_index"], strict=True)):
+        members.setdefault(path_of(info["data_path"], *place), []).append(episode)
+    videos: dict[str, tuple[VideoSegment, ...]] = {}
+    for key, feature in info["features"].items():
+        if not _is_camera(feature) or feature["dtype"] != "video":
+            continue
+        columns = (table[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index", "from_timestamp"))
+        videos[key] = tuple(
+            VideoSegment(path_of(info["video_path"], chunk, file, video_key=key), float(start), False)
+            for chunk, file, start in zip(*columns, strict=True)
+        )
+    return Source(
+        root=root,
+        version=version,
+        fps=_whole_fps(root, info),
+        robot_type=str(info.get("robot_type") or ""),
+        features=dict(info["features"]),
+        lengths=lengths,
+        episode_tasks=tuple(tuple(tasks or ()) for tasks in table.get("tasks", [()] * len(lengths))),
+        episode_success=_optional(table.get("episode_success")),
+        tasks=_read_v3_tasks(root),
+        data_files=tuple(DataFile(p, tuple(e), int(lengths[e].sum())) for p, e in members.items()),
+        videos=videos,
+    )
+
+
+def _read_v3_tasks(root: Path) -> dict[int, str]:
+    table = read_parquet(root / "meta/tasks.parquet")
+    texts = [name for name in table.schema.names if name != "task_index"]  # pandas may have named the index or not
+    name = "task" if "task" in texts else texts[0] if len(texts) == 1 else None
+    if name is None or "task_index" not in table.schema.names:
+        raise DatasetError(
+            f"{root / 'meta/tasks.parquet'} has the columns {table.schema.names}, expected task_index and task"
+        )
+    return {int(i): str(t) for i, t in zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True)}
+
+
+def _read_v2(root: Path, info: Mapping[str, Any], version: str) -> Source:
+    rows = sorted(_read_json_lines(root / "meta/episodes.jsonl"), key=lambda row: row["episode_index"])
+    _check_episode_indices(root, [row["episode_index"] for row in rows])
+    size = int(info.get("chunks_size", 1000))
+
+    def path_of(template: str, episode: int, **names: str) -> Path:
+        return root / template.format(episode_chunk=episode // size, episode_index=episode, **names)
+
+    count = len(rows)
+    outcomes = [row.get("episode_success") for row in rows]
+    return Source(
+        root=root,
+        version=version,
+        fps=_whole_fps(root, info),
+        robot_type=str(info.get("robot_type") or ""),
+        features=dict(info["features"]),
+        lengths=np.asarray([row["length"] for row in rows], np.int64),
+        episode_tasks=tuple(tuple(row.get("tasks") or ()) for row in rows),
+        episode_success=_optional(outcomes),
+        tasks={int(r["task_index"]): str(r["task"]) for r in _read_json_lines(root / "meta/tasks.jsonl")},
+        data_files=tuple(DataFile(path_of(info["data_path"], i), (i,), int(rows[i]["length"])) for i in range(count)),
+        videos={
+            key: tuple(VideoSegment(path_of(info["video_path"], i, video_key=key), 0.0, True) for i in range(count))
+            for key, feature in info["features"].items()
+            if _is_camera(feature) and feature["dtype"] == "video"
+        },
+    )
+
+
+def _check(source: Source, info: Mapping[str, Any]) -> None:
+    if not len(source.lengths):
+        raise DatasetError(f"{source.root} has no episodes")
+    if (source.lengths < 1).any():
+        episode = int(np.argmin(source.lengths))
+        raise DatasetError(
+            f"{source.root}: episode {episode} has length {source.lengths[episode]}, expected at least 1 frame"
+        )
+    for key, found in (("total_episodes", len(source.lengths)), ("total_frames", int(source.lengths.sum()))):
+        if key in info and info[key] != found:
+            raise DatasetError(
+                f"{source.root}: info.json says {key} {info[key]}, the episode table has {found}. "
+                "The metadata are incomplete: copy or download the dataset again."
+            )
+
+
+def _check_episode_indices(root: Path, indices: list[int]) -> None:
+    if indices != list(range(len(indices))):
+        odd = next(i for i, index in enumerate(indices) if i != index)
+        raise DatasetError(f"{root}: row {odd} of the episode table is episode {indices[odd]}, expected {odd}")
+
+
+def _is_camera(feature: Mapping[str, Any]) -> bool:
+    if feature.get("dtype") not in ("video", "image"):
+        return False
+    details = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
+    return not (details.get("is_depth_map") or details.get("video.is_depth_map"))
+
+
+def _optional(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None or all(value is None for value in values) else tuple(values)
+
+
+def _whole_fps(root: Path, info: Mapping[str, Any]) -> int:
+    fps = info["fps"]
+    if not isinstance(fps, int | float) or fps < 1 or fps != int(fps):
+        raise DatasetError(f"{root / INFO_PATH}: fps is {fps!r}, expected a whole number of at least 1")
+    return int(fps)
+
+
+def _without_statistics(path: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
+    return [name for name in names if not name.startswith("stats/")]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} must hold a mapping, got {type(content).__name__}")
+    return content
+
+
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DatasetError(f"{path}, line {number}: not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DatasetError(f"{path}, line {number}: expected a mapping, got {type(row).__name__}")
+        rows.append(row)
+    return rows

@@ -1,0 +1,163 @@
+"""Windows: history, action chunk and future frames around a current frame, as training reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rise_env.alignment import align_actions, aligned_dim
+from rise_env.data.dataset import Dataset
+from rise_env.data.errors import DatasetError
+from rise_env.tasks import TaskSpec
+
+__all__ = ["WindowBatch", "Windows"]
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """Some windows. n windows, T history frames, K = H // stride future frames, chunk H, D joints.
+
+    Attributes:
+        index: int64 (n,), global index of the current frame c.
+        episode: int64 (n,), its episode.
+        frame: int64 (n,), its number within the episode.
+        history_index: int64 (n, T), global indices, oldest first, c last.
+        future_index: int64 (n, K), global indices c + stride, ..., c + H.
+        actions: float32 (n, H, D), commanded at c, ..., c + H - 1; rad and m.
+        tokens: float32 (n, K, D'), `actions` through `align_actions`.
+        states: float32 (n, T, D), at the history frames.
+        future_states: float32 (n, K, D), at the future frames.
+        prompts: Instruction of every current frame.
+    """
+
+    index: np.ndarray
+    episode: np.ndarray
+    frame: np.ndarray
+    history_index: np.ndarray
+    future_index: np.ndarray
+    actions: np.ndarray
+    tokens: np.ndarray
+    states: np.ndarray
+    future_states: np.ndarray
+    prompts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+class Windows:
+    """All windows of a dataset whose whole future lies within their episode.
+
+    A window belongs to a current frame c: history c - (T-1) stride, ..., c - stride, c; actions c, ..., c + H - 1;
+    future frames c + stride, ..., c + H. No index ever leaves the episode of c.
+
+    Args:
+        dataset: Where they lie.
+        spec: Gives chunk H, stride and history T; the dataset's when omitted.
+        alignment: Which action belongs to which future frame, one of `rise_env.alignment.ALIGNMENTS`.
+        pad_history: Whether windows may start where the history reaches back beyond the episode; its first frame is
+            then repeated, as an environment does after a reset. Otherwise they are left out.
+        episodes: Indices of the episodes to use, e.g. `split_episodes(dataset)["train"]`; all when omitted.
+
+    Attributes:
+        index: int64 (n,), global index of the current frame of every window, rising.
+
+    Raises:
+        DatasetError: If an episode does not exist, or no episode is long enough for a window.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        spec: TaskSpec | None = None,
+        alignment: str = "interval",
+        pad_history: bool = True,
+        episodes: Any = None,
+    ) -> None:
+        self.dataset = dataset
+        self.spec = dataset.spec if spec is None else spec
+        self.alignment = alignment
+        self.pad_history = pad_history
+        self.token_dim = aligned_dim(self.spec.layout.dim, self.spec.stride, alignment)
+        chunk, stride, history = self.spec.chunk, self.spec.stride, self.spec.history
+        self.episodes = _checked_episodes(dataset, episodes)
+        first = 0 if pad_history else (history - 1) * stride
+        starts, lengths = dataset.starts[self.episodes], dataset.lengths[self.episodes]
+        parts = [np.arange(s + first, s + n - chunk) for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+        self.index = np.concatenate([np.empty(0, np.int64), *parts])
+        if not len(self.index):
+            longest = int(lengths.max()) if len(lengths) else 0
+            raise DatasetError(
+                f"{dataset.name}: no window fits: a chunk of {chunk} needs episodes of at least {first + chunk + 1} "
+                f"frames, the longest of {len(self.episodes)} has {longest}. Use a shorter chunk (task.chunk=...)."
+            )
+        self.index.flags.writeable = False
+        self._history = np.arange(-(history - 1), 1) * stride
+        self._future = np.arange(1, self.spec.frames_per_chunk + 1) * stride
+        self._chunk = np.arange(chunk)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, which: Any) -> WindowBatch:
+        """Windows by number; no video is decoded.
+
+        Args:
+            which: int (n,), positions in `index`.
+
+        Raises:
+            DatasetError: If a number is outside [0, len(self)).
+        """
+        which = np.asarray(which)
+        if which.ndim != 1 or (which.size and which.dtype.kind not in "iu"):
+            raise DatasetError(f"window numbers must be integers (n,), got {which.dtype} {which.shape}")
+        which = which.astype(np.int64)
+        if which.size and (which.min() < 0 or which.max() >= len(self)):
+            wrong = int(which.min()) if which.min() < 0 else int(which.max())
+            raise DatasetError(f"window {wrong} is outside [0, {len(self)})")
+        return self.at(self.index[which])
+
+    def at(self, index: Any) -> WindowBatch:
+        """Windows by the global index of their current frame, int (n,); any frame with a whole future.
+
+        Raises:
+            DatasetError: If a window would leave its episode.
+        """
+        dataset = self.dataset
+        index = dataset._checked_index(index).astype(np.int64)
+        episode = dataset.episode_of(index)
+        start = dataset.starts[episode]
+        future_index = index[:, None] + self._future
+        late = np.flatnonzero(index + self.spec.chunk >= start + dataset.lengths[episode])
+        if len(late):
+            c = int(index[late[0]] - start[late[0]])
+            raise DatasetError(
+                f"the chunk of {self.spec.chunk} after frame {c} of episode {episode[late[0]]} leaves the episode, "
+                f"which has {dataset.lengths[episode[late[0]]]} frames"
+            )
+        history_index = np.maximum(index[:, None] + self._history, start[:, None])
+        actions = dataset.action[index[:, None] + self._chunk]
+        return WindowBatch(
+            index=index,
+            episode=episode,
+            frame=index - start,
+            history_index=history_index,
+            future_index=future_index,
+            actions=actions,
+            tokens=align_actions(actions, self.spec.stride, self.alignment),
+            states=dataset.state[history_index],
+            future_states=dataset.state[future_index],
+            prompts=dataset.prompts(index),
+        )
+
+
+def _checked_episodes(dataset: Dataset, episodes: Any) -> np.ndarray:
+    if episodes is None:
+        return np.arange(dataset.num_episodes)
+    chosen = np.unique(np.asarray(episodes, np.int64))
+    if chosen.size and (chosen[0] < 0 or chosen[-1] >= dataset.num_episodes):
+        wrong = chosen[0] if chosen[0] < 0 else chosen[-1]
+        raise DatasetError(f"episode {wrong} is outside [0, {dataset.num_episodes}) of {dataset.name}")
+    return chosen

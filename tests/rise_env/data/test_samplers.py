@@ -1,0 +1,86 @@
+"""Samplers: shares are as promised, and a restart changes nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rise_env.data import Sampler, ShuffledSampler, TaskCentricSampler, Windows, open_dataset
+from rise_env.errors import ConfigError
+from rise_env.tasks import TaskSpec
+
+
+@pytest.fixture
+def windows(v3_root: Path, spec: Callable[..., TaskSpec]) -> Windows:
+    return Windows(open_dataset(v3_root, spec()))
+
+
+def take(sampler: Sampler, count: int) -> np.ndarray:
+    return np.stack(list(itertools.islice(sampler, count)))
+
+
+def test_shuffle_shows_every_window_once_per_epoch(windows: Windows) -> None:
+    numbers = take(ShuffledSampler(windows, 5, seed=3), 16).reshape(5, 16)  # batches of 5 reach across epochs of 16
+    for epoch in numbers:
+        assert sorted(epoch) == list(range(16))
+    assert (numbers[0] != numbers[1]).any()
+    assert sorted(take(ShuffledSampler(4, 8), 1)[0]) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_batches_hold_many_samples_of_few_scenes(windows: Windows) -> None:
+    batches = take(TaskCentricSampler(windows, 2, 16, "episode"), 300)
+    assert batches.shape == (300, 32)
+    episodes = windows.dataset.episode_of(windows.index)[batches].reshape(300, 2, 16)
+    assert (episodes == episodes[..., :1]).all()
+    assert (episodes[:, 0, 0] != episodes[:, 1, 0]).all()
+    assert any(len(set(batch[:16])) < 16 for batch in batches)  # with replacement
+    shares = np.bincount(episodes[..., 0].ravel(), minlength=3) / 600
+    assert np.abs(shares - 1 / 3).max() < 0.06
+    within = np.bincount(batches.ravel(), minlength=16)
+    assert within.min() > 0
+    first = within[:3] / within[:3].sum()
+    assert np.abs(first - 1 / 3).max() < 0.05
+
+
+def test_tasks_and_groups_of_ones_own(windows: Windows) -> None:
+    tasks = TaskCentricSampler(windows, 2, 4, "task")
+    assert len(tasks.groups) == 2
+    assert set(windows.batch(next(tasks)[:4]).prompts) in ({"Do it."}, {"Undo it."})
+    own = TaskCentricSampler(windows, 3, 2, np.arange(16) // 8)
+    batch = next(own).reshape(3, 2) // 8
+    assert (batch[:, 0] == batch[:, 1]).all()
+    with pytest.raises(ConfigError, match=r"shape \(3,\), expected one group per window: \(16,\)"):
+        TaskCentricSampler(windows, group_by=np.arange(3))
+    with pytest.raises(ConfigError, match="expected 'episode', 'task'"):
+        TaskCentricSampler(windows, group_by="scene")
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "task-centric"])
+def test_seeded_and_resumable(windows: Windows, kind: str) -> None:
+    def make(seed: int = 0) -> Sampler:
+        return ShuffledSampler(windows, 6, seed) if kind == "shuffled" else TaskCentricSampler(windows, 2, 3, seed=seed)
+
+    sampler = make()
+    reference = take(make(), 9)
+    take(sampler, 4)
+    state = json.loads(json.dumps(sampler.state_dict()))
+    resumed = make()
+    resumed.load_state_dict(state)
+    np.testing.assert_array_equal(take(resumed, 5), reference[4:])
+    np.testing.assert_array_equal(take(sampler, 5), reference[4:])
+    assert (take(make(1), 9) != reference).any()
+    with pytest.raises(ConfigError, match="seed: saved 0, now 1"):
+        make(1).load_state_dict(state)
+    with pytest.raises(ConfigError, match="num_windows: saved 16, now 9"):
+        ShuffledSampler(9, 6).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("windows_count", "batch", "seed"), [(0, 1, 0), (4, 0, 0), (4, 1, -1)])
+def test_wrong_settings(windows_count: int, batch: int, seed: int) -> None:
+    with pytest.raises(ConfigError, match="expected at least"):
+        ShuffledSampler(windows_count, batch, seed)
