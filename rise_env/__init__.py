@@ -13,9 +13,18 @@ __all__: list[str] = []
 
 #: Task names by the name used in environment ids.
 _CELL_TASKS = {"BrickSorting": "brick_sorting"}
+_TASKS = {"BrickSorting": "brick_sorting", "BackpackPacking": "backpack_packing", "BoxClosing": "box_closing"}
 
 
 def _register() -> None:
+    names: dict[str, dict[str, str]] = {f"RISE-{title}-v0": {"task": task} for title, task in _TASKS.items()}
+    for name, kwargs in {**names, "RISE-Imagination-v0": {}}.items():
+        gymnasium.register(
+            id=name,
+            entry_point="rise_env.imagination:ImaginationEnv",
+            vector_entry_point="rise_env.imagination:ImaginationVectorEnv",
+            kwargs=kwargs,
+        )
     for title, task in _CELL_TASKS.items():
         gymnasium.register(
             id=f"RISE-{title}-Cell-v0",

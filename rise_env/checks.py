@@ -297,7 +297,7 @@ class _Checker(Inspector):
             envs = self._new(num_envs=envs.num_envs, render_mode="rgb_array")
         try:
             self.reset(envs, seed=self._seed)
-            frames = envs.render()
+            frames = self.attempt(envs.render, "render()")
             size = len(frames) if isinstance(frames, tuple | list | np.ndarray) else type(frames)
             self.require(size == envs.num_envs, "render()", size, f"{envs.num_envs} pictures")
             for frame in frames or ():
@@ -311,7 +311,7 @@ class _Checker(Inspector):
         """Closing twice does no harm."""
         envs = self._new(num_envs=1)
         envs.close()
-        envs.close()
+        self.attempt(envs.close, "a second close()")
 
     # ------------------------------------------------------------------ more environments
 

@@ -26,6 +26,8 @@ __all__ = ["available_presets", "config_root", "decode", "load_config", "load_ya
 SECTIONS = {
     "task": "rise_env.tasks.TaskSpec",
     "cell": "rise_robot.cell.config.CellConfig",
+    "dynamics": "rise_env.dynamics.config.DynamicsConfig",
+    "value": "rise_env.value.config.ValueConfig",
 }
 
 
@@ -71,6 +73,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -109,6 +113,7 @@ def load_config(task: str, preset: str = "small", overrides: Iterable[str] = ())
 
 
 def _load_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
     if path in seen:
         raise ConfigError(f"configuration file {path} extends itself: {' -> '.join(p.name for p in (*seen, path))}")
     content = load_yaml(path)
@@ -191,6 +196,8 @@ def _reject_unknown_keys(cls: Any, values: Any, where: str) -> None:
             raise ConfigError(
                 f"{where}: unknown key {key!r}.{_nearest(str(key), known)} Known keys: {', '.join(known)}."
             )
+        if value is None and type(None) not in typing.get_args(hints[key]):
+            raise ConfigError(f"{where}: key {key!r} has no value")
         _reject_unknown_keys(hints[key], value, f"{where}, key {key!r}")
 
 

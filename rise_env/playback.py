@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,19 +94,29 @@ class Inspector:
             text = f"[{self.rule}] {where}: got {got}, expected {expected}."
             raise VectorEnvCheckError(" ".join(part for part in (text, cure, f"See {page}") if part))
 
+    def attempt(self, function: Callable[[], Any], where: str) -> Any:
+        """Call what must not fail."""
+        try:
+            return function()
+        except Exception as error:  # noqa: BLE001  (whatever it is, it breaks the rule)
+            try:
+                self.require(False, where, f"{type(error).__name__}: {error}", "no error")
+            except VectorEnvCheckError as broken:
+                raise broken from error
+
     def reset(self, envs: VectorEnv, **kwargs: Any) -> Moment:
         """Reset and inspect the result."""
         mask = (kwargs.get("options") or {}).get("reset_mask")
         mask = np.ones(envs.num_envs, bool) if mask is None else mask.copy()
-        result = envs.reset(**kwargs)
+        result = self.attempt(functools.partial(envs.reset, **kwargs), f"reset({', '.join(kwargs)})")
         self.require(isinstance(result, tuple) and len(result) == 2, "reset()", type(result), "(observation, infos)")
-        moment = Moment(*result, mask=mask)
+        moment = Moment(result[0], result[1], mask)
         self._inspect(envs, moment, "reset()")
         return moment
 
     def step(self, envs: VectorEnv, actions: Any) -> Moment:
         """Step and inspect the result."""
-        result = envs.step(actions)
+        result = self.attempt(functools.partial(envs.step, actions), "step()")
         parts = "(observation, rewards, terminated, truncated, infos)"
         self.require(isinstance(result, tuple) and len(result) == 5, "step()", type(result), parts)
         observation, rewards, terminated, truncated, infos = result

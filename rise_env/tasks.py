@@ -142,7 +142,8 @@ class TaskSpec:
             require(getattr(self, field) >= 1, f"{field} is {getattr(self, field)}, expected at least 1")
         require(self.chunk % self.stride == 0, f"chunk {self.chunk} is not a multiple of stride {self.stride}")
         require(self.execute <= self.chunk, f"execute {self.execute} is more than chunk {self.chunk}")
-        require(self.max_seconds > 0, f"max_seconds is {self.max_seconds}, expected a positive number")
+        positive = math.isfinite(self.max_seconds) and self.max_seconds > 0
+        require(positive, f"max_seconds is {self.max_seconds}, expected a positive number")
 
     @property
     def frames_per_chunk(self) -> int:
@@ -164,6 +165,8 @@ def load_layout(layout: str | Mapping[str, Any]) -> JointLayout:
     """
     if isinstance(layout, Mapping):
         return decode(JointLayout, {"name": "inline", **layout}, "joint layout")
+    if not isinstance(layout, str):
+        raise ConfigError(f"joint layout {layout!r}: expected a name, the path of a YAML file, or a mapping")
     path = config_root() / "layouts" / f"{layout}.yaml"
     if layout.endswith((".yaml", ".yml")):
         from pathlib import Path

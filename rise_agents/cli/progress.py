@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["bar", "say"]
+__all__ = ["advance", "bar", "say"]
 
 
 def bar(total: int, description: str, unit: str, **kwargs: Any) -> tqdm:
@@ -16,6 +16,11 @@ def bar(total: int, description: str, unit: str, **kwargs: Any) -> tqdm:
     return tqdm(
         total=total, desc=description, unit=f" {unit}", mininterval=10 if quiet else 0.1, dynamic_ncols=True, **kwargs
     )
+
+
+def advance(progress: tqdm, done: int) -> None:
+    """Set how much is done."""
+    progress.update(done - progress.n)
 
 
 def say(message: str) -> None:

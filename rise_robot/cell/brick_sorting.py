@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
+import mujoco
 import numpy as np
 
 from rise_env.config import decode
@@ -240,8 +241,11 @@ class BrickSorting(CellTask):
         """Update contacts, milestones and fates after a control step."""
         cell = self._cell
         data, seconds = cell.data, 1 / cell.spec.fps
-        # The belt is endless: shifting it by whole stripes changes nothing that can be seen or felt.
-        data.qpos[self._belt_qpos] -= _STRIPE * np.round(data.qpos[self._belt_qpos] / _STRIPE)
+        # The belt is endless: shifting it by whole stripes changes nothing that can be felt, and its far ends only in
+        # what can be seen. Positions follow at once, so that images are those of a restored snapshot.
+        if shift := _STRIPE * np.round(data.qpos[self._belt_qpos] / _STRIPE):
+            data.qpos[self._belt_qpos] -= shift
+            mujoco.mj_fwdPosition(cell.model, data)
 
         position = self.brick_positions()
         touching = self._pad_contacts()

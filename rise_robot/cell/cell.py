@@ -157,8 +157,10 @@ class WorkCell:
                 f"joint target has shape {target.shape}, layout {self.spec.layout.name!r} wants "
                 f"({self.spec.layout.dim},): {', '.join(self.spec.layout.names)}"
             )
-        if not np.issubdtype(target.dtype, np.number) or not np.isfinite(target).all():
-            bad = [n for n, v in zip(self.spec.layout.names, target, strict=True) if not np.isfinite(float(v))]
+        if not np.issubdtype(target.dtype, np.number):
+            raise ActionError(f"joint target has data type {target.dtype}, which are not numbers")
+        if not np.isfinite(target).all():
+            bad = [name for name, fine in zip(self.spec.layout.names, np.isfinite(target), strict=True) if not fine]
             raise ActionError(f"joint target is not finite at: {', '.join(bad)}")
         return target.astype(np.float64)
 

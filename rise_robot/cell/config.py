@@ -84,6 +84,10 @@ class CellConfig:
             raise ConfigError(f"unknown difficulty {self.difficulty!r}. Known difficulties: {known}.")
         if not 1 <= self.supersample <= 8:
             raise ConfigError(f"cell.supersample is {self.supersample}, expected 1 to 8")
+        if len(self.start_joints) != 7:
+            raise ConfigError(
+                f"cell.start_joints has {len(self.start_joints)} values, expected six joints and the opening"
+            )
         if not 0.0005 <= self.max_timestep <= 0.01:
             raise ConfigError(f"cell.max_timestep is {self.max_timestep} s, expected 0.0005 to 0.01")
 

@@ -218,7 +218,9 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
                 f"action has shape {action.shape}, expected {self.action_space.shape}: a chunk of {self.task.chunk} "
                 f"absolute joint targets in the order {names}"
             )
-        if not np.issubdtype(action.dtype, np.number) or not np.isfinite(action).all():
+        if not np.issubdtype(action.dtype, np.number):
+            raise ActionError(f"action has data type {action.dtype}, which are not numbers; nothing was executed")
+        if not np.isfinite(action).all():
             raise ActionError("action is not finite (NaN or infinity); nothing was executed")
         return action
 

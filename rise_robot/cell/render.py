@@ -126,6 +126,7 @@ class CellRenderer:
                 )
             else:
                 mujoco.mjv_updateCamera(self._model, self._data, self._camera, self._scene)
+                mujoco.mjv_makeLights(self._model, self._data, self._scene)  # the headlight goes with the camera
             # Tiles are stacked upwards in the frame buffer, whose rows run from the bottom.
             tile = mujoco.MjrRect(0, (count - 1 - index) * height, width, height)
             mujoco.mjr_render(tile, self._scene, graphics.resources)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -55,6 +57,8 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs is {num_envs}, expected at least 1")
+        if num_workers is not None and num_workers < 0:
+            raise ConfigError(f"num_workers is {num_workers}, expected None, 0 (this process) or more")
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode {render_mode!r} does not show several cells; use 'rgb_array' or None")
         mode = parse_mode(autoreset_mode)
@@ -137,8 +141,10 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         expected = self.action_space.shape
         if actions.shape != expected:
             raise ActionError(f"actions have shape {actions.shape}, expected {expected} (num_envs, chunk, joints)")
+        if not np.issubdtype(actions.dtype, np.number):
+            raise ActionError(f"actions have data type {actions.dtype}, which are not numbers; nothing was executed")
         running = ~self._done if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.ones_like(self._done)
-        if not np.issubdtype(actions.dtype, np.number) or not np.isfinite(actions[running]).all():
+        if not np.isfinite(actions[running]).all():
             bad = [int(i) for i in np.flatnonzero(running) if not np.isfinite(actions[i]).all()]
             raise ActionError(f"actions of environments {bad} are not finite (NaN or infinity); nothing was executed")
         if self.autoreset_mode == AutoresetMode.DISABLED and self._done.any():
@@ -232,15 +238,15 @@ class _Workers:
         self.sizes = np.diff(self._bounds).tolist()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection] = []
-        self._slots: Slots | None = None
+        self._slots: list[Slots] = []  # one, once the workers have started
+        # Runs at close, at the end of the program, or when nobody needs this any more, whichever comes first.
+        self._shut_down = weakref.finalize(self, _shut_down, self._pipes, self._processes, self._slots)
         try:
             for start, count in zip(self._bounds, self.sizes, strict=False):
                 self._start(int(start), int(count), num_envs, mode)
-            self._gather()
-            self._slots = Slots(space, num_envs)
-            for pipe in self._pipes:
-                pipe.send(self._slots.memory.name)
-            self._gather()
+            self._gather(range(workers))
+            self._slots.append(Slots(space, num_envs))
+            self._exchange(dict.fromkeys(range(workers), self._slots[0].memory.name))
         except BaseException:
             self.close()
             raise
@@ -261,63 +267,60 @@ class _Workers:
             {"count": count, "start": start, "num_envs": num_envs, "kwargs": self._kwargs, "autoreset_mode": mode.value}
         )
 
-    def _gather(self) -> list[Any]:
-        """One answer of every worker; the first failure is raised once all have answered."""
+    def _exchange(self, messages: Mapping[int, Any]) -> list[Any]:
+        """Send messages to workers, by number, and gather their answers."""
+        if not self._pipes:
+            raise RiseError("the environment is closed")
+        for index, message in messages.items():
+            # Whoever is gone is found out, and told, where its answer is missing.
+            with contextlib.suppress(ConnectionError):
+                self._pipes[index].send(message)
+        return self._gather(messages)
+
+    def _gather(self, indices: Iterable[int]) -> list[Any]:
+        """One answer of each of these workers; the first failure is raised once all have answered."""
         results, failure = [], None
-        for index, pipe in enumerate(self._pipes):
+        for index in indices:
             try:
-                status, value = pipe.recv()
+                status, value = self._pipes[index].recv()
             except (EOFError, ConnectionError):
                 code = self._processes[index].wait()
-                raise RiseError(
+                failure = failure or RiseError(
                     f"worker process {index} of the cell ended with exit code {code}; its messages are above. "
                     "num_workers=0 runs all cells in this process, which shows the error itself."
-                ) from None
+                )
+                continue
             if status == "error" and failure is None:
-                failure = value
+                failure, trace = value
+                failure.add_note(f"In a worker process:\n{trace}")
             results.append(value)
         if failure is not None:
-            error, trace = failure
-            error.add_note(f"In a worker process:\n{trace}")
-            raise error
+            raise failure
         return results
 
     def _all(self, command: str, arguments: Sequence[Any]) -> list[Any]:
-        if not self._pipes:
-            raise RiseError("the environment is closed")
-        for pipe, argument in zip(self._pipes, arguments, strict=True):
-            pipe.send((command, argument))
-        return self._gather()
+        return self._exchange({index: (command, argument) for index, argument in enumerate(arguments)})
 
     def _slices(self) -> list[slice]:
         return [slice(int(a), int(b)) for a, b in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
 
     def reset(self, seeds: list[int | None], mask: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        arguments = []
-        for rows in self._slices():
-            options = None if mask is None else {"reset_mask": mask[rows]}
-            arguments.append({"seed": seeds[rows], "options": options})
-        # A worker none of whose cells is to be reset is left alone (Gymnasium wants at least one).
-        chosen = [i for i, rows in enumerate(self._slices()) if mask is None or mask[rows].any()]
-        for index in chosen:
-            self._pipes[index].send(("reset", arguments[index]))
-        pipes, self._pipes = self._pipes, [self._pipes[i] for i in chosen]
-        try:
-            answers = self._gather()
-        finally:
-            self._pipes = pipes
-        infos: list[dict[str, Any]] = [{} for _ in pipes]
-        for index, answer in zip(chosen, answers, strict=True):
+        messages = {}
+        for index, rows in enumerate(self._slices()):
+            # A worker none of whose cells is to be reset is left alone (Gymnasium wants at least one).
+            if mask is None or mask[rows].any():
+                options = None if mask is None else {"reset_mask": mask[rows]}
+                messages[index] = ("reset", {"seed": seeds[rows], "options": options})
+        infos: list[dict[str, Any]] = [{} for _ in self.sizes]
+        for index, answer in zip(messages, self._exchange(messages), strict=True):
             infos[index] = answer
-        assert self._slots is not None
-        return self._slots.read(), merge_infos(infos, self.sizes)
+        return self._slots[0].read(), merge_infos(infos, self.sizes)
 
     def step(self, actions: np.ndarray) -> tuple[Any, ...]:
         answers = self._all("step", [actions[rows] for rows in self._slices()])
         rewards, terminated, truncated, infos = zip(*answers, strict=True)
-        assert self._slots is not None
         return (
-            self._slots.read(),
+            self._slots[0].read(),
             np.concatenate(rewards),
             np.concatenate(terminated),
             np.concatenate(truncated),
@@ -325,7 +328,7 @@ class _Workers:
         )
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        answers = self._all("call", [(name, {"args": args, "kwargs": kwargs})] * len(self._pipes))
+        answers = self._all("call", [(name, {"args": args, "kwargs": kwargs})] * len(self.sizes))
         return tuple(value for answer in answers for value in answer)
 
     def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -336,23 +339,26 @@ class _Workers:
         self._all("set_attr", [(name, values[rows]) for rows in self._slices()])
 
     def close(self) -> None:
-        for pipe in self._pipes:
-            try:
-                pipe.send(("close", None))
-            except (BrokenPipeError, ConnectionError, OSError):
-                continue  # that worker is gone already
-        for process in self._processes:
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        for pipe in self._pipes:
-            pipe.close()
-        self._pipes, self._processes = [], []
-        if self._slots is not None:
-            self._slots.close(remove=True)
-            self._slots = None
+        self._shut_down()
+
+
+def _shut_down(pipes: list[Connection], processes: list[subprocess.Popen[bytes]], slots: list[Slots]) -> None:
+    """End the workers, by force where they do not listen, and remove the shared memory."""
+    for pipe in pipes:
+        with contextlib.suppress(OSError):  # that worker is gone already
+            pipe.send(("close", None))
+    for process in processes:
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for pipe in pipes:
+        pipe.close()
+    for block in slots:
+        block.close(remove=True)
+    for parts in (pipes, processes, slots):
+        parts.clear()
 
 
 def merge_infos(parts: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:

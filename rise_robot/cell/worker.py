@@ -77,10 +77,17 @@ def make_slice(count: int, kwargs: dict[str, Any], autoreset_mode: AutoresetMode
 
 def _serve(connection: Connection) -> None:
     setup = connection.recv()
-    envs = make_slice(setup["count"], setup["kwargs"], AutoresetMode(setup["autoreset_mode"]))
+    try:
+        envs = make_slice(setup["count"], setup["kwargs"], AutoresetMode(setup["autoreset_mode"]))
+    except Exception as error:  # noqa: BLE001  (as below)
+        connection.send(("error", (error, traceback.format_exc())))
+        return
     rows = slice(setup["start"], setup["start"] + setup["count"])
     connection.send(("ok", None))
-    slots = Slots(envs.single_observation_space, setup["num_envs"], connection.recv())  # type: ignore[arg-type]
+    name = connection.recv()
+    if isinstance(name, tuple):  # "close": another worker could not start
+        return
+    slots = Slots(envs.single_observation_space, setup["num_envs"], name)  # type: ignore[arg-type]
     connection.send(("ok", None))
     while (request := connection.recv())[0] != "close":
         try:

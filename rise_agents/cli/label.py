@@ -1,0 +1,84 @@
+"""Write values and chunk advantages of every frame of a dataset into sidecar files, and pictures of them.
+
+  rise label data/bricks-operator --value runs/value/model --tag v1
+  rise label data/bricks-expert --value runs/value/model --tag v1 --demonstrations
+
+`meta/returns_TAG.parquet` holds the values, `meta/advantages_TAG.parquet` the advantages; the dataset's own files are
+not touched. Demonstrations, and frames whose column `is_intervention` is true, get the best advantage and are not
+scored: whether a dataset is a demonstration is what you say, never what it is called. A picture per episode, frames
+above and value below (blue; orange: recorded progress; yellow: not scored), is written beside the sidecars.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rise_env.errors import ConfigError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("dataset", metavar="DATASET", help="directory or hub id")
+    parser.add_argument("--value", required=True, metavar="MODEL", help="value model: directory or hub id")
+    parser.add_argument("--tag", required=True, help="name of this labelling")
+    parser.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
+    parser.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
+    parser.add_argument("--dynamics", metavar="MODEL", help="dynamics model, where the value model reads its latents")
+    parser.add_argument("--demonstrations", action="store_true", help="the dataset is an expert's: do not score it")
+    parser.add_argument("--chunk", type=int, help="control steps per chunk (default: the task's)")
+    parser.add_argument(
+        "--positive", type=float, default=0.3, metavar="PART", help="part of the frames called positive (default: 0.3)"
+    )
+    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="episodes to draw (default: %(default)s)")
+    parser.add_argument("--directory", type=Path, metavar="DIR", help="write here instead of into the dataset")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides such as task.fps=15")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Label."""
+    from rise_agents.cli.progress import advance, bar
+    from rise_agents.cli.train_value import load_dynamics
+    from rise_env.data import open_dataset
+    from rise_env.tasks import load_task
+    from rise_env.value.labelling import draw_labels, label_frames, write_labels
+    from rise_env.value.labels import FrameDataset
+    from rise_env.value.latents import LatentDataset, weights_digest
+    from rise_env.value.model import ValueModel
+    from rise_env.world_model import resolve_device
+
+    spec = load_task(args.task, args.preset, args.overrides)
+    device = resolve_device(args.device)
+    model = ValueModel.from_pretrained(args.value, device=device)
+    if tuple(spec.cameras) != model.input_shape.cameras:
+        raise ConfigError(
+            f"{args.value} reads the cameras {', '.join(model.input_shape.cameras)}, task {spec.name!r} has "
+            f"{', '.join(spec.cameras)}"
+        )
+    dataset = open_dataset(args.dataset, spec)
+    source: FrameDataset = dataset
+    if model.reads_latents:
+        if args.dynamics is None:
+            raise ConfigError(f"{args.value} reads latents: give the dynamics model that makes them, --dynamics MODEL")
+        dynamics = load_dynamics(args.dynamics, device)
+        source = LatentDataset(dataset, dynamics, weights_digest(dynamics))
+    with bar(dataset.num_frames, "labelling", "frames") as progress:
+        labels = label_frames(
+            model, source, args.chunk or spec.chunk,
+            demonstrations=args.demonstrations, positive_fraction=args.positive,
+            on_frames=lambda done: advance(progress, done),
+        )  # fmt: skip
+    paths = write_labels(dataset, args.tag, labels, args.directory)
+    folder = (args.directory or dataset.root / "meta") / f"values_{args.tag}"
+    drawn = draw_labels(dataset, labels, folder, args.pictures) if args.pictures else []
+    print(
+        f"{dataset.num_frames} frames: value {labels.value.mean():.3f} (spread {labels.spread.mean():.3f}), advantage "
+        f"{labels.measured.mean():+.3f} from {labels.measured.min():+.3f} to {labels.measured.max():+.3f}, "
+        f"{int(labels.forced.sum())} not scored, {int(labels.positive.sum())} positive"
+    )
+    for path in [*paths, *([folder] if drawn else [])]:
+        print(path)
+    return 0

@@ -1,0 +1,174 @@
+"""LeRobotView: our vector environments as lerobot-eval drives them, one joint target at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
+from gymnasium.vector.vector_env import AutoresetMode
+
+from rise_env.errors import ActionError, ConfigError
+from rise_env.spaces import image_key
+from rise_env.tasks import TaskSpec
+
+__all__ = ["LeRobotView", "make_lerobot_envs"]
+
+_PREFIX = "observation.images."
+
+
+class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
+    """View with LeRobot's observations (`pixels`, `agent_pos`) and single actions (D,).
+
+    Actions are collected until there are as many as the environment executes of a chunk; only then it is stepped. Until
+    then the last observation is repeated and the reward is 0: a policy should choose its next chunk (`n_action_steps`)
+    where a new observation comes. What a chunk has beyond the executed actions is filled up with the last one.
+
+    Args:
+        envs: One of our vector environments, with `autoreset_mode="same_step"`.
+        actions_per_step: Actions that the environment executes of a chunk. By default the whole chunk in imagination
+            and `TaskSpec.execute` elsewhere.
+
+    Raises:
+        ConfigError: If autoreset mode or output of the environment do not fit, or it has no TaskSpec.
+
+    Example:
+        >>> from rise_env.testing import counting_envs
+        >>> envs = LeRobotView(counting_envs(2, autoreset_mode="same_step"))
+        >>> observation, _ = envs.reset(seed=[0, 1], options={"lerobot_new_rollout": True})
+        >>> observation["pixels"]["head"].shape, envs.action_space.shape, envs.call("_max_episode_steps")
+        ((2, 36, 40, 3), (2, 3), (16, 16))
+        >>> envs.close()
+    """
+
+    def __init__(self, envs: VectorEnv, actions_per_step: int | None = None) -> None:
+        core: Any = envs.unwrapped
+        mode = envs.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ConfigError(f'autoreset mode is {mode}, lerobot-eval needs autoreset_mode="same_step"')
+        if getattr(core, "output", "numpy") != "numpy":
+            raise ConfigError('lerobot-eval wants NumPy arrays: make the environment with output="numpy"')
+        if not isinstance(getattr(core, "task", None), TaskSpec):
+            raise ConfigError(f"{type(core).__name__} has no TaskSpec in its attribute 'task'")
+        self.envs, self.spec_of_task = envs, core.task
+        spec = self.spec_of_task
+        self.actions_per_step: int = actions_per_step or getattr(core, "actions_per_step", spec.execute)
+        if not 1 <= self.actions_per_step <= spec.chunk:
+            raise ConfigError(f"actions_per_step is {self.actions_per_step}, expected 1 to chunk {spec.chunk}")
+        self.num_envs, self.render_mode, self.spec = envs.num_envs, envs.render_mode, envs.spec
+        self.metadata = {**envs.metadata, "render_fps": spec.fps}
+        inner = envs.single_observation_space
+        assert isinstance(inner, spaces.Dict)
+        #: Camera names as in the dataset, so that a policy trained on it finds its inputs.
+        self.pixel_keys = {camera: key.removeprefix(_PREFIX) for camera, key in spec.cameras.items()}
+        pixels = {self.pixel_keys[camera]: inner[image_key(camera)] for camera in spec.cameras}
+        self.single_observation_space = spaces.Dict({"pixels": spaces.Dict(pixels), "agent_pos": inner["state"]})
+        self.single_action_space = spaces.Box(spec.layout.low, spec.layout.high, dtype=np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        #: Steps after which every episode has ended; lerobot-eval asks for it.
+        steps = core.max_chunks * spec.chunk if hasattr(core, "max_chunks") else spec.max_steps
+        self._max_episode_steps = -(-steps // self.actions_per_step) * self.actions_per_step
+        self._collected: list[np.ndarray] = []
+        self._last: dict[str, np.ndarray] = {}
+
+    @property
+    def task_description(self) -> tuple[str, ...]:
+        """Instruction of every environment."""
+        return self._prompts
+
+    @property
+    def task(self) -> tuple[str, ...]:
+        """The same, under lerobot's older name."""
+        return self._prompts
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin episodes in all environments; options that nobody knows are ignored.
+
+        Raises:
+            ConfigError: If `options` holds a `reset_mask`: the environments collect their actions in step.
+        """
+        if (options or {}).get("reset_mask") is not None:
+            raise ConfigError("LeRobotView resets all environments at once; leave reset_mask out")
+        self._last, infos = self.envs.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        self._collected = []
+        self._take_prompts(infos)
+        return self._view(self._last), infos
+
+    def step(self, actions: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Take one joint target per environment, (num_envs, D).
+
+        Raises:
+            ActionError: If the actions have the wrong shape or are not finite.
+        """
+        actions = np.asarray(actions, np.float32)
+        if actions.shape != self.action_space.shape:
+            raise ActionError(f"actions have shape {actions.shape}, expected {self.action_space.shape}")
+        if not np.isfinite(actions).all():
+            raise ActionError("actions are not finite (NaN or infinity)")
+        self._collected.append(actions.copy())
+        if len(self._collected) < self.actions_per_step:
+            nothing = np.zeros(self.num_envs, bool)
+            return self._view(self._last), np.zeros(self.num_envs), nothing, nothing.copy(), {}
+        filled = self._collected + [actions] * (self.spec_of_task.chunk - len(self._collected))
+        self._collected = []
+        self._last, rewards, terminated, truncated, infos = self.envs.step(np.stack(filled, axis=1))
+        self._take_prompts(infos)
+        if "final_obs" in infos:
+            final = infos["final_obs"]
+            for i in np.flatnonzero(infos["_final_obs"]):
+                final[i] = self._view(final[i])
+        return self._view(self._last), rewards, terminated, truncated, infos
+
+    def render(self) -> Any:
+        """One picture per environment."""
+        return self.envs.render()
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method or read an attribute, of this view or else of the environment; one result per environment."""
+        if not hasattr(self, name):
+            return self.envs.unwrapped.call(name, *args, **kwargs)  # type: ignore[attr-defined]
+        attribute = getattr(self, name)
+        result = attribute(*args, **kwargs) if callable(attribute) else attribute
+        own = name in ("render", "task", "task_description") and result is not None
+        return tuple(result) if own else (result,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Attribute of every environment."""
+        return self.call(name)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environment."""
+        self.envs.close()
+
+    @property
+    def _prompts(self) -> tuple[str, ...]:
+        return tuple(getattr(self, "_known_prompts", [self.spec_of_task.prompt] * self.num_envs))
+
+    def _take_prompts(self, infos: dict[str, Any]) -> None:
+        known = list(self._prompts)
+        for i in np.flatnonzero(infos.get("_task", np.zeros(self.num_envs, bool))):
+            known[i] = str(infos["task"][i])
+        self._known_prompts = known
+
+    def _view(self, observation: dict[str, np.ndarray]) -> dict[str, Any]:
+        pixels = {name: np.array(observation[image_key(camera)]) for camera, name in self.pixel_keys.items()}
+        return {"pixels": pixels, "agent_pos": np.array(observation["state"])}
+
+
+def make_lerobot_envs(env_id: str, n_envs: int = 1, **kwargs: Any) -> dict[str, dict[int, VectorEnv]]:
+    """Environments in the form that LeRobot's `make_env` functions return: {suite: {task id: environment}}.
+
+    Args:
+        env_id: Id of one of our environments, e.g. "RISE-BrickSorting-v0".
+        n_envs: Environments in the batch.
+        **kwargs: Arguments of the environment.
+    """
+    envs = gymnasium.make_vec(env_id, num_envs=n_envs, autoreset_mode="same_step", **kwargs)
+    return {env_id: {0: LeRobotView(envs)}}

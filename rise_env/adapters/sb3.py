@@ -1,0 +1,215 @@
+"""SB3VecEnv: a Gymnasium vector environment as Stable-Baselines3 wants it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.vector_env import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv
+
+from rise_env.errors import ConfigError, RiseError
+from rise_env.infos import info_of
+
+__all__ = ["SB3VecEnv"]
+
+#: Options that our environments take one by one; others must be the same for all.
+_OWN_OPTIONS = ("episode_index", "frame_index", "group", "start_index")
+
+
+class SB3VecEnv(VecEnv):
+    """View of a vector environment in autoreset mode "same_step" as a Stable-Baselines3 `VecEnv`.
+
+    `step` returns SB3's infos: a list of dicts, of which those of finished episodes hold `terminal_observation`,
+    `TimeLimit.truncated`, `episode` (`r`, `l`, `t`) and whatever the environment said last (`is_success`, ...). What
+    the environment says at the beginning of episodes is in `reset_infos`.
+
+    Args:
+        envs: Vector environment with `autoreset_mode="same_step"` that gives NumPy arrays.
+        channels_first: Turn images from (H, W, 3) to (3, H, W). Without it SB3's algorithms do so themselves.
+
+    Raises:
+        ConfigError: If the environment's autoreset mode or output is another.
+
+    Example:
+        >>> from rise_env.testing import counting_envs
+        >>> envs = SB3VecEnv(counting_envs(2, autoreset_mode="same_step"))
+        >>> envs.seed(0)
+        [0, 1]
+        >>> envs.reset()["state"].shape
+        (2, 3)
+        >>> envs.close()
+    """
+
+    def __init__(self, envs: VectorEnv, channels_first: bool = False) -> None:
+        mode = envs.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ConfigError(
+                f"autoreset mode is {mode}, Stable-Baselines3 needs same_step: "
+                'gymnasium.make_vec(..., autoreset_mode="same_step")'
+            )
+        if getattr(envs.unwrapped, "output", "numpy") != "numpy":
+            raise ConfigError('Stable-Baselines3 wants NumPy arrays: make the environment with output="numpy"')
+        self.envs = envs
+        self.channels_first = channels_first
+        space = envs.single_observation_space
+        self._images = _image_keys(space) if channels_first else frozenset()
+        self._actions: np.ndarray | None = None
+        self._returns = np.zeros(envs.num_envs)
+        self._lengths = np.zeros(envs.num_envs, np.int64)
+        self._begun = time.time()
+        super().__init__(envs.num_envs, _transposed_space(space, self._images), envs.single_action_space)
+
+    # ------------------------------------------------------------------ episodes
+
+    def reset(self) -> Any:
+        """Observation of the beginning of episodes; seeds and options set before are used once."""
+        seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
+        observation, infos = self.envs.reset(seed=seeds, options=self._joined_options())  # type: ignore[arg-type]
+        self.reset_infos = [info_of(infos, i) for i in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        self._returns[:], self._lengths[:], self._actions = 0, 0, None
+        self._begun = time.time()
+        return self._turned(observation)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> Any:
+        """Step; see the class for the infos."""
+        if self._actions is None:
+            raise RiseError("call step_async() before step_wait()")
+        actions, self._actions = self._actions, None
+        observation, rewards, terminated, truncated, infos = self.envs.step(actions)
+        dones = np.asarray(terminated | truncated)
+        self._returns += rewards
+        self._lengths += 1
+        rows = [
+            self._info(infos, i, bool(terminated[i])) if dones[i] else info_of(infos, i) for i in range(self.num_envs)
+        ]
+        self._returns[dones], self._lengths[dones] = 0, 0
+        return self._turned(observation), np.array(rewards, np.float32), dones, rows
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.envs.close()
+
+    def _info(self, infos: dict[str, Any], i: int, terminated: bool) -> dict[str, Any]:
+        """Info of an episode that ended."""
+        begun = {key: value for key, value in infos.items() if key.lstrip("_") not in ("final_obs", "final_info")}
+        self.reset_infos[i] = info_of(begun, i)
+        info = info_of(infos["final_info"], i)
+        info["terminal_observation"] = self._turned_single(infos["final_obs"][i])
+        info["TimeLimit.truncated"] = not terminated
+        info["episode"] = {
+            "r": round(float(self._returns[i]), 6),
+            "l": int(self._lengths[i]),
+            "t": round(time.time() - self._begun, 6),
+        }
+        return info
+
+    def _joined_options(self) -> dict[str, Any] | None:
+        """The options of all environments as one dict."""
+        options = self._options
+        keys = list(dict.fromkeys(key for one in options for key in one))
+        joined: dict[str, Any] = {}
+        for key in keys:
+            values = [one.get(key) for one in options]
+            if all(_same(value, values[0]) for value in values):
+                joined[key] = values[0]
+            elif key in _OWN_OPTIONS:
+                joined[key] = values
+            else:
+                raise ConfigError(f"option {key!r} differs between environments ({values}), but it is for all of them")
+        return joined or None
+
+    # ------------------------------------------------------------------ attributes and methods
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Attribute of some environments."""
+        source = self.envs if attr_name == "render_mode" else self.envs.unwrapped
+        if attr_name != "render_mode" and hasattr(source, "get_attr"):
+            values = list(source.get_attr(attr_name))
+        else:
+            values = [getattr(source, attr_name)] * self.num_envs
+        return [values[i] for i in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of some environments."""
+        chosen = set(self._get_indices(indices))
+        if len(chosen) == self.num_envs:
+            values = [value] * self.num_envs
+        else:
+            values = [value if i in chosen else old for i, old in enumerate(self.get_attr(attr_name))]
+        self.envs.unwrapped.set_attr(attr_name, values)  # type: ignore[attr-defined]
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call a method. It runs in all environments; `indices` chooses whose results are returned."""
+        results = self.envs.unwrapped.call(method_name, *method_args, **method_kwargs)  # type: ignore[attr-defined]
+        return [results[i] for i in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:
+        """False: single environments have no wrappers here. SB3 asks for its Monitor, whose work is done above."""
+        return [False for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """One picture per environment."""
+        images: Any = self.envs.render()
+        return [None] * self.num_envs if images is None else list(images)
+
+    def _get_indices(self, indices: Any) -> Iterable[int]:
+        return super()._get_indices(int(indices) if isinstance(indices, np.integer) else indices)
+
+    # ------------------------------------------------------------------ images
+
+    def _turned(self, observation: Any) -> Any:
+        if not self._images:
+            return observation
+        return {
+            key: np.ascontiguousarray(np.moveaxis(value, -1, 1)) if key in self._images else value
+            for key, value in observation.items()
+        }
+
+    def _turned_single(self, observation: Any) -> Any:
+        """A copy, which SB3 may keep."""
+        if not isinstance(observation, dict):
+            return np.array(observation)
+        return {
+            key: np.ascontiguousarray(np.moveaxis(value, -1, 0)) if key in self._images else np.array(value)
+            for key, value in observation.items()
+        }
+
+
+def _image_keys(space: gymnasium.Space) -> frozenset[str]:
+    if not isinstance(space, spaces.Dict):
+        raise ConfigError(f"channels_first needs a Dict observation space, got {type(space).__name__}")
+    return frozenset(
+        key
+        for key, part in space.items()
+        if isinstance(part, spaces.Box) and part.dtype == np.uint8 and len(part.shape) == 3 and part.shape[-1] == 3
+    )
+
+
+def _transposed_space(space: gymnasium.Space, keys: frozenset[str]) -> gymnasium.Space:
+    if not keys:
+        return space
+    assert isinstance(space, spaces.Dict)
+    turned: dict[str, spaces.Space] = {}
+    for key, part in space.items():
+        if key in keys:
+            assert part.shape is not None
+            height, width, channels = part.shape
+            part = spaces.Box(0, 255, (channels, height, width), np.uint8)
+        turned[key] = part
+    return spaces.Dict(turned)
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    return ours is theirs or bool(np.array_equal(ours, theirs))

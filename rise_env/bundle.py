@@ -1,0 +1,161 @@
+"""Bundles: all that an imagination environment needs, in one directory and without a network.
+
+<bundle>/
+    bundle.json      format version, task, defaults of the environment, where everything comes from
+    starts/          start states (`rise_env.starts`)
+    world_model/     dynamics and value (`rise_env.world_model`)
+    policy/          base policy; optional
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.files import atomic_directory, to_plain, write_json
+from rise_env.provenance import provenance
+from rise_env.starts import StartStates
+from rise_env.tasks import TaskSpec, task_from_section
+
+if TYPE_CHECKING:
+    from rise_env.world_model import CompositionalWorldModel
+
+__all__ = ["BUILD_COMMAND", "Bundle", "bundle_directories", "find_bundle", "load_bundle", "save_bundle"]
+
+#: How to make a bundle, for messages.
+BUILD_COMMAND = "rise train bundle --task {task} --data DATASET --out {out}"
+
+_VERSION = 1
+_MANIFEST = "bundle.json"
+_PARTS = ("starts", "world_model", "policy")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk; its parts are read when they are asked for.
+
+    Attributes:
+        path: Its directory.
+        spec: Task.
+        env: Keyword arguments that the environment takes from here unless they are given, e.g. `success_threshold`.
+        provenance: Where it comes from.
+    """
+
+    path: Path
+    spec: TaskSpec
+    env: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def starts(self) -> StartStates:
+        """Start states, memory-mapped."""
+        return StartStates.load(self.path / "starts")
+
+    def world_model(self, **kwargs: Any) -> CompositionalWorldModel:
+        """World model; arguments as for `CompositionalWorldModel.from_pretrained`."""
+        from rise_env.world_model import CompositionalWorldModel
+
+        return CompositionalWorldModel.from_pretrained(self.path / "world_model", **kwargs)
+
+    @property
+    def policy(self) -> Path | None:
+        """Directory of the base policy, or None."""
+        path = self.path / "policy"
+        return path if path.is_dir() else None
+
+
+def bundle_directories() -> list[Path]:
+    """Where bundles are looked for: `RISE_BUNDLES` if it is set, then the package itself."""
+    named = os.environ.get("RISE_BUNDLES")
+    return [*([Path(named)] if named else []), Path(__file__).resolve().parent / "bundles"]
+
+
+def find_bundle(task: str, preset: str | None = None) -> Path:
+    """Directory of a task's bundle, `<task>` or `<task>-<preset>`.
+
+    Raises:
+        ConfigError: If there is none; the message names the command that makes it.
+    """
+    name = task.replace("-", "_") + (f"-{preset}" if preset else "")
+    for folder in bundle_directories():
+        if (folder / name / _MANIFEST).is_file():
+            return folder / name
+    looked = ", ".join(str(folder / name) for folder in bundle_directories())
+    command = BUILD_COMMAND.format(task=task, out=f"bundles/{name}") + (f" --preset {preset}" if preset else "")
+    raise ConfigError(
+        f"there is no bundle of task {task!r}" + (f", preset {preset!r}" if preset else "") + f" (looked at {looked}). "
+        f"Build it with\n    {command}\nand set RISE_BUNDLES to the directory that holds it (here: bundles); "
+        "or pass bundle=, or starts= and world_model=."
+    )
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read a bundle's manifest.
+
+    Raises:
+        CheckpointError: If the directory is no bundle, or is damaged or incomplete.
+    """
+    path = Path(path)
+    try:
+        content = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        version = content["format_version"]
+        if version == _VERSION:
+            bundle = Bundle(path, task_from_section(content["task"]), dict(content["env"]), dict(content["provenance"]))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is no bundle: there is no {_MANIFEST}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / _MANIFEST} is damaged: {error!r}. Copy or build the bundle again.") from error
+    if version != _VERSION:
+        raise CheckpointError(f"{path} has format version {version}, this program reads {_VERSION}. Update it.")
+    for part in _PARTS[:2]:
+        if not (path / part).is_dir():
+            raise CheckpointError(f"bundle {path} is incomplete: {path / part} is missing. Copy or build it again.")
+    return bundle
+
+
+def save_bundle(
+    path: str | Path,
+    starts: StartStates,
+    world_model: CompositionalWorldModel,
+    *,
+    policy: str | Path | None = None,
+    env: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    compress: bool = True,
+) -> Bundle:
+    """Write a bundle in one step.
+
+    Args:
+        path: Directory to make or replace.
+        starts: Start states.
+        world_model: World model.
+        policy: Directory of a policy checkpoint to copy, if any.
+        env: Defaults of the environment's keyword arguments.
+        about: More to keep with the provenance: data, commands, measurements.
+        seed: Seed of the run that made it.
+        compress: Store the start frames compressed.
+
+    Raises:
+        LayoutError: If the start states have other joints than the world model.
+        ConfigError: If they do not fit it otherwise.
+    """
+    starts.check(world_model.spec)
+    content = {
+        "format_version": _VERSION,
+        "task": to_plain(world_model.spec),
+        "env": dict(env or {}),
+        "provenance": {**provenance(to_plain(world_model.spec), seed), **(about or {})},
+    }
+    with atomic_directory(path, _MANIFEST) as aside:
+        starts.save(aside / "starts", compress=compress)
+        world_model.save_pretrained(aside / "world_model")
+        if policy is not None:
+            shutil.copytree(policy, aside / "policy")
+        write_json(aside / _MANIFEST, content)
+    return load_bundle(path)

@@ -1,0 +1,12 @@
+"""The learned simulator's dynamics: history and action chunk in, imagined camera frames out.
+
+`config`        every setting, one dataclass tree
+`autoencoder`   images to latents and back: per frame, or LTX video
+`transformer`   what moves the latents, at any size
+`official`      the transformer of the public RISE / Genie-Envisioner checkpoint, key by key
+`flow`          flow matching and the sampler
+`model`         `LatentDynamics`, the `rise_env.protocols.Dynamics` made of them
+`training`      `train_autoencoder`, `train_dynamics`
+"""
+
+from __future__ import annotations

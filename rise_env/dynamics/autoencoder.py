@@ -1,0 +1,250 @@
+"""Images to normalised latents and back, behind one small interface: per frame, or LTX video.
+
+Latents are normalised: over the training data every channel has mean 0 and standard deviation 1. The statistics are
+buffers of the model and travel with its weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any, override
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rise_env.dynamics.config import AutoencoderConfig, VideoAutoencoderConfig
+from rise_env.errors import ConfigError
+
+__all__ = ["Autoencoder", "ImageAutoencoder", "VideoAutoencoder", "make_autoencoder", "spread", "to_pixels", "to_unit"]
+
+
+def to_unit(frames: torch.Tensor) -> torch.Tensor:
+    """Frames uint8 (..., H, W, 3) to float (..., 3, H, W) in [-1, 1].
+
+    Raises:
+        ConfigError: If the frames are not uint8: their range would be a guess.
+    """
+    if frames.dtype != torch.uint8:
+        raise ConfigError(f"frames are {frames.dtype}, expected uint8 pixels (..., height, width, 3)")
+    return frames.movedim(-1, -3).float().div_(127.5).sub_(1.0)
+
+
+def to_pixels(images: torch.Tensor) -> torch.Tensor:
+    """Images (..., 3, H, W) in [-1, 1] to uint8 (..., H, W, 3), clipped."""
+    return images.float().add(1.0).mul(127.5).round_().clamp_(0, 255).to(torch.uint8).movedim(-3, -1)
+
+
+def spread(latents: torch.Tensor) -> float:
+    """Standard deviation across samples, at one place of one channel, averaged over places and channels.
+
+    An encoder that has collapsed gives every image the same latents: this falls towards zero while the overall
+    standard deviation looks normal.
+
+    Args:
+        latents: (n, C, h, w).
+    """
+    return float(latents.float().std(dim=0, unbiased=False).mean())
+
+
+class Autoencoder(nn.Module):
+    """What the dynamics model needs of an autoencoder.
+
+    Attributes:
+        latent_shape: (C, h, w) of one latent frame.
+        per_frame: Whether every frame has its own latent; else only single frames and whole chunks have.
+    """
+
+    latent_shape: tuple[int, int, int]
+    per_frame: bool
+    latents_mean: torch.Tensor
+    latents_std: torch.Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("latents_mean", torch.zeros(channels))
+        self.register_buffer("latents_std", torch.ones(channels))
+
+    def normalise(self, latents: torch.Tensor) -> torch.Tensor:
+        """Raw latents (..., C, h, w) to mean 0, standard deviation 1 per channel."""
+        return (latents.float() - self.latents_mean[:, None, None]) / self.latents_std[:, None, None]
+
+    def denormalise(self, latents: torch.Tensor) -> torch.Tensor:
+        """Inverse of `normalise`."""
+        return latents.float() * self.latents_std[:, None, None] + self.latents_mean[:, None, None]
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a chunk of `frames` imagined frames."""
+        raise NotImplementedError
+
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Single frames uint8 (n, H, W, 3) to normalised latents (n, C, h, w)."""
+        raise NotImplementedError
+
+    def encode_chunk(self, frames: torch.Tensor) -> torch.Tensor:
+        """Chunks of consecutive imagined frames uint8 (n, K, H, W, 3) to (n, F, C, h, w)."""
+        raise NotImplementedError
+
+    def decode_chunk(self, latents: torch.Tensor, frames: int) -> torch.Tensor:
+        """Normalised latents (n, F, C, h, w) of a chunk to its pixels uint8 (n, frames, H, W, 3)."""
+        raise NotImplementedError
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))): no normalisation, which is slow on CPUs; starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(functional.relu(self.first(functional.relu(x))))
+
+
+class ImageAutoencoder(Autoencoder):
+    """Convolutional autoencoder of single frames; all views share it.
+
+    Most of the work happens at low resolution, because decoding is what imagination spends its time on.
+
+    Args:
+        config: Its sizes.
+        image_size: Height and width of the images; multiples of `config.downsample` after padding at the bottom right.
+    """
+
+    per_frame = True
+
+    def __init__(self, config: AutoencoderConfig, image_size: tuple[int, int]) -> None:
+        super().__init__(config.latent_channels)
+        self.config = config
+        self.image_size = image_size
+        step = config.downsample
+        self.padding = tuple(-size % step for size in image_size)
+        height, width = (size + pad for size, pad in zip(image_size, self.padding, strict=True))
+        self.latent_shape = (config.latent_channels, height // step, width // step)
+        levels = list(zip(config.channels, config.blocks, strict=True))
+        encoder: list[nn.Module] = [nn.Conv2d(3 * config.fold**2, config.channels[0], 3, padding=1)]
+        decoder: list[nn.Module] = [nn.Conv2d(config.latent_channels, config.channels[-1], 3, padding=1)]
+        for level, (channels, blocks) in enumerate(levels):
+            if level:
+                encoder += [nn.Conv2d(config.channels[level - 1], channels, 4, stride=2, padding=1)]
+            encoder += [ResidualBlock(channels) for _ in range(blocks)]
+        for level, (channels, blocks) in reversed(list(enumerate(levels))):
+            decoder += [ResidualBlock(channels) for _ in range(blocks)]
+            if level:
+                decoder += [nn.Conv2d(channels, 4 * config.channels[level - 1], 1), nn.PixelShuffle(2)]
+        encoder += [nn.ReLU(), nn.Conv2d(config.channels[-1], config.latent_channels, 3, padding=1)]
+        decoder += [nn.ReLU(), nn.Conv2d(config.channels[0], 3 * config.fold**2, 3, padding=1)]
+        self.encoder = nn.Sequential(*encoder)
+        self.decoder = nn.Sequential(*decoder)
+
+    @override
+    def latent_frames(self, frames: int) -> int:
+        return frames
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Images float (n, 3, H, W) in [-1, 1] to raw latents (n, C, h, w)."""
+        bottom, right = self.padding
+        if bottom or right:
+            images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
+        folded = functional.pixel_unshuffle(images, self.config.fold)
+        return self.encoder(folded)
+
+    def decode_images(self, latents: torch.Tensor) -> torch.Tensor:
+        """Raw latents (n, C, h, w) to images float (n, 3, H, W), not clipped."""
+        folded = self.decoder(latents)
+        images = functional.pixel_shuffle(folded, self.config.fold)
+        return images[..., : self.image_size[0], : self.image_size[1]]
+
+    @override
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.normalise(self.encode_images(to_unit(frames)))
+
+    @override
+    def encode_chunk(self, frames: torch.Tensor) -> torch.Tensor:
+        latents = self.encode_frames(frames.flatten(0, 1))
+        return latents.unflatten(0, frames.shape[:2])
+
+    @override
+    def decode_chunk(self, latents: torch.Tensor, frames: int) -> torch.Tensor:
+        if latents.shape[1] != frames:
+            raise ConfigError(f"{latents.shape[1]} latent frames cannot be {frames} frames: one latent is one frame")
+        images = self.decode_images(self.denormalise(latents.flatten(0, 1)))
+        return to_pixels(images).unflatten(0, latents.shape[:2])
+
+
+class VideoAutoencoder(Autoencoder):
+    """The video autoencoder of LTX: 8 frames and 32 x 32 pixels to one latent.
+
+    As the official model trains it, history frames are encoded one at a time and the imagined frames of a chunk
+    jointly: 25 frames are 4 latent frames, so that chunks must be 8 n + 1 frames long.
+
+    Args:
+        config: Its sizes.
+        image_size: Height and width of the images, multiples of 32.
+    """
+
+    per_frame = False
+
+    def __init__(self, config: VideoAutoencoderConfig, image_size: tuple[int, int]) -> None:
+        super().__init__(config.latent_channels)
+        from diffusers import AutoencoderKLLTXVideo
+
+        if any(size % 32 for size in image_size):
+            raise ConfigError(f"image_size {image_size}: the LTX autoencoder needs multiples of 32 pixels")
+        self.config = config
+        self.latent_shape = (config.latent_channels, image_size[0] // 32, image_size[1] // 32)
+        if config.weights:
+            self.vae = AutoencoderKLLTXVideo.from_pretrained(config.weights, subfolder="vae")
+            self.latents_mean.copy_(self.vae.latents_mean)
+            self.latents_std.copy_(self.vae.latents_std)
+        else:
+            self.vae = AutoencoderKLLTXVideo(
+                latent_channels=config.latent_channels,
+                block_out_channels=config.channels,
+                decoder_block_out_channels=config.channels,
+                layers_per_block=config.layers,
+                decoder_layers_per_block=config.layers,
+            )
+        # Keyed once: the statistics above are the ones that travel.
+        for name in ("latents_mean", "latents_std"):
+            if name in self.vae._buffers:
+                del self.vae._buffers[name]
+
+    @override
+    def latent_frames(self, frames: int) -> int:
+        if frames % 8 != 1:
+            raise ConfigError(
+                f"{frames} imagined frames: the LTX autoencoder takes 8 n + 1 (25 for chunk 50, stride 2)"
+            )
+        return (frames - 1) // 8 + 1
+
+    def encode_videos(self, videos: torch.Tensor) -> Any:
+        """Videos float (n, 3, K, H, W) in [-1, 1] to the posterior over raw latents (n, C, F, h, w)."""
+        return self.vae.encode(videos).latent_dist
+
+    @override
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.encode_chunk(frames[:, None])[:, 0]
+
+    @override
+    def encode_chunk(self, frames: torch.Tensor) -> torch.Tensor:
+        self.latent_frames(frames.shape[1])
+        videos = to_unit(frames).transpose(1, 2)
+        latents = [self.encode_videos(video[None]).mode() for video in videos]  # one by one: activations are large
+        return self.normalise(torch.cat(latents).transpose(1, 2))
+
+    @override
+    def decode_chunk(self, latents: torch.Tensor, frames: int) -> torch.Tensor:
+        if latents.shape[1] != self.latent_frames(frames):
+            raise ConfigError(f"{latents.shape[1]} latent frames are not a chunk of {frames} frames")
+        raw = self.denormalise(latents).transpose(1, 2).to(self.vae.dtype)
+        videos = [self.vae.decode(video[None], return_dict=False)[0] for video in raw]
+        return to_pixels(torch.cat(videos).transpose(1, 2))
+
+
+def make_autoencoder(
+    kind: str, image: AutoencoderConfig, video: VideoAutoencoderConfig, image_size: tuple[int, int]
+) -> Autoencoder:
+    """The autoencoder that `DynamicsConfig.autoencoder_kind` names."""
+    return ImageAutoencoder(image, image_size) if kind == "image" else VideoAutoencoder(video, image_size)

@@ -1,0 +1,329 @@
+"""Settings of the dynamics model: section `dynamics` of a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from rise_env.alignment import ALIGNMENTS
+from rise_env.config import decode, load_config
+from rise_env.errors import ConfigError
+
+__all__ = [
+    "AutoencoderConfig",
+    "DynamicsConfig",
+    "FlowConfig",
+    "OfficialConfig",
+    "TrainingConfig",
+    "TransformerConfig",
+    "VideoAutoencoderConfig",
+    "load_dynamics_config",
+]
+
+CONDITIONINGS = ("caption", "tokens", "both")
+TARGETS = ("velocity", "x0_residual")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The per-frame image autoencoder.
+
+    Attributes:
+        channels: Width at each level, from the finest to that of the latents; each level halves the image.
+        blocks: Residual blocks per level, in the encoder and in the decoder.
+        latent_channels: Channels of the latents.
+        fold: Side of the pixel squares that are folded into channels before the first level.
+        noise: Standard deviation of the noise added to the latents in training, which keeps them smooth.
+        latent_penalty: Weight of the mean squared latent, which keeps the noise from being outgrown.
+        edges: Weight of the error in finite differences between neighbouring pixels.
+        foreground: Extra weight of pixels that differ from the camera's mean image.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    blocks: tuple[int, ...] = (1, 1, 2)
+    latent_channels: int = 8
+    fold: int = 2
+    noise: float = 0.1
+    latent_penalty: float = 1e-3
+    edges: float = 0.5
+    foreground: float = 3.0
+
+    def __post_init__(self) -> None:
+        _require(len(self.channels) >= 1, "dynamics.autoencoder.channels is empty")
+        _require(len(self.blocks) == len(self.channels), "dynamics.autoencoder: blocks and channels differ in length")
+        _require(self.fold >= 1, f"dynamics.autoencoder.fold is {self.fold}, expected at least 1")
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per latent, along one side."""
+        return self.fold * 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class VideoAutoencoderConfig:
+    """The video autoencoder of LTX (diffusers AutoencoderKLLTXVideo); the defaults are its published size.
+
+    Attributes:
+        latent_channels: Channels of the latents.
+        channels: Width of the four levels.
+        layers: Residual blocks per level and in the middle.
+        weights: Directory or Hub id of pretrained weights, with sub-folder `vae`; empty for random ones.
+    """
+
+    latent_channels: int = 128
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers: tuple[int, ...] = (4, 3, 3, 3, 4)
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The transformer over latent tokens of all views.
+
+    Attributes:
+        width: Channels of a token.
+        depth: Blocks.
+        heads: Attention heads.
+        mlp_ratio: Width of the feed-forward layer over that of a token.
+        patch: Latent positions (high, wide) in one token.
+        time_patch: Imagined latent frames in one token; 0 for all of them.
+        context: Which history frames are read, as indices into the history (negative from its end); empty for all.
+        history: "tokens": history frames are clean tokens of their own, at time 0; "channels": they are channels of the
+            token at the same place, which is cheaper.
+        cross_view_every: Blocks i with `i % n == 0` attend across the views; the others within a view.
+        conditioning: "caption": actions reach the image through cross-attention alone, as in the official model;
+            "tokens": each frame's action is added to that frame's tokens and to the modulation, and attended to by
+            frame; "both".
+        cross_attention_every: Blocks i with `i % n == 0` attend to the actions; 0 for none ("tokens" only).
+        action_depth: Layers of the action encoder of the caption form.
+        relative_actions: Whether an action is given relative to the current joint state as well.
+        use_state: Whether the current joint state is an input.
+        state_head: Whether the joint states at the imagined frames are predicted, as a residual to the command.
+        text_buckets: Size of the hashed vocabulary of the instruction; 0 for a model that reads no text.
+    """
+
+    width: int = 192
+    depth: int = 6
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    patch: tuple[int, int] = (1, 1)
+    time_patch: int = 0
+    context: tuple[int, ...] = ()
+    history: str = "channels"
+    cross_view_every: int = 1
+    conditioning: str = "tokens"
+    cross_attention_every: int = 2
+    action_depth: int = 2
+    relative_actions: bool = True
+    use_state: bool = True
+    state_head: bool = True
+    text_buckets: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("dynamics.transformer.conditioning", self.conditioning, CONDITIONINGS)
+        _choice("dynamics.transformer.history", self.history, ("tokens", "channels"))
+        _require(
+            self.width % (2 * self.heads) == 0,
+            f"dynamics.transformer: width {self.width} is not a multiple of 2 x heads ({self.heads})",
+        )
+        _require(
+            self.depth >= 1 and self.cross_view_every >= 1, "dynamics.transformer: depth and cross_view_every >= 1"
+        )
+        needs = self.conditioning == "tokens" or self.cross_attention_every >= 1
+        _require(needs, "dynamics.transformer: the caption form needs cross_attention_every >= 1")
+
+
+@dataclass(frozen=True)
+class OfficialConfig:
+    """Sizes of the official transformer (FIELD C); the defaults are the released ones.
+
+    Attributes:
+        layers: Blocks.
+        heads: Attention heads.
+        head_dim: Channels of a head; the width is heads x head_dim.
+        latent_channels: Channels of the latents.
+        caption_dim: Width of the text encoder's tokens.
+        caption_tokens: Length of the caption.
+        views: Most views.
+        cross_view_every: Blocks i with `i % n == 0` attend across the views.
+        action_dim: Width of an action token after zero-padding.
+        action_tokens: Actions per chunk (imagined frames).
+        action_width: Width of the action encoder.
+        action_layers: Its layers.
+        action_heads: Its heads.
+        action_head_dim: Channels of one of its heads.
+        action_mlp: Width of its feed-forward layer.
+        action_dropout: Its dropout.
+        act_in_dim: Input width of a layer that the checkpoint holds and the model never uses.
+        frame_rate: Frame rate that the rotary positions assume, whatever the real one.
+    """
+
+    layers: int = 28
+    heads: int = 32
+    head_dim: int = 64
+    latent_channels: int = 128
+    caption_dim: int = 4096
+    caption_tokens: int = 128
+    views: int = 3
+    cross_view_every: int = 3
+    action_dim: int = 30
+    action_tokens: int = 25
+    action_width: int = 1024
+    action_layers: int = 6
+    action_heads: int = 8
+    action_head_dim: int = 64
+    action_mlp: int = 2048
+    action_dropout: float = 0.1
+    act_in_dim: int = 16
+    frame_rate: float = 30.0
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Flow matching and sampling. x_sigma = (1 - sigma) x0 + sigma noise.
+
+    Attributes:
+        target: "velocity": the model predicts noise - x0; "x0_residual": the clean latents, as a difference to the
+            current frame.
+        sigma_mean: sigma = 1 - sigmoid(n) with n normal of this mean ...
+        sigma_std: ... and this standard deviation.
+        pure_noise: Share of samples that are trained at sigma = 1.
+        context_noise: The history is noised with r sigma, r uniform in [0, context_noise].
+        foreground: Extra weight of latents by how far they lie from those of the current frame.
+        foreground_scale: Distance (in standard deviations of the latents) at which that weight is full.
+        state_weight: Weight of the error of the predicted joint states.
+        steps: Denoising steps in imagination.
+        disagreement: Whether every chunk is imagined twice from two noises, for `Prediction.uncertainty`.
+        precision: Of imagination: "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
+    """
+
+    target: str = "x0_residual"
+    sigma_mean: float = 0.2
+    sigma_std: float = 1.0
+    pure_noise: float = 0.3
+    context_noise: float = 0.2
+    foreground: float = 0.0
+    foreground_scale: float = 1.0
+    state_weight: float = 0.1
+    steps: int = 1
+    disagreement: bool = False
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        _choice("dynamics.flow.target", self.target, TARGETS)
+        _choice("dynamics.flow.precision", self.precision, PRECISIONS)
+        _require(self.steps >= 1, f"dynamics.flow.steps is {self.steps}, expected at least 1")
+        _require(0 <= self.pure_noise <= 1, "dynamics.flow.pure_noise is a share, between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the dynamics model is trained.
+
+    Attributes:
+        batch: Samples per update.
+        accumulate: Parts into which a batch is split.
+        steps: Updates of the transformer, unless the command line says otherwise.
+        rate: Peak learning rate.
+        warm_up: Updates over which the rate rises (at most a tenth of the run).
+        rate_floor: Last learning rate over the peak.
+        weight_decay: Weight decay of matrices.
+        clip: Largest norm of the gradient.
+        ema: Decay of the averaged weights, which are the ones kept.
+        precision: "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
+        batching: "shuffled", or "task_centric": few scenes, many samples of each per batch.
+        scenes: Scenes per task-centric batch.
+        held_out: Share of the episodes kept aside for the figures.
+        autoencoder_share: Share of a time budget that the autoencoder gets.
+        autoencoder_steps: Updates of the autoencoder.
+        autoencoder_batch: Images per update.
+        autoencoder_rate: Its peak learning rate.
+        checkpoint_seconds: Time between two full states on disk.
+        evaluate_seconds: Time between two evaluations.
+        seed: Seed of everything random.
+    """
+
+    batch: int = 64
+    accumulate: int = 1
+    steps: int = 8000
+    rate: float = 1e-3
+    warm_up: int = 200
+    rate_floor: float = 0.02
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.998
+    precision: str = "auto"
+    batching: str = "shuffled"
+    scenes: int = 8
+    held_out: float = 0.05
+    autoencoder_share: float = 0.25
+    autoencoder_steps: int = 4000
+    autoencoder_batch: int = 64
+    autoencoder_rate: float = 1e-3
+    checkpoint_seconds: float = 60.0
+    evaluate_seconds: float = 120.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("dynamics.training.precision", self.precision, PRECISIONS)
+        _choice("dynamics.training.batching", self.batching, ("shuffled", "task_centric"))
+        _require(self.batch % self.accumulate == 0, "dynamics.training: batch is not a multiple of accumulate")
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """Everything about a dynamics model.
+
+    Attributes:
+        autoencoder_kind: "image" (per frame, `autoencoder`) or "video" (LTX, `video_autoencoder`).
+        transformer_kind: "rise" (`transformer`) or "official" (`official`).
+        alignment: Which actions belong to an imagined frame, one of `rise_env.alignment.ALIGNMENTS`.
+        autoencoder: See `AutoencoderConfig`.
+        video_autoencoder: See `VideoAutoencoderConfig`.
+        transformer: See `TransformerConfig`.
+        official: See `OfficialConfig`.
+        flow: See `FlowConfig`.
+        training: See `TrainingConfig`.
+    """
+
+    autoencoder_kind: str = "image"
+    transformer_kind: str = "rise"
+    alignment: str = "interval"
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    video_autoencoder: VideoAutoencoderConfig = field(default_factory=VideoAutoencoderConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    official: OfficialConfig = field(default_factory=OfficialConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        _choice("dynamics.autoencoder_kind", self.autoencoder_kind, ("image", "video"))
+        _choice("dynamics.transformer_kind", self.transformer_kind, ("rise", "official"))
+        _choice("dynamics.alignment", self.alignment, ALIGNMENTS)
+
+
+def load_dynamics_config(
+    task: str = "brick_sorting", preset: str = "small", overrides: Iterable[str] = ()
+) -> DynamicsConfig:
+    """Settings of a preset.
+
+    Raises:
+        ConfigError: If something in the configuration is wrong.
+    """
+    section = load_config(task, preset, overrides).get("dynamics", {})
+    return decode(DynamicsConfig, section, f"section 'dynamics' of {task}/{preset}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
+    _require(value in known, f"{key} is {value!r}, expected one of {', '.join(known)}")

@@ -1,0 +1,383 @@
+"""LatentDynamics: autoencoder, transformer and sampler as a `rise_env.protocols.Dynamics`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from rise_env.config import decode
+from rise_env.dynamics.actions import JointScaler, hash_text
+from rise_env.dynamics.autoencoder import make_autoencoder
+from rise_env.dynamics.config import DynamicsConfig
+from rise_env.dynamics.flow import draw_noise, euler, to_velocity
+from rise_env.dynamics.transformer import LatentTransformer
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.files import to_plain
+from rise_env.pretrained import local_directory, read_config, read_weights, save_checkpoint
+from rise_env.protocols import History, Prediction
+from rise_env.tasks import TaskSpec
+
+__all__ = ["DynamicsShape", "DynamicsState", "LatentDynamics", "VideoPrediction"]
+
+KIND = "rise-dynamics"
+
+
+@dataclass(frozen=True)
+class DynamicsShape:
+    """What of a task decides the shapes of a dynamics model; see `TaskSpec`."""
+
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]
+    joints: tuple[str, ...]
+    chunk: int
+    stride: int
+    history: int
+
+    @classmethod
+    def of(cls, spec: TaskSpec) -> Self:
+        """The shape of a task."""
+        size = (spec.image_size[0], spec.image_size[1])
+        return cls(tuple(spec.cameras), size, spec.layout.names, spec.chunk, spec.stride, spec.history)
+
+    @property
+    def frames(self) -> int:
+        """Imagined frames K per chunk."""
+        return self.chunk // self.stride
+
+
+@dataclass(frozen=True)
+class DynamicsState:
+    """Where B sessions stand; every tensor has the leading axis B.
+
+    Attributes:
+        history: Normalised latents (B, T, V, C, h, w), oldest first, `stride` control steps apart.
+        state: Joint states of the current frame (B, D), rad and m.
+        text: Hashed words of the instruction (B, W).
+    """
+
+    history: torch.Tensor
+    state: torch.Tensor
+    text: torch.Tensor
+
+
+@dataclass(frozen=True)
+class VideoPrediction(Prediction):
+    """Of a video autoencoder, whose `latents` (B, F, V, C, h, w) are fewer than the K frames.
+
+    Attributes:
+        frames: uint8 (B, K, V, H, W, 3); decoded at once, because the next history is made from them.
+    """
+
+    frames: torch.Tensor | None = None
+
+
+class LatentDynamics(nn.Module):
+    """Imagines chunks in the latent space of an autoencoder.
+
+    Args:
+        config: Every setting.
+        shape: Cameras, joints and time raster of the task.
+
+    Example:
+        >>> from rise_env.dynamics.config import load_dynamics_config
+        >>> from rise_env.tasks import load_task
+        >>> shape = DynamicsShape.of(load_task("brick_sorting", "tiny"))
+        >>> model = LatentDynamics(load_dynamics_config("brick_sorting", "tiny"), shape)
+        >>> model.shape.frames
+        4
+    """
+
+    def __init__(self, config: DynamicsConfig, shape: DynamicsShape) -> None:
+        super().__init__()
+        self.config, self.shape = config, shape
+        self.autoencoder = make_autoencoder(
+            config.autoencoder_kind, config.autoencoder, config.video_autoencoder, shape.image_size
+        )
+        self.future = self.autoencoder.latent_frames(shape.frames)
+        joints = len(shape.joints)
+        official = config.transformer_kind == "official"
+        self.scaler = JointScaler(
+            joints,
+            shape.stride,
+            config.alignment,
+            relative=not official and config.transformer.relative_actions,
+            width=config.official.action_dim if official else None,
+            form="min_max" if official else "mean_std",
+        )
+        self.transformer: nn.Module
+        if official:
+            from rise_env.dynamics.official import OfficialTransformer
+
+            self.transformer = OfficialTransformer(config.official, history=shape.history)
+        else:
+            self.transformer = LatentTransformer(
+                config.transformer,
+                views=len(shape.cameras),
+                latent_shape=self.autoencoder.latent_shape,
+                history=shape.history,
+                future=self.future,
+                frames=shape.frames,
+                action_dim=self.scaler.width,
+                joints=joints,
+            )
+        self._home = torch.device("cpu")
+
+    # ------------------------------------------------------------------ the model
+
+    def denoise(
+        self,
+        noisy: torch.Tensor,
+        history: torch.Tensor,
+        sigma: torch.Tensor,
+        tokens: torch.Tensor,
+        state: torch.Tensor,
+        text: torch.Tensor,
+        current: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One evaluation of the transformer.
+
+        Args:
+            noisy: (B, V, F, C, h, w).
+            history: (B, V, T, C, h, w).
+            sigma: (B,).
+            tokens: (B, K, A).
+            state: Normalised (B, D).
+            text: (B, W).
+            current: Clean latents of the current frame (B, V, 1, C, h, w); the last of `history` when omitted.
+
+        Returns:
+            Velocity or clean latents, whichever is `config.flow.target`, and the joint states' residual or None.
+        """
+        output, states = self.transformer(noisy, history, sigma, tokens, state, text)
+        if self.config.flow.target == "x0_residual":
+            output = output + (history[:, :, -1:] if current is None else current)
+        return output, states
+
+    def sample(
+        self,
+        history: torch.Tensor,
+        tokens: torch.Tensor,
+        state: torch.Tensor,
+        text: torch.Tensor,
+        noise: torch.Tensor,
+        steps: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents of a chunk (B, V, F, C, h, w), float32, and the joint states' residual; arguments as in `denoise`."""
+        states: torch.Tensor | None = None
+
+        def velocity(sample: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            nonlocal states
+            output, states = self.denoise(sample, history, sigma, tokens, state, text)
+            if self.config.flow.target == "velocity":
+                return output
+            return to_velocity(sample, output.float(), float(sigma[0]))
+
+        return euler(velocity, noise, steps or self.config.flow.steps), states
+
+    # ------------------------------------------------------------------ the session
+
+    @property
+    def device(self) -> torch.device:
+        """Where sessions live."""
+        return self._home
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As of any module; moves the home of `offload` and `onload` too."""
+        moved = super().to(*args, **kwargs)
+        self._home = moved.scaler.state_shift.device
+        return moved
+
+    @torch.no_grad()
+    def open(self, history: History) -> DynamicsState:
+        """Start sessions at recorded frames (see `rise_env.protocols.Dynamics`)."""
+        self._check_frames(history.frames)
+        if history.frames.shape[1] != self.shape.history:
+            raise ConfigError(f"the history has {history.frames.shape[1]} frames, expected {self.shape.history}")
+        with self._inference():
+            latents = self._encode_history(history.frames)
+        state = history.states[:, -1].to(self.device, torch.float32)
+        text = hash_text(history.prompts, self._text_buckets).to(self.device)
+        return DynamicsState(latents, state, text)
+
+    @torch.no_grad()
+    def predict(
+        self, state: DynamicsState, actions: torch.Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Prediction, DynamicsState]:
+        """Imagine one chunk (see `rise_env.protocols.Dynamics`).
+
+        Raises:
+            ConfigError: If the shape of the actions or the number of generators is wrong.
+        """
+        count = len(state.state)
+        expected = (count, self.shape.chunk, len(self.shape.joints))
+        if tuple(actions.shape) != expected or len(generators) != count:
+            raise ConfigError(
+                f"actions have shape {tuple(actions.shape)} and there are {len(generators)} generators, "
+                f"expected {expected} (environments, chunk, joints) and {count}"
+            )
+        actions = actions.to(self.device, torch.float32)
+        shape = (len(self.shape.cameras), self.future, *self.autoencoder.latent_shape)
+        history = state.history.transpose(1, 2)
+        with self._inference():
+            tokens = self.scaler.tokens(actions, state.state)
+            normalised = self.scaler.normalise_state(state.state)
+            inputs = (history, tokens, normalised, state.text)
+            latents, residual = self.sample(*inputs, draw_noise(shape, generators, self.device))
+            uncertainty = None
+            if self.config.flow.disagreement:
+                again, _ = self.sample(*inputs, draw_noise(shape, generators, self.device))
+                uncertainty = (latents - again).square().flatten(1).mean(dim=1).sqrt()
+            latents = latents.transpose(1, 2)
+            command = self.scaler.command_at_frames(actions)
+            states = None if residual is None else self.scaler.add_residual(command, residual)
+            end = command[:, -1] if states is None else states[:, -1]
+            if self.autoencoder.per_frame:
+                prediction = Prediction(latents, states, uncertainty)
+                following = latents
+            else:
+                frames = self._decode(latents)
+                prediction = VideoPrediction(latents, states, uncertainty, frames)
+                following = self._encode(frames[:, -self.shape.history :])
+        following = torch.cat([state.history, following], dim=1)[:, -self.shape.history :]
+        return prediction, DynamicsState(following.contiguous(), end, state.text)
+
+    @torch.no_grad()
+    def decode(self, prediction: Prediction, index: Sequence[int]) -> torch.Tensor:
+        """Pixels of imagined frames (see `rise_env.protocols.Dynamics`); only those are decoded, where possible."""
+        index = [range(self.shape.frames)[k] for k in index]
+        if isinstance(prediction, VideoPrediction) and prediction.frames is not None:
+            return prediction.frames[:, index]
+        assert prediction.latents is not None
+        with self._inference():
+            if self.autoencoder.per_frame:
+                return self._decode(prediction.latents[:, index])
+            return self._decode(prediction.latents)[:, index]
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Latents of single frames (see `rise_env.protocols.Dynamics`)."""
+        self._check_frames(frames)
+        with self._inference():
+            return self._encode(frames)
+
+    def select(self, state: DynamicsState, index: torch.Tensor) -> DynamicsState:
+        """Sessions of some environments."""
+        index = index.to(self.device)
+        return DynamicsState(*(tensor[index] for tensor in _tensors(state)))
+
+    def merge(self, state: DynamicsState, index: torch.Tensor, other: DynamicsState) -> DynamicsState:
+        """Copy of `state` in which the environments `index` are those of `other`."""
+        index = index.to(self.device)
+        pairs = zip(_tensors(state), _tensors(other), strict=True)
+        return DynamicsState(*(mine.index_copy(0, index, theirs) for mine, theirs in pairs))
+
+    def close(self, state: DynamicsState) -> None:
+        """End sessions; nothing is held outside their state."""
+
+    def offload(self) -> None:
+        """Move the weights to the CPU; sessions stay where they are."""
+        super().to("cpu")
+
+    def onload(self) -> None:
+        """Move the weights back."""
+        super().to(self._home)
+
+    # ------------------------------------------------------------------ files
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`, in one step."""
+        config = {"dynamics": to_plain(dataclasses.asdict(self.config)), "shape": to_plain(self.shape)}
+        save_checkpoint(path, KIND, config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            path: Directory, or id of a repository on the Hugging Face Hub.
+            device: Where to put the weights.
+
+        Raises:
+            CheckpointError: If something is missing, damaged or does not fit; weights are compared name by name.
+        """
+        folder = local_directory(path, "dynamics model")
+        content = read_config(folder, KIND)
+        try:
+            config = decode(DynamicsConfig, content["dynamics"], f"{folder}, key 'dynamics'")
+            shape = decode(DynamicsShape, content["shape"], f"{folder}, key 'shape'")
+        except (ConfigError, KeyError) as error:
+            raise CheckpointError(f"{folder}/config.json is damaged: {error}") from error
+        video = dataclasses.replace(config.video_autoencoder, weights="")  # they are in the checkpoint
+        model = cls(dataclasses.replace(config, video_autoencoder=video), shape)
+        model.config = config
+        model.load_state_dict(read_weights(folder, model.state_dict()))
+        return model.to(device).eval()
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def _text_buckets(self) -> int:
+        return self.config.transformer.text_buckets if self.config.transformer_kind == "rise" else 0
+
+    def _check_frames(self, frames: torch.Tensor) -> None:
+        expected = (len(self.shape.cameras), *self.shape.image_size, 3)
+        if frames.dtype != torch.uint8 or frames.dim() != 6 or tuple(frames.shape[2:]) != expected:
+            raise ConfigError(
+                f"frames are {frames.dtype} of shape {tuple(frames.shape)}, expected uint8 (environments, frames, "
+                f"{', '.join(map(str, expected))}) for the cameras {', '.join(self.shape.cameras)}"
+            )
+
+    def _encode_history(self, frames: torch.Tensor) -> torch.Tensor:
+        """Latents of the history; frames that nobody will read are left at zero, which spares their encoding."""
+        used = list(range(self.shape.history))
+        if isinstance(self.transformer, LatentTransformer) and self.shape.frames >= self.shape.history:
+            used = sorted({*self.transformer.context, self.shape.history - 1})
+        latents = frames.new_zeros((*frames.shape[:3], *self.autoencoder.latent_shape), dtype=torch.float32)
+        latents = latents.to(self.device)
+        latents[:, used] = self._encode(frames[:, used])
+        return latents
+
+    def _encode(self, frames: torch.Tensor) -> torch.Tensor:
+        latents = self.autoencoder.encode_frames(frames.to(self.device).flatten(0, 2))
+        return latents.unflatten(0, frames.shape[:3])
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, F, V, C, h, w) to uint8 (B, K, V, H, W, 3)."""
+        batch, count = latents.shape[:2]
+        frames = count if self.autoencoder.per_frame else self.shape.frames
+        pixels = self.autoencoder.decode_chunk(latents.transpose(1, 2).flatten(0, 1), frames)
+        return pixels.unflatten(0, (batch, -1)).transpose(1, 2)
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Evaluation mode, given back as it was; bf16 where `config.flow.precision` has it."""
+        modes = [(module, module.training) for module in self.modules() if module.training]
+        self.eval()
+        try:
+            with precision(self.config.flow.precision, self.device):
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def precision(name: str, device: torch.device) -> Any:
+    """Context in which matrix products run in bf16, where that is asked for ("auto": where it is fast)."""
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else fast_bf16_cpu()
+    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16" or (name == "auto" and fast))
+
+
+def fast_bf16_cpu() -> bool:
+    """Whether this CPU multiplies bf16 matrices natively."""
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+def _tensors(state: DynamicsState) -> list[torch.Tensor]:
+    return [state.history, state.state, state.text]

@@ -1,0 +1,349 @@
+"""The transformer of the public RISE and Genie-Envisioner checkpoints (LTX 2B), name by name.
+
+`OfficialNetwork` holds exactly the tensors of the released `diffusion_pytorch_model.safetensors` (797 of them,
+1,990,672,572 numbers at the default size). `OfficialTransformer` wraps it for `LatentDynamics`: it adds the one thing
+that the released model takes from T5-XXL, the embedding of the empty caption, which is a constant.
+
+Views are cameras in the order top head, left hand, right hand; those of the task must come in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from diffusers.models.attention import FeedForward
+from diffusers.models.embeddings import PixArtAlphaTextProjection
+from diffusers.models.normalization import AdaLayerNormSingle
+from torch import nn
+from torch.nn import functional
+
+from rise_env.dynamics.config import OfficialConfig
+from rise_env.errors import CheckpointError, ConfigError
+
+__all__ = ["OfficialNetwork", "OfficialTransformer", "load_official", "rotary_table"]
+
+_BASE_FRAMES, _BASE_SIZE = 20, 2048  # by which the rotary positions are divided
+_TIME_RATIO, _SPACE_RATIO = 8, 32  # frames and pixels per latent
+
+
+def rotary_table(
+    width: int, frames: int, height: int, wide: int, frame_rate: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines (frames x height x wide, width), float32, of the tokens in f, h, w order.
+
+    Frequencies m = 0 .. width // 6 - 1 are (pi / 2) 10000^(m / last); each turns by (2 p - 1) for the positions p_f,
+    p_h, p_w in turn, in pairs of neighbouring channels; the `width % 6` channels left over come first and do not turn.
+    """
+    count = width // 6
+    rates = 10000.0 ** torch.linspace(0.0, 1.0, count) * math.pi / 2
+    f, h, w = torch.meshgrid(
+        torch.arange(frames) * (_TIME_RATIO / frame_rate) / _BASE_FRAMES,
+        torch.arange(height) * (_SPACE_RATIO / _BASE_SIZE),
+        torch.arange(wide) * (_SPACE_RATIO / _BASE_SIZE),
+        indexing="ij",
+    )
+    positions = torch.stack([f, h, w], dim=-1).flatten(0, 2).float()  # (L, 3)
+    angles = rates[:, None] * (positions[:, None] * 2 - 1)  # (L, count, 3)
+    angles = angles.flatten(1).repeat_interleave(2, dim=-1)
+    angles = functional.pad(angles, (width - angles.shape[1], 0))
+    return angles.cos(), angles.sin()
+
+
+def _rotate(x: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    cosine, sine = table
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-second, first], dim=-1).flatten(-2)
+    return (x.float() * cosine + turned * sine).to(x.dtype)
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.norm_q = nn.RMSNorm(width, eps=1e-5)
+        self.norm_k = nn.RMSNorm(width, eps=1e-5)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        context: torch.Tensor | None = None,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        join_views: bool = False,
+    ) -> torch.Tensor:
+        """Attend; x (B, V, L, width), context (B, n, width) shared by the views."""
+        views = x.shape[1]
+        source = x if context is None else context
+        query, key, value = self.norm_q(self.to_q(x)), self.norm_k(self.to_k(source)), self.to_v(source)
+        if rotary is not None:
+            query, key = _rotate(query, rotary), _rotate(key, rotary)
+
+        def split(tokens: torch.Tensor) -> torch.Tensor:
+            return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        if context is not None or join_views:
+            query = query.flatten(1, 2)
+            key, value = (key, value) if context is not None else (key.flatten(1, 2), value.flatten(1, 2))
+        else:
+            query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+        mixed = functional.scaled_dot_product_attention(split(query), split(key), split(value))
+        return self.to_out[0](mixed.transpose(1, 2).reshape(-1, views, *x.shape[2:]))
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attn1 = _Attention(width, heads)
+        self.norm2 = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attn2 = _Attention(width, heads)
+        self.ff = FeedForward(width, activation_fn="gelu-approximate")
+        self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        context: torch.Tensor,
+        time: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        sizes: list[int],
+        join_views: bool,
+    ) -> torch.Tensor:
+        terms = self.scale_shift_table + time.unflatten(-1, (6, -1))  # (B, V, 2, 6, width)
+        shift1, scale1, gate1, shift2, scale2, gate2 = terms.unbind(dim=3)
+        attended = self.attn1(_modulate(self.norm1(x), sizes, scale1, shift1), None, rotary, join_views)
+        x = x + _gate(attended, sizes, gate1)
+        x = x + self.attn2(x, context)
+        return x + _gate(self.ff(_modulate(self.norm2(x), sizes, scale2, shift2)), sizes, gate2)
+
+
+def _modulate(x: torch.Tensor, sizes: list[int], scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Tokens x (1 + scale) + shift; terms (B, V, 2, width), for the tokens of the history and of the future."""
+    parts = x.split(sizes, dim=2)
+    return torch.cat([part * (1 + scale[:, :, i, None]) + shift[:, :, i, None] for i, part in enumerate(parts)], dim=2)
+
+
+def _gate(x: torch.Tensor, sizes: list[int], gate: torch.Tensor) -> torch.Tensor:
+    return torch.cat([part * gate[:, :, i, None] for i, part in enumerate(x.split(sizes, dim=2))], dim=2)
+
+
+class _ActionAttention(nn.Module):
+    def __init__(self, config: OfficialConfig) -> None:
+        super().__init__()
+        inner = config.action_heads * config.action_head_dim
+        self.heads, self.dropout = config.action_heads, config.action_dropout
+        self.norm = nn.LayerNorm(config.action_width)
+        self.to_qkv = nn.Linear(config.action_width, 3 * inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, config.action_width), nn.Dropout(config.action_dropout))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, dim=-1)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+
+class _ActionFeedForward(nn.Module):
+    def __init__(self, config: OfficialConfig) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.LayerNorm(config.action_width),
+            nn.Linear(config.action_width, config.action_mlp),
+            nn.GELU(),
+            nn.Dropout(config.action_dropout),
+            nn.Linear(config.action_mlp, config.action_width),
+            nn.Dropout(config.action_dropout),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+class _ActionLayers(nn.Module):
+    def __init__(self, config: OfficialConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleList([_ActionAttention(config), _ActionFeedForward(config)]) for _ in range(config.action_layers)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            for part in layer.children():
+                x = x + part(x)
+        return x
+
+
+class _ActionEncoder(nn.Module):
+    """Action tokens (B, K, 30) to what is added to the caption, (B, K + 1, 4096); adds nothing before training."""
+
+    def __init__(self, config: OfficialConfig) -> None:
+        super().__init__()
+        width = config.action_width
+        self.cls_token = nn.Parameter(torch.randn(width))
+        self.to_patch_embedding = nn.Sequential(
+            nn.LayerNorm(config.action_dim), nn.Linear(config.action_dim, width), nn.LayerNorm(width)
+        )
+        self.transformer = _ActionLayers(config)
+        head = nn.Linear(width, config.caption_dim)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.mlp_head = nn.Sequential(nn.LayerNorm(width), head)
+
+    def forward(self, actions: torch.Tensor) -> torch.Tensor:
+        x = self.to_patch_embedding(actions)
+        x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        half = x.shape[-1] // 2
+        rates = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+        angles = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[:, None] * rates
+        x = x + torch.cat([angles.sin(), angles.cos()], dim=-1).to(x.dtype)
+        return self.mlp_head(self.transformer(x))
+
+
+class OfficialNetwork(nn.Module):
+    """The released network.
+
+    Args:
+        config: Its sizes.
+    """
+
+    def __init__(self, config: OfficialConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.proj_in = nn.Linear(config.latent_channels, width)
+        self.scale_shift_table = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.time_embed = AdaLayerNormSingle(width, use_additional_conditions=False)
+        self.view_embed = nn.Parameter(torch.randn(config.views, width))
+        self.view_ada = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.caption_projection = PixArtAlphaTextProjection(config.caption_dim, width)
+        self.act_in = nn.Linear(config.act_in_dim, config.caption_dim)  # in the checkpoint, but never used
+        self.act_vit_in = _ActionEncoder(config)
+        self.transformer_blocks = nn.ModuleList(_Block(width, config.heads) for _ in range(config.layers))
+        self.norm_out = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.proj_out = nn.Linear(width, config.latent_channels)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        history: int,
+        actions: torch.Tensor,
+        caption: torch.Tensor,
+    ) -> torch.Tensor:
+        """Predict the velocity noise - x0 of the future latents.
+
+        Args:
+            latents: (B, V, F, C, h, w), the first `history` frames clean, the rest noisy.
+            timestep: (B,), 0 to 1000.
+            history: Number of history frames.
+            actions: Action tokens (B, K, 30).
+            caption: Text embedding (n, caption_dim) of the empty caption, n > K. Only the first K + 1 tokens matter: the
+                released model masks the others out.
+
+        Returns:
+            (B, V, F - history, C, h, w).
+        """
+        batch, views, frames, _, height, wide = latents.shape
+        if views > self.config.views:
+            raise ConfigError(f"{views} cameras, but the official model has room for {self.config.views}")
+        x = self.proj_in(latents.permute(0, 1, 2, 4, 5, 3).flatten(2, 4))
+        sizes = [history * height * wide, (frames - history) * height * wide]
+        rotary = rotary_table(self.config.width, frames, height, wide, self.config.frame_rate)
+        rotary = (rotary[0].to(x.device), rotary[1].to(x.device))
+        both = torch.stack([torch.zeros_like(timestep), timestep], dim=1)  # the history is clean: time 0
+        time, embedded = self.time_embed(both.flatten(), batch_size=batch, hidden_dtype=x.dtype)
+        view = self.view_embed[:views, None].to(x.dtype)
+        time = time.unflatten(0, (batch, 1, 2)) + self.view_ada(view)
+        embedded = embedded.unflatten(0, (batch, 1, 2)) + view
+        context = self.caption_projection(caption[: actions.shape[1] + 1].to(x.dtype) + self.act_vit_in(actions))
+        for i, block in enumerate(self.transformer_blocks):
+            x = block(x, context, time, rotary, sizes, i % self.config.cross_view_every == 0)
+        shift, scale = self.scale_shift_table  # (width,) each; only the future is read out
+        future = embedded[:, :, 1, None]
+        x = self.norm_out(x[:, :, sizes[0] :]) * (1 + scale + future) + shift + future
+        return self.proj_out(x).unflatten(2, (frames - history, height, wide)).permute(0, 1, 2, 5, 3, 4)
+
+
+class OfficialTransformer(nn.Module):
+    """The released network behind the interface of `LatentTransformer`.
+
+    Args:
+        config: Its sizes.
+        history: History frames T.
+
+    Attributes:
+        caption: T5-XXL's embedding of the empty caption, (K + 1, caption_dim); zero until `load_official` is given it.
+    """
+
+    caption: torch.Tensor
+
+    def __init__(self, config: OfficialConfig, history: int) -> None:
+        super().__init__()
+        self.network = OfficialNetwork(config)
+        self.history = history
+        self.register_buffer("caption", torch.zeros(config.action_tokens + 1, config.caption_dim))
+
+    def forward(
+        self,
+        future: torch.Tensor,
+        history: torch.Tensor,
+        sigma: torch.Tensor,
+        actions: torch.Tensor,
+        state: torch.Tensor,
+        text: torch.Tensor,
+    ) -> tuple[torch.Tensor, None]:
+        """As `LatentTransformer.forward`; state and text are not read, joint states not predicted."""
+        latents = torch.cat([history, future.to(history.dtype)], dim=2)
+        return self.network(latents, 1000.0 * sigma, history.shape[2], actions, self.caption).float(), None
+
+
+def load_official(
+    model: OfficialTransformer,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    caption: torch.Tensor | None = None,
+    without_actions: bool = False,
+) -> None:
+    """Load the released weights, strictly.
+
+    Args:
+        model: Where to.
+        tensors: State dict of `diffusion_pytorch_model.safetensors`.
+        caption: T5-XXL's embedding of the empty caption (n, caption_dim), n > K; without it zeros are used.
+        without_actions: Accept Genie-Envisioner's weights, which lack `act_vit_in.*` (and `act_in.*`) and may hold an
+            action expert (`action_*`), which is left out.
+
+    Raises:
+        CheckpointError: If names or shapes differ; all differences are listed.
+    """
+    expected = model.network.state_dict()
+    given = dict(tensors)
+    if without_actions:
+        given = {name: tensor for name, tensor in given.items() if not name.startswith("action_")}
+        new = {name: tensor for name, tensor in expected.items() if name.startswith(("act_vit_in.", "act_in."))}
+        given = {**new, **given}
+    problems = [f"missing {name}" for name in expected.keys() - given.keys()]
+    problems += [f"unexpected {name}" for name in given.keys() - expected.keys()]
+    for name in expected.keys() & given.keys():
+        if given[name].shape != expected[name].shape:
+            problems.append(f"{name} has shape {tuple(given[name].shape)}, expected {tuple(expected[name].shape)}")
+    if problems:
+        hint = ""
+        if any("missing act_vit_in" in problem for problem in problems):
+            hint = " Genie-Envisioner's weights have no action encoder: load them with without_actions=True."
+        raise CheckpointError(f"this is not the official checkpoint: {'; '.join(sorted(problems))}.{hint}")
+    model.network.load_state_dict(given)
+    if caption is not None:
+        if caption.dim() != 2 or len(caption) < len(model.caption) or caption.shape[1] != model.caption.shape[1]:
+            raise CheckpointError(
+                f"the caption embedding has shape {tuple(caption.shape)}, "
+                f"expected at least {tuple(model.caption.shape)} (tokens, width)"
+            )
+        model.caption.copy_(caption[: len(model.caption)])

@@ -1,0 +1,8 @@
+"""The learned simulator as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from rise_env.imagination.single import ImaginationEnv
+from rise_env.imagination.vector import ImaginationVectorEnv
+
+__all__ = ["ImaginationEnv", "ImaginationVectorEnv"]

@@ -1,0 +1,98 @@
+"""Checks of what comes in: seeds, masks, options and actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rise_env.errors import ActionError, ConfigError
+from rise_env.tasks import JointLayout
+
+__all__ = ["checked_actions", "mask_of", "option_of", "seeds_of"]
+
+
+def seeds_of(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
+    """One seed per environment; an int s stands for s, s + 1, ...
+
+    Raises:
+        ConfigError: If the number of seeds is another.
+    """
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + i for i in range(count)]
+    seeds = [None if one is None else int(one) for one in seed]
+    if len(seeds) != count:
+        raise ConfigError(f"got {len(seeds)} seeds for {count} environments")
+    return seeds
+
+
+def mask_of(mask: Any, count: int) -> np.ndarray:
+    """Environments to reset, bool (count,); None means all.
+
+    Raises:
+        ConfigError: If the mask has another shape or type, or is False everywhere.
+    """
+    if mask is None:
+        return np.ones(count, bool)
+    mask = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.array(mask)
+    if mask.shape != (count,) or mask.dtype != np.bool_ or not mask.any():
+        raise ConfigError(
+            f"reset_mask must be bool with shape ({count},) and at least one True, got {mask.dtype} {mask.shape}"
+        )
+    return mask
+
+
+def option_of(key: str, value: Any, rows: np.ndarray, count: int) -> Any:
+    """An option for some of `count` environments: one number for all, or the entries of `rows`.
+
+    Raises:
+        ConfigError: If the number of entries is another.
+    """
+    if value is None or isinstance(value, int | np.integer):
+        return value
+    if len(value) != count:
+        raise ConfigError(f"options[{key!r}] has {len(value)} entries for {count} environments")
+    return [value[i] for i in rows]
+
+
+def checked_actions(
+    actions: Any, running: np.ndarray, chunk: int, layout: JointLayout, device: torch.device
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Actions within the joint limits.
+
+    Args:
+        actions: (N, chunk, D), an array or a tensor.
+        running: Environments whose actions count, bool (N,).
+        chunk: Control steps per chunk.
+        layout: Joints and their limits.
+        device: Where the actions are wanted.
+
+    Returns:
+        float32 (N, chunk, D), and the number of components that had to be clamped, int64 (N,).
+
+    Raises:
+        ActionError: If shape or type is another, or an action that counts is not finite.
+    """
+    if not isinstance(actions, torch.Tensor):
+        actions = np.asarray(actions)
+        if not np.issubdtype(actions.dtype, np.number):
+            raise ActionError(f"actions are {actions.dtype}, expected numbers")
+        actions = torch.from_numpy(np.array(actions, np.float32))
+    expected = (len(running), chunk, layout.dim)
+    if tuple(actions.shape) != expected:
+        raise ActionError(
+            f"actions have shape {tuple(actions.shape)}, expected {expected}: (num_envs, chunk, joints), absolute "
+            f"targets in the order {', '.join(layout.names)}"
+        )
+    actions = actions.detach().to(device, torch.float32)
+    finite = torch.isfinite(actions).all(dim=2).all(dim=1).cpu().numpy()
+    if not finite[running].all():
+        bad = np.flatnonzero(running & ~finite).tolist()
+        raise ActionError(f"actions of environments {bad} are not finite (NaN or infinity); nothing was imagined")
+    low, high = (torch.as_tensor(limit, device=device) for limit in (layout.low, layout.high))
+    within = torch.clamp(actions, low, high)
+    return within, (within != actions).sum(dim=(1, 2)).cpu().numpy()

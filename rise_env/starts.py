@@ -1,0 +1,436 @@
+"""Start states: where imagined episodes begin, taken from recorded ones and memory-mapped from disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rise_env.errors import CheckpointError, ConfigError, LayoutError
+from rise_env.files import atomic_directory, write_json
+from rise_env.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from rise_env.data import Dataset
+
+__all__ = ["SPLITS", "StartBatch", "StartStates"]
+
+SPLITS = ("train", "heldout")
+_VERSION = 1
+_MANIFEST = "starts.json"
+_COLUMNS = ("states", "episode_index", "frame_index", "prompt_index", "split", "success", "group")
+type PerEnv = int | Sequence[int | None] | np.ndarray | None
+
+
+@dataclass(frozen=True)
+class StartBatch:
+    """Some start states, copied into memory.
+
+    Attributes:
+        index: int64 (n,), rows of the `StartStates`.
+        frames: uint8 (n, T, V, H, W, 3), oldest first.
+        states: float32 (n, T, D).
+        prompts: One instruction each.
+        episode_index: int64 (n,).
+        frame_index: int64 (n,), of the current frame.
+    """
+
+    index: np.ndarray
+    frames: np.ndarray
+    states: np.ndarray
+    prompts: tuple[str, ...]
+    episode_index: np.ndarray
+    frame_index: np.ndarray
+
+
+@dataclass(eq=False)
+class StartStates:
+    """M recorded states, each with the history that a dynamics model wants to see.
+
+    Attributes:
+        frames: uint8 (M, T, V, H, W, 3): T history frames, `stride` control steps apart, the current one last; views in
+            the order of `TaskSpec.cameras`.
+        states: float32 (M, T, D), rad and m.
+        episode_index: int64 (M,).
+        frame_index: int64 (M,), of the current frame in its episode.
+        prompts: Distinct instructions.
+        prompt_index: int64 (M,), into `prompts`.
+        split: str (M,), "train" or "heldout".
+        success: int8 (M,): 1 or 0 as the episode ended, -1 where nobody said.
+        group: int64 (M,): states with the same number are of the same scene.
+        actions: float32 (M, chunk, D), what was commanded from here on, or None.
+        about: What the arrays belong to: cameras, joint names, chunk, stride, and whatever else is worth keeping.
+
+    Raises:
+        ConfigError: If the arrays do not fit together.
+    """
+
+    frames: np.ndarray
+    states: np.ndarray
+    episode_index: np.ndarray
+    frame_index: np.ndarray
+    prompts: tuple[str, ...]
+    prompt_index: np.ndarray
+    split: np.ndarray
+    success: np.ndarray
+    group: np.ndarray
+    actions: np.ndarray | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.frames)
+        if not count:
+            raise ConfigError("there are no start states")
+        if self.frames.ndim != 6 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
+            shape = f"{self.frames.dtype} {self.frames.shape}"
+            raise ConfigError(f"start frames are {shape}, expected uint8 (M, T, V, H, W, 3)")
+        if self.states.ndim != 3 or self.states.shape[:2] != self.frames.shape[:2]:
+            raise ConfigError(f"start states have shape {self.states.shape}, expected {(*self.frames.shape[:2], 'D')}")
+        for name in _COLUMNS[1:]:
+            if getattr(self, name).shape != (count,):
+                raise ConfigError(f"{name} has shape {getattr(self, name).shape}, expected {(count,)}")
+        if self.actions is not None and (len(self.actions), self.actions.shape[-1]) != (count, self.states.shape[-1]):
+            raise ConfigError(f"actions have shape {self.actions.shape}, expected {(count, 'chunk', 'D')}")
+        if unknown := sorted(set(self.split.tolist()) - set(SPLITS)):
+            raise ConfigError(f"unknown splits {unknown} of start states. Known: {', '.join(SPLITS)}.")
+        if self.prompt_index.min() < 0 or self.prompt_index.max() >= len(self.prompts):
+            raise ConfigError(f"prompt_index runs from {self.prompt_index.min()} to {self.prompt_index.max()}, but "
+                              f"there are {len(self.prompts)} prompts")  # fmt: skip
+        self._rows: dict[tuple[Any, ...], np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    # ------------------------------------------------------------------ choosing
+
+    def rows(
+        self,
+        split: str | None = None,
+        episode_index: int | None = None,
+        frame_index: int | None = None,
+        group: int | None = None,
+        start_index: int | None = None,
+    ) -> np.ndarray:
+        """Rows that match, rising, int64 (n,); None matches everything. `start_index` is the number of a row.
+
+        Raises:
+            ConfigError: If nothing matches; the message says what there is.
+        """
+        key = (split, episode_index, frame_index, group, start_index)
+        if key not in self._rows:
+            names = ("split", "episode_index", "frame_index", "group", "start_index")
+            wanted = {name: value for name, value in zip(names, key, strict=True) if value is not None}
+            chosen = np.ones(len(self), bool)
+            for name, value in wanted.items():
+                column = np.arange(len(self)) if name == "start_index" else getattr(self, name)
+                found = chosen & (column == value)
+                if not found.any():
+                    there = ", ".join(str(item) for item in np.unique(column[chosen])[:20])
+                    others = [f"{other} {kept!r}" for other, kept in wanted.items() if other != name]
+                    among = f" and {', '.join(others)}" if others else ""
+                    raise ConfigError(f"no start state has {name} {value!r}{among}; with the rest there are {there}")
+                chosen = found
+            if len(self._rows) > 4096:
+                self._rows.clear()
+            self._rows[key] = np.flatnonzero(chosen)
+        return self._rows[key]
+
+    def sample(
+        self,
+        generators: Sequence[np.random.Generator],
+        *,
+        positions: Sequence[int] | np.ndarray | None = None,
+        split: str | Sequence[str | None] | None = None,
+        episode_index: PerEnv = None,
+        frame_index: PerEnv = None,
+        group: PerEnv = None,
+        start_index: PerEnv = None,
+        group_size: int = 1,
+    ) -> np.ndarray:
+        """Draw one row per environment; environment i draws once, from generator i alone.
+
+        Args:
+            generators: One generator per environment.
+            positions: Numbers of these environments, rising, where they are only some of a batch; they decide on
+                groups.
+            split: "train", "heldout" or None for both; one for all, or one per environment.
+            episode_index: Only states of this episode; one number, or one (or None) per environment.
+            frame_index: Only states of this frame; likewise.
+            group: Only states of this scene; likewise.
+            start_index: Only this row; likewise.
+            group_size: Environments k * group_size .. (k + 1) * group_size - 1 share the start of the first of them.
+
+        Returns:
+            int64 (n,).
+
+        Raises:
+            ConfigError: If nothing matches, or an argument does not fit.
+        """
+        count = len(generators)
+        places = np.arange(count) if positions is None else np.asarray(positions)
+        if group_size < 1:
+            raise ConfigError(f"group_size is {group_size}, expected at least 1")
+        filters = list(
+            zip(
+                [split] * count if split is None or isinstance(split, str) else split,
+                _per_env("episode_index", episode_index, count),
+                _per_env("frame_index", frame_index, count),
+                _per_env("group", group, count),
+                _per_env("start_index", start_index, count),
+                strict=True,
+            )
+        )
+        candidates = [self.rows(*wanted) for wanted in filters]
+        first: dict[int, int] = {}
+        leaders = [first.setdefault(int(place) // group_size, i) for i, place in enumerate(places)]
+        for i, leader in enumerate(leaders):
+            if filters[leader] != filters[i]:
+                raise ConfigError(f"environments {places[leader]} and {places[i]} share a start (group_size "
+                                  f"{group_size}) but ask for different ones")  # fmt: skip
+        # Whatever could go wrong has: from here on the generators are used.
+        pairs = zip(candidates, generators, strict=True)
+        drawn = np.array([rows[generator.integers(len(rows))] for rows, generator in pairs], np.int64)
+        return drawn[leaders]
+
+    def batch(self, index: np.ndarray | Sequence[int]) -> StartBatch:
+        """Copy rows into memory."""
+        index = np.asarray(index, np.int64)
+        return StartBatch(
+            index,
+            np.ascontiguousarray(self.frames[index]),
+            np.ascontiguousarray(self.states[index]),
+            tuple(self.prompts[self.prompt_index[i]] for i in index),
+            self.episode_index[index],
+            self.frame_index[index],
+        )
+
+    def check(self, spec: TaskSpec) -> None:
+        """Compare with a task.
+
+        Raises:
+            LayoutError: If the joints differ.
+            ConfigError: If history, cameras, image size, chunk or stride differ.
+        """
+        names = tuple(self.about.get("joints", spec.layout.names))
+        if names != spec.layout.names or self.states.shape[-1] != spec.layout.dim:
+            raise LayoutError(
+                f"start states have {self.states.shape[-1]} joints: {', '.join(names)};\n"
+                f"the task has {spec.layout.dim}: {', '.join(spec.layout.names)}"
+            )
+        ours = {**_about(spec), "shape": (spec.history, len(spec.cameras), *spec.image_size, 3)}
+        theirs = {**ours, **self.about, "shape": self.frames.shape[1:]}
+        if self.actions is not None:
+            theirs["chunk"] = self.actions.shape[1]
+        for key, value in ours.items():
+            if theirs[key] != value:
+                raise ConfigError(f"start states have {key} {theirs[key]}, the task {spec.name!r} has {value}. "
+                                  "Build the start states for this task.")  # fmt: skip
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | Path, *, compress: bool = False) -> None:
+        """Write a directory of .npy files and `starts.json`.
+
+        Args:
+            path: Directory to make or replace.
+            compress: Store the frames compressed (about a third of the size for rendered pictures); they are then read
+                into memory on loading instead of being mapped.
+        """
+        manifest = {
+            "format_version": _VERSION,
+            "count": len(self),
+            "shape": list(self.frames.shape),
+            "compressed": compress,
+            "prompts": list(self.prompts),
+            "about": self.about,
+        }
+        with atomic_directory(path, _MANIFEST) as aside:
+            if compress:
+                np.savez_compressed(aside / "frames.npz", frames=self.frames)
+            else:
+                np.save(aside / "frames.npy", self.frames, allow_pickle=False)
+            for name in _COLUMNS:
+                np.save(aside / f"{name}.npy", getattr(self, name), allow_pickle=False)
+            if self.actions is not None:
+                np.save(aside / "actions.npy", self.actions, allow_pickle=False)
+            write_json(aside / _MANIFEST, manifest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> StartStates:
+        """Read what `save` wrote; arrays are memory-mapped.
+
+        Raises:
+            CheckpointError: If the directory is no such thing, or a file in it is missing, cut short or damaged.
+        """
+        path = Path(path)
+        try:
+            manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            version, compressed = manifest["format_version"], manifest["compressed"]
+            prompts, about = tuple(manifest["prompts"]), dict(manifest["about"])
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} holds no start states: there is no {_MANIFEST}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path / _MANIFEST} is damaged: {error!r}. Build the start states again.") from error
+        if version != _VERSION:
+            raise CheckpointError(f"{path} has format version {version}, this program reads {_VERSION}. Update it.")
+        columns = {name: _read(path / f"{name}.npy") for name in _COLUMNS}
+        frames = _read(path / "frames.npz") if compressed else _read(path / "frames.npy")
+        actions = _read(path / "actions.npy") if (path / "actions.npy").is_file() else None
+        return cls(frames=frames, actions=actions, prompts=prompts, about=about, **columns)
+
+    # ------------------------------------------------------------------ making
+
+    @classmethod
+    def build(
+        cls,
+        spec: TaskSpec,
+        frames: np.ndarray,
+        states: np.ndarray,
+        *,
+        episode_index: Sequence[int] | np.ndarray | None = None,
+        frame_index: Sequence[int] | np.ndarray | None = None,
+        prompts: Sequence[str] | None = None,
+        split: Sequence[str] | np.ndarray | str = "train",
+        success: Sequence[int] | np.ndarray | int = -1,
+        group: Sequence[int] | np.ndarray | None = None,
+        actions: np.ndarray | None = None,
+        **about: Any,
+    ) -> StartStates:
+        """Start states from arrays, with one prompt per state; what is not given is filled in.
+
+        Args:
+            spec: Task.
+            frames: uint8 (M, T, V, H, W, 3).
+            states: float32 (M, T, D).
+            episode_index: (M,); 0, 1, ... by default.
+            frame_index: (M,); 0 by default.
+            prompts: One per state; the task's by default.
+            split: One per state, or one for all.
+            success: One per state, or one for all.
+            group: (M,); the episode by default.
+            actions: float32 (M, chunk, D), optional.
+            **about: Further entries of `about`, JSON values.
+        """
+        count = len(frames)
+        episodes = np.arange(count) if episode_index is None else np.asarray(episode_index)
+        texts = [spec.prompt] * count if prompts is None else list(prompts)
+        distinct = tuple(dict.fromkeys(texts))
+        starts = cls(
+            frames=np.asarray(frames),
+            states=np.asarray(states, np.float32),
+            episode_index=episodes.astype(np.int64),
+            frame_index=np.zeros(count, np.int64) if frame_index is None else np.asarray(frame_index, np.int64),
+            prompts=distinct,
+            prompt_index=np.array([distinct.index(text) for text in texts], np.int64),
+            split=np.full(count, split) if isinstance(split, str) else np.asarray(split, str),
+            success=np.full(count, success, np.int8) if isinstance(success, int) else np.asarray(success, np.int8),
+            group=episodes.astype(np.int64) if group is None else np.asarray(group, np.int64),
+            actions=None if actions is None else np.asarray(actions, np.float32),
+            about={**_about(spec), **about},
+        )
+        starts.check(spec)
+        return starts
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset | str | Path | Sequence[str | Path],
+        spec: TaskSpec | None = None,
+        count: int | None = 256,
+        seed: int = 0,
+        *,
+        splits: Mapping[str, Any] | None = None,
+        successful: bool | None = None,
+    ) -> StartStates:
+        """Draw start states from recorded episodes, any moment that a whole chunk follows.
+
+        Args:
+            dataset: Opened dataset, its directory or Hub id, or several of these, which are joined.
+            spec: Task; the dataset's own by default.
+            count: Number of states, shared among the splits by their number of moments, at least one each; None takes
+                every moment.
+            seed: Seed of the draw.
+            splits: Episode indices by "train" and "heldout"; by default those of `split_episodes(dataset)`, which
+                training uses too. A dataset of one episode is all "train".
+            successful: Use only episodes that are labelled as successes (True) or as failures (False).
+
+        Raises:
+            ConfigError: If no episode is left or the splits are unknown.
+            DatasetError: If the dataset does not fit the task, or has no episode long enough.
+        """
+        from rise_env.data import Windows, open_dataset, split_episodes
+
+        data = open_dataset(dataset, spec) if isinstance(dataset, str | Path | Sequence) else dataset
+        spec = spec or data.spec
+        outcome = np.array([-1 if one.success is None else int(one.success) for one in data.episodes], np.int8)
+        if splits is None:
+            splits = {"train": [0]} if data.num_episodes == 1 else split_episodes(data)
+        if unknown := sorted(set(splits) - set(SPLITS)):
+            raise ConfigError(f"unknown splits {unknown} of start states. Known: {', '.join(SPLITS)}.")
+        kept = {name: np.asarray(episodes, np.int64) for name, episodes in splits.items()}
+        if successful is not None:
+            kept = {name: episodes[outcome[episodes] == int(successful)] for name, episodes in kept.items()}
+        windows = {name: Windows(data, spec, episodes=episodes) for name, episodes in kept.items() if len(episodes)}
+        if not windows:
+            what = "" if successful is None else f" with episode_success {successful}"
+            raise ConfigError(f"{data.name} has no episodes{what} to start from")
+        generator, parts = np.random.default_rng(seed), []
+        total = sum(len(one) for one in windows.values())
+        for name, one in windows.items():
+            share = len(one) if count is None else min(len(one), max(1, round(count * len(one) / total)))
+            chosen = np.sort(generator.choice(len(one), share, replace=False))
+            parts += [(name, one.batch(rows)) for rows in np.array_split(chosen, -(-share // 256))]
+        frames = [
+            data.frames(batch.history_index.reshape(-1)).reshape(
+                len(batch), spec.history, len(spec.cameras), *spec.image_size, 3
+            )
+            for _, batch in parts
+        ]
+        batches = [batch for _, batch in parts]
+        episodes = np.concatenate([batch.episode for batch in batches])
+        return cls.build(
+            spec,
+            np.concatenate(frames),
+            np.concatenate([batch.states for batch in batches]),
+            episode_index=episodes,
+            frame_index=np.concatenate([batch.frame for batch in batches]),
+            prompts=[prompt for batch in batches for prompt in batch.prompts],
+            split=np.repeat([name for name, _ in parts], [len(batch) for batch in batches]),
+            success=outcome[episodes],
+            actions=np.concatenate([batch.actions for batch in batches]),
+            source=data.name,
+        )
+
+
+def _about(spec: TaskSpec) -> dict[str, Any]:
+    return {
+        "cameras": list(spec.cameras),
+        "joints": list(spec.layout.names),
+        "chunk": spec.chunk,
+        "stride": spec.stride,
+    }
+
+
+def _per_env(name: str, value: PerEnv, count: int) -> list[int | None]:
+    if value is None or isinstance(value, int | np.integer):
+        return [None if value is None else int(value)] * count
+    values = [None if item is None else int(item) for item in value]
+    if len(values) != count:
+        raise ConfigError(f"{name} has {len(values)} entries for {count} environments")
+    return values
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return archive["frames"]
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise CheckpointError(f"start states lack {path}. Build them again.") from None
+    except Exception as error:  # a damaged archive fails in many ways
+        raise CheckpointError(f"{path} is cut short or damaged: {error}. Build the start states again.") from error

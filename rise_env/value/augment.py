@@ -1,0 +1,62 @@
+"""Changes to training frames: what light does, and what imagination does (blur)."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from rise_env.value.config import TrainConfig
+
+__all__ = ["augment_latents", "augment_pixels"]
+
+
+def augment_pixels(images: torch.Tensor, config: TrainConfig, generator: torch.Generator) -> torch.Tensor:
+    """Change brightness and contrast, blur some samples, shift by whole pixels.
+
+    Args:
+        images: float (n, V, C, H, W) in [-1, 1]; not changed.
+        config: Strengths.
+        generator: CPU generator; everything random is drawn from it.
+    """
+    count, device = len(images), images.device
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        drawn = torch.rand(count, 1, 1, 1, 1, generator=generator) * (high - low) + low
+        return drawn.to(device)
+
+    if config.blur:
+        chosen = uniform(0, 1) < config.blur
+        strength = uniform(0, 1) * chosen
+        flat = images.flatten(0, 1)
+        blurred = F.avg_pool2d(flat, 3, stride=1, padding=1, count_include_pad=False).unflatten(0, images.shape[:2])
+        images = torch.lerp(images, blurred, strength)
+    if config.brightness:
+        contrast = uniform(1 - config.brightness, 1 + config.brightness)
+        images = (images * contrast + uniform(-config.brightness, config.brightness)).clamp(-1, 1)
+    return _shift(images, config.shift, generator) if config.shift else images
+
+
+def _shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
+    count, _, _, height, width = images.shape
+    padded = F.pad(images.flatten(0, 1), [pixels] * 4, mode="replicate").unflatten(0, images.shape[:2])
+    moves = torch.randint(0, 2 * pixels + 1, (count, 2), generator=generator).tolist()
+    return torch.stack(
+        [padded[i, :, :, down : down + height, right : right + width] for i, (down, right) in enumerate(moves)]
+    )
+
+
+def augment_latents(
+    latents: torch.Tensor, scale: torch.Tensor, config: TrainConfig, generator: torch.Generator
+) -> torch.Tensor:
+    """Add noise to latents.
+
+    Args:
+        latents: float (n, V, C, h, w); not changed.
+        scale: Standard deviation of each channel, (C, 1, 1).
+        config: Strength.
+        generator: CPU generator.
+    """
+    if not config.latent_noise:
+        return latents
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    return latents + noise * (config.latent_noise * scale)

@@ -1,0 +1,242 @@
+"""Configuration of the value model: the `value` section of a preset."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from rise_env.errors import ConfigError
+
+__all__ = ["HEADS", "OUTPUTS", "LabelConfig", "ModelConfig", "TDConfig", "TrainConfig", "ValueConfig", "td_preset"]
+
+#: Heads that a value model may have. `progress`: [0, 1]. `td`: [-1, 1]. `success`: probability that the episode
+#: succeeds. `distributional`: 201 bins over the normalised return in [-1, 0] (RECAP).
+HEADS = ("progress", "td", "success", "distributional")
+#: What `ValueModel.estimate` may return: one head, or a weighted mean of several.
+OUTPUTS = (*HEADS, "blend")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(f"section 'value': {message}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a value model.
+
+    Attributes:
+        reads_latents: Read the dynamics' latents instead of pixels.
+        channels: Width of each convolution; every one but `flat_convs` of the first halves the image.
+        flat_convs: Leading convolutions with stride 1; 1 for latents, which are small already.
+        embed: Features per view.
+        hidden: Width of an ensemble member's trunk.
+        depth: Layers of a member's trunk.
+        members: Ensemble members M; 1 gives no spread.
+        prior_scale: Weight of the fixed random network added to each member, which keeps members apart away from the
+            data; 0 for none.
+        text_vocabulary: Buckets of the hashed-word text encoder.
+        text_embed: Width of the text embedding.
+        backbone: Local directory or Hub id of a vision model of transformers (DINOv2, SigLIP, ...) in place of the
+            convolutions; empty for none.
+        backbone_size: Height and width that images are resized to for the backbone.
+        freeze_backbone: Train only what comes after the backbone.
+        heads: Heads to build, of `HEADS`.
+        output: What `estimate` returns, of `OUTPUTS`.
+        blend: Weights by head for `output: blend`; they need not sum to one.
+        bins: Bins of the distributional head.
+    """
+
+    reads_latents: bool = False
+    channels: tuple[int, ...] = (16, 32, 64, 96)
+    flat_convs: int = 0
+    embed: int = 128
+    hidden: int = 128
+    depth: int = 2
+    members: int = 4
+    prior_scale: float = 0.0
+    text_vocabulary: int = 1024
+    text_embed: int = 32
+    backbone: str = ""
+    backbone_size: tuple[int, int] = (224, 224)
+    freeze_backbone: bool = False
+    heads: tuple[str, ...] = ("progress", "td", "success")
+    output: str = "progress"
+    blend: dict[str, float] = field(default_factory=lambda: {"progress": 0.5, "success": 0.5})
+    bins: int = 201
+
+    def __post_init__(self) -> None:
+        _require(bool(self.channels) or bool(self.backbone), "model.channels is empty")
+        _require(0 <= self.flat_convs <= len(self.channels), "model.flat_convs is not in 0..len(channels)")
+        for name in ("embed", "hidden", "depth", "members", "text_vocabulary", "text_embed"):
+            _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}, expected at least 1")
+        _require(all(width >= 1 for width in self.channels), f"model.channels {self.channels} must be positive")
+        _require(self.bins >= 2, f"model.bins is {self.bins}, expected at least 2")
+        _require(self.prior_scale >= 0, f"model.prior_scale is {self.prior_scale}, expected at least 0")
+        _require(bool(self.heads), f"model.heads is empty; known heads: {', '.join(HEADS)}")
+        _require(len(set(self.heads)) == len(self.heads), f"model.heads {self.heads} repeat")
+        for head in self.heads:
+            _require(head in HEADS, f"unknown head {head!r} in model.heads; known heads: {', '.join(HEADS)}")
+        _require(self.output in OUTPUTS, f"unknown model.output {self.output!r}; known: {', '.join(OUTPUTS)}")
+        _require(not (self.backbone and self.reads_latents), "a backbone reads pixels; set reads_latents: false")
+        for head in self.output_weights:
+            _require(head in self.heads, f"model.output {self.output!r} reads head {head!r}, which model.heads lacks")
+        _require(sum(self.output_weights.values()) > 0, f"the weights of model.blend {self.blend} sum to nothing")
+
+    @property
+    def output_weights(self) -> dict[str, float]:
+        """Weight of each head in the output, summing to one where the sum is positive."""
+        if self.output != "blend":
+            return {self.output: 1.0}
+        total = sum(self.blend.values())
+        return {head: weight / total if total > 0 else 0.0 for head, weight in self.blend.items()}
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """What frames are labelled with.
+
+    Attributes:
+        outcome: "recorded": the dataset's explicit `episode_success`. "success": every episode is a success; to be said
+            of demonstrations that carry no such column.
+        progress: "time": t / T up to the outcome frame T, on successful episodes alone (the paper's label).
+            "dense": the dataset's own `progress` column on every frame of every episode. That is ground truth which
+            a simulator records and a robot does not: better within a state, but not the published recipe.
+        fill_dips: Dips of dense progress that last at most so many control steps are filled, such as that between the
+            release of an object and its landing.
+        success_progress: Recorded progress from which on an episode's success is certain.
+        failure_cost: RECAP's C_fail, in control steps.
+        length_percentile: Returns are divided by this percentile of a task's episode lengths. 100 flattens the value.
+    """
+
+    outcome: str = "recorded"
+    progress: str = "time"
+    fill_dips: int = 4
+    success_progress: float = 1.0
+    failure_cost: float = 300.0
+    length_percentile: float = 75.0
+
+    def __post_init__(self) -> None:
+        outcomes = ("recorded", "success")
+        _require(self.outcome in outcomes, f"labels.outcome is {self.outcome!r}, expected recorded or success")
+        _require(self.progress in ("time", "dense"), f"labels.progress is {self.progress!r}, expected time or dense")
+        _require(self.fill_dips >= 0, f"labels.fill_dips is {self.fill_dips}, expected at least 0")
+        _require(0 < self.success_progress <= 1, f"labels.success_progress {self.success_progress} is not in (0, 1]")
+        _require(self.failure_cost >= 0, f"labels.failure_cost is {self.failure_cost}, expected at least 0")
+        _require(0 < self.length_percentile <= 100, f"labels.length_percentile {self.length_percentile} not in 0..100")
+
+
+@dataclass(frozen=True)
+class TDConfig:
+    """Temporal-difference targets; rewards are paid at the outcome frame and are zero elsewhere.
+
+    Attributes:
+        gamma: Discount per control step.
+        success: Reward of success.
+        failure: Reward of failure.
+        n_step: Steps before the target bootstraps.
+        tau: Part of the weights that the target network takes over per update.
+        clamp: Targets are clamped to [-clamp, clamp].
+    """
+
+    gamma: float = 0.995
+    success: float = 1.0
+    failure: float = -1.0
+    n_step: int = 1
+    tau: float = 0.01
+    clamp: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.gamma <= 1, f"td.gamma is {self.gamma}, expected in (0, 1]")
+        _require(self.failure < self.success, f"td.failure {self.failure} is not below td.success {self.success}")
+        _require(self.n_step >= 1, f"td.n_step is {self.n_step}, expected at least 1")
+        _require(0 < self.tau <= 1, f"td.tau is {self.tau}, expected in (0, 1]")
+        _require(0 < self.clamp <= 1, f"td.clamp is {self.clamp}, expected in (0, 1], the range of the head")
+
+
+def td_preset(name: str) -> TDConfig:
+    """Published settings: "paper" (+1 / -1) or "release" (+1 / -0.6)."""
+    presets = {"paper": TDConfig(), "release": TDConfig(failure=-0.6)}
+    if name not in presets:
+        raise ConfigError(f"unknown TD preset {name!r}. Known: {', '.join(presets)}.")
+    return presets[name]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a value model is trained.
+
+    Attributes:
+        progress_steps: Updates of the first phase: every head but `td`.
+        td_steps: Updates of the second phase: every head.
+        batch: Frames per update.
+        lr: Peak learning rate of AdamW.
+        final_lr: Learning rate at the end of the cosine, as a part of `lr`.
+        warmup: Steps of linear warm-up.
+        weight_decay: Of AdamW.
+        clip: Largest gradient norm.
+        ema: Decay of the weight average that is saved and evaluated; 0 for none.
+        bootstrap: Part of the episodes that each ensemble member sees; 1 for all.
+        weights: Weight of each head's loss.
+        brightness: Largest relative change of brightness and contrast.
+        blur: Probability that a frame is blurred, as imagined frames are.
+        shift: Largest shift of an image, in pixels.
+        latent_noise: Standard deviation of the noise on latents, relative to theirs.
+        imagined_ratio: Part of each batch that is imagined, where imagined frames are given.
+        held_out: Part of the episodes kept for evaluation, by `rise_env.data.split_episodes` with seed 0, as the
+            dynamics model and the environment split them.
+        eval_frames: At most this many held-out frames are evaluated.
+        seed: Seed of initialisation, batches and augmentation.
+        save_seconds: Seconds between two saves of the full training state.
+        log_every: Steps between two TensorBoard entries.
+    """
+
+    progress_steps: int = 1500
+    td_steps: int = 1500
+    batch: int = 64
+    lr: float = 1e-3
+    final_lr: float = 0.1
+    warmup: int = 50
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    ema: float = 0.0
+    bootstrap: float = 0.8
+    weights: dict[str, float] = field(default_factory=dict)
+    brightness: float = 0.2
+    blur: float = 0.3
+    shift: int = 1
+    latent_noise: float = 0.1
+    imagined_ratio: float = 0.3
+    held_out: float = 0.1
+    eval_frames: int = 20_000
+    seed: int = 0
+    save_seconds: float = 60.0
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        _require(self.progress_steps >= 0 and self.td_steps >= 0, "training.progress_steps and td_steps are negative")
+        _require(self.progress_steps + self.td_steps >= 1, "training.progress_steps and td_steps are both 0")
+        _require(self.batch >= 1, f"training.batch is {self.batch}, expected at least 1")
+        _require(math.isfinite(self.lr) and self.lr > 0, f"training.lr is {self.lr}, expected a positive number")
+        for name in ("final_lr", "blur", "imagined_ratio"):
+            _require(0 <= getattr(self, name) <= 1, f"training.{name} is {getattr(self, name)}, expected in [0, 1]")
+        for name in ("ema", "brightness", "held_out"):
+            _require(0 <= getattr(self, name) < 1, f"training.{name} is {getattr(self, name)}, expected in [0, 1)")
+        _require(0 < self.bootstrap <= 1, f"training.bootstrap is {self.bootstrap}, expected in (0, 1]")
+        for name in ("warmup", "weight_decay", "shift", "latent_noise", "save_seconds"):
+            _require(getattr(self, name) >= 0, f"training.{name} is {getattr(self, name)}, expected at least 0")
+        _require(self.clip > 0, f"training.clip is {self.clip}, expected a positive number")
+        _require(self.log_every >= 1 and self.eval_frames >= 1, "training.log_every and eval_frames must be at least 1")
+        for head, weight in self.weights.items():
+            _require(head in HEADS, f"training.weights: unknown head {head!r}; known heads: {', '.join(HEADS)}")
+            _require(weight >= 0, f"training.weights.{head} is {weight}, expected at least 0")
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """The `value` section of a preset."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    td: TDConfig = field(default_factory=TDConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)

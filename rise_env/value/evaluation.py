@@ -1,0 +1,174 @@
+"""How good a value model is on episodes it has not seen: rank correlation, separation of outcomes, honest doubts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from rise_env.value.labels import FrameDataset, Labels
+from rise_env.value.model import ValueModel
+
+__all__ = ["auroc", "chunk_advantages", "chunk_means", "evaluate_value", "pearson", "read_values", "spearman"]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0, equal values sharing the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts + 1) / 2)[inverse]
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Rank correlation of two arrays (n,); None where one of them does not vary."""
+    return pearson(_ranks(np.asarray(a)), _ranks(np.asarray(b)))
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Correlation of two arrays (n,); None where one of them does not vary."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    deviation_a, deviation_b = a - a.mean(), b - b.mean()
+    norm = np.sqrt((deviation_a**2).sum() * (deviation_b**2).sum())
+    return float((deviation_a * deviation_b).sum() / norm) if norm > 0 else None
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """Probability that a positive scores higher than a negative; None where one kind is missing."""
+    positive = np.asarray(positive, bool)
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others:
+        return None
+    return float((_ranks(np.asarray(score))[positive].sum() - count * (count - 1) / 2) / (count * others))
+
+
+def read_values(
+    model: ValueModel, dataset: FrameDataset, index: np.ndarray, prompts: list[str], batch: int = 128
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Value and spread, float32 (n,), of some frames of a dataset, by head and for the "output".
+
+    Args:
+        model: Value model.
+        dataset: Where the frames are.
+        index: Frames, (n,).
+        prompts: Instruction of each frame.
+        batch: Frames read at once.
+    """
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for start in range(0, len(index), batch):
+        section = slice(start, start + batch)
+        frames = torch.from_numpy(np.ascontiguousarray(dataset.frames(index[section]))).unsqueeze(1)
+        estimates = model.estimate_heads(frames.float() if model.reads_latents else frames, prompts[section])
+        for name, estimate in estimates.items():
+            pair = (estimate.value[:, 0].float().cpu().numpy(), estimate.spread[:, 0].float().cpu().numpy())
+            parts.setdefault(name, []).append(pair)
+    return {
+        name: (np.concatenate([value for value, _ in pairs]), np.concatenate([spread for _, spread in pairs]))
+        for name, pairs in parts.items()
+    }
+
+
+def chunk_advantages(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarray:
+    """Advantage of the recorded chunk at every frame: mean of V(t + k) over k = 1 .. min(chunk, rest), minus V(t).
+
+    The last frame of an episode has no future; its advantage is 0.
+
+    Args:
+        values: Values of all frames, (N,), episode after episode.
+        lengths: Frames of each episode.
+        chunk: Control steps per chunk.
+
+    Returns:
+        float32 (N,).
+    """
+    return (_chunk_means(values, lengths, chunk) - values).astype(np.float32)
+
+
+def chunk_means(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarray:
+    """Mean of V(t + k) over k = 1 .. min(chunk, rest), float32 (N,); V(t) itself at the last frame of an episode."""
+    return _chunk_means(values, lengths, chunk).astype(np.float32)
+
+
+def _chunk_means(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    lengths = np.asarray(lengths, np.int64)
+    if lengths.sum() != len(values):
+        raise ValueError(f"{len(values)} values for episodes of {int(lengths.sum())} frames in all")
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    here = np.arange(len(values))
+    rest = np.minimum(chunk, ends - 1 - here)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    mean = (total[here + 1 + rest] - total[here + 1]) / np.maximum(rest, 1)
+    return np.where(rest > 0, mean, values)
+
+
+def evaluate_value(
+    model: ValueModel, dataset: FrameDataset, labels: Labels, episodes: np.ndarray, chunk: int, max_frames: int
+) -> dict[str, Any]:
+    """Measure a value model on held-out episodes.
+
+    Args:
+        model: Value model.
+        dataset: Where the frames are.
+        labels: Labels of the dataset.
+        episodes: Held-out episodes.
+        chunk: Control steps per chunk, for the advantage.
+        max_frames: Whole episodes are read until there are this many frames.
+
+    Returns:
+        JSON-ready mapping. Per head and for the "output", over the frames up to the outcome: `progress_spearman`,
+        `progress_pearson` and `progress_spearman_episode` (mean over episodes) against the progress label,
+        `time_spearman` against t / T on successes, and `advantage_spearman`, chunk advantage against that of the label.
+        `success_auc_outcome` and `success_auc_middle`: success against failure at the outcome frame and half-way to it.
+        For the progress head `mae`, `bias` and `spread_auroc`, how well the ensemble's spread tells errors above the
+        median from the others. What cannot be measured is null.
+    """
+    kept = int(np.searchsorted(np.cumsum(labels.lengths[episodes]), max_frames)) + 1
+    episodes = np.sort(np.asarray(episodes)[:kept])
+    index = labels.frames_of(episodes)
+    owner = labels.episode[index]
+    readings = read_values(model, dataset, index, [labels.tasks[i] for i in owner])
+    local = index - labels.starts[owner]
+    known, truth = labels.progress_known[index], labels.progress[index]
+    early = local <= labels.outcome[owner]
+    before, won = known & early, labels.success[owner] & early
+    time = local / np.maximum(labels.outcome[owner], 1)
+    heads: dict[str, dict[str, float | None]] = {}
+    for name, (value, spread) in readings.items():
+        per_episode = [spearman(value[rows], truth[rows]) for i in episodes if (rows := before & (owner == i)).any()]
+        defined = [rho for rho in per_episode if rho is not None]
+        lengths = labels.lengths[episodes]
+        moves = chunk_advantages(value, lengths, chunk), chunk_advantages(truth, lengths, chunk)
+        heads[name] = {
+            "progress_spearman": spearman(value[before], truth[before]) if before.any() else None,
+            "progress_spearman_episode": float(np.mean(defined)) if defined else None,
+            "advantage_spearman": spearman(moves[0][before], moves[1][before]) if before.any() else None,
+            "progress_pearson": pearson(value[before], truth[before]) if before.any() else None,
+            "time_spearman": spearman(value[won], time[won]) if won.any() else None,
+            "success_auc_outcome": _outcome_auc(value, index, labels, episodes, 1.0),
+            "success_auc_middle": _outcome_auc(value, index, labels, episodes, 0.5),
+        }
+        if name == "progress" and known.any():
+            error = value[known] - truth[known]
+            wrong = np.abs(error) > np.median(np.abs(error))
+            heads[name] |= {
+                "mae": float(np.abs(error).mean()),
+                "bias": float(error.mean()),
+                "spread_auroc": auroc(spread[known], wrong),
+            }
+    return {
+        "episodes": len(episodes),
+        "successes": int(labels.success[episodes].sum()),
+        "frames": len(index),
+        "progress_labels": "dense" if labels.dense else "time",
+        "output": model.config.output,
+        "heads": heads,
+    }
+
+
+def _outcome_auc(
+    value: np.ndarray, index: np.ndarray, labels: Labels, episodes: np.ndarray, part: float
+) -> float | None:
+    ended = episodes[labels.ended[episodes]]
+    frames = labels.starts[ended] + np.round(labels.outcome[ended] * part).astype(np.int64)
+    return auroc(value[np.searchsorted(index, frames)], labels.success[ended])

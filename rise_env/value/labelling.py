@@ -1,0 +1,167 @@
+"""Labelling: values and chunk advantages of recorded frames, into tagged sidecar files beside the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_env.errors import ConfigError
+from rise_env.value.evaluation import chunk_advantages, chunk_means, read_values
+from rise_env.value.labels import FrameDataset, optional_column
+from rise_env.value.model import ValueModel
+from rise_env.value.pictures import draw_episode
+
+__all__ = ["FrameLabels", "draw_labels", "label_frames", "write_labels"]
+
+#: Advantage of demonstrations and corrections: the optimum. To score an expert with a value model only adds its errors.
+_OPTIMAL = 1.0
+
+
+@dataclass(frozen=True)
+class FrameLabels:
+    """Labels of N frames.
+
+    Attributes:
+        value: Value of the frame, float32 (N,).
+        spread: Its uncertainty, float32 (N,).
+        value_next: Mean value over the recorded chunk that starts here, float32 (N,).
+        measured: Measured chunk advantage, float32 (N,).
+        forced: Whether the frame belongs to a demonstration or a correction, bool (N,).
+        advantage: `measured`, or 1 where forced; float32 (N,).
+        positive: Whether the advantage is among the best of its task, or forced; bool (N,).
+        heads: Value by head of the model, float32 (N,) each.
+    """
+
+    value: np.ndarray
+    spread: np.ndarray
+    value_next: np.ndarray
+    measured: np.ndarray
+    forced: np.ndarray
+    advantage: np.ndarray
+    positive: np.ndarray
+    heads: dict[str, np.ndarray]
+
+
+def label_frames(
+    model: ValueModel,
+    dataset: FrameDataset,
+    chunk: int,
+    *,
+    demonstrations: bool = False,
+    positive_fraction: float = 0.3,
+    batch: int = 128,
+    on_frames: Callable[[int], None] | None = None,
+) -> FrameLabels:
+    """Value and chunk advantage of every frame of a dataset.
+
+    Args:
+        model: Value model.
+        dataset: Dataset. Frames whose column `is_intervention` is true count as corrections; names say nothing.
+        chunk: Control steps per action chunk, H. The advantage is the mean of V(t + k) over k = 1 .. min(H, rest),
+            less V(t).
+        demonstrations: Whether all of the dataset are demonstrations of an expert, which are never scored.
+        positive_fraction: Part of each task's scored frames that counts as positive.
+        batch: Frames read at once.
+        on_frames: Called with the number of frames finished.
+    """
+    if not 0 < positive_fraction < 1:
+        raise ConfigError(f"the positive fraction is {positive_fraction}, expected between 0 and 1")
+    if chunk < 1:
+        raise ConfigError(f"the chunk is {chunk}, expected at least 1 control step")
+    count, lengths = dataset.num_frames, np.asarray(dataset.lengths)
+    tasks = [str(episode.task) for episode in dataset.episodes]
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    parts: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
+    for start in range(0, count, batch):
+        index = np.arange(start, min(start + batch, count))
+        parts.append(read_values(model, dataset, index, [tasks[i] for i in owner[index]], batch))
+        if on_frames is not None:
+            on_frames(int(index[-1]) + 1)
+    heads = {name: np.concatenate([part[name][0] for part in parts]) for name in parts[0]}
+    value, spread = heads.pop("output"), np.concatenate([part["output"][1] for part in parts])
+    forced = np.full(count, demonstrations)
+    corrected = optional_column(dataset, "is_intervention")
+    if corrected is not None:
+        forced |= corrected.astype(bool)
+    measured = chunk_advantages(value, lengths, chunk)
+    positive = forced.copy()
+    for task in set(tasks):
+        rows = np.flatnonzero(~forced & np.array([name == task for name in tasks])[owner])
+        if len(rows):
+            positive[rows] = measured[rows] > np.quantile(measured[rows], 1 - positive_fraction)
+    return FrameLabels(
+        value=value,
+        spread=spread,
+        value_next=chunk_means(value, lengths, chunk),
+        measured=measured,
+        forced=forced,
+        advantage=np.where(forced, np.float32(_OPTIMAL), measured),
+        positive=positive,
+        heads=heads,
+    )
+
+
+def write_labels(dataset: Any, tag: str, labels: FrameLabels, directory: str | Path | None = None) -> list[Path]:
+    """Write `returns_{tag}.parquet` and `advantages_{tag}.parquet`; the dataset's own files are not touched.
+
+    Args:
+        dataset: `rise_env.data.Dataset`.
+        tag: Name of this labelling.
+        labels: From `label_frames` on the same dataset.
+        directory: Where to write instead of the dataset's `meta`.
+    """
+    from rise_env.data.labels import write_advantages, write_values
+
+    columns: dict[str, Any] = {f"value_{name}": value for name, value in labels.heads.items()}
+    paths = write_values(dataset, tag, labels.value, directory=directory, spread=labels.spread, **columns)
+    return paths + write_advantages(
+        dataset,
+        tag,
+        labels.advantage,
+        positive=labels.positive,
+        value_current=labels.value,
+        value_next=labels.value_next,
+        directory=directory,
+        advantage_measured=labels.measured,
+        forced=labels.forced,
+        spread=labels.spread,
+    )
+
+
+def draw_labels(
+    pixels: FrameDataset, labels: FrameLabels, folder: str | Path, episodes: int, columns: int = 10
+) -> list[Path]:
+    """Draw the first episodes: frames above, value and its spread below, ground-truth progress where it is recorded.
+
+    Args:
+        pixels: The dataset, with pixels.
+        labels: From `label_frames`.
+        folder: Directory for `episode_000000.png`, ....
+        episodes: How many episodes to draw.
+        columns: Frames per picture.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = optional_column(pixels, "progress")
+    paths = []
+    for number in range(min(episodes, len(pixels.lengths))):
+        start, length = int(pixels.starts[number]), int(pixels.lengths[number])
+        rows = slice(start, start + length)
+        shown = np.unique(np.linspace(0, length - 1, min(columns, length)).round().astype(np.int64))
+        episode = pixels.episodes[number]
+        picture = draw_episode(
+            np.asarray(pixels.frames(start + shown)),
+            shown.tolist(),
+            labels.value[rows],
+            labels.spread[rows],
+            truth=None if progress is None else progress[rows],
+            marked=labels.forced[rows],
+            title=f"episode {number}: {getattr(episode, 'task', '')}",
+        )
+        paths.append(folder / f"episode_{number:06d}.png")
+        picture.save(paths[-1])
+    return paths

@@ -1,0 +1,260 @@
+"""ValueModel: how far a task has come, seen from all cameras at one moment, with an ensemble that knows its doubts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rise_env.config import decode
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.files import to_plain
+from rise_env.pretrained import CONFIG, local_directory, read_config, read_weights, save_checkpoint
+from rise_env.protocols import ValueEstimate
+from rise_env.tasks import TaskSpec
+from rise_env.value.config import ModelConfig
+from rise_env.value.encoders import BackboneEncoder, ConvEncoder, Ensemble, HashedText, load_backbone
+from rise_env.value.losses import bin_centers, expectation
+
+__all__ = ["InputShape", "ValueModel"]
+
+KIND = "rise-value"
+#: Frames that pass through the network at once, which keeps memory level for any batch; on a CPU, few fit its cache.
+_FRAMES_AT_ONCE = {"cpu": 64, "cuda": 1024}
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """Shape of one moment as a value model reads it: pixels (V, H, W, 3), or latents (V, C, H, W).
+
+    Attributes:
+        cameras: Camera names in view order.
+        height: Height of an image or latent.
+        width: Its width.
+        channels: 3 for pixels, C for latents.
+    """
+
+    cameras: tuple[str, ...]
+    height: int
+    width: int
+    channels: int = 3
+
+    @classmethod
+    def of_task(cls, spec: TaskSpec) -> InputShape:
+        """Shape of a task's pixels."""
+        return cls(tuple(spec.cameras), *spec.image_size)
+
+
+class ValueModel(nn.Module):
+    """Multi-view, language-conditioned value of single moments; satisfies `rise_env.protocols.Value`.
+
+    All views pass one encoder; M small networks read the views' features and the instruction. Their mean is the value,
+    their standard deviation the uncertainty. Which head the value comes from is `config.output`: "progress" in [0, 1],
+    "td" in [-1, 1], "success" in [0, 1], "distributional" in [-1, 0] or "blend".
+
+    Args:
+        config: Shape of the model.
+        input_shape: Shape of what it reads.
+        backbone_config: Configuration of the transformers backbone, when weights are loaded from a checkpoint of ours.
+
+    Example:
+        >>> model = ValueModel(ModelConfig(), InputShape(("head",), 48, 64)).eval()
+        >>> model.estimate(torch.zeros(2, 5, 1, 48, 64, 3, dtype=torch.uint8), ["sort", "pack"]).value.shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self, config: ModelConfig, input_shape: InputShape, backbone_config: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.config, self.input_shape = config, input_shape
+        views, size = len(input_shape.cameras), (input_shape.height, input_shape.width)
+        if not config.reads_latents and input_shape.channels != 3:
+            raise ConfigError(f"pixels have 3 channels, got {input_shape.channels}; set value.model.reads_latents")
+        self.text = HashedText(config.text_vocabulary, config.text_embed)
+        self.encoder: nn.Module
+        if config.backbone:
+            backbone = load_backbone(config.backbone, backbone_config)
+            self.encoder = BackboneEncoder(views, config.embed, config.backbone_size, backbone, config.freeze_backbone)
+        else:
+            self.encoder = ConvEncoder(
+                views, size, input_shape.channels, config.channels, config.flat_convs, config.embed
+            )
+        features = views * config.embed + config.text_embed
+        self.head_widths = {head: config.bins if head == "distributional" else 1 for head in config.heads}
+        widths = [features, *[config.hidden] * config.depth, sum(self.head_widths.values())]
+        self.trunk = Ensemble(config.members, widths)
+        self.prior = Ensemble(config.members, widths).requires_grad_(False) if config.prior_scale else None
+        channels = input_shape.channels
+        self.latent_mean: torch.Tensor
+        self.latent_std: torch.Tensor
+        self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("latent_std", torch.ones(channels, 1, 1))
+        self.bin_centers: torch.Tensor
+        self.register_buffer("bin_centers", bin_centers(config.bins), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.latent_mean.device
+
+    @property
+    def reads_latents(self) -> bool:
+        """Whether `estimate` takes latents instead of pixels."""
+        return self.config.reads_latents
+
+    def forward(self, moments: torch.Tensor, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Raw outputs of every head, for training.
+
+        Args:
+            moments: (n, V, C, H, W): images in [-1, 1] (see `prepare`), or latents.
+            prompts: n instructions.
+
+        Returns:
+            Logits float (M, n) by head; (M, n, bins) for "distributional".
+        """
+        if self.reads_latents:
+            moments = (moments - self.latent_mean) / self.latent_std
+        x = torch.cat([self.encoder(moments).flatten(1), self.text(prompts)], dim=-1)
+        outputs = self.trunk(x)
+        if self.prior is not None:
+            outputs = outputs + self.config.prior_scale * self.prior(x)
+        parts = outputs.split(list(self.head_widths.values()), dim=-1)
+        return {
+            head: part if head == "distributional" else part[..., 0]
+            for head, part in zip(self.head_widths, parts, strict=True)
+        }
+
+    def activate(self, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Turn raw outputs into values (M, n) in the range of each head."""
+        values = {}
+        for head, logits in outputs.items():
+            if head == "td":
+                values[head] = torch.tanh(logits)
+            elif head == "distributional":
+                values[head] = expectation(logits, self.bin_centers)
+            else:
+                values[head] = torch.sigmoid(logits)
+        return values
+
+    def prepare(self, frames: torch.Tensor) -> torch.Tensor:
+        """Network input (n, V, C, H, W) of frames: uint8 (n, V, H, W, 3), or latents float (n, V, C, H, W)."""
+        if self.reads_latents:
+            return frames.to(self.device, torch.float32)
+        return frames.to(self.device).movedim(-1, -3).to(torch.float32).mul(2 / 255).sub(1)
+
+    def estimate(self, frames: torch.Tensor, prompts: Sequence[str]) -> ValueEstimate:
+        """Values of B environments at T moments in one call; nothing random, and no trace on the model.
+
+        Args:
+            frames: uint8 (B, T, V, H, W, 3), or latents float (B, T, V, C, h, w) if `reads_latents`.
+            prompts: B instructions.
+
+        Raises:
+            ValueError: If shape, type or number of prompts is not what the model was trained on, or a latent is not
+                finite.
+        """
+        value, spread = self._read(frames, prompts)["output"]
+        return ValueEstimate(value, spread)
+
+    def estimate_heads(self, frames: torch.Tensor, prompts: Sequence[str]) -> dict[str, ValueEstimate]:
+        """As `estimate`, for every head, and for the configured output under the name "output"."""
+        return {name: ValueEstimate(*pair) for name, pair in self._read(frames, prompts).items()}
+
+    def _read(self, frames: torch.Tensor, prompts: Sequence[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        self._check(frames, prompts)
+        batch, time = frames.shape[:2]
+        moments = frames.flatten(0, 1)
+        texts = [prompt for prompt in prompts for _ in range(time)]
+        parts: dict[str, list[torch.Tensor]] = {}
+        with torch.no_grad(), _eval_mode(self):
+            step = _FRAMES_AT_ONCE.get(self.device.type, 256)
+            for start in range(0, len(moments), step):
+                section = slice(start, start + step)
+                values = self.activate(self(self.prepare(moments[section]), texts[section]))
+                weights = self.config.output_weights
+                values["output"] = torch.stack([weight * values[head] for head, weight in weights.items()]).sum(0)
+                for name, value in values.items():
+                    parts.setdefault(name, []).append(value)
+        joined = {name: torch.cat(chunks, dim=1).unflatten(1, (batch, time)) for name, chunks in parts.items()}
+        return {name: (value.mean(0), value.std(0, correction=0)) for name, value in joined.items()}
+
+    def _check(self, frames: torch.Tensor, prompts: Sequence[str]) -> None:
+        shape = self.input_shape
+        views = len(shape.cameras)
+        if self.reads_latents:
+            expected: tuple[int, ...] = (views, shape.channels, shape.height, shape.width)
+            good_type, kind = frames.is_floating_point(), "latents float (B, T, V, C, h, w)"
+        else:
+            expected = (views, shape.height, shape.width, 3)
+            good_type, kind = frames.dtype == torch.uint8, "pixels uint8 (B, T, V, H, W, 3)"
+        if not good_type:
+            hint = "" if self.reads_latents else "; images are 0..255, convert them where you know their range"
+            raise ValueError(f"frames are {frames.dtype}, this value model reads {kind}{hint}")
+        if frames.ndim != 6 or tuple(frames.shape[2:]) != expected:
+            raise ValueError(
+                f"frames have shape {tuple(frames.shape)}, expected {kind} with (B, T, {', '.join(map(str, expected))})"
+                f" for the cameras {', '.join(shape.cameras)}"
+            )
+        if not frames.numel():
+            raise ValueError(f"frames of shape {tuple(frames.shape)} are empty")
+        if isinstance(prompts, str) or len(prompts) != frames.shape[0]:
+            count = "one string" if isinstance(prompts, str) else f"{len(prompts)} prompts"
+            raise ValueError(f"{count} for {frames.shape[0]} environments; give one prompt per environment")
+        if self.reads_latents and not bool(torch.isfinite(frames).all()):
+            raise ValueError("latents hold NaN or infinity; the dynamics model that made them is at fault")
+
+    def offload(self) -> None:
+        """Move the weights to the CPU, and remember where they were."""
+        self._home = self.device
+        self.to("cpu")
+
+    def onload(self) -> None:
+        """Move the weights back to where `offload` took them from."""
+        self.to(getattr(self, "_home", self.device))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`, in one step."""
+        content: dict[str, Any] = {"model": asdict(self.config), "input": asdict(self.input_shape)}
+        if isinstance(self.encoder, BackboneEncoder):
+            content["backbone"] = self.encoder.backbone.config.to_dict()
+        save_checkpoint(path, KIND, to_plain(content), self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> ValueModel:
+        """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            path: Directory, or id of a repository on the Hugging Face Hub.
+            device: Where to put the weights.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing, damaged, of another kind or version, or does not fit its own
+                configuration.
+        """
+        folder = local_directory(path, "value model")
+        content = read_config(folder, KIND)
+        try:
+            config = decode(ModelConfig, content["model"], "key 'model'")
+            shape = decode(InputShape, content["input"], "key 'input'")
+            model = cls(config, shape, content.get("backbone"))
+        except (ConfigError, KeyError) as error:
+            raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
+        model.load_state_dict(read_weights(folder, model.state_dict()))
+        return model.to(device).eval()
+
+
+@contextlib.contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        if training:
+            module.train()

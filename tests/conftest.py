@@ -1,0 +1,51 @@
+"""What all tests share: one thread per process, no network, and the reasons for which some cannot run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+# Before NumPy and torch are imported. Several pytest-xdist workers share the cores; the Hub is never asked.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    os.environ[_name] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# The same examples in every run, however slow the machine is.
+settings.register_profile("rise", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("rise")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _missing(marker: str) -> str | None:
+    """Why tests with a marker cannot run here, if they cannot."""
+    if marker == "gpu":
+        import torch
+
+        return None if torch.cuda.is_available() else "needs a CUDA device; torch.cuda.is_available() is False"
+    return None if importlib.util.find_spec("rospy") else "needs ROS 1; the module rospy cannot be imported"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine lacks the hardware or software for."""
+    for marker in ("gpu", "ros"):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        reason = _missing(marker) if marked else None
+        for item in marked if reason else ():
+            item.add_marker(pytest.mark.skip(reason=str(reason)))
+
+
+@pytest.fixture(scope="session")
+def real_dataset() -> Path:
+    """A recorded LeRobot dataset: RISE_REAL_DATASET, or shared/data/g1_bottle beside the checkout."""
+    named = os.environ.get("RISE_REAL_DATASET")
+    path = Path(named) if named else ROOT.parent / "shared" / "data" / "g1_bottle"
+    if not (path / "meta" / "info.json").is_file():
+        where = "RISE_REAL_DATASET" if named else "../shared/data/g1_bottle"
+        pytest.skip(f"no LeRobot dataset at {where} (meta/info.json is missing); set RISE_REAL_DATASET to one")
+    return path

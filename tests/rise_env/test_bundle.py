@@ -1,0 +1,91 @@
+"""Bundles: everything in one directory, found by task."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+import rise_env  # noqa: F401  (registers the ids)
+from rise_env.bundle import find_bundle, load_bundle, save_bundle
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.testing import counting_spec, counting_starts, counting_world_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of bundles with one for box closing."""
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "config.json").write_text("{}")
+    save_bundle(
+        tmp_path / "bundles" / "box_closing",
+        counting_starts(),
+        counting_world_model(),
+        policy=tmp_path / "policy",
+        env={"success_threshold": 0.5, "uncertainty_limit": 3.0},
+        about={"data": "none"},
+        seed=3,
+    )
+    monkeypatch.setenv("RISE_BUNDLES", str(tmp_path / "bundles"))
+    return tmp_path / "bundles"
+
+
+def test_contents(folder: Path) -> None:
+    bundle = load_bundle(find_bundle("box-closing"))
+    assert bundle.spec == counting_spec()
+    assert bundle.policy == folder / "box_closing" / "policy"
+    assert (bundle.provenance["data"], bundle.provenance["seed"]) == ("none", 3)
+    assert len(bundle.starts()) == 12
+    assert bundle.world_model().spec == bundle.spec
+
+
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+def test_environment_of_a_bundle(folder: Path, make) -> None:
+    env = make("RISE-BoxClosing-v0")
+    core = getattr(env.unwrapped, "core", env.unwrapped)
+    assert (core.success_threshold, core.uncertainty_limit) == (0.5, 3.0)
+    observation, _ = env.reset(seed=0)
+    other = make("RISE-Imagination-v0", bundle=str(folder / "box_closing"), success_threshold=0.7)
+    np.testing.assert_array_equal(other.reset(seed=0)[0]["image_head"], observation["image_head"])
+    core = getattr(other.unwrapped, "core", other.unwrapped)
+    assert (core.success_threshold, core.uncertainty_limit) == (0.7, 3.0)
+    env.close()
+    other.close()
+
+
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+def test_a_missing_bundle_says_how_to_build_it(folder: Path, make) -> None:
+    with pytest.raises(ConfigError, match=r"rise train bundle --task backpack_packing[\s\S]*RISE_BUNDLES"):
+        make("RISE-BackpackPacking-v0")
+    with pytest.raises(ConfigError, match=r"preset 'h200'[\s\S]*--preset h200"):
+        make("RISE-BoxClosing-v0", preset="h200")
+    with pytest.raises(ConfigError, match="world_model= is missing"):
+        make("RISE-Imagination-v0")
+    with pytest.raises(ConfigError, match=r"dataset= .* or starts= is missing"):
+        make("RISE-Imagination-v0", world_model=str(folder / "box_closing" / "world_model"))
+    with pytest.raises(ConfigError, match="give one of them"):
+        make("RISE-BoxClosing-v0", starts="a", dataset="b")
+
+
+def test_damage_is_named(folder: Path) -> None:
+    bundle = folder / "box_closing"
+    shutil.rmtree(bundle / "starts")
+    with pytest.raises(CheckpointError, match="incomplete"):
+        load_bundle(bundle)
+    (bundle / "bundle.json").write_text('{"format_version": 1}')
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_bundle(bundle)
+    (bundle / "bundle.json").write_text('{"format_version": 5}')
+    with pytest.raises(CheckpointError, match="format version 5"):
+        load_bundle(bundle)
+    with pytest.raises(CheckpointError, match="no bundle"):
+        load_bundle(folder)
+
+
+def test_parts_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="stride"):
+        save_bundle(tmp_path / "b", counting_starts(counting_spec(stride=4)), counting_world_model())
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rise_env.errors import CheckpointError, TrainingError
+from rise_env.value import training as module
+from rise_env.value.config import LabelConfig, ModelConfig, TrainConfig, ValueConfig
+from rise_env.value.evaluation import auroc, chunk_advantages, pearson, read_values, spearman
+from rise_env.value.imagined import ImaginedFrames
+from rise_env.value.model import ValueModel
+from rise_env.value.training import train_value
+
+CAMERAS = ("head", "wrist")
+
+
+@pytest.fixture
+def config(tiny_config: ModelConfig) -> ValueConfig:
+    heads = ("progress", "td", "success", "distributional")
+    training = TrainConfig(progress_steps=6, td_steps=6, batch=8, warmup=2, held_out=0.25, ema=0.9, save_seconds=0)
+    return ValueConfig(model=dataclasses.replace(tiny_config, heads=heads), training=training)
+
+
+def train(config: ValueConfig, data: Any, out: Path, **options: Any) -> dict[str, Any]:
+    return train_value(config, data, out, cameras=CAMERAS, chunk=4, **options)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return ValueModel.from_pretrained(out / "model").state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_everything_behind(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
+    seen: list[tuple[float, set[str]]] = []
+    report = train(config, toy, tmp_path / "run", on_step=lambda part, losses: seen.append((part, set(losses))))
+    assert [part for part, _ in seen] == pytest.approx(np.arange(1, 13) / 12)
+    assert "td" not in seen[5][1]
+    assert {"progress", "td", "success", "distributional", "lr"} <= seen[6][1]
+    assert report == json.loads((tmp_path / "run" / "metrics.json").read_text())
+    held = report["held_out"]
+    assert held["episodes"] == 2
+    assert set(held["heads"]) == {"progress", "td", "success", "distributional", "output"}
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["value"]["training"]["batch"] == 8
+
+
+def test_same_seed_same_weights(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        torch.manual_seed(len(name))
+        train(config, toy, tmp_path / name)
+    other = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=1))
+    train(other, toy, tmp_path / "c")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("stop", [3, 9])
+def test_an_interrupted_run_ends_the_same(config: ValueConfig, toy: Any, tmp_path: Path, stop: int) -> None:
+    train(config, toy, tmp_path / "whole")
+
+    def interrupt(part: float, _: dict[str, float]) -> None:
+        if part * 12 >= stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, toy, tmp_path / "run", on_step=interrupt)
+    steps: list[float] = []
+    train(config, toy, tmp_path / "run", on_step=lambda part, _: steps.append(part))
+    assert len(steps) == 12 - stop
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    train(config, toy, tmp_path / "run", on_step=lambda *_: pytest.fail("the run is finished"))
+
+
+@pytest.mark.slow
+def test_kill_minus_nine(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
+    """A process that is killed while it trains and saves loses nothing that was saved."""
+    training = dataclasses.replace(config.training, progress_steps=60, td_steps=0)
+    config = dataclasses.replace(config, training=training)
+    np.savez(tmp_path / "toy.npz", images=toy.images, lengths=toy.lengths, **toy.data)
+    script = f"""
+        import numpy as np, torch
+        from types import SimpleNamespace
+        from rise_env.config import decode
+        from rise_env.value.config import ValueConfig
+        from rise_env.value.training import train_value
+        torch.set_num_threads(1)
+        data = dict(np.load({str(tmp_path / "toy.npz")!r}))
+        images, lengths = data.pop("images"), data.pop("lengths")
+        starts = np.cumsum(lengths) - lengths
+        won = data["episode_success"][starts]
+        toy = SimpleNamespace(
+            lengths=lengths, num_episodes=len(lengths), starts=starts, num_frames=len(images),
+            columns=list(data), column=data.__getitem__,
+            episodes=[SimpleNamespace(task="move the dot", success=bool(w)) for w in won], success=won,
+            frames=lambda index: images[np.asarray(index)],
+        )
+        config = decode(ValueConfig, {json.loads(json.dumps(dataclasses.asdict(config)))!r}, "value")
+        train_value(config, toy, {str(tmp_path / "run")!r}, cameras={CAMERAS!r}, chunk=4)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
+    state = tmp_path / "run" / "trainer_state.pt"
+    deadline = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    steps: list[float] = []
+    train(config, toy, tmp_path / "run", on_step=lambda part, _: steps.append(part))
+    assert 0 < len(steps) < 60
+    train(config, toy, tmp_path / "whole")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_another_configuration_is_not_resumed(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
+    train(config, toy, tmp_path)
+    other = dataclasses.replace(config, labels=LabelConfig(progress="dense"))
+    with pytest.raises(TrainingError, match="another configuration"):
+        train(other, toy, tmp_path)
+
+
+def test_a_damaged_state_is_said(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.pt").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="start over"):
+        train(config, toy, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    config: ValueConfig, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = module.progress_loss, []
+
+    def broken(*args: Any) -> torch.Tensor:
+        calls.append(1)
+        return original(*args) * (torch.nan if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(module, "progress_loss", broken)
+    with pytest.raises(TrainingError, match=r"step 3: .*not finite"):
+        train(config, toy, tmp_path)
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path).values())
+
+
+def test_a_time_budget_ends_a_run(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
+    seen: list[set[str]] = []
+    report = train(config, toy, tmp_path, minutes=0.02, on_step=lambda _, losses: seen.append(set(losses)))
+    assert report["steps"] == len(seen)
+    assert "td" not in seen[0]
+    assert "td" in seen[-1]
+
+
+def test_progress_of_a_moving_dot_is_learned(tiny_config: ModelConfig, toy: Any, tmp_path: Path) -> None:
+    training = TrainConfig(progress_steps=150, td_steps=60, batch=32, lr=3e-3, warmup=10, held_out=0.25, bootstrap=0.9)
+    config = ValueConfig(tiny_config, LabelConfig(progress="dense"), training=training)
+    head = train(config, toy, tmp_path)["held_out"]["heads"]["output"]
+    assert head["progress_spearman"] > 0.95
+    assert head["progress_spearman_episode"] > 0.95
+    assert head["advantage_spearman"] > 0.8
+
+
+def test_imagined_frames_are_mixed_in(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    class Source(ImaginedFrames):
+        def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+            drawn.append(count)
+            return super().draw(rng, count)
+
+    source = Source(toy.images[:20], np.arange(20))
+    train(config, toy, tmp_path / "a", imagined=source)
+    train(config, toy, tmp_path / "b", initial=tmp_path / "a" / "model")
+    assert drawn == [round(0.3 * 8)] * 12
+    assert source.within(np.array([3, 5])).index.tolist() == [3, 5]
+    with pytest.raises(TrainingError, match="2 imagined frames"):
+        ImaginedFrames(toy.images[:2], np.arange(3))
+
+
+def test_latents_are_standardised(toy: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    latents = (5 + 3 * rng.standard_normal((toy.num_frames, 2, 4, 3, 4))).astype(np.float16)
+    toy.frames = lambda index: latents[np.asarray(index)]
+    model = ModelConfig(reads_latents=True, channels=(8,), flat_convs=1, embed=8, hidden=8, members=2)
+    config = ValueConfig(model, training=TrainConfig(progress_steps=2, td_steps=2, batch=4, held_out=0.25))
+    train(config, toy, tmp_path)
+    saved = weights(tmp_path)
+    assert saved["latent_mean"].flatten().tolist() == pytest.approx([5] * 4, abs=0.3)
+    assert saved["latent_std"].flatten().tolist() == pytest.approx([3] * 4, abs=0.3)
+    wrong = dataclasses.replace(config, model=dataclasses.replace(model, reads_latents=False))
+    with pytest.raises(TrainingError, match="expected uint8"):
+        train(wrong, toy, tmp_path / "wrong")
+
+
+def test_reading_values_keeps_the_order(tiny_model: ValueModel, toy: Any) -> None:
+    index = np.array([5, 0, 9])
+    value, spread = read_values(tiny_model, toy, index, ["a"] * 3, batch=2)["output"]
+    frames = torch.from_numpy(toy.images[index]).unsqueeze(1)
+    assert value == pytest.approx(tiny_model.estimate(frames, ["a"] * 3).value[:, 0].numpy(), abs=1e-5)
+    assert spread.shape == (3,)
+
+
+def test_statistics_by_hand() -> None:
+    assert spearman(np.array([1, 2, 3, 10]), np.array([0, 1, 5, 6])) == pytest.approx(1.0)
+    assert spearman(np.array([1, 1, 2]), np.array([3, 2, 1])) == pytest.approx(-np.sqrt(3) / 2)
+    assert spearman(np.ones(3), np.arange(3)) is None
+    assert pearson(np.array([0, 1, 2]), np.array([0, -2, -4])) == pytest.approx(-1.0)
+    assert auroc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, True, False, True])) == pytest.approx(0.875)
+    assert auroc(np.arange(3), np.ones(3, bool)) is None
+
+
+def test_chunk_advantage_stays_within_the_episode() -> None:
+    values = np.array([0.0, 0.2, 0.6, 1.0, 0.5, 0.1])
+    advantages = chunk_advantages(values, np.array([4, 2]), 2)
+    assert advantages.tolist() == pytest.approx([0.4, 0.6, 0.4, 0.0, -0.4, 0.0])
