@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,14 @@ class Imagined:
 
 
 @torch.no_grad()
-def imagine(dynamics: Dynamics, value: Value, truth: TruthSet, prompt: str, seed: int = 0) -> Imagined:
+def imagine(
+    dynamics: Dynamics,
+    value: Value,
+    truth: TruthSet,
+    prompt: str,
+    seed: int = 0,
+    on_state: Callable[[], object] = lambda: None,
+) -> Imagined:
     """Imagine every chunk, a state at a time, and value real and imagined frames with the same value model."""
     device, (states, chunks, horizon) = dynamics.device, truth.frames.shape[:3]
     frames, values, true_values, starts, doubts = [], [], [], [], []
@@ -83,6 +91,7 @@ def imagine(dynamics: Dynamics, value: Value, truth: TruthSet, prompt: str, seed
         spread = estimates[0].spread.float().mean(1)
         doubts.append((spread if prediction.uncertainty is None else spread + prediction.uncertainty).cpu().numpy())
         dynamics.close(session)
+        on_state()
     return Imagined(*(np.stack(x) for x in (frames, values, true_values)), np.array(starts), np.stack(doubts))
 
 

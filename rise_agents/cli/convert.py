@@ -1,10 +1,15 @@
-"""Convert data of others into what this project reads.
+"""Convert data and weights of others into what this project reads.
 
 `rise convert hdf5` turns ALOHA or Piper episodes (one HDF5 file each: observations/qpos, action,
 observations/images/<camera>, raw or as JPEG) into a LeRobot v3.0 dataset.
 
   rise convert hdf5 recordings/ --out data/box --prompt "Fold the box." --layout piper_bimanual --fps 30
   rise convert hdf5 e0.hdf5 e1.hdf5 --out data/box --task brick_sorting --camera head=cam_high
+
+`rise convert dynamics-checkpoint` turns the public weights of RISE (or of Genie-Envisioner, with --without-actions)
+into a dynamics model; every name and shape is checked.
+
+  rise convert dynamics-checkpoint diffusion_pytorch_model.safetensors --caption caption.safetensors --out models/rise
 """
 
 from __future__ import annotations
@@ -41,10 +46,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     outcome = hdf5.add_mutually_exclusive_group()
     outcome.add_argument("--success", dest="success", action="store_true", default=None, help="all episodes succeeded")
     outcome.add_argument("--failure", dest="success", action="store_false", default=None, help="all episodes failed")
+    weights = kinds.add_parser(
+        "dynamics-checkpoint", help="public RISE weights to a dynamics model", allow_abbrev=False
+    )
+    weights.add_argument("weights", type=Path, help="diffusion_pytorch_model.safetensors")
+    weights.add_argument("--out", type=Path, required=True, help="directory of the model")
+    weights.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
+    weights.add_argument("--preset", default="official", help="preset (default: %(default)s)")
+    weights.add_argument("--vae", help="LTX video autoencoder, directory or Hub id (default: the preset's)")
+    weights.add_argument("--caption", type=Path, help="safetensors with T5-XXL's embedding of the empty caption")
+    weights.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="datasets that give the joints' range")
+    weights.add_argument("--without-actions", action="store_true", help="accept weights without an action encoder")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert."""
+    return _dynamics_checkpoint(args) if args.kind == "dynamics-checkpoint" else _hdf5(args)
+
+
+def _dynamics_checkpoint(args: argparse.Namespace) -> int:
+    from rise_agents.cli.progress import say
+    from rise_env.data import open_dataset
+    from rise_env.dynamics.config import load_dynamics_config
+    from rise_env.dynamics.convert import convert_checkpoint
+    from rise_env.tasks import load_task
+
+    changes = [f"dynamics.video_autoencoder.weights={args.vae}"] if args.vae else []
+    spec = load_task(args.task, args.preset)
+    config = load_dynamics_config(args.task, args.preset, changes)
+    if args.caption is None:
+        say("no --caption: zeros take the place of T5-XXL's embedding, which the weights were not trained with")
+    dataset = open_dataset(args.data, spec) if args.data else None
+    model = convert_checkpoint(
+        args.weights, args.out, config, spec,
+        caption=args.caption, dataset=dataset, without_actions=args.without_actions,
+    )  # fmt: skip
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{args.out}: {count:,} parameters, cameras {', '.join(spec.cameras)}")
+    return 0
+
+
+def _hdf5(args: argparse.Namespace) -> int:
     from rise_agents.cli.progress import bar
     from rise_env.data.hdf5 import convert_hdf5, hdf5_cameras
     from rise_env.tasks import TaskSpec, load_layout, load_task

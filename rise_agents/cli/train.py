@@ -1,5 +1,6 @@
 """Train a part of the learned simulator. Run the same command again to go on after an interruption.
 
+  rise train bundle --data data/operator data/expert --out bundles/brick_sorting --minutes 60
   rise train dynamics --data data/bricks-operator data/bricks-expert --preset small --out runs/dynamics --minutes 60
 
 `rise train dynamics` trains the autoencoder, then the transformer. The run folder holds `model/` (what
@@ -171,7 +172,26 @@ def _train_value(args: argparse.Namespace) -> int:
     return train_value.run(args)
 
 
+# ---------------------------------------------------------------------- bundle
+
+
+def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    from rise_agents.cli import train_bundle
+
+    parser.description = train_bundle.__doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_common_arguments(parser)
+    train_bundle.add_arguments(parser)
+
+
+def _train_bundle(args: argparse.Namespace) -> int:
+    from rise_agents.cli import train_bundle
+
+    return train_bundle.run(args)
+
+
 PARTS: Mapping[str, Part] = {
+    "bundle": Part("train all parts and put them into a bundle for gym.make", _bundle_arguments, _train_bundle),
     "dynamics": Part("train the dynamics model: autoencoder, then transformer", _dynamics_arguments, _train_dynamics),
     "value": Part("train the value model: progress, then temporal differences", _value_arguments, _train_value),
 }

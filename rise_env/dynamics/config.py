@@ -36,6 +36,7 @@ class AutoencoderConfig:
         fold: Side of the pixel squares that are folded into channels before the first level.
         noise: Standard deviation of the noise added to the latents in training, which keeps them smooth.
         latent_penalty: Weight of the mean squared latent, which keeps the noise from being outgrown.
+        squares: Weight of the squared error, beside the absolute one; it is what small objects show up in.
         edges: Weight of the error in finite differences between neighbouring pixels.
         foreground: Extra weight of pixels that differ from the camera's mean image.
     """
@@ -46,6 +47,7 @@ class AutoencoderConfig:
     fold: int = 2
     noise: float = 0.1
     latent_penalty: float = 1e-3
+    squares: float = 1.0
     edges: float = 0.5
     foreground: float = 3.0
 
@@ -101,6 +103,7 @@ class TransformerConfig:
         use_state: Whether the current joint state is an input.
         state_head: Whether the joint states at the imagined frames are predicted, as a residual to the command.
         text_buckets: Size of the hashed vocabulary of the instruction; 0 for a model that reads no text.
+        modulation_rank: Inner width of each block's modulation, which saves parameters; 0 for a full matrix.
     """
 
     width: int = 192
@@ -119,6 +122,7 @@ class TransformerConfig:
     use_state: bool = True
     state_head: bool = True
     text_buckets: int = 0
+    modulation_rank: int = 0
 
     def __post_init__(self) -> None:
         _choice("dynamics.transformer.conditioning", self.conditioning, CONDITIONINGS)
@@ -284,6 +288,7 @@ class DynamicsConfig:
         autoencoder_kind: "image" (per frame, `autoencoder`) or "video" (LTX, `video_autoencoder`).
         transformer_kind: "rise" (`transformer`) or "official" (`official`).
         alignment: Which actions belong to an imagined frame, one of `rise_env.alignment.ALIGNMENTS`.
+        storage: Matrices on disk in "fp32" or "fp16"; computing is not touched by it.
         autoencoder: See `AutoencoderConfig`.
         video_autoencoder: See `VideoAutoencoderConfig`.
         transformer: See `TransformerConfig`.
@@ -295,6 +300,7 @@ class DynamicsConfig:
     autoencoder_kind: str = "image"
     transformer_kind: str = "rise"
     alignment: str = "interval"
+    storage: str = "fp32"
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     video_autoencoder: VideoAutoencoderConfig = field(default_factory=VideoAutoencoderConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
@@ -306,6 +312,7 @@ class DynamicsConfig:
         _choice("dynamics.autoencoder_kind", self.autoencoder_kind, ("image", "video"))
         _choice("dynamics.transformer_kind", self.transformer_kind, ("rise", "official"))
         _choice("dynamics.alignment", self.alignment, ALIGNMENTS)
+        _choice("dynamics.storage", self.storage, ("fp32", "fp16"))
 
 
 def load_dynamics_config(

@@ -31,7 +31,8 @@ def convert_checkpoint(
     Args:
         weights: `diffusion_pytorch_model.safetensors` of RISE or Genie-Envisioner.
         out: Directory to make.
-        config: Settings with `transformer_kind: official`; `video_autoencoder.weights` says where the LTX autoencoder is.
+        config: Settings with `transformer_kind: official`; `video_autoencoder.weights` says where the LTX autoencoder
+            is.
         spec: Task, whose cameras come in the order top head, left hand, right hand.
         caption: safetensors file with the one tensor (n, 4096): T5-XXL's embedding of the empty caption. Without it
             zeros are used, which the released weights were not trained with.

@@ -85,6 +85,9 @@ class LatentDynamics(nn.Module):
         config: Every setting.
         shape: Cameras, joints and time raster of the task.
 
+    Attributes:
+        device: Where sessions live.
+
     Example:
         >>> from rise_env.dynamics.config import load_dynamics_config
         >>> from rise_env.tasks import load_task
@@ -127,7 +130,7 @@ class LatentDynamics(nn.Module):
                 action_dim=self.scaler.width,
                 joints=joints,
             )
-        self._home = torch.device("cpu")
+        self.device = torch.device("cpu")
 
     # ------------------------------------------------------------------ the model
 
@@ -183,15 +186,10 @@ class LatentDynamics(nn.Module):
 
     # ------------------------------------------------------------------ the session
 
-    @property
-    def device(self) -> torch.device:
-        """Where sessions live."""
-        return self._home
-
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As of any module; moves the home of `offload` and `onload` too."""
+        """As of any module; also moves where sessions live, and whereto `onload` goes."""
         moved = super().to(*args, **kwargs)
-        self._home = moved.scaler.state_shift.device
+        self.device = moved.scaler.state_shift.device
         return moved
 
     @torch.no_grad()
@@ -287,14 +285,19 @@ class LatentDynamics(nn.Module):
 
     def onload(self) -> None:
         """Move the weights back."""
-        super().to(self._home)
+        super().to(self.device)
 
     # ------------------------------------------------------------------ files
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write `config.json` and `model.safetensors`, in one step."""
         config = {"dynamics": to_plain(dataclasses.asdict(self.config)), "shape": to_plain(self.shape)}
-        save_checkpoint(path, KIND, config, self.state_dict())
+        half = self.config.storage == "fp16"
+        tensors = {
+            name: tensor.half() if half and tensor.is_floating_point() and tensor.dim() >= 2 else tensor
+            for name, tensor in self.state_dict().items()
+        }
+        save_checkpoint(path, KIND, config, tensors)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:

@@ -244,7 +244,7 @@ class OfficialNetwork(nn.Module):
             timestep: (B,), 0 to 1000.
             history: Number of history frames.
             actions: Action tokens (B, K, 30).
-            caption: Text embedding (n, caption_dim) of the empty caption, n > K. Only the first K + 1 tokens matter: the
+            caption: Embedding (n, caption_dim) of the empty caption, n > K. Only the first K + 1 tokens matter: the
                 released model masks the others out.
 
         Returns:
@@ -279,7 +279,7 @@ class OfficialTransformer(nn.Module):
         history: History frames T.
 
     Attributes:
-        caption: T5-XXL's embedding of the empty caption, (K + 1, caption_dim); zero until `load_official` is given it.
+        caption: T5-XXL's embedding of the empty caption (K + 1, caption_dim); zero until `load_official` is given it.
     """
 
     caption: torch.Tensor

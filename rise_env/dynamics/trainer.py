@@ -168,7 +168,7 @@ class Loop:
         for part in range(self.settings.accumulate):
             loss, figures = self.loss(self.step, part)
             if not bool(torch.isfinite(loss)):
-                self._not_finite(f"the loss is {float(loss)}")
+                self._not_finite(f"the loss is {float(loss.detach())}")
             (loss / self.settings.accumulate).backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip)
         if not bool(torch.isfinite(norm)):

@@ -159,7 +159,7 @@ def train_autoencoder(training: Training, model: LatentDynamics) -> None:
             noise = torch.randn(latents.shape, generator=generator).to(device)
             decoded = autoencoder.decode_images(latents + config.noise * noise).float()
         error = decoded - images
-        reconstruction = (weight * (error.abs() + error.square())).mean()
+        reconstruction = (weight * (error.abs() + config.squares * error.square())).mean()
         edges = (weight[..., 1:] * (error[..., 1:] - error[..., :-1]).abs()).mean()
         edges = edges + (weight[..., 1:, :] * (error[..., 1:, :] - error[..., :-1, :]).abs()).mean()
         penalty = latents.float().square().mean()

@@ -61,12 +61,14 @@ class Block(nn.Module):
         self.actions = Attention(width, config.heads, cross=True) if to_actions else None
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.feed_forward = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
-        self.modulation = nn.Linear(width, 6 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        rank = config.modulation_rank
+        terms = nn.Linear(rank or width, 6 * width)
+        self.modulation = nn.Sequential(*([nn.Linear(width, rank)] if rank else []), terms)
+        nn.init.zeros_(terms.weight)
+        nn.init.zeros_(terms.bias)
         with torch.no_grad():  # gates start open: the head, not the blocks, starts at zero
-            self.modulation.bias[2 * width : 3 * width] = 1.0
-            self.modulation.bias[5 * width :] = 1.0
+            terms.bias[2 * width : 3 * width] = 1.0
+            terms.bias[5 * width :] = 1.0
 
     def forward(
         self, x: torch.Tensor, condition: torch.Tensor, context: torch.Tensor, sizes: tuple[int, ...]

@@ -147,6 +147,7 @@ def draw_labels(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     progress = optional_column(pixels, "progress")
+    outcomes: dict[bool | None, str] = {True: "success", False: "failure"}
     paths = []
     for number in range(min(episodes, len(pixels.lengths))):
         start, length = int(pixels.starts[number]), int(pixels.lengths[number])
@@ -160,7 +161,7 @@ def draw_labels(
             labels.spread[rows],
             truth=None if progress is None else progress[rows],
             marked=labels.forced[rows],
-            title=f"episode {number}: {getattr(episode, 'task', '')}",
+            title=f"episode {number}, {outcomes.get(getattr(episode, 'success', None), 'no outcome')}: {episode.task}",
         )
         paths.append(folder / f"episode_{number:06d}.png")
         picture.save(paths[-1])

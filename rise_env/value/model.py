@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -62,6 +62,10 @@ class ValueModel(nn.Module):
         input_shape: Shape of what it reads.
         backbone_config: Configuration of the transformers backbone, when weights are loaded from a checkpoint of ours.
 
+    Attributes:
+        device: Where the weights are.
+        reads_latents: Whether `estimate` takes latents instead of pixels.
+
     Example:
         >>> model = ValueModel(ModelConfig(), InputShape(("head",), 48, 64)).eval()
         >>> model.estimate(torch.zeros(2, 5, 1, 48, 64, 3, dtype=torch.uint8), ["sort", "pack"]).value.shape
@@ -97,16 +101,13 @@ class ValueModel(nn.Module):
         self.register_buffer("latent_std", torch.ones(channels, 1, 1))
         self.bin_centers: torch.Tensor
         self.register_buffer("bin_centers", bin_centers(config.bins), persistent=False)
+        self.device: torch.device = self.latent_mean.device
+        self.reads_latents: bool = config.reads_latents
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.latent_mean.device
-
-    @property
-    def reads_latents(self) -> bool:
-        """Whether `estimate` takes latents instead of pixels."""
-        return self.config.reads_latents
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # what `to`, `cpu` and `cuda` go through
+        self.device = self.latent_mean.device
+        return self
 
     def forward(self, moments: torch.Tensor, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Raw outputs of every head, for training.

@@ -304,6 +304,9 @@ class BrickSorting(CellTask):
         away = np.linalg.norm(position[:, :2] - own_bin, axis=-1)
         carry = 0.3 * (1 - np.clip(away / 0.35, 0, 1)) * lift
         progress = np.where(held, 0.4 + 0.1 * lift + carry, np.where(touched, np.maximum(approach, 0.35), approach))
+        # Let go above its own bin, a brick is on its last way, not lost.
+        falling = ~held & (np.abs(position[:, :2] - own_bin) < BIN_HALF).all(-1)
+        progress = np.where(falling, np.maximum(progress, 0.8), progress)
         progress = np.where(self.fate == _PLACED, 1.0, np.where(self.fate > _PLACED, 0.0, progress))
         success = bool((self.fate[active] == _PLACED).all())
         return TaskStatus(

@@ -65,12 +65,10 @@ def test_video_autoencoder() -> None:
     model.latents_mean.fill_(0.3)
     model.latents_std.fill_(2.0)
     with torch.no_grad():
-        assert model.encode_frames(pixels(3, 32, 64, 3)).shape == (3, 4, 1, 2)
-        chunk = pixels(2, 9, 32, 64, 3)
-        latents = model.encode_chunk(chunk)
-        assert latents.shape == (2, 2, 4, 1, 2)
-        torch.testing.assert_close(model.encode_chunk(chunk[1:])[0], latents[1])
-        assert model.decode_chunk(latents, 9).shape == (2, 9, 32, 64, 3)
+        assert model.encode_frames(pixels(2, 32, 64, 3)).shape == (2, 4, 1, 2)
+        latents = model.encode_chunk(pixels(1, 9, 32, 64, 3))
+        assert latents.shape == (1, 2, 4, 1, 2)
+        assert model.decode_chunk(latents, 9).shape == (1, 9, 32, 64, 3)
     assert not [name for name in model.state_dict() if name.startswith("vae.latents")]
 
 

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dynamics_world import CONFIG, SPEC, World, with_flow, with_training, with_transformer
+
+from rise_env.data import ShuffledSampler
+from rise_env.dynamics import training as training_module
+from rise_env.dynamics.config import DynamicsConfig
+from rise_env.dynamics.model import LatentDynamics
+from rise_env.dynamics.trainer import Budget, Progress
+from rise_env.dynamics.training import Training, train_dynamics
+from rise_env.errors import CheckpointError, ConfigError, TrainingError
+
+
+def session(folder: Path, config: DynamicsConfig = CONFIG, steps: int = 4, **changes: Any) -> Training:
+    settings = {"tensorboard": False, **changes}
+    return Training(World(), config, folder, Budget(steps=3), Budget(steps=steps), **settings)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return LatentDynamics.from_pretrained(folder / "model").state_dict()
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_leaves_model_pictures_metrics_and_what_it_was(tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    model = train_dynamics(session(tmp_path, report=reports.append, tensorboard=True))
+    assert_same(weights(tmp_path), model.state_dict())
+    assert {path.parent.name for path in tmp_path.rglob("*.png")} == {"samples"}
+    assert list((tmp_path / "tensorboard").iterdir())
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for name in ("latent_mse", "latent_mse_copy", "latent_mse_shuffled", "psnr_end", "psnr_end_copy", "state_error"):
+        assert isinstance(metrics[name], float)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["dynamics"]["transformer"]["width"] == 16
+    assert "git" in config
+    assert {report.phase for report in reports} == {"autoencoder", "transformer"}
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def test_latents_are_normalised_over_the_training_data(tmp_path: Path) -> None:
+    run = session(tmp_path)
+    model = train_dynamics(run)
+    frames = torch.from_numpy(run.dataset.frames(training_module._frames_of(run.dataset, run.episodes)))
+    latents = model.encode(frames[None])[0]
+    torch.testing.assert_close(latents.mean(dim=(0, 1, 3, 4)), torch.zeros(4), rtol=0, atol=1e-3)
+    torch.testing.assert_close(latents.std(dim=(0, 1, 3, 4)), torch.ones(4), rtol=0, atol=1e-2)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing is cleaned up by code that runs after it."""
+
+
+@pytest.mark.parametrize("batching", ["shuffled", "task_centric"])
+@pytest.mark.parametrize("killed_at", [("autoencoder", 2), ("transformer", 3)])
+def test_a_killed_run_goes_on_to_the_same_result(
+    tmp_path: Path, killed_at: tuple[str, int], batching: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_training(batching=batching, scenes=2, accumulate=2)
+    train_dynamics(session(tmp_path / "straight", config))
+    original = training_module.Loop._update
+
+    def update(self: Any) -> Any:
+        if (self.phase, self.step) == killed_at:
+            raise Killed
+        return original(self)
+
+    monkeypatch.setattr(training_module.Loop, "_update", update)
+    with pytest.raises(Killed):
+        train_dynamics(session(tmp_path / "killed", config))
+    monkeypatch.undo()
+    resumed: list[Progress] = []
+    train_dynamics(session(tmp_path / "killed", config, report=resumed.append))
+    assert [(report.phase, report.step) for report in resumed if report.resumed] == [killed_at]
+    assert_same(weights(tmp_path / "killed"), weights(tmp_path / "straight"))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    train_dynamics(session(tmp_path))
+    before = weights(tmp_path)
+    steps: list[int] = []
+    train_dynamics(session(tmp_path, report=lambda progress: steps.append(progress.step)))
+    assert steps == []
+    assert_same(weights(tmp_path), before)
+
+
+def test_accumulation_changes_nothing_but_memory(tmp_path: Path) -> None:
+    """Noise is drawn per part, so the gradients differ; the samples and their number do not."""
+    run = session(tmp_path, with_training(accumulate=2))
+    seen: list[int] = []
+    original = run.train.at
+    run.train.at = lambda index: (seen.extend(index.tolist()), original(index))[1]  # type: ignore[method-assign]
+    train_dynamics(run)
+    whole = session(tmp_path / "whole")
+    expected = [whole.train.index[ShuffledSampler(whole.train, 4).draw(step)].tolist() for step in range(4)]
+    assert seen[-16:] == [index for batch in expected for index in batch]
+
+
+@pytest.mark.parametrize("phase", ["autoencoder", "transformer"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(
+    tmp_path: Path, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = training_module.Loop._update
+
+    def update(self: Any) -> Any:
+        if (self.phase, self.step) == (phase, 2):
+            loss = self.loss
+            self.loss = lambda step, part: (loss(step, part)[0] * float("nan"), {})
+        return original(self)
+
+    monkeypatch.setattr(training_module.Loop, "_update", update)
+    with pytest.raises(TrainingError, match=rf"{phase}, update 2: the loss is nan.*is intact.*rate"):
+        train_dynamics(session(tmp_path))
+    monkeypatch.undo()
+    state = torch.load(tmp_path / f"{phase}_state.pt", weights_only=True)
+    assert state["step"] == 2
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state["module"].values())
+    train_dynamics(session(tmp_path))
+    train_dynamics(session(tmp_path / "straight"))
+    assert_same(weights(tmp_path), weights(tmp_path / "straight"))
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    train_dynamics(session(tmp_path))
+    path = tmp_path / "transformer_state.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"transformer_state\.pt is cut short or damaged"):
+        train_dynamics(session(tmp_path))
+
+
+def test_a_state_that_holds_code_is_not_run(tmp_path: Path) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    (tmp_path / "autoencoder_state.pt").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError):
+        train_dynamics(session(tmp_path))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_other_settings_are_another_run(tmp_path: Path) -> None:
+    train_dynamics(session(tmp_path))
+    with pytest.raises(CheckpointError, match=r"(?s)other data or settings.*\"depth\": 2.*\"depth\": 3"):
+        train_dynamics(session(tmp_path, with_transformer(depth=3)))
+
+
+def test_an_autoencoder_can_be_taken_from_another_model(tmp_path: Path) -> None:
+    first = train_dynamics(session(tmp_path / "first"))
+    second = train_dynamics(session(tmp_path / "second", with_transformer(depth=1)), tmp_path / "first" / "model")
+    assert_same(first.autoencoder.state_dict(), second.autoencoder.state_dict())
+    assert not (tmp_path / "second" / "autoencoder_state.pt").exists()
+
+
+@pytest.mark.parametrize("target", ["velocity", "x0_residual"])
+@pytest.mark.parametrize("history", ["channels", "tokens"])
+def test_training_lowers_the_loss(tmp_path: Path, target: str, history: str) -> None:
+    config = with_flow(target=target, pure_noise=0.0)
+    config = DynamicsConfig(
+        autoencoder=config.autoencoder,
+        transformer=with_transformer(history=history).transformer,
+        flow=config.flow,
+        training=with_training(rate=1e-2, batch=16, autoencoder_batch=32).training,
+    )
+    losses: list[float] = []
+    original = training_module.Loop._update
+
+    def update(self: Any) -> Any:
+        figures = original(self)
+        if self.phase == "transformer":
+            losses.append(float(figures["loss"]))
+        return figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_module.Loop, "_update", update)
+        train_dynamics(session(tmp_path, config, steps=80))
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_a_budget_in_seconds_ends_on_time(tmp_path: Path) -> None:
+    run = Training(World(), CONFIG, tmp_path, Budget(steps=2), Budget(seconds=0.5), tensorboard=False)
+    train_dynamics(run)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert 0.5 <= metrics["seconds"] < 5.0
+
+
+def test_budgets_are_one_thing_or_the_other() -> None:
+    for wrong in ({}, {"steps": 1, "seconds": 1.0}, {"steps": -1}):
+        with pytest.raises(ConfigError):
+            Budget(**wrong)
+
+
+def test_a_video_autoencoder_needs_weights(tmp_path: Path) -> None:
+    import dataclasses
+
+    spec = dataclasses.replace(SPEC, image_size=(32, 32), chunk=18, history=1)
+    small = dataclasses.replace(CONFIG.video_autoencoder, latent_channels=4, channels=(8, 8, 8, 8), layers=(1,) * 5)
+    one = with_transformer(patch=(1, 1)).transformer
+    config = dataclasses.replace(CONFIG, autoencoder_kind="video", video_autoencoder=small, transformer=one)
+    with pytest.raises(ConfigError, match=r"video_autoencoder\.weights"):
+        train_dynamics(
+            Training(World(4, 30, spec), config, tmp_path, Budget(steps=1), Budget(steps=1), tensorboard=False)
+        )
