@@ -68,8 +68,8 @@ class Progress:
     """Where a run stands, for whoever shows it.
 
     Attributes:
-        phase: "autoencoder" or "transformer".
-        step: Updates done.
+        phase: "autoencoder", "encoding" or "transformer".
+        step: Updates (frames) done.
         used: Share of the budget used up.
         elapsed: Seconds of training, those before an interruption included.
         metrics: Latest figures by name.

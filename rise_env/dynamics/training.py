@@ -217,7 +217,13 @@ def _fit_latents(autoencoder: ImageAutoencoder, dataset: Dataset, pool: np.ndarr
 class Latents:
     """Latents of a dataset's frames, made once, kept in memory as float16."""
 
-    def __init__(self, model: LatentDynamics, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: LatentDynamics,
+        dataset: Dataset,
+        device: torch.device,
+        report: Callable[[Progress], None] | None = None,
+    ) -> None:
         self.model, self.dataset, self.device = model, dataset, device
         autoencoder = model.autoencoder
         digest = hashlib.sha256()
@@ -232,7 +238,13 @@ class Latents:
 
         views = len(model.shape.cameras)
         shape = (views, *autoencoder.latent_shape)
-        made = dataset.cached(f"latents-{digest.hexdigest()[:16]}", shape, np.float16, make, batch=64)
+
+        def progress(done: int, total: int) -> None:
+            if report is not None:
+                report(Progress("encoding", done, done / total, 0.0, {}))
+
+        tag = f"latents-{digest.hexdigest()[:16]}"
+        made = dataset.cached(tag, shape, np.float16, make, batch=64, progress=progress)
         self.frames = torch.from_numpy(np.array(made)).to(device)
 
     def history(self, batch: WindowBatch) -> torch.Tensor:
@@ -253,7 +265,7 @@ def _train_transformer(training: Training, model: LatentDynamics) -> LatentDynam
     settings = training.config.training
     device, flow = training.device, training.config.flow
     model.autoencoder.eval().requires_grad_(False)
-    latents = Latents(model, training.dataset, device)
+    latents = Latents(model, training.dataset, device, training.report)
     sampler = _sampler(training)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     size = settings.batch // settings.accumulate

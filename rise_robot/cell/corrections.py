@@ -114,10 +114,15 @@ class SupervisedPolicy(ScriptedPolicy):
     """
 
     def __init__(self, cell: WorkCell, student: ScriptedPolicy, expert: ScriptedPolicy) -> None:
-        self.name = f"corrected-{student.name}"
+        self.name = "corrected"
         self._student = student
         self._lookahead = round(GateConfig.lookahead * cell.spec.fps)
         self._supervisor = Supervisor(cell, expert)
+
+    @property
+    def kind(self) -> str | None:
+        """The student's kind in this episode, where it has one."""
+        return getattr(self._student, "kind", None)
 
     def reset(self) -> None:
         """Start an episode."""

@@ -124,6 +124,7 @@ class World(Dataset):
         self, tag: str, shape: tuple[int, ...], dtype: Any, make: Callable[[np.ndarray], np.ndarray], **options: Any
     ) -> np.ndarray:
         made = make(np.arange(self.num_frames))
+        options["progress"](self.num_frames, self.num_frames)
         assert made.shape == (self.num_frames, *shape)
         assert made.dtype == dtype
         return made
