@@ -99,8 +99,6 @@ def measure(truth: TruthSet, imagined: Imagined, cameras: list[str]) -> dict[str
     """All figures as plain values; see docs/truth.md for their definitions."""
     start = truth.history_frames[:, -1]
     states, chunks = truth.actions.shape[:2]
-    copied = np.broadcast_to(start[:, None, None], truth.frames.shape)
-    mask = foreground_mask(truth.frames, copied)
     ends = (
         imagined.frames[:, :, -1],
         truth.frames[:, :, -1],
@@ -109,7 +107,11 @@ def measure(truth: TruthSet, imagined: Imagined, cameras: list[str]) -> dict[str
     flat = [x.reshape(-1, *x.shape[-3:]) for x in ends]
     epe = endpoint_error(*flat).reshape(states, chunks, len(cameras))
     epe_copy = endpoint_error(flat[2], flat[1], flat[2]).reshape(epe.shape)
-    quality, quality_copy = psnr(imagined.frames, truth.frames), psnr(copied, truth.frames)
+    # A state at a time: all of them at once would take gigabytes.
+    pairs = list(zip(imagined.frames, truth.frames, start, strict=True))
+    quality = np.stack([psnr(guess, true) for guess, true, _ in pairs])
+    quality_copy = np.stack([psnr(np.broadcast_to(first, true.shape), true) for _, true, first in pairs])
+    mask = np.stack([foreground_mask(true[:, -1], first) for _, true, first in pairs])
     advantage = _advantages(imagined.values, imagined.start_values)
     true_advantage = _advantages(imagined.true_values, imagined.start_values)
     progress = _advantages(truth.progress, truth.start_progress)
@@ -122,8 +124,8 @@ def measure(truth: TruthSet, imagined: Imagined, cameras: list[str]) -> dict[str
         "psnr": {
             "chunk_end": float(quality[:, :, -1].mean()),
             "chunk_end_copy": float(quality_copy[:, :, -1].mean()),
-            "foreground_end": float(np.nanmean(psnr(ends[0], ends[1], mask[:, :, -1]))),
-            "foreground_end_copy": float(np.nanmean(psnr(ends[2], ends[1], mask[:, :, -1]))),
+            "foreground_end": float(np.nanmean(psnr(ends[0], ends[1], mask))),
+            "foreground_end_copy": float(np.nanmean(psnr(ends[2], ends[1], mask))),
             "by_horizon": quality.mean((0, 1, 3)).tolist(),
             "by_view_end": dict(zip(cameras, quality[:, :, -1].mean((0, 1)).tolist(), strict=True)),
         },

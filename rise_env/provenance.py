@@ -43,12 +43,12 @@ def provenance(config: Mapping[str, Any] | None = None, seed: int | None = None)
         seed: Seed of the run, if it has one.
 
     Returns:
-        JSON-ready mapping with `time` (UTC, ISO 8601), `command` (as typed, but for the program's folder), `git`,
+        JSON-ready mapping with `time` (UTC, ISO 8601), `command` (absolute paths by their names), `git`,
         `packages` and `hardware` (see the functions of like names), `config_hash` and `seed`.
     """
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else [],
+        "command": [_without_folder(argument) for argument in sys.argv],
         "git": git_revision(),
         "packages": package_versions(),
         "hardware": hardware(),
@@ -130,6 +130,11 @@ def _gpus() -> list[dict[str, Any]]:
         memory = mebibytes.strip()
         gpus.append({"name": name.strip(), "memory_gib": round(int(memory) / 1024, 1) if memory.isdigit() else None})
     return gpus
+
+
+def _without_folder(argument: str) -> str:
+    """An argument as typed; of an absolute path only its name, since where it lies says nothing elsewhere."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _output(*command: str) -> str | None:

@@ -33,8 +33,8 @@ def test_without_configuration_or_seed() -> None:
 
 
 def test_command_hides_the_programs_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/private/rise", "bench", "cell"])
-    assert provenance()["command"] == ["rise", "bench", "cell"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/private/rise", "bench", "cell", "--json", "/home/me/out.json", "a/b"])
+    assert provenance()["command"] == ["rise", "bench", "cell", "--json", "out.json", "a/b"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,59 @@
+"""The bundle that ships with the package: `gym.make` works from it alone, and imagination depends on the actions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+import rise_env  # noqa: F401  (registers the environments)
+from rise_env.bundle import find_bundle
+
+ENV = "RISE-BrickSorting-v0"
+
+
+def test_all_shipped_bundles_stay_small() -> None:
+    folder = Path(rise_env.__file__).parent / "bundles"
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 40e6
+
+
+def test_bundle_is_found_and_names_no_folder() -> None:
+    text = (find_bundle("brick_sorting") / "bundle.json").read_text()
+    assert '"/' not in text
+
+
+def test_single_and_vector_environment_agree() -> None:
+    env = gymnasium.make(ENV)
+    envs = gymnasium.make_vec(ENV, num_envs=3, autoreset_mode="disabled")
+    single, info = env.reset(seed=5)
+    batch, _ = envs.reset(seed=4)
+    assert info["state_source"] == "dataset"
+    for key in single:
+        assert np.array_equal(single[key], batch[key][1]), key
+    actions, known = envs.unwrapped.recorded_actions()
+    assert known.all()
+    _, reward, *_ = env.step(actions[1])
+    _, rewards, _, _, infos = envs.step(actions)
+    assert reward == pytest.approx(rewards[1], abs=1e-3)
+    assert infos["state_source"].tolist() == ["imagined"] * 3
+    env.close()
+    envs.close()
+
+
+def test_imagination_follows_the_actions_and_is_reproducible() -> None:
+    envs = gymnasium.make_vec(ENV, num_envs=4, autoreset_mode="disabled")
+    outcomes = []
+    for actions in ("recorded", "recorded", "other"):
+        envs.reset(seed=0)
+        chunk, _ = envs.unwrapped.recorded_actions()
+        if actions == "other":
+            chunk = np.roll(chunk, 1, axis=0)
+        observation, rewards, *_ = envs.step(chunk)
+        outcomes.append((observation["image_head"], rewards))
+    assert np.array_equal(outcomes[0][0], outcomes[1][0])
+    assert np.array_equal(outcomes[0][1], outcomes[1][1])
+    assert (outcomes[0][0] != outcomes[2][0]).any((1, 2, 3)).all()
+    assert not np.allclose(outcomes[0][1], outcomes[2][1], atol=1e-3)
+    envs.close()
