@@ -5,6 +5,7 @@ Batch number i depends on the seed and on i alone, so the whole state of a sampl
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ __all__ = ["Sampler", "ShuffledSampler", "TaskCentricSampler"]
 _SALT = 1  # keeps the draws of the two samplers apart, should they share a seed
 
 
-class Sampler:
+class Sampler(ABC):
     """An endless iterator over batches: int64 (batch_size,), numbers for `Windows.batch`.
 
     Attributes:
@@ -39,9 +40,9 @@ class Sampler:
         self.seed = seed
         self.step = 0
 
+    @abstractmethod
     def draw(self, step: int) -> np.ndarray:
         """Batch number `step`."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self

@@ -6,6 +6,7 @@ buffers of the model and travel with its weights.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, override
 
 import torch
@@ -46,7 +47,7 @@ def spread(latents: torch.Tensor) -> float:
     return float(latents.float().std(dim=0, unbiased=False).mean())
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """What the dynamics model needs of an autoencoder.
 
     Attributes:
@@ -72,21 +73,21 @@ class Autoencoder(nn.Module):
         """Inverse of `normalise`."""
         return latents.float() * self.latents_std[:, None, None] + self.latents_mean[:, None, None]
 
+    @abstractmethod
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a chunk of `frames` imagined frames."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """Single frames uint8 (n, H, W, 3) to normalised latents (n, C, h, w)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_chunk(self, frames: torch.Tensor) -> torch.Tensor:
         """Chunks of consecutive imagined frames uint8 (n, K, H, W, 3) to (n, F, C, h, w)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_chunk(self, latents: torch.Tensor, frames: int) -> torch.Tensor:
         """Normalised latents (n, F, C, h, w) of a chunk to its pixels uint8 (n, frames, H, W, 3)."""
-        raise NotImplementedError
 
 
 class ResidualBlock(nn.Module):

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-import rise_env  # noqa: F401  (registers the environments)
+import rise_env
 from rise_env.bundle import find_bundle
 
 ENV = "RISE-BrickSorting-v0"
