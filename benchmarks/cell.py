@@ -45,6 +45,7 @@ def measure(quick: bool = False, on_step: Callable[[str], None] = lambda _: None
         result["control_step_ms"] = _milliseconds(lambda: cell.step(cell.command), steps, repeats)
         result["control_steps_per_second"] = 1000 / result["control_step_ms"]
         expert = cell.task.scripted("expert", 0)
+        cell.reset(episode_rng(0))  # the steps above have carried the brick away, and then there is nothing to plan
         result["expert_plan_ms"] = {
             "1 step": _milliseconds(lambda: expert.plan(1), steps, repeats),
             f"{spec.chunk} steps": _milliseconds(lambda: expert.plan(spec.chunk), steps // 5, repeats),

@@ -11,6 +11,7 @@ the full state, from which a run by `--steps` goes on to the very same result af
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,44 +155,23 @@ class _Bars:
         self._bar, self._name = None, ""
 
 
-# ---------------------------------------------------------------------- value
+# ---------------------------------------------------------------------- parts in modules of their own
 
 
-def _value_arguments(parser: argparse.ArgumentParser) -> None:
-    from rise_agents.cli import train_value
+def _mounted(summary: str, module: str) -> Part:
+    """A part whose module has `add_arguments` and `run`, like a sub-command; imported when it is asked for."""
 
-    parser.description = train_value.__doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_common_arguments(parser)
-    train_value.add_arguments(parser)
+    def declare(parser: argparse.ArgumentParser) -> None:
+        part = importlib.import_module(module)
+        parser.description, parser.formatter_class = part.__doc__, argparse.RawDescriptionHelpFormatter
+        add_common_arguments(parser)
+        part.add_arguments(parser)
 
-
-def _train_value(args: argparse.Namespace) -> int:
-    from rise_agents.cli import train_value
-
-    return train_value.run(args)
-
-
-# ---------------------------------------------------------------------- bundle
-
-
-def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
-    from rise_agents.cli import train_bundle
-
-    parser.description = train_bundle.__doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_common_arguments(parser)
-    train_bundle.add_arguments(parser)
-
-
-def _train_bundle(args: argparse.Namespace) -> int:
-    from rise_agents.cli import train_bundle
-
-    return train_bundle.run(args)
+    return Part(summary, declare, lambda args: int(importlib.import_module(module).run(args)))
 
 
 PARTS: Mapping[str, Part] = {
-    "bundle": Part("train all parts and put them into a bundle for gym.make", _bundle_arguments, _train_bundle),
+    "bundle": _mounted("train all parts and put them into a bundle for gym.make", "rise_agents.cli.train_bundle"),
     "dynamics": Part("train the dynamics model: autoencoder, then transformer", _dynamics_arguments, _train_dynamics),
-    "value": Part("train the value model: progress, then temporal differences", _value_arguments, _train_value),
+    "value": _mounted("train the value model: progress, then temporal differences", "rise_agents.cli.train_value"),
 }
