@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from gymnasium import spaces
 
+from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 
-__all__ = ["action_space", "image_key", "observation_space"]
+__all__ = ["action_space", "check_lags", "image_key", "lag_key", "observation_space"]
 
 
 def image_key(camera: str) -> str:
@@ -15,16 +18,50 @@ def image_key(camera: str) -> str:
     return f"image_{camera}"
 
 
-def observation_space(spec: TaskSpec) -> spaces.Dict:
+def lag_key(key: str, lag: int) -> str:
+    """Observation key of what `key` was `lag` control steps ago: `<key>_lag<lag>`, or `key` itself for 0."""
+    return f"{key}_lag{lag}" if lag else key
+
+
+def check_lags(spec: TaskSpec, lags: Sequence[int]) -> tuple[int, ...]:
+    """Lags that every environment of a task can give.
+
+    Args:
+        spec: The task.
+        lags: Control steps into the past.
+
+    Raises:
+        ConfigError: If a lag is no positive multiple of the stride (imagination knows no frames in between), reaches
+            beyond the recorded history or the imagined chunk, or if lags repeat.
+    """
+    furthest = min((spec.history - 1) * spec.stride, spec.chunk - spec.stride)
+    for lag in lags:
+        if lag < 1 or lag % spec.stride or lag > furthest:
+            raise ConfigError(
+                f"observation_lags {list(lags)}: expected multiples of the stride {spec.stride} up to {furthest} "
+                f"control steps (history {spec.history}, chunk {spec.chunk})"
+            )
+    if len(set(lags)) != len(lags):
+        raise ConfigError(f"observation_lags {list(lags)} repeat")
+    return tuple(int(lag) for lag in lags)
+
+
+def observation_space(spec: TaskSpec, lags: Sequence[int] = ()) -> spaces.Dict:
     """Flat Dict: `image_<camera>` uint8 (H, W, 3) per camera, and `state` float32 (D,) in rad and m.
 
     The state is not bounded by the joint limits: a measured joint may overshoot its commanded range.
+
+    Args:
+        spec: The task.
+        lags: The same entries again as they were so many control steps ago, under `lag_key`. A single picture does not
+            show speeds; two do.
     """
     height, width = spec.image_size
-    entries: dict[str, spaces.Space] = {
-        image_key(camera): spaces.Box(0, 255, (height, width, 3), np.uint8) for camera in spec.cameras
-    }
-    entries["state"] = spaces.Box(-np.inf, np.inf, (spec.layout.dim,), np.float32)
+    entries: dict[str, spaces.Space] = {}
+    for lag in (0, *check_lags(spec, lags)):
+        for camera in spec.cameras:
+            entries[lag_key(image_key(camera), lag)] = spaces.Box(0, 255, (height, width, 3), np.uint8)
+        entries[lag_key("state", lag)] = spaces.Box(-np.inf, np.inf, (spec.layout.dim,), np.float32)
     return spaces.Dict(entries)
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from rise_env.errors import RiseError
-from rise_env.spaces import image_key
+from rise_env.spaces import image_key, lag_key
 
 __all__ = ["observation_of", "require_finite", "rows_of"]
 
 
-def observation_of(frames: torch.Tensor, states: torch.Tensor, cameras: Iterable[str], tensors: bool) -> dict[str, Any]:
-    """Observation of frames uint8 (N, V, H, W, 3) and states float32 (N, D), as tensors or as arrays."""
-    images = list(frames.unbind(1)) if tensors else list(np.moveaxis(frames.cpu().numpy(), 1, 0))
-    observation = {image_key(name): _copy(image) for name, image in zip(cameras, images, strict=True)}
-    observation["state"] = _copy(states if tensors else states.cpu().numpy())
+def observation_of(
+    frames: torch.Tensor, states: torch.Tensor, cameras: Sequence[str], lags: Sequence[int], tensors: bool
+) -> dict[str, Any]:
+    """Observation of frames uint8 (N, L, V, H, W, 3) and states float32 (N, L, D), as tensors or as arrays.
+
+    `lags` has one entry per L, the present (0) first.
+    """
+    images: Any = frames if tensors else frames.cpu().numpy()
+    joints: Any = states if tensors else states.cpu().numpy()
+    observation: dict[str, Any] = {}
+    for place, lag in enumerate(lags):
+        for view, camera in enumerate(cameras):
+            observation[lag_key(image_key(camera), lag)] = _copy(images[:, place, view])
+        observation[lag_key("state", lag)] = _copy(joints[:, place])
     return observation
 
 

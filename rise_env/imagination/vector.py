@@ -23,7 +23,7 @@ from rise_env.imagination.inputs import checked_actions, mask_of, option_of, see
 from rise_env.imagination.outputs import observation_of, require_finite, rows_of
 from rise_env.imagination.sources import PathLike, resolve
 from rise_env.protocols import History
-from rise_env.spaces import action_space, observation_space
+from rise_env.spaces import action_space, check_lags, observation_space
 from rise_env.starts import StartStates
 from rise_env.world_model import CompositionalWorldModel, Imagined, Session
 
@@ -42,7 +42,8 @@ _PER_ENV = ("render", "film")
 class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
     """`num_envs` imagined work places in one batch of a world model.
 
-    **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), rad and m.
+    **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), rad and m, and on request the
+    same of a little while ago (`observation_lags`).
     **Action**: Box (chunk, D) float32: a chunk of absolute joint targets, rad and m, all of which is imagined. Targets
     beyond the joint limits are clamped and counted in `infos["clamped"]`. A wrong shape or a value that is not finite
     is an error, and nothing is imagined.
@@ -74,6 +75,8 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         uncertainty_limit: Truncate above it; None takes the bundle's, or never does.
         uncertainty_penalty: Subtracted from the reward per unit of uncertainty; `infos["advantage"]` stays raw.
         split: Start states to use: "train", "heldout" or None for all.
+        observation_lags: Further observations of the past, so many control steps ago; see
+            `rise_env.spaces.observation_space`.
         group_size: So many consecutive environments share a start state. They stay together only if they are reset
             together, as in autoreset mode "disabled".
         max_batch: Environments per call of the models; None for all.
@@ -115,6 +118,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         uncertainty_limit: float | None = None,
         uncertainty_penalty: float = 0.0,
         split: str | None = "train",
+        observation_lags: Sequence[int] = (),
         group_size: int = 1,
         max_batch: int | None = None,
         device: str = "auto",
@@ -155,7 +159,12 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self.uncertainty_limit: float | None = (
             defaults["uncertainty_limit"] if uncertainty_limit is None else uncertainty_limit
         )
-        self.single_observation_space: gymnasium.spaces.Dict = observation_space(self.task)
+        self.single_observation_space: gymnasium.spaces.Dict = observation_space(
+            self.task, observation_lags
+        )
+        #: Control steps that each part of the observation lies in the past, the present first.
+        self.lags = (0, *check_lags(self.task, observation_lags))
+        self._places = [-1 - lag // self.task.stride for lag in self.lags]
         self.single_action_space = action_space(self.task)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -168,8 +177,8 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._generators = [seeding.np_random(None)[0] for _ in range(num_envs)]
         self._noise = [torch.Generator() for _ in range(num_envs)]
         self._session: Session | None = None
-        self._frames: torch.Tensor = torch.zeros(0)  # uint8 (N, V, H, W, 3), the present ones
-        self._states: torch.Tensor = torch.zeros(0)  # float32 (N, D)
+        self._frames: torch.Tensor = torch.zeros(0)  # uint8 (N, L, V, H, W, 3), the present ones first
+        self._states: torch.Tensor = torch.zeros(0)  # float32 (N, L, D)
         self._imagined: tuple[np.ndarray, Imagined] | None = None
         self._done = np.zeros(num_envs, bool)
         self._facts = Facts(num_envs, type(self.world_model.value).__name__)
@@ -253,7 +262,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         if self.render_mode is None:
             return None
         self._require_session()
-        frames, facts = self._frames.cpu().numpy(), self._facts
+        frames, facts = self._frames[:, 0].cpu().numpy(), self._facts
         texts = [facts.texts(i, self.max_chunks) for i in range(self.num_envs)]
         return tuple(picture(frames[i], texts[i], float(facts.progress[i])) for i in range(self.num_envs))
 
@@ -360,13 +369,13 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             self._noise[i].manual_seed(int(generator.integers(2**63 - 1)))
         if self._session is None or count == self.num_envs:
             self._session = session
-            self._frames, self._states = frames[:, -1].clone(), states[:, -1].clone()
+            self._frames, self._states = frames[:, self._places], states[:, self._places]
             self._start_rows = chosen
         else:
             index = torch.from_numpy(rows).to(self._device)
             self._session = self.world_model.merge(self._session, rows.tolist(), session)
-            self._frames = self._frames.index_copy(0, index, frames[:, -1])
-            self._states = self._states.index_copy(0, index, states[:, -1])
+            self._frames = self._frames.index_copy(0, index, frames[:, self._places])
+            self._states = self._states.index_copy(0, index, states[:, self._places])
             self._start_rows = self._start_rows.copy()
             self._start_rows[rows] = chosen
         self._facts.begin(rows, batch, values)
@@ -388,8 +397,11 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         value, plain_advantage, uncertainty, _ = numbers = table.cpu().numpy()
         require_finite(numbers.sum(0), rows)
 
-        frames = imagined.frames([-1])[:, 0]
-        states = (chunks if imagined.states is None else imagined.states)[:, -1]
+        frames = imagined.frames(self._places)
+        if imagined.states is None:
+            states = chunks[:, [-1 - lag for lag in self.lags]]
+        else:
+            states = imagined.states[:, self._places]
         rewards[index] = table[3]
         if everyone:
             self._session, self._frames, self._states = imagined.session, frames, states
@@ -408,7 +420,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         return terminated, truncated
 
     def _observe(self) -> dict[str, Any]:
-        return observation_of(self._frames, self._states, self.task.cameras, self.output == "torch")
+        return observation_of(self._frames, self._states, list(self.task.cameras), self.lags, self.output == "torch")
 
     def _require_session(self) -> None:
         if self._session is None:

@@ -107,7 +107,7 @@ class BrickSorting(CellTask):
     failure_modes = ("wrong_bin", "drop", "miss", "jam")
     scripted_policies = (
         "expert", "operator", "operator-noisy", "operator-delayed", "operator-confused", "operator-hesitant",
-        "operator-hasty", "operator-clumsy", "operator-distracted", "corrected",
+        "operator-hasty", "operator-clumsy", "operator-distracted", "operator-playful", "corrected",
     )  # fmt: skip
 
     def __init__(self, ranges: Mapping[str, Any]) -> None:

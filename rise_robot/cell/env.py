@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from rise_env.errors import ActionError, ConfigError
-from rise_env.spaces import action_space, image_key, observation_space
+from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
 from rise_robot.cell.cell import CellState, WorkCell
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.render import CellRenderer
@@ -60,6 +60,8 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         execute: Actions of each chunk to run; None keeps the preset's.
         image_size: Height and width of the images; None keeps the preset's.
         variation: Whether to vary lighting, colours, friction and camera; None keeps the preset's.
+        observation_lags: Further observations of the past, so many control steps ago; see
+            `rise_env.spaces.observation_space`. Before the start of an episode lies its first frame.
         overrides: Further configuration overrides, e.g. `["task.fps=20"]`.
         render_mode: None, "rgb_array" or "human".
 
@@ -84,6 +86,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         execute: int | None = None,
         image_size: Sequence[int] | None = None,
         variation: bool | None = None,
+        observation_lags: Sequence[int] = (),
         overrides: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
@@ -92,7 +95,11 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         options = [*cell_overrides(difficulty, execute, image_size, variation), *overrides]
         self.task, self.config = load_cell(task, preset, options)
         self.cell = WorkCell(self.task, self.config)
-        self.observation_space: gymnasium.spaces.Dict = observation_space(self.task)  # type: ignore[assignment]
+        self.observation_space: gymnasium.spaces.Dict = observation_space(  # type: ignore[assignment]
+            self.task, observation_lags
+        )
+        self._lags = check_lags(self.task, observation_lags)
+        self._past: dict[int, dict[str, np.ndarray]] = {}
         self.action_space = action_space(self.task)
         self.metadata = {**self.metadata, "render_fps": max(1, self.task.fps // self.task.execute)}
         self.render_mode = render_mode
@@ -111,6 +118,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         super().reset(seed=seed)
         self.cell.reset(self.np_random)
         self._scripted.clear()
+        self._past.clear()
         self._show()
         return self.observe(), self._info(0, 0)
 
@@ -126,6 +134,8 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             self.cell.step(target)
             executed += 1
             clamped += self.cell.clamped
+            if any((self.cell.steps + lag) % self.task.execute == 0 for lag in self._lags):
+                self._past[self.cell.steps] = self._look()
             self._show()
             if self._film is not None:
                 self._film.append(self.picture())
@@ -159,6 +169,18 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def observe(self) -> dict[str, np.ndarray]:
         """Observation of the present state."""
+        observation = self._look()
+        if self._lags:
+            now = self.cell.steps
+            self._past = {step: seen for step, seen in self._past.items() if now - step <= max(self._lags)}
+            self._past[now] = observation.copy()
+            for lag in self._lags:
+                # The moment itself, or, where an episode has just begun or was cut short, the nearest one after it.
+                seen = self._past[min(step for step in self._past if step >= now - lag)]
+                observation |= {lag_key(key, lag): value.copy() for key, value in seen.items()}
+        return observation
+
+    def _look(self) -> dict[str, np.ndarray]:
         cameras = list(self.task.cameras)
         images = self._renderer.render(cameras, self.task.image_size)
         observation = {image_key(camera): image for camera, image in zip(cameras, images, strict=True)}
@@ -178,9 +200,13 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return self.cell.save()
 
     def restore_state(self, state: CellState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return to a snapshot; what follows is bit for bit what followed it before."""
+        """Return to a snapshot; what follows is bit for bit what followed it before.
+
+        Snapshots hold no pictures: with `observation_lags` the present stands in for the past, as after a reset.
+        """
         self.cell.restore(state)
         self._scripted.clear()
+        self._past.clear()
         return self.observe(), self._info(0, 0)
 
     def start_film(self) -> None:

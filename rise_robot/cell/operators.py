@@ -29,6 +29,7 @@ class Habit:
         tremor: Standard deviation of the smooth noise on its joint targets, rad.
         detours: Times an arm wanders off: start and end, s since the reset, and the velocity of every joint and gripper
             meanwhile, rad/s and m/s.
+        drifts: Times both arms drift away from what is planned: start, end, and the velocity of the offset.
     """
 
     style: Style
@@ -36,6 +37,7 @@ class Habit:
     pauses: tuple[tuple[float, float], ...] = ()
     tremor: float = 0.0
     detours: tuple[tuple[float, float, tuple[float, ...]], ...] = ()
+    drifts: tuple[tuple[float, float, tuple[float, ...]], ...] = ()
 
 
 def _noisy(rng: np.random.Generator) -> Habit:
@@ -96,6 +98,27 @@ def _distracted(rng: np.random.Generator) -> Habit:
     return Habit(Style(speed=rng.uniform(0.9, 1.6)), tremor=rng.uniform(0.0, 0.02), detours=tuple(detours))
 
 
+def _playful(rng: np.random.Generator) -> Habit:
+    """Plays with the arms more than it sorts: all joints wander, freely or off the plan, between spells of work.
+
+    Not part of the mixture "operator". It shows a world model what arms and bricks do far from any sensible plan.
+    """
+    spells: dict[str, list[tuple[float, float, tuple[float, ...]]]] = {"drifts": [], "detours": []}
+    now, size = rng.uniform(0.0, 0.8), rng.uniform(0.08, 0.4)
+    while now < 12.0:
+        kind = "drifts" if rng.random() < 0.5 else "detours"
+        for _ in range(rng.integers(1, 4)):
+            velocity = rng.normal(0, size, 14)
+            velocity[[6, 13]] = rng.normal(0, 0.3 * size, 2)
+            end = now + rng.uniform(0.3, 1.0)
+            spells[kind].append((float(now), float(end), tuple(velocity)))
+            now = end
+        now += rng.uniform(0.2, 2.0)
+    return Habit(
+        Style(speed=rng.uniform(0.8, 1.5)), drifts=tuple(spells["drifts"]), detours=tuple(spells["detours"])
+    )
+
+
 #: Kinds of operators, each with its share in the mixture "operator".
 OPERATORS: dict[str, tuple[float, Callable[[np.random.Generator], Habit]]] = {
     "noisy": (0.32, _noisy),
@@ -105,6 +128,7 @@ OPERATORS: dict[str, tuple[float, Callable[[np.random.Generator], Habit]]] = {
     "hasty": (0.12, _hasty),
     "clumsy": (0.08, _clumsy),
     "distracted": (0.12, _distracted),
+    "playful": (0.0, _playful),
 }
 
 
@@ -150,6 +174,9 @@ class ImperfectOperator(BrickExpert):
             still |= (times >= start) & (times < end)
         before = self._cell.command
         for step in range(horizon):
+            for start, end, velocity in self.habit.drifts:
+                if start <= times[step] < end:
+                    plan[step] += np.asarray(velocity) * (times[step] - start)
             for start, end, velocity in self.habit.detours:
                 if start <= times[step] < end:
                     plan[step] = before + np.asarray(velocity) / self._cell.spec.fps

@@ -447,3 +447,38 @@ def test_from_a_recorded_dataset(real_dataset: Path, tmp_path: Path) -> None:
     assert observation["state"].shape == (2, spec.layout.dim)
     assert np.isfinite(envs.step(envs.action_space.sample())[1]).all()
     envs.close()
+
+
+# ---------------------------------------------------------------------- the past
+
+
+@pytest.mark.parametrize("predicts_states", [False, True])
+def test_lagged_observations_come_from_the_history_and_then_from_imagination(predicts_states: bool) -> None:
+    dynamics = FrameCountingDynamics(SPEC, predicts_states=predicts_states)
+    world_model = CompositionalWorldModel(dynamics, LinearValue(), SPEC)
+    envs = counting_envs(3, world_model=world_model, observation_lags=[2, 6], autoreset_mode="disabled")
+    observations, infos = envs.reset(seed=0)
+    assert envs.observation_space.contains(observations)
+    history = envs.starts.batch(envs._start_rows)
+    for key, place in (("", 3), ("_lag2", 2), ("_lag6", 0)):
+        np.testing.assert_array_equal(observations[f"image_wrist{key}"], history.frames[:, place, 1])
+        np.testing.assert_array_equal(observations[f"state{key}"], history.states[:, place])
+    now = observations["image_head"][:, 0, 0, 0].astype(int)
+    actions = envs.action_space.sample()
+    observations = envs.step(actions)[0]
+    for key, lag in (("", 0), ("_lag2", 2), ("_lag6", 6)):
+        np.testing.assert_array_equal(observations[f"image_head{key}"][:, 0, 0, 0], (now + SPEC.chunk - lag) % 256)
+        commanded = actions[:, SPEC.chunk - 1 - lag]
+        expected = (commanded + MIDDLE[0]) / 2 if predicts_states else commanded
+        np.testing.assert_allclose(observations[f"state{key}"], expected, atol=1e-6)
+    envs.close()
+
+
+def test_lagged_observations_keep_the_contract() -> None:
+    def make(num_envs: int = 3, **kwargs: object) -> ImaginationVectorEnv:
+        return counting_envs(num_envs, observation_lags=[2], **kwargs)
+
+    report = check_vector_env(make(), make)
+    assert set(report.skipped) == {"spec"}
+    with pytest.raises(ConfigError, match=r"observation_lags \[3\]"):
+        counting_envs(observation_lags=[3])
