@@ -1,0 +1,1 @@
+"""Policies: action chunks from observations, conditioned on an advantage."""

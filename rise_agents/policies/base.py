@@ -1,0 +1,193 @@
+"""What every trainable policy offers, whatever network is inside, and how it acts in an environment."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from rise_agents.policies.codec import AdvantageCodec
+from rise_env.errors import ConfigError
+from rise_env.spaces import image_key, lag_key
+from rise_env.tasks import TaskSpec
+
+__all__ = ["Context", "Policy", "PolicyRunner", "observation_tensors"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a policy knows when it acts, encoded once; every tensor has the leading axis B.
+
+    Attributes:
+        features: Whatever the policy's encoder makes of images, joint state and instruction.
+        state: float32 (B, D), joint state in rad and m.
+    """
+
+    features: torch.Tensor
+    state: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def __getitem__(self, index: Any) -> Self:
+        return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+
+class Policy(nn.Module, ABC):
+    """A policy by flow matching over action chunks, conditioned on an advantage level.
+
+    Attributes:
+        spec: Task.
+        codec: What its advantage levels mean.
+        lags: Past observations that it reads besides the present one, in control steps.
+    """
+
+    spec: TaskSpec
+    codec: AdvantageCodec
+    lags: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the initial noise of one chunk."""
+        return (self.spec.chunk, self.spec.layout.dim)
+
+    @abstractmethod
+    def context(
+        self,
+        observations: Mapping[str, torch.Tensor],
+        prompts: Sequence[str],
+        generator: torch.Generator | None = None,
+    ) -> Context:
+        """Encode observations.
+
+        Args:
+            observations: As of the environments, with a leading axis B: `image_<camera>` uint8 (B, H, W, 3), `state`
+                float32 (B, D), and the same under `lag_key` for every lag of the policy.
+            prompts: One instruction each.
+            generator: Source of the augmentation of images in training; none without it.
+
+        Raises:
+            ConfigError: If an entry is missing or has the wrong shape.
+        """
+
+    @abstractmethod
+    def sample(
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        noise: torch.Tensor,
+        *,
+        guidance: float = 1.0,
+        steps: int | None = None,
+    ) -> torch.Tensor:
+        """Action chunks float32 (B, chunk, D), rad and m; a deterministic function of its arguments.
+
+        Args:
+            context: What is seen.
+            levels: Advantage levels to ask for, int64 (B,); `codec.unsaid` for none.
+            noise: Standard normal (B, *noise_shape).
+            guidance: Weight w of classifier-free guidance over the advantage, v_unsaid + w (v_level - v_unsaid); 1 is
+                plain conditioning.
+            steps: Integration steps; the policy's own when None.
+        """
+
+    @abstractmethod
+    def loss(
+        self, context: Context, levels: torch.Tensor, chunks: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Flow-matching loss of each chunk, (B,); `chunks` in rad and m. Noise and times come from `generator`."""
+
+    @abstractmethod
+    def action_parameters(self) -> list[nn.Parameter]:
+        """Weights of the action expert, which are those that RISE trains online (FIELD A2)."""
+
+    @abstractmethod
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write a checkpoint directory, in one step."""
+
+    def draw_noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Initial noise, one row per CPU generator, so that a row does not depend on the others."""
+        rows = [torch.randn(self.noise_shape, generator=generator) for generator in generators]
+        return torch.stack(rows).to(self.device)
+
+
+def observation_tensors(observations: Mapping[str, Any], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Observations of an environment, arrays or tensors, as tensors."""
+    return {key: torch.as_tensor(value).to(device) for key, value in observations.items()}
+
+
+def stack_views(
+    observations: Mapping[str, torch.Tensor], spec: TaskSpec, lags: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images uint8 (B, L, V, H, W, 3) and states (B, L, D) of an observation; L is the present and every lag.
+
+    Raises:
+        ConfigError: If an entry is missing or has the wrong shape.
+    """
+    height, width = spec.image_size
+    wanted: dict[str, tuple[int, ...]] = {
+        lag_key(image_key(camera), lag): (height, width, 3) for lag in (0, *lags) for camera in spec.cameras
+    }
+    wanted |= {lag_key("state", lag): (spec.layout.dim,) for lag in (0, *lags)}
+    for key, shape in wanted.items():
+        if key not in observations:
+            hint = f" Make the environment with observation_lags={list(lags)}." if "_lag" in key else ""
+            raise ConfigError(f"the observation has no {key!r}; it has {', '.join(sorted(observations))}.{hint}")
+        if tuple(observations[key].shape[1:]) != shape:
+            raise ConfigError(f"{key} has shape {tuple(observations[key].shape[1:])}, the policy expects {shape}")
+    moments = []
+    for lag in (0, *lags):
+        moments.append(torch.stack([observations[lag_key(image_key(camera), lag)] for camera in spec.cameras], dim=1))
+    states = [observations[lag_key("state", lag)].float() for lag in (0, *lags)]
+    return torch.stack(moments, dim=1), torch.stack(states, dim=1)
+
+
+class PolicyRunner:
+    """A policy in an environment: satisfies `rise_agents.evaluation.ChunkPolicy`.
+
+    The noise of an episode depends on its seed alone, whatever else runs beside it.
+
+    Args:
+        policy: Policy; put into evaluation mode.
+        level: Advantage level to ask for; the best when None.
+        guidance: As in `Policy.sample`.
+        steps: As in `Policy.sample`.
+    """
+
+    def __init__(
+        self, policy: Policy, level: int | None = None, guidance: float = 1.0, steps: int | None = None
+    ) -> None:
+        self.policy = policy.eval()
+        self.level = policy.codec.best if level is None else level
+        self.guidance, self.steps = guidance, steps
+        self._generators: list[torch.Generator] = []
+
+    def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:
+        """Seed the episodes that start."""
+        if len(self._generators) != len(seeds):
+            self._generators = [torch.Generator() for _ in seeds]
+        for generator, seed, starts in zip(self._generators, seeds, mask, strict=True):
+            if starts:
+                generator.manual_seed(int(seed))
+
+    @torch.no_grad()
+    def act(self, observations: Mapping[str, Any]) -> np.ndarray:
+        """Action chunks float32 (N, chunk, D), rad and m, within the joint limits."""
+        policy = self.policy
+        count = len(observations["state"])
+        context = policy.context(observation_tensors(observations, policy.device), [policy.spec.prompt] * count)
+        levels = torch.full((count,), self.level, device=policy.device)
+        noise = policy.draw_noise(self._generators)
+        chunks = policy.sample(context, levels, noise, guidance=self.guidance, steps=self.steps).cpu().numpy()
+        return np.clip(chunks, policy.spec.layout.low, policy.spec.layout.high)

@@ -1,0 +1,113 @@
+"""AdvantageCodec: from measured advantages to what a policy is conditioned on, and back to which of them to ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rise_env.errors import ConfigError
+
+__all__ = ["FORMS", "AdvantageCodec"]
+
+FORMS = ("bins", "binary", "percentile")
+_DECIMALS = 6  # 0.2 in float32 times 5 is not 1: edges are compared rounded
+
+
+@dataclass(frozen=True)
+class AdvantageCodec:
+    """Advantages as one of n numbered levels, 0 the worst; level n means "not said".
+
+    Three published ways to make levels:
+    "bins": n uniform bins over [-1, 1] (RISE, arXiv 2602.11075; n = 10), after scaling and clipping;
+    "binary": whether the advantage is above a threshold (RECAP, arXiv 2511.14759), n = 2, whose threshold is a
+    percentile of the data's advantages (`fit`);
+    "percentile": n levels with equally many of the data's advantages in each (`fit`).
+
+    Attributes:
+        form: One of `FORMS`.
+        levels: Number of levels n.
+        scale: Advantages are multiplied by this before binning ("bins" only); RISE's release uses 5 for labels.
+        positive_fraction: Part of the data above the threshold ("binary").
+        edges: Upper edges of levels 0 to n - 2, rising; given by the form, or found by `fit`.
+
+    Example:
+        >>> codec = AdvantageCodec()
+        >>> codec.encode(np.array([-2.0, -0.05, 0.0, 0.05, 1.0])).tolist(), codec.best
+        ([0, 3, 5, 6, 9], 9)
+    """
+
+    form: str = "bins"
+    levels: int = 10
+    scale: float = 5.0
+    positive_fraction: float = 0.3
+    edges: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, message: str) -> None:
+            if not condition:
+                raise ConfigError(f"advantage codec: {message}")
+
+        require(self.form in FORMS, f"form {self.form!r} is not one of {', '.join(FORMS)}")
+        require(self.levels >= 2, f"levels is {self.levels}, expected at least 2")
+        require(self.form != "binary" or self.levels == 2, f"form 'binary' has 2 levels, not {self.levels}")
+        require(self.scale > 0, f"scale is {self.scale}, expected a positive number")
+        require(0 < self.positive_fraction < 1, f"positive_fraction is {self.positive_fraction}, not in (0, 1)")
+        if self.form == "bins":
+            uniform = tuple(float(edge) for edge in np.linspace(-1, 1, self.levels + 1)[1:-1])
+            object.__setattr__(self, "edges", uniform)
+        require(len(self.edges) in (0, self.levels - 1), f"{len(self.edges)} edges for {self.levels} levels")
+        require(list(self.edges) == sorted(self.edges), f"edges {self.edges} do not rise")
+
+    @property
+    def best(self) -> int:
+        """The level to ask for."""
+        return self.levels - 1
+
+    @property
+    def unsaid(self) -> int:
+        """The level that says nothing: the unconditional branch of classifier-free guidance."""
+        return self.levels
+
+    def fit(self, advantages: Any) -> AdvantageCodec:
+        """This codec with the edges that data decide on; "bins" are fixed and stay.
+
+        Args:
+            advantages: float (N,), measured advantages of recorded chunks.
+
+        Raises:
+            ConfigError: If there are none, or they are not finite.
+        """
+        if self.form == "bins":
+            return self
+        values = np.asarray(advantages, np.float64).ravel()
+        if not len(values) or not np.isfinite(values).all():
+            raise ConfigError(f"advantage codec: cannot be fitted to {len(values)} advantages, or they are not finite")
+        shares = [1 - self.positive_fraction] if self.form == "binary" else np.arange(1, self.levels) / self.levels
+        return dataclasses.replace(self, edges=tuple(float(edge) for edge in np.quantile(values, shares)))
+
+    def encode(self, advantages: Any) -> np.ndarray:
+        """Levels int64, of the shape of `advantages`, which are raw (value units).
+
+        Raises:
+            ConfigError: If the codec still needs `fit`, or an advantage is not finite.
+        """
+        if not self.edges:
+            raise ConfigError(f"advantage codec {self.form!r} has no edges yet: call fit(advantages of the data)")
+        values = np.asarray(advantages, np.float64)
+        if not np.isfinite(values).all():
+            raise ConfigError("advantages are not finite (NaN or infinity)")
+        if self.form == "bins":
+            values = np.clip(values * self.scale, -1.0, 1.0)
+        return np.digitize(values.round(_DECIMALS), np.round(self.edges, _DECIMALS)).astype(np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> AdvantageCodec:
+        """From `to_dict`."""
+        return cls(**{**content, "edges": tuple(content.get("edges", ()))})
