@@ -17,10 +17,12 @@ __all__ = [
     "ChunkPolicy",
     "Episode",
     "EvaluationResult",
+    "PolicyMaker",
     "RandomPolicy",
     "ScriptedInEnv",
     "evaluate",
     "named_policy",
+    "policy_of",
     "run_episodes",
     "summarise",
     "wilson_interval",
@@ -35,6 +37,9 @@ class ChunkPolicy(Protocol):
 
     def act(self, observations: dict[str, np.ndarray]) -> np.ndarray:
         """Action chunks, (N, chunk, D) float32 in rad and m, for observations with a leading axis N."""
+
+
+type PolicyMaker = Callable[[gymnasium.vector.VectorEnv], ChunkPolicy]
 
 
 class ScriptedInEnv:
@@ -80,6 +85,39 @@ class RandomPolicy:
         del observations
         low, high = self._space.low.astype(float), self._space.high.astype(float)
         return np.stack([g.uniform(low, high).astype(np.float32) for g in self._generators])
+
+
+def policy_of(name: str, env_id: str, **options: Any) -> tuple[PolicyMaker, dict[str, Any]]:
+    """What acts, and what the environment must offer it.
+
+    Args:
+        name: "base", the path or Hub id of a policy, or a name for `named_policy`.
+        env_id: Environment id, which decides on the task of "base".
+        **options: For trained policies: `advantage` (see `policies.loading.level_of`), `guidance`, `steps`, `device`.
+
+    Returns:
+        A function that makes the policy for a vector environment, and keyword arguments for that environment.
+
+    Raises:
+        ConfigError: If there is no such policy, or options are given to one that takes none.
+        CheckpointError: If it cannot be read.
+    """
+    from rise_agents.policies.loading import find_policy
+
+    task = gymnasium.spec(env_id).kwargs.get("task")
+    path = find_policy(name, task)
+    if path is None:
+        if given := [key for key, value in options.items() if value is not None and key != "device"]:
+            raise ConfigError(f"policy {name!r} is scripted: it takes no {', '.join(given)}")
+        return lambda envs: named_policy(name, envs), {}
+    from rise_agents.policies.base import PolicyRunner
+    from rise_agents.policies.loading import level_of, load_policy
+
+    policy = load_policy(path, device=options.get("device") or "cpu")
+    level = level_of(policy, options.get("advantage") or "best")
+    guidance = options.get("guidance")
+    runner = PolicyRunner(policy, level, 1.0 if guidance is None else guidance, options.get("steps"))
+    return lambda envs: runner, {"observation_lags": list(policy.lags)} if policy.lags else {}
 
 
 def named_policy(name: str, envs: gymnasium.vector.VectorEnv) -> ChunkPolicy:
@@ -161,7 +199,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 
 def evaluate(
     env_id: str,
-    policy: str | Callable[[gymnasium.vector.VectorEnv], ChunkPolicy],
+    policy: str | PolicyMaker,
     episodes: int,
     seed: int = 0,
     *,
@@ -175,7 +213,7 @@ def evaluate(
 
     Args:
         env_id: Registered environment id.
-        policy: Name for `named_policy`, or a function that makes the policy for the vector environment.
+        policy: Name or path for `policy_of`, or a function that makes the policy for the vector environment.
         episodes: Number of episodes.
         seed: Seed of the first episode.
         num_envs: Environments that run at the same time.
@@ -189,9 +227,11 @@ def evaluate(
         raise ConfigError(f"episodes is {episodes}, expected at least 1")
     started = time.perf_counter()
     count = min(num_envs, episodes)
-    envs = gymnasium.make_vec(env_id, num_envs=count, autoreset_mode="disabled", **(env_kwargs or {}))
+    make, needs = policy_of(policy, env_id) if isinstance(policy, str) else (policy, {})
+    kwargs = {**needs, **(env_kwargs or {}), "autoreset_mode": "disabled"}
+    envs = gymnasium.make_vec(env_id, num_envs=count, **kwargs)
     try:
-        chosen = named_policy(policy, envs) if isinstance(policy, str) else policy(envs)
+        chosen = make(envs)
         done = list(run_episodes(envs, chosen, episodes, seed, on_episode))
     finally:
         envs.close()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from rise_agents.evaluation import ChunkPolicy, Episode, named_policy, run_episodes
+from rise_agents.evaluation import Episode, PolicyMaker, policy_of, run_episodes
 from rise_env.files import atomic_path
 
 __all__ = ["caption", "film_episodes", "outcome", "picture_grid", "write_video"]
@@ -24,7 +24,7 @@ def outcome(episode: Episode) -> str:
 
 def film_episodes(
     env_id: str,
-    policy: str | Callable[[gymnasium.vector.VectorEnv], ChunkPolicy],
+    policy: str | PolicyMaker,
     seeds: Sequence[int],
     env_kwargs: dict[str, Any] | None = None,
 ) -> Iterator[tuple[Episode, np.ndarray, int]]:
@@ -41,10 +41,11 @@ def film_episodes(
     Yields:
         The episode, its pictures uint8 (T, H, W, 3), and pictures per second.
     """
-    kwargs = {**(env_kwargs or {}), "autoreset_mode": "disabled", "render_mode": "rgb_array"}
+    make, needs = policy_of(policy, env_id) if isinstance(policy, str) else (policy, {})
+    kwargs = {**needs, **(env_kwargs or {}), "autoreset_mode": "disabled", "render_mode": "rgb_array"}
     envs: Any = gymnasium.make_vec(env_id, num_envs=1, **kwargs)
     try:
-        chosen = named_policy(policy, envs) if isinstance(policy, str) else policy(envs)
+        chosen = make(envs)
         for seed in seeds:
             envs.unwrapped.call("start_film")
             (episode,) = run_episodes(envs, chosen, 1, seed)

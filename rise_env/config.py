@@ -28,6 +28,7 @@ SECTIONS = {
     "cell": "rise_robot.cell.config.CellConfig",
     "dynamics": "rise_env.dynamics.config.DynamicsConfig",
     "value": "rise_env.value.config.ValueConfig",
+    "policy": "rise_agents.policies.config.PolicyConfig",
 }
 
 

@@ -2,7 +2,8 @@
 
 Episode i uses seed S + i, so two policies evaluated with the same seed meet the same episodes. Policies of the work
 cell: `expert`; `operator` (imperfect); `operator-noisy`, `-delayed`, `-confused`, `-hesitant`, `-hasty`, `-clumsy`,
-`-distracted`; `corrected` (an operator corrected by the expert); `random`.
+`-distracted`, `-playful`; `corrected` (an operator corrected by the expert); `random`. Trained policies: `base` (the
+bundle's), a run folder, a checkpoint directory or a Hub id; `--advantage` says what to ask them for.
 
   rise evaluate --env RISE-BrickSorting-Cell-v0 --policy expert --episodes 200 --seed 0 --json expert.json
   rise evaluate --policy operator --difficulty hard --episodes 100 --videos out/videos --num-videos 4
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rise_agents.evaluation import Episode
+    from rise_agents.evaluation import Episode, PolicyMaker
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,7 +25,11 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--env", default="RISE-BrickSorting-Cell-v0", help="environment id (default: %(default)s)")
-    parser.add_argument("--policy", required=True, help="name of a policy")
+    parser.add_argument("--policy", required=True, help="name or path of a policy")
+    parser.add_argument(
+        "--advantage", metavar="LEVEL", help="advantage to ask for: best (default), middle, worst, none, or 0, 1, ..."
+    )
+    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: 1, none)")
     parser.add_argument("--episodes", type=int, default=100, help="number of episodes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument("--num-envs", type=int, default=16, help="environments at the same time (default: %(default)s)")
@@ -41,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write JSON and videos."""
     import rise_env  # noqa: F401  (registers the environments)
     from rise_agents.cli.progress import bar
-    from rise_agents.evaluation import evaluate
+    from rise_agents.evaluation import evaluate, policy_of
     from rise_env.files import write_json
     from rise_env.provenance import provenance
 
@@ -49,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     env_kwargs = {key: value for key, value in values.items() if value is not None}
     if args.variation:
         env_kwargs["variation"] = True
+    make, needs = policy_of(args.policy, args.env, advantage=args.advantage, guidance=args.guidance)
+    env_kwargs |= needs
     successes = 0
     with bar(args.episodes, f"{args.policy} in {args.env}", "episodes") as progress:
 
@@ -59,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             progress.update()
 
         result = evaluate(
-            args.env, args.policy, args.episodes, args.seed,
+            args.env, make, args.episodes, args.seed,
             num_envs=args.num_envs, env_kwargs=env_kwargs, on_episode=on_episode,
         )  # fmt: skip
     low, high = result.success_interval
@@ -71,15 +78,18 @@ def run(args: argparse.Namespace) -> int:
     print(f"  duration    {result.episode_seconds:.2f} s per episode; evaluated in {result.seconds:.1f} s")
     if args.json:
         config = {"env": args.env, "policy": args.policy, "episodes": args.episodes, **env_kwargs}
+        config |= {"advantage": args.advantage or "best", "guidance": args.guidance or 1.0} if needs else {}
         write_json(args.json, {**result.to_dict(), **config, "provenance": provenance(config, args.seed)})
         print(f"  json        {args.json}")
     if args.videos:
-        for path in _film(args, result.details, env_kwargs):
+        for path in _film(args, make, result.details, env_kwargs):
             print(f"  video       {path}")
     return 0
 
 
-def _film(args: argparse.Namespace, details: Sequence[Episode], env_kwargs: dict[str, Any]) -> Iterator[Path]:
+def _film(
+    args: argparse.Namespace, make: PolicyMaker, details: Sequence[Episode], env_kwargs: dict[str, Any]
+) -> Iterator[Path]:
     """Film the first episodes of every outcome."""
     from rise_agents.filming import film_episodes, outcome, write_video
 
@@ -87,5 +97,5 @@ def _film(args: argparse.Namespace, details: Sequence[Episode], env_kwargs: dict
     for episode in details:
         by_outcome.setdefault(outcome(episode), []).append(episode.seed)
     seeds = sorted(seed for found in by_outcome.values() for seed in found[: args.num_videos])
-    for episode, frames, fps in film_episodes(args.env, args.policy, seeds, env_kwargs):
+    for episode, frames, fps in film_episodes(args.env, make, seeds, env_kwargs):
         yield write_video(args.videos / f"episode-{episode.seed}-{outcome(episode)}.mp4", frames, fps)

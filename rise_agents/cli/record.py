@@ -1,8 +1,8 @@
 """Record episodes of a scripted policy in the work cell as a LeRobot v3.0 dataset.
 
 Policies: `expert`; `operator` (imperfect, a mixture of habits); `operator-noisy`, `-delayed`, `-confused`,
-`-hesitant`, `-hasty`, `-clumsy`, `-distracted`, `-playful`; and `corrected` (an operator corrected by the expert; its frames carry
-`is_intervention`).
+`-hesitant`, `-hasty`, `-clumsy`, `-distracted`, `-playful`; and `corrected` (an operator corrected by the expert; its
+frames carry `is_intervention`).
 
 Episode i uses seed S + i. Run the same command again to continue after an interruption, or with more episodes to
 extend the dataset; nothing that was finished is lost, whenever the process dies. A preview video of the first episodes

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from rise_env.errors import ConfigError
 
-__all__ = ["PARTS", "Part", "add_arguments", "run"]
+__all__ = ["PARTS", "Bars", "Part", "add_arguments", "run"]
 
 
 class Part(NamedTuple):
@@ -89,7 +89,7 @@ def _train_dynamics(args: argparse.Namespace) -> int:
             raise ConfigError(f"--threads is {args.threads}, expected at least 1")
         torch.set_num_threads(args.threads)
     config = load_dynamics_config(args.task, args.preset, args.overrides)
-    with _Bars() as bars:
+    with Bars() as bars:
         dataset = open_dataset(args.data, load_task(args.task, args.preset, args.overrides), progress=bars.decoding)
         if args.minutes is not None:
             share = 0.0 if args.autoencoder else config.training.autoencoder_share
@@ -112,16 +112,16 @@ def _train_dynamics(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Bars:
+class Bars:
     """One progress bar at a time: decoding, then each phase of training in thousandths of its budget."""
 
-    _SHOWN = ("loss", "spread", "latent_mse", "latent_mse_copy", "psnr_end", "psnr_end_copy")
+    _SHOWN = ("loss", "spread", "latent_mse", "latent_mse_copy", "psnr_end", "psnr_end_copy", "sample_error", "success")
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._name = ""
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> Bars:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -173,5 +173,6 @@ def _mounted(summary: str, module: str) -> Part:
 PARTS: Mapping[str, Part] = {
     "bundle": _mounted("train all parts and put them into a bundle for gym.make", "rise_agents.cli.train_bundle"),
     "dynamics": Part("train the dynamics model: autoencoder, then transformer", _dynamics_arguments, _train_dynamics),
+    "policy": _mounted("train a policy on recorded chunks and their advantages", "rise_agents.cli.train_policy"),
     "value": _mounted("train the value model: progress, then temporal differences", "rise_agents.cli.train_value"),
 }

@@ -1,0 +1,99 @@
+"""Recorded chunks as a policy is trained on them: what was seen, what was done, and how good that was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rise_agents.policies.codec import AdvantageCodec
+from rise_env.data import Dataset, Windows, interventions, read_advantages
+from rise_env.errors import ConfigError
+from rise_env.spaces import check_lags, image_key, lag_key
+
+__all__ = ["Recorded", "RecordedChunks", "levels_of", "measured_advantages"]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A batch of recorded chunks.
+
+    Attributes:
+        observations: As of an environment, tensors with a leading axis B.
+        chunks: float32 (B, chunk, D), commanded; rad and m.
+        levels: Advantage levels, int64 (B,).
+        prompts: One instruction each.
+    """
+
+    observations: dict[str, torch.Tensor]
+    chunks: torch.Tensor
+    levels: torch.Tensor
+    prompts: list[str]
+
+
+class RecordedChunks:
+    """All recorded chunks of some episodes.
+
+    Args:
+        dataset: Dataset.
+        lags: Past observations that the policy reads, in control steps.
+        levels: Advantage level of every frame of the dataset, int64 (N,).
+        episodes: Episodes to use; all when omitted.
+    """
+
+    def __init__(self, dataset: Dataset, lags: Any, levels: np.ndarray, episodes: Any = None) -> None:
+        self.dataset, self.spec = dataset, dataset.spec
+        self.lags = check_lags(dataset.spec, lags)
+        if levels.shape != (dataset.num_frames,):
+            raise ConfigError(f"{len(levels)} advantage levels for {dataset.num_frames} frames")
+        self.levels = levels
+        self.windows = Windows(dataset, episodes=episodes)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, which: np.ndarray, device: torch.device | str = "cpu") -> Recorded:
+        """Chunks by number, int (B,)."""
+        window = self.windows.batch(which)
+        observations: dict[str, torch.Tensor] = {}
+        for lag in (0, *self.lags):
+            moment = np.maximum(window.index - lag, window.index - window.frame)  # not before the episode
+            frames = torch.from_numpy(self.dataset.frames(moment)).to(device)
+            for view, camera in enumerate(self.spec.cameras):
+                observations[lag_key(image_key(camera), lag)] = frames[:, view]
+            observations[lag_key("state", lag)] = torch.from_numpy(self.dataset.state[moment]).to(device)
+        return Recorded(
+            observations,
+            torch.from_numpy(window.actions).to(device),
+            torch.from_numpy(self.levels[window.index]).to(device),
+            window.prompts,
+        )
+
+
+def measured_advantages(dataset: Dataset, tag: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labelled chunk advantages of a dataset, from its sidecar files (`rise label`).
+
+    Returns:
+        Advantage of every frame, raw, float32 (N,); and whether the frame is of a demonstration or a correction, which
+        are never scored, bool (N,).
+
+    Raises:
+        DatasetError: If there are no labels of that tag; the message names the command that makes them.
+    """
+    columns = read_advantages(dataset, tag)
+    forced = columns["forced"].astype(bool) if "forced" in columns else np.zeros(dataset.num_frames, bool)
+    if "is_intervention" in dataset.columns:
+        forced = forced | interventions(dataset)
+    return columns["advantage_continuous"], forced
+
+
+def levels_of(advantages: np.ndarray, forced: np.ndarray, codec: AdvantageCodec) -> tuple[np.ndarray, AdvantageCodec]:
+    """Advantage levels of frames, int64 (N,), the best where forced; and the codec, fitted to the rest if need be."""
+    scored = advantages[~forced]
+    fitted = codec.fit(scored) if len(scored) and not codec.edges else codec
+    levels = np.full(len(advantages), fitted.best, np.int64)
+    if len(scored):
+        levels[~forced] = fitted.encode(scored)
+    return levels, fitted

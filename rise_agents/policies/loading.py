@@ -1,0 +1,83 @@
+"""Policies by name or path."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rise_agents.policies.base import Policy
+from rise_env.bundle import find_bundle, load_bundle
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.pretrained import CONFIG, load_class, local_directory
+
+__all__ = ["KINDS", "find_policy", "level_of", "load_policy"]
+
+#: Class by the kind that a checkpoint's config.json names.
+KINDS = {
+    "rise-flow-policy": "rise_agents.policies.flow_policy:FlowPolicy",
+    "rise-pi05-policy": "rise_agents.policies.pi05:Pi05Policy",
+}
+
+
+def find_policy(name: str | os.PathLike[str], task: str | None = None) -> str | None:
+    """Where a policy lies.
+
+    Args:
+        name: "base" for the policy of the task's bundle; a run folder (its `model/` is taken), a checkpoint directory,
+            or the id of a repository on the Hugging Face Hub.
+        task: Task whose bundle "base" is taken from.
+
+    Returns:
+        Directory or Hub id; None if `name` looks like neither, and may be the name of a scripted policy.
+
+    Raises:
+        ConfigError: If the bundle has no policy.
+    """
+    text = os.fspath(name)
+    if text == "base":
+        bundle = load_bundle(find_bundle(task or "brick_sorting"))
+        if bundle.policy is None:
+            raise ConfigError(f"the bundle {bundle.path} holds no base policy: train one with `rise train policy`")
+        return str(bundle.policy)
+    path = Path(text)
+    if (path / "model" / CONFIG).is_file():
+        return str(path / "model")
+    return text if path.exists() or "/" in text else None
+
+
+def load_policy(path: str | os.PathLike[str], **kwargs: Any) -> Policy:
+    """Load a policy of whatever kind.
+
+    Args:
+        path: Directory, or Hub id.
+        **kwargs: Passed to the class's `from_pretrained`, e.g. `device`.
+
+    Raises:
+        CheckpointError: If it is no policy of ours, or damaged.
+    """
+    folder = local_directory(os.fspath(path), "policy")
+    try:
+        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder} is no policy checkpoint: {CONFIG} is missing or damaged ({error})") from error
+    if kind not in KINDS:
+        raise CheckpointError(f"{folder} is of kind {kind!r}, expected one of {', '.join(KINDS)}")
+    policy: Policy = load_class(KINDS[kind], trusted=("rise_agents",)).from_pretrained(folder, **kwargs)
+    return policy
+
+
+def level_of(policy: Policy, name: str) -> int:
+    """Advantage level by name: "best", "worst", "middle", "none" (not said), or a number from 0 (worst).
+
+    Raises:
+        ConfigError: If there is no such level.
+    """
+    codec = policy.codec
+    names = {"best": codec.best, "worst": 0, "middle": (codec.levels - 1) // 2, "none": codec.unsaid}
+    if name in names:
+        return names[name]
+    if name.isdecimal() and int(name) < codec.levels:
+        return int(name)
+    raise ConfigError(f"advantage {name!r}: expected {', '.join(names)}, or a number from 0 to {codec.best}")
