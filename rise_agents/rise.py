@@ -1,0 +1,550 @@
+"""RISE: self-improvement of an advantage-conditioned policy in imagination (arXiv 2602.11075, section 3; FIELD A1).
+
+Each round starts from recorded states. The rollout policy, an average of the actor's past weights, is asked for its
+best chunk; the world model imagines it, the value model scores it, and from the imagined end a second chunk is
+imagined. The actor is then trained by flow matching on the chunks that were *proposed*, under the advantages that were
+*measured*, mixed sample by sample with recorded chunks under their labelled advantages.
+
+Beyond the paper, behind switches: several proposals per state with advantages relative to them (`group`, `relative`),
+samples weighted by the world model's certainty, and starts near failures.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from rise_agents.policies.base import Context, Policy, PolicyRunner, observation_tensors
+from rise_agents.policies.data import RecordedChunks
+from rise_agents.policies.loading import load_policy
+from rise_env.errors import CheckpointError, ConfigError, TrainingError
+from rise_env.files import atomic_path, to_plain, write_json
+from rise_env.imagination import ImaginationVectorEnv
+
+__all__ = ["RISE", "RiseConfig", "Round"]
+
+_STATE = "rise_state.pt"
+
+
+@dataclass(frozen=True)
+class RiseConfig:
+    """Settings of RISE; the defaults are the paper's where two CPU cores allow it.
+
+    Attributes:
+        chunks_per_state: Chunks imagined in a row from a recorded state (paper: 2).
+        offline_ratio: Part of every batch that is recorded, drawn sample by sample (paper: 0.6).
+        epochs: Passes over the chunks of a round (release: 4).
+        batch: Samples per update, recorded ones included (release: 128).
+        rate: Learning rate of Adam.
+        warm_up: Updates over which it rises.
+        clip: Largest norm of the gradient.
+        ema: Decay of the rollout policy (paper: 0.995).
+        scope: What is trained: "action" (the action expert, as in the release; what the images are encoded to is then
+            computed once) or "all".
+        guidance: Classifier-free guidance of the proposals.
+        group: Proposals per recorded state.
+        relative: Take advantages relative to the mean of their group, and divided by the deviation of all such
+            differences, before binning; wants `group` > 1.
+        recorded_member: One member of every group is the chunk that was recorded there.
+        certainty: Weight samples by exp(-certainty x uncertainty of their imagination); 0 for none.
+        near_failure: Part of the rounds that start from states of failed episodes alone.
+        memory: Rounds whose chunks are kept for training.
+        seed: Seed of everything random.
+    """
+
+    chunks_per_state: int = 2
+    offline_ratio: float = 0.6
+    epochs: int = 4
+    batch: int = 128
+    rate: float = 3e-4
+    warm_up: int = 50
+    clip: float = 1.0
+    ema: float = 0.995
+    scope: str = "action"
+    guidance: float = 1.0
+    group: int = 1
+    relative: bool = False
+    recorded_member: bool = False
+    certainty: float = 0.0
+    near_failure: float = 0.0
+    memory: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, message: str) -> None:
+            if not condition:
+                raise ConfigError(f"RISE: {message}")
+
+        for name in ("chunks_per_state", "epochs", "batch", "group", "memory"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("offline_ratio", "near_failure"):
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}, expected in [0, 1]")
+        require(0 <= self.ema < 1, f"ema is {self.ema}, expected in [0, 1)")
+        require(self.rate > 0 and self.clip > 0, "rate and clip must be positive")
+        require(self.scope in ("action", "all"), f"scope {self.scope!r} is neither 'action' nor 'all'")
+        require(self.group > 1 or not self.relative, "relative advantages need a group of at least 2 proposals")
+        require(self.certainty >= 0, f"certainty is {self.certainty}, expected at least 0")
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round imagined: n chunks.
+
+    Attributes:
+        context: What the policy saw, encoded.
+        observations: The same before encoding; None where the encoders are not trained.
+        chunks: float32 (n, chunk, D), rad and m.
+        advantages: Raw, float32 (n,).
+        levels: int64 (n,), what the actor is trained under.
+        weights: float32 (n,), weight of each sample.
+        position: 0 for chunks from recorded states, 1 for those that follow them, ...; int64 (n,).
+        proposed: Whether the policy proposed it, bool (n,); else it was recorded.
+    """
+
+    context: Context
+    observations: dict[str, torch.Tensor] | None
+    chunks: torch.Tensor
+    advantages: torch.Tensor
+    levels: torch.Tensor
+    weights: torch.Tensor
+    position: torch.Tensor
+    proposed: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+
+class RISE:
+    """Improves a policy in an imagination environment; used like an agent of Stable-Baselines3.
+
+    Args:
+        policy: Base policy, warmed up on recorded data with advantages; copied, not changed.
+        envs: Imagination in autoreset mode "disabled" with the policy's `observation_lags`.
+        offline: Recorded chunks to mix in; None only with `offline_ratio` 0.
+        config: Settings.
+        log: Directory for TensorBoard, or None.
+
+    Attributes:
+        actor: What is trained.
+        policy: The rollout policy, which `predict` and `save` use.
+        num_chunks: Chunks imagined so far.
+
+    Raises:
+        ConfigError: If the parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        envs: ImaginationVectorEnv,
+        offline: RecordedChunks | None,
+        config: RiseConfig | None = None,
+        log: str | Path | None = None,
+    ) -> None:
+        self.config, self.envs, self.offline = config or RiseConfig(), envs, offline
+        _check(policy, envs, offline, self.config)
+        self.actor = copy.deepcopy(policy).train()
+        self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
+        self.parameters = self.actor.action_parameters()
+        if self.config.scope == "all":
+            self.parameters = [p for p in self.actor.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.parameters, lr=self.config.rate, betas=(0.9, 0.95))
+        self.rounds, self.updates, self.num_chunks = 0, 0, 0
+        self.figures: dict[str, float] = {}
+        self._memory: list[Round] = []
+        self._offline = _OfflineFeatures(self.policy, offline) if offline and self.config.scope == "action" else None
+        self._writer: Any = None
+        self._log = None if log is None else Path(log)
+
+    # ------------------------------------------------------------------ as in Stable-Baselines3
+
+    def learn(
+        self,
+        total_chunks: int,
+        callback: Callable[[RISE], bool | None] | None = None,
+        progress_bar: bool = False,
+        seconds: float | None = None,
+    ) -> Self:
+        """Imagine and train until `total_chunks` chunks in all have been imagined, or the time is up.
+
+        Args:
+            total_chunks: Imagined chunks in all, those before a `load` included.
+            callback: Called after every round; False stops.
+            progress_bar: Show one.
+            seconds: Longest time to spend in this call.
+
+        Raises:
+            TrainingError: If a loss is not finite; the rollout policy is still that of the round before.
+        """
+        from tqdm import tqdm
+
+        started, before = time.perf_counter(), self.num_chunks
+        bar = tqdm(total=total_chunks, initial=before, unit=" chunks", desc="imagining", disable=not progress_bar)
+        with bar:
+            while self.num_chunks < total_chunks:
+                self._memory = [*self._memory, self.imagine()][-self.config.memory :]
+                self.train()
+                self.rounds += 1
+                elapsed = time.perf_counter() - started
+                self.figures["chunks_per_second"] = (self.num_chunks - before) / elapsed
+                self._write()
+                bar.update(self.num_chunks - bar.n)
+                shown = ("loss", "advantage", "best_share")
+                bar.set_postfix({name: f"{self.figures[name]:.3g}" for name in shown}, refresh=False)
+                if callback is not None and callback(self) is False:
+                    break
+                if seconds is not None and elapsed > seconds:
+                    break
+        return self
+
+    def predict(
+        self, observation: Mapping[str, Any], noise: torch.Tensor | None = None, deterministic: bool = True
+    ) -> tuple[np.ndarray, None]:
+        """Chunks for a batch of observations, asked for the best advantage; float32 (N, chunk, D), rad and m.
+
+        Args:
+            observation: Of the environment, with a leading axis N.
+            noise: Initial noise (N, *noise_shape).
+            deterministic: Without `noise`: start from zero, the middle of the noise, instead of drawing it.
+        """
+        count = len(observation["state"])
+        if noise is None:
+            shape = (count, *self.policy.noise_shape)
+            noise = torch.zeros(shape) if deterministic else torch.randn(shape)
+        with torch.no_grad():
+            context = self._context(self.policy, observation)
+            chunks = self.policy.sample(context, self._ask(count), noise.to(self.policy.device))
+        layout = self.policy.spec.layout
+        return np.clip(chunks.cpu().numpy(), layout.low, layout.high), None
+
+    def runner(self) -> PolicyRunner:
+        """The rollout policy for `rise_agents.evaluation`."""
+        return PolicyRunner(self.policy, guidance=self.config.guidance)
+
+    # ------------------------------------------------------------------ a round
+
+    @torch.no_grad()
+    def imagine(self) -> Round:
+        """Let the rollout policy propose chunks at recorded states, and imagine and score them."""
+        config, envs, policy = self.config, self.envs, self.policy
+        rng = np.random.default_rng([config.seed, self.rounds])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        seeds = [int(seed) for seed in rng.integers(2**31, size=envs.num_envs)]
+        options: dict[str, Any] = {"group_size": config.group}
+        if config.near_failure and rng.random() < config.near_failure:
+            failed = np.flatnonzero((envs.starts.success == 0) & (envs.starts.split == "train"))
+            if len(failed):
+                groups = -(-envs.num_envs // config.group)
+                options["start_index"] = np.repeat(rng.choice(failed, groups), config.group)[: envs.num_envs].tolist()
+        observations, _ = envs.reset(seed=seeds, options=options)
+        over, parts = np.zeros(envs.num_envs, bool), []
+        for position in range(config.chunks_per_state):
+            context = self._context(policy, observations)
+            noise = torch.randn((envs.num_envs, *policy.noise_shape), generator=generator).to(policy.device)
+            chunks = policy.sample(context, self._ask(envs.num_envs), noise, guidance=config.guidance)
+            low, high = (torch.from_numpy(x).to(chunks) for x in (policy.spec.layout.low, policy.spec.layout.high))
+            chunks = torch.maximum(torch.minimum(chunks, high), low)
+            proposed = np.ones(envs.num_envs, bool)
+            if position == 0 and config.recorded_member:
+                recorded, known = envs.recorded_actions()
+                proposed = ~(known & (np.arange(envs.num_envs) % config.group == 0))
+                chunks[~proposed] = torch.from_numpy(recorded[~proposed]).to(chunks)
+            if over.any():  # the ended ones must not be stepped on: begin anew there, and leave the result out
+                envs.reset(options={"reset_mask": over})
+            seen = observation_tensors(observations) if config.scope == "all" else None
+            observations, rewards, terminated, truncated, infos = envs.step(chunks.cpu().numpy())
+            parts.append(self._part(context, seen, chunks, rewards, infos, position, proposed, ~over))
+            self.num_chunks += int((~over).sum())
+            over = over | terminated | truncated
+            if over.all():
+                break
+        return _joined(parts)
+
+    def _part(
+        self,
+        context: Context,
+        seen: dict[str, torch.Tensor] | None,
+        chunks: torch.Tensor,
+        rewards: np.ndarray,
+        infos: Mapping[str, Any],
+        position: int,
+        proposed: np.ndarray,
+        kept: np.ndarray,
+    ) -> Round:
+        """The chunks of one step, with their levels."""
+        config, codec = self.config, self.policy.codec
+        advantages = np.asarray(rewards, np.float64)
+        if not np.isfinite(advantages[kept]).all():
+            raise TrainingError("the world model gave an advantage that is not finite; nothing was trained on it")
+        judged = advantages
+        if config.relative:
+            # What follows an imagined chunk starts from states of their own, which only the first chunk shares.
+            judged = _relative(advantages, config.group) if position == 0 else advantages - advantages[kept].mean()
+        levels = codec.encode(np.where(kept, judged, 0.0))
+        weights = np.exp(-config.certainty * np.asarray(infos["uncertainty"], np.float64))
+        index, device = np.flatnonzero(kept), self.policy.device
+        return Round(
+            context=context[torch.from_numpy(index).to(device)],
+            observations=None if seen is None else {key: value[index] for key, value in seen.items()},
+            chunks=chunks[torch.from_numpy(index).to(device)],
+            advantages=torch.from_numpy(advantages[index]).float(),
+            levels=torch.from_numpy(levels[index]).to(device),
+            weights=torch.from_numpy(weights[index]).float().to(device),
+            position=torch.full((len(index),), position),
+            proposed=torch.from_numpy(proposed[index]),
+        )
+
+    # ------------------------------------------------------------------ training
+
+    def train(self) -> None:
+        """Update the actor on the chunks in memory, mixed with recorded ones, and the rollout policy with it."""
+        config, imagined = self.config, _joined(self._memory)
+        rng = np.random.default_rng([config.seed, self.rounds, 1])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        online = max(1, round(config.batch * (1 - config.offline_ratio)))
+        count = max(1, round(config.epochs * len(self._memory[-1]) / online))
+        order = np.concatenate(
+            [rng.permutation(len(imagined)) for _ in range(-(-count * config.batch // len(imagined)))]
+        )
+        losses, norms, used = [], [], 0
+        for _ in range(count):
+            offline = int((rng.random(config.batch) < config.offline_ratio).sum()) if self.offline else 0
+            which = order[used : used + config.batch - offline]
+            used += len(which)
+            loss = self._loss(imagined, which, rng, offline, generator)
+            if not bool(torch.isfinite(loss)):
+                raise TrainingError(f"RISE, round {self.rounds}: the loss is {float(loss)}; lower the learning rate")
+            for group in self.optimiser.param_groups:
+                group["lr"] = config.rate * min(1.0, (self.updates + 1) / max(config.warm_up, 1))
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norms.append(float(torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)))
+            self.optimiser.step()
+            self.updates += 1
+            self._follow()
+            losses.append(float(loss.detach()))
+        last = self._memory[-1]
+        best = self.policy.codec.best
+        first = last.position == 0
+        self.figures |= {
+            "loss": float(np.mean(losses)),
+            "gradient": float(np.mean(norms)),
+            "advantage": float(last.advantages[first & last.proposed].mean()),
+            "best_share": float((last.levels.cpu()[first] == best).float().mean()),
+            "ema_distance": self._distance(),
+        }
+        if (~first).any():
+            self.figures["advantage_second"] = float(last.advantages[~first].mean())
+
+    def _loss(
+        self, imagined: Round, which: np.ndarray, rng: np.random.Generator, offline: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Mean loss of some imagined chunks and of `offline` recorded ones."""
+        index, device = torch.from_numpy(which), self.actor.device
+        total, weight = torch.zeros((), device=device), 0.0
+        if len(which):
+            if imagined.observations is None:
+                context = imagined.context[index.to(device)]
+            else:
+                seen = {key: value[index].to(device) for key, value in imagined.observations.items()}
+                context = self.actor.context(seen, [self.actor.spec.prompt] * len(which), generator)
+            weights = imagined.weights[index]
+            losses = self.actor.loss(context, imagined.levels[index], imagined.chunks[index], generator)
+            total, weight = total + (weights * losses).sum(), weight + float(weights.sum())
+        if offline:
+            assert self.offline is not None
+            rows = rng.integers(len(self.offline), size=offline)
+            if self._offline is not None:
+                context, levels, chunks = self._offline.batch(rows)
+            else:
+                batch = self.offline.batch(rows, device)
+                context = self.actor.context(batch.observations, batch.prompts, generator)
+                levels, chunks = batch.levels, batch.chunks
+            total = total + self.actor.loss(context, levels, chunks, generator).sum()
+            weight += offline
+        return total / max(weight, 1e-6)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the rollout policy towards the actor; buffers are copied."""
+        pairs = list(zip(self.policy.parameters(), self.actor.parameters(), strict=True))
+        torch._foreach_lerp_([p for p, _ in pairs], [a.detach() for _, a in pairs], 1.0 - self.config.ema)
+        for mine, theirs in zip(self.policy.buffers(), self.actor.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def _distance(self) -> float:
+        """Relative distance between rollout policy and actor."""
+        pairs = list(zip(self.policy.parameters(), self.actor.parameters(), strict=True))
+        apart = sum(float((p - a.detach()).square().sum()) for p, a in pairs)
+        return (apart / max(sum(float(p.square().sum()) for p, _ in pairs), 1e-12)) ** 0.5
+
+    def _context(self, policy: Policy, observations: Mapping[str, Any]) -> Context:
+        tensors = observation_tensors(observations, policy.device)
+        return policy.context(tensors, [policy.spec.prompt] * len(tensors["state"]))
+
+    def _ask(self, count: int) -> torch.Tensor:
+        return torch.full((count,), self.policy.codec.best, device=self.policy.device)
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | Path) -> None:
+        """Write the rollout policy (`model/`) and the full training state, each in one step."""
+        folder = Path(path)
+        self.policy.save_pretrained(folder / "model")
+        state = {
+            "config": to_plain(dataclasses.asdict(self.config)),
+            "rounds": self.rounds,
+            "updates": self.updates,
+            "num_chunks": self.num_chunks,
+            "actor": self.actor.state_dict(),
+            "policy": self.policy.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        with atomic_path(folder / _STATE) as aside:
+            torch.save(state, aside)
+        write_json(folder / "metrics.json", {"rounds": self.rounds, "num_chunks": self.num_chunks, **self.figures})
+
+    def restore(self, path: str | Path) -> bool:
+        """Go on from what `save` wrote; False if nothing was saved there.
+
+        Chunks in memory are not kept: with `memory` 1 the run goes on to the very same result.
+
+        Raises:
+            CheckpointError: If the state is damaged or of other settings.
+        """
+        file = Path(path) / _STATE
+        if not file.exists():
+            return False
+        try:
+            state = torch.load(file, map_location=self.actor.device, weights_only=True)
+            if state["config"] != to_plain(dataclasses.asdict(self.config)):
+                raise CheckpointError(f"{file} is of a run with other settings: {state['config']}; give another folder")
+            self.actor.load_state_dict(state["actor"])
+            self.policy.load_state_dict(state["policy"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{file} is cut short or damaged: {error}. Delete it to start anew.") from error
+        self.rounds, self.updates, self.num_chunks = state["rounds"], state["updates"], state["num_chunks"]
+        return True
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        envs: ImaginationVectorEnv,
+        offline: RecordedChunks | None,
+        config: RiseConfig | None = None,
+    ) -> RISE:
+        """An agent as `save` left it, ready to `predict` or to `learn` on.
+
+        Raises:
+            CheckpointError: If there is none, or it is damaged or of other settings.
+        """
+        agent = cls(load_policy(Path(path) / "model"), envs, offline, config)
+        if not agent.restore(path):
+            raise CheckpointError(f"{path} holds no state of RISE ({_STATE})")
+        return agent
+
+    def _write(self) -> None:
+        if self._log is None:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._log))
+        last = self._memory[-1]
+        for name, value in self.figures.items():
+            self._writer.add_scalar(f"rise/{name}", value, self.num_chunks)
+        if self.rounds % 10 == 1:
+            self._writer.add_histogram("rise/advantages", last.advantages, self.num_chunks)
+            self._writer.add_histogram("rise/levels", last.levels.cpu(), self.num_chunks)
+
+
+class _OfflineFeatures:
+    """Recorded chunks whose observations are encoded when first asked for, and never again."""
+
+    def __init__(self, policy: Policy, data: RecordedChunks) -> None:
+        self._policy, self._data = policy, data
+        self._known = np.zeros(len(data), bool)
+        self._features: torch.Tensor | None = None
+        window = data.windows.at(data.windows.index)
+        self._state = torch.from_numpy(window.states[:, -1]).to(policy.device)
+        self._chunks = torch.from_numpy(window.actions).to(policy.device)
+        self._levels = torch.from_numpy(data.levels[data.windows.index]).to(policy.device)
+
+    @torch.no_grad()
+    def batch(self, rows: np.ndarray) -> tuple[Context, torch.Tensor, torch.Tensor]:
+        new = np.unique(rows[~self._known[rows]])
+        if len(new):
+            batch = self._data.batch(new, self._policy.device)
+            features = self._policy.context(batch.observations, batch.prompts).features
+            if self._features is None:
+                self._features = features.new_zeros((len(self._data), *features.shape[1:]))
+            self._features[torch.from_numpy(new)] = features
+            self._known[new] = True
+        assert self._features is not None
+        index = torch.from_numpy(rows)
+        return Context(self._features[index], self._state[index]), self._levels[index], self._chunks[index]
+
+
+def _relative(advantages: np.ndarray, group: int) -> np.ndarray:
+    """Advantages less the mean of their group."""
+    count = len(advantages) // group * group
+    result = advantages - advantages.mean()
+    rows = advantages[:count].reshape(-1, group)
+    result[:count] = (rows - rows.mean(axis=1, keepdims=True)).ravel()
+    return result
+
+
+def _joined(rounds: list[Round]) -> Round:
+    first = rounds[0]
+    if len(rounds) == 1:
+        return first
+
+    def cat(name: str) -> torch.Tensor:
+        return torch.cat([getattr(part, name) for part in rounds])
+
+    observations = None
+    if first.observations is not None:
+        observations = {
+            key: torch.cat([part.observations[key] for part in rounds if part.observations is not None])
+            for key in first.observations
+        }
+    names = [field.name for field in dataclasses.fields(first.context)]
+    context = type(first.context)(
+        **{name: torch.cat([getattr(part.context, name) for part in rounds]) for name in names}
+    )
+    columns = ("chunks", "advantages", "levels", "weights", "position", "proposed")
+    return Round(context=context, observations=observations, **{name: cat(name) for name in columns})
+
+
+def _check(policy: Policy, envs: ImaginationVectorEnv, offline: RecordedChunks | None, config: RiseConfig) -> None:
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise ConfigError(f"RISE: {message}")
+
+    ours, theirs = policy.spec, envs.task
+    for name in ("cameras", "image_size", "chunk", "stride"):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        same = list(mine) == list(other) if name == "cameras" else mine == other
+        require(same, f"the policy has {name} {mine}, the environment {other}")
+    require(ours.layout.names == theirs.layout.names, "policy and environment have different joints")
+    lags = tuple(envs.lags[1:])
+    require(
+        set(policy.lags) <= set(lags), f"make the environment with observation_lags={list(policy.lags)}, not {lags}"
+    )
+    require(str(envs.autoreset_mode.value).lower() == "disabled", 'make the environment with autoreset_mode="disabled"')
+    require(envs.output == "numpy", 'make the environment with output="numpy"')
+    require(envs.max_chunks >= config.chunks_per_state, f"the environment ends after {envs.max_chunks} chunks, "
+            f"{config.chunks_per_state} are wanted: max_chunks={config.chunks_per_state}")  # fmt: skip
+    require(envs.num_envs % config.group == 0, f"{envs.num_envs} environments are no multiple of group {config.group}")
+    require(offline is not None or config.offline_ratio == 0, "recorded chunks are needed, or offline_ratio=0")
