@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from rise_env.metrics import (
     ssim,
     within_group_correlation,
 )
+from rise_env.metrics.perceptual import FVD_NOT_RUN, LPIPS_NOT_RUN, Lpips, VideoFeatures, frechet_distance
 from rise_env.protocols import Dynamics, History, Value
 
 __all__ = ["Imagined", "imagine", "measure"]
@@ -95,8 +96,24 @@ def imagine(
     return Imagined(*(np.stack(x) for x in (frames, values, true_values)), np.array(starts), np.stack(doubts))
 
 
-def measure(truth: TruthSet, imagined: Imagined, cameras: list[str]) -> dict[str, Any]:
-    """All figures as plain values; see docs/truth.md for their definitions."""
+def measure(
+    truth: TruthSet,
+    imagined: Imagined,
+    cameras: list[str],
+    lpips: Lpips | None = None,
+    video: VideoFeatures | None = None,
+    on_state: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """All figures as plain values.
+
+    Args:
+        truth: Ground truth.
+        imagined: What the world model made of it.
+        cameras: Camera names.
+        lpips: Network for LPIPS; without it `lpips` is None and `not_run` says why.
+        video: Network for FVD; without it `fvd` is None and `not_run` says why.
+        on_state: Called after every state whose clips `video` has read.
+    """
     start = truth.history_frames[:, -1]
     states, chunks = truth.actions.shape[:2]
     ends = (
@@ -152,6 +169,51 @@ def measure(truth: TruthSet, imagined: Imagined, cameras: list[str]) -> dict[str
         },
         "uncertainty_auroc": area_under_roc(imagined.uncertainty.ravel(), wrong.ravel()),
         "imagined_wrongly": float(wrong.mean()),
+        "lpips": None if lpips is None else _lpips(lpips, ends, cameras),
+        "fvd": None if video is None else _fvd(video, truth, imagined, cameras, on_state),
+        "not_run": {
+            name: reason
+            for name, network, reason in (("lpips", lpips, LPIPS_NOT_RUN), ("fvd", video, FVD_NOT_RUN))
+            if network is None
+        },
+    }
+
+
+def _lpips(lpips: Lpips, ends: Sequence[np.ndarray], cameras: list[str]) -> dict[str, Any]:
+    """LPIPS at the end of the chunk, of imagined, true and start frames (S, C, V, H, W, 3)."""
+    found = lpips.distance(ends[0], ends[1])
+    return {
+        "network": lpips.net,
+        "chunk_end": float(found.mean()),
+        "chunk_end_copy": float(lpips.distance(ends[2], ends[1]).mean()),
+        "by_view": dict(zip(cameras, found.mean((0, 1)).tolist(), strict=True)),
+    }
+
+
+def _fvd(
+    video: VideoFeatures, truth: TruthSet, imagined: Imagined, cameras: list[str], on_state: Callable[[], object]
+) -> dict[str, Any]:
+    """FVD of clips of one camera each: the start frame and the chunk. A copy repeats the start frame.
+
+    The start frame belongs to the clip because motion from it is what is imagined, and because the I3D needs 9 frames,
+    one more than a chunk of 8.
+    """
+    kinds: tuple[list[np.ndarray], ...] = ([], [], [])
+    for guess, true, first in zip(imagined.frames, truth.frames, truth.history_frames[:, -1], strict=True):
+        for found, chunk in zip(kinds, (guess, true, np.broadcast_to(first, true.shape)), strict=True):
+            start = np.broadcast_to(first, (len(chunk), 1, *first.shape))
+            clips = np.concatenate([start, chunk], axis=1)  # (C, 1 + K, V, H, W, 3)
+            features = video.features(np.moveaxis(clips, 2, 1).reshape(-1, clips.shape[1], *clips.shape[3:]))
+            found.append(features.reshape(len(chunk), len(cameras), -1))
+        on_state()
+    ours, true, copies = (np.concatenate(found) for found in kinds)  # (S C, V, F)
+    flat = [features.reshape(-1, features.shape[-1]) for features in (ours, true, copies)]
+    return {
+        "clips": len(flat[0]),
+        "frames_per_clip": 1 + truth.frames.shape[2],
+        "chunk": frechet_distance(flat[0], flat[1]),
+        "chunk_copy": frechet_distance(flat[2], flat[1]),
+        "by_view": {camera: frechet_distance(ours[:, v], true[:, v]) for v, camera in enumerate(cameras)},
     }
 
 

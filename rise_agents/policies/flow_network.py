@@ -19,7 +19,8 @@ class NetworkConfig:
     """Sizes of a `FlowPolicy`.
 
     Attributes:
-        channels: Width of the convolutions; each halves the image.
+        patch: Side of the pixel squares that the first convolution reads at once.
+        channels: Width of the convolutions; each but the first halves the picture.
         embed: Features per view.
         width: Channels of the denoiser.
         depth: Its residual blocks.
@@ -27,7 +28,8 @@ class NetworkConfig:
         condition: Channels of what modulates the blocks.
     """
 
-    channels: tuple[int, ...] = (24, 48, 96, 128)
+    patch: int = 4
+    channels: tuple[int, ...] = (64, 96, 128)
     embed: int = 160
     width: int = 384
     depth: int = 4
@@ -35,7 +37,7 @@ class NetworkConfig:
     condition: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("embed", "width", "depth", "expand", "condition"):
+        for name in ("patch", "embed", "width", "depth", "expand", "condition"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"policy.network.{name} is {getattr(self, name)}, expected at least 1")
         if not self.channels or min(self.channels) < 1:
@@ -54,13 +56,16 @@ class ViewEncoder(nn.Module):
     def __init__(self, moments: int, size: tuple[int, int], config: NetworkConfig) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before, (height, width) = 3 * moments, size
-        for channels in config.channels:
-            groups = max(1, channels // 12)
-            while channels % groups:
-                groups -= 1
-            layers += [nn.Conv2d(before, channels, 3, 2, 1), nn.GroupNorm(groups, channels), nn.SiLU()]
-            before, height, width = channels, (height + 1) // 2, (width + 1) // 2
+        # Large steps first: at full resolution the convolutions of a CPU wait for memory, not for arithmetic.
+        before, height, width = 3 * moments, size[0] // config.patch, size[1] // config.patch
+        for level, channels in enumerate(config.channels):
+            if level:
+                layers.append(nn.Conv2d(before, channels, 3, 2, 1))
+                height, width = (height + 1) // 2, (width + 1) // 2
+            else:
+                layers.append(nn.Conv2d(before, channels, config.patch, config.patch))
+            layers += [nn.GroupNorm(math.gcd(channels, 8), channels), nn.SiLU()]
+            before = channels
         self.convolutions = nn.Sequential(*layers)
         self.project = nn.Linear(before * height * width, config.embed)
 

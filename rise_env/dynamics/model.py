@@ -143,6 +143,7 @@ class LatentDynamics(nn.Module):
         state: torch.Tensor,
         text: torch.Tensor,
         current: torch.Tensor | None = None,
+        shared: tuple[Any, ...] = (),
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One evaluation of the transformer.
 
@@ -154,11 +155,12 @@ class LatentDynamics(nn.Module):
             state: Normalised (B, D).
             text: (B, W).
             current: Clean latents of the current frame (B, V, 1, C, h, w); the last of `history` when omitted.
+            shared: Further inputs of the transformer that the steps of a chunk share.
 
         Returns:
             Velocity or clean latents, whichever is `config.flow.target`, and the joint states' residual or None.
         """
-        output, states = self.transformer(noisy, history, sigma, tokens, state, text)
+        output, states = self.transformer(noisy, history, sigma, tokens, state, text, *shared)
         if self.config.flow.target == "x0_residual":
             output = output + (history[:, :, -1:] if current is None else current)
         return output, states
@@ -174,10 +176,14 @@ class LatentDynamics(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Latents of a chunk (B, V, F, C, h, w), float32, and the joint states' residual; arguments as in `denoise`."""
         states: torch.Tensor | None = None
+        # Actions and caption are encoded once per chunk, not once per step, where the transformer lets us.
+        transformer: Any = self.transformer
+        official = self.config.transformer_kind == "official"
+        shared = (transformer.condition(noise, history, tokens),) if official else ()
 
         def velocity(sample: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
             nonlocal states
-            output, states = self.denoise(sample, history, sigma, tokens, state, text)
+            output, states = self.denoise(sample, history, sigma, tokens, state, text, shared=shared)
             if self.config.flow.target == "velocity":
                 return output
             return to_velocity(sample, output.float(), float(sigma[0]))

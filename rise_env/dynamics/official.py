@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.attention import FeedForward
@@ -22,7 +24,7 @@ from torch.nn import functional
 from rise_env.dynamics.config import OfficialConfig
 from rise_env.errors import CheckpointError, ConfigError
 
-__all__ = ["OfficialNetwork", "OfficialTransformer", "load_official", "rotary_table"]
+__all__ = ["Conditioning", "OfficialNetwork", "OfficialTransformer", "load_official", "rotary_table"]
 
 _BASE_FRAMES, _BASE_SIZE = 20, 2048  # by which the rotary positions are divided
 _TIME_RATIO, _SPACE_RATIO = 8, 32  # frames and pixels per latent
@@ -58,6 +60,19 @@ def _rotate(x: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.
     return (x.float() * cosine + turned * sine).to(x.dtype)
 
 
+@dataclass(frozen=True)
+class Conditioning:
+    """What every denoising step of a chunk reads and none changes, made once per chunk.
+
+    Attributes:
+        context: Keys and values (B, K + 1, width) of caption and actions, for the cross-attention of every block.
+        rotary: Cosines and sines of the tokens of one view; see `rotary_table`.
+    """
+
+    context: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    rotary: tuple[torch.Tensor, torch.Tensor]
+
+
 class _Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -69,17 +84,21 @@ class _Attention(nn.Module):
         self.norm_q = nn.RMSNorm(width, eps=1e-5)
         self.norm_k = nn.RMSNorm(width, eps=1e-5)
 
+    def keys_values(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of what is attended to."""
+        return self.norm_k(self.to_k(source)), self.to_v(source)
+
     def forward(
         self,
         x: torch.Tensor,
-        context: torch.Tensor | None = None,
+        context: tuple[torch.Tensor, torch.Tensor] | None = None,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         join_views: bool = False,
     ) -> torch.Tensor:
-        """Attend; x (B, V, L, width), context (B, n, width) shared by the views."""
+        """Attend; x (B, V, L, width), keys and values of a context (B, n, width) shared by the views."""
         views = x.shape[1]
-        source = x if context is None else context
-        query, key, value = self.norm_q(self.to_q(x)), self.norm_k(self.to_k(source)), self.to_v(source)
+        query = self.norm_q(self.to_q(x))
+        key, value = self.keys_values(x) if context is None else context
         if rotary is not None:
             query, key = _rotate(query, rotary), _rotate(key, rotary)
 
@@ -108,7 +127,7 @@ class _Block(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        context: torch.Tensor,
+        context: tuple[torch.Tensor, torch.Tensor],
         time: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor],
         sizes: list[int],
@@ -229,6 +248,19 @@ class OfficialNetwork(nn.Module):
         self.norm_out = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(width, config.latent_channels)
 
+    def condition(
+        self, actions: torch.Tensor, caption: torch.Tensor, frames: int, height: int, wide: int
+    ) -> Conditioning:
+        """What depends on neither latents nor time; arguments as in `forward`, and the size of its latents."""
+        encoded = self.act_vit_in(actions)
+        context = self.caption_projection(caption[: encoded.shape[1]].to(encoded.dtype) + encoded)
+        cosine, sine = rotary_table(self.config.width, frames, height, wide, self.config.frame_rate)
+        readers: list[Any] = [block.attn2 for block in self.transformer_blocks]
+        return Conditioning(
+            tuple(reader.keys_values(context) for reader in readers),
+            (cosine.to(actions.device), sine.to(actions.device)),
+        )
+
     def forward(
         self,
         latents: torch.Tensor,
@@ -236,6 +268,7 @@ class OfficialNetwork(nn.Module):
         history: int,
         actions: torch.Tensor,
         caption: torch.Tensor,
+        conditioning: Conditioning | None = None,
     ) -> torch.Tensor:
         """Predict the velocity noise - x0 of the future latents.
 
@@ -246,6 +279,7 @@ class OfficialNetwork(nn.Module):
             actions: Action tokens (B, K, 30).
             caption: Embedding (n, caption_dim) of the empty caption, n > K. Only the first K + 1 tokens matter: the
                 released model masks the others out.
+            conditioning: What `condition` made of `actions` and `caption`, where they are the same in many calls.
 
         Returns:
             (B, V, F - history, C, h, w).
@@ -255,16 +289,14 @@ class OfficialNetwork(nn.Module):
             raise ConfigError(f"{views} cameras, but the official model has room for {self.config.views}")
         x = self.proj_in(latents.permute(0, 1, 2, 4, 5, 3).flatten(2, 4))
         sizes = [history * height * wide, (frames - history) * height * wide]
-        rotary = rotary_table(self.config.width, frames, height, wide, self.config.frame_rate)
-        rotary = (rotary[0].to(x.device), rotary[1].to(x.device))
+        known = conditioning or self.condition(actions, caption, frames, height, wide)
         both = torch.stack([torch.zeros_like(timestep), timestep], dim=1)  # the history is clean: time 0
         time, embedded = self.time_embed(both.flatten(), batch_size=batch, hidden_dtype=x.dtype)
         view = self.view_embed[:views, None].to(x.dtype)
         time = time.unflatten(0, (batch, 1, 2)) + self.view_ada(view)
         embedded = embedded.unflatten(0, (batch, 1, 2)) + view
-        context = self.caption_projection(caption[: actions.shape[1] + 1].to(x.dtype) + self.act_vit_in(actions))
-        for i, block in enumerate(self.transformer_blocks):
-            x = block(x, context, time, rotary, sizes, i % self.config.cross_view_every == 0)
+        for i, (block, context) in enumerate(zip(self.transformer_blocks, known.context, strict=True)):
+            x = block(x, context, time, known.rotary, sizes, i % self.config.cross_view_every == 0)
         shift, scale = self.scale_shift_table  # (width,) each; only the future is read out
         future = embedded[:, :, 1, None]
         x = self.norm_out(x[:, :, sizes[0] :]) * (1 + scale + future) + shift + future
@@ -290,6 +322,11 @@ class OfficialTransformer(nn.Module):
         self.history = history
         self.register_buffer("caption", torch.zeros(config.action_tokens + 1, config.caption_dim))
 
+    def condition(self, future: torch.Tensor, history: torch.Tensor, actions: torch.Tensor) -> Conditioning:
+        """What every denoising step of a chunk shares; arguments as in `forward`."""
+        frames = history.shape[2] + future.shape[2]
+        return self.network.condition(actions, self.caption, frames, *future.shape[-2:])
+
     def forward(
         self,
         future: torch.Tensor,
@@ -298,10 +335,12 @@ class OfficialTransformer(nn.Module):
         actions: torch.Tensor,
         state: torch.Tensor,
         text: torch.Tensor,
+        conditioning: Conditioning | None = None,
     ) -> tuple[torch.Tensor, None]:
         """As `LatentTransformer.forward`; state and text are not read, joint states not predicted."""
         latents = torch.cat([history, future.to(history.dtype)], dim=2)
-        return self.network(latents, 1000.0 * sigma, history.shape[2], actions, self.caption).float(), None
+        inputs = (latents, 1000.0 * sigma, history.shape[2], actions, self.caption, conditioning)
+        return self.network(*inputs).float(), None
 
 
 def load_official(

@@ -274,7 +274,12 @@ def test_official_architecture_with_video_latents() -> None:
     )
     model = build(config, shape)
     state = model.open(history(1, shape))
+    calls = {"act_vit_in": 0, "proj_in": 0}
+    for name in calls:
+        module = getattr(model.transformer.network, name)
+        module.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
     prediction, after = model.predict(state, actions(1, shape), generators([0]))
+    assert calls == {"act_vit_in": 1, "proj_in": 2}  # actions are encoded once per chunk, latents in both steps
     assert isinstance(prediction, VideoPrediction)
     assert prediction.latents is not None
     assert prediction.latents.shape[:3] == (1, 2, 2)  # nine frames are two latent ones

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def inputs(views: int = V) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
 
 
 @torch.no_grad()
-def run(model: OfficialNetwork, latents: torch.Tensor, time: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+def run(model: OfficialNetwork, latents: torch.Tensor, time: torch.Tensor, *rest: Any) -> torch.Tensor:
     return model(latents, time, T, *rest)
 
 
@@ -126,6 +127,17 @@ def test_caption_beyond_the_actions_never_matters() -> None:
     torch.testing.assert_close(run(network(), latents, time, actions, changed), first)
     changed[K] += 1.0
     assert not torch.allclose(run(network(), latents, time, actions, changed), first)
+
+
+def test_what_the_steps_of_a_chunk_share_changes_nothing() -> None:
+    latents, time, actions, caption = inputs()
+    model = network()
+    with torch.no_grad():
+        shared = model.condition(actions, caption, F, *latents.shape[-2:])
+    given = run(model, latents, time, actions, caption, shared)
+    assert torch.equal(given, run(model, latents, time, actions, caption))
+    assert torch.equal(given, run(model, latents, time, -actions, -caption, shared))  # those are not read again
+    assert not torch.equal(given, run(model, latents, time, -actions, caption))
 
 
 def test_actions_have_no_effect_before_training_and_one_after() -> None:
