@@ -1,1 +1,46 @@
 """Policies and algorithms that learn in imagination and on the robot, and the `rise` command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["AGENTS", "make_agent"]
+
+#: Agents by name: module, class, and the class of their settings.
+AGENTS = {"rise": ("rise_agents.rise", "RISE", "RiseConfig")}
+
+
+def make_agent(name: str, env: Any, policy: Any, *, offline: Any = None, log: Any = None, **config: Any) -> Any:
+    """Make an agent that improves a policy in an environment.
+
+    Args:
+        name: One of `AGENTS`.
+        env: Vector environment, from `gym.make_vec("RISE-BrickSorting-v0", autoreset_mode="disabled", ...)`.
+        policy: Policy, or a name or path for `rise_agents.policies.loading.find_policy`.
+        offline: `RecordedChunks` to mix in, for agents that want them.
+        log: Directory for TensorBoard.
+        **config: Settings of the agent.
+
+    Returns:
+        The agent, with `learn`, `predict`, `save` and `load` as in Stable-Baselines3.
+
+    Raises:
+        ConfigError: If there is no such agent or policy, or the settings are wrong.
+    """
+    import importlib
+
+    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_env.config import decode
+    from rise_env.errors import ConfigError
+
+    if name not in AGENTS:
+        raise ConfigError(f"unknown agent {name!r}. Known: {', '.join(AGENTS)}.")
+    module, agent, settings = AGENTS[name]
+    if isinstance(policy, str):
+        path = find_policy(policy, env.unwrapped.task.name)
+        if path is None:
+            raise ConfigError(f"there is no policy {policy!r}: give 'base', a run folder, a checkpoint or a Hub id")
+        policy = load_policy(path)
+    code = importlib.import_module(module)
+    decoded = decode(getattr(code, settings), config, f"settings of agent {name!r}")
+    return getattr(code, agent)(policy, env.unwrapped, offline, decoded, log)

@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Command] = {
     "stats": Command("rise_agents.cli.stats", "normalisation statistics of a dataset", "Data"),
     "train": Command("rise_agents.cli.train", "train a part of the learned simulator", "Learn"),
     "label": Command("rise_agents.cli.label", "values and advantages of recorded frames, with pictures", "Learn"),
+    "improve": Command("rise_agents.cli.improve", "improve a policy in imagination", "Learn"),
     "evaluate": Command("rise_agents.cli.evaluate", "success rate of a policy, with its interval", "Measure"),
     "bench": Command("rise_agents.cli.bench", "speed and truth of imagination and cell", "Measure"),
 }
@@ -50,6 +51,7 @@ _EXAMPLES = {
     "demo": "rise demo --json demo.json",
     "record": "rise record --task brick_sorting --policy expert --episodes 50 --out data/bricks",
     "train": "rise train dynamics --data data/bricks --preset small --out runs/dynamics --minutes 60",
+    "improve": "rise improve --agent rise --policy base --chunks 30000 --seed 0 --out runs/rise",
     "label": "rise label data/bricks --value runs/value/model --tag v1",
     "evaluate": "rise evaluate --env RISE-BrickSorting-Cell-v0 --policy base --episodes 100",
     "bench": "rise bench cell --json cell.json",
