@@ -29,8 +29,8 @@ class NetworkConfig:
     """
 
     patch: int = 4
-    channels: tuple[int, ...] = (64, 96, 128)
-    embed: int = 160
+    channels: tuple[int, ...] = (48, 64, 96)
+    embed: int = 128
     width: int = 384
     depth: int = 4
     expand: int = 2

@@ -40,6 +40,7 @@ class FlowPolicyConfig:
         network: Sizes.
         lags: Past observations to read, in control steps; two moments show speeds, one does not.
         steps: Integration steps when acting.
+        draws: Noises and times drawn per chunk in training: images are dear to encode, chunks are cheap to denoise.
         unsaid: Part of the training samples whose advantage level is hidden, for classifier-free guidance.
         jitter: Largest relative change of brightness and contrast in training.
         storage: Matrices on disk in "fp32" or "fp16".
@@ -48,6 +49,7 @@ class FlowPolicyConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     lags: tuple[int, ...] = (2,)
     steps: int = 6
+    draws: int = 2
     unsaid: float = 0.1
     jitter: float = 0.1
     storage: str = "fp16"
@@ -58,6 +60,7 @@ class FlowPolicyConfig:
                 raise ConfigError(f"section 'policy': {message}")
 
         require(self.steps >= 1, f"steps is {self.steps}, expected at least 1")
+        require(self.draws >= 1, f"draws is {self.draws}, expected at least 1")
         require(0 <= self.unsaid < 1, f"unsaid is {self.unsaid}, expected in [0, 1)")
         require(0 <= self.jitter < 1, f"jitter is {self.jitter}, expected in [0, 1)")
         require(self.storage in ("fp32", "fp16"), f"storage is {self.storage!r}, expected fp32 or fp16")
@@ -145,11 +148,12 @@ class FlowPolicy(Policy):
 
     def encode(self, frames: torch.Tensor, states: torch.Tensor, generator: torch.Generator | None = None) -> Context:
         """Frames uint8 (B, L, V, H, W, 3) and states (B, L, D), the present moment first."""
-        images = frames.permute(2, 0, 1, 5, 3, 4).flatten(2, 3).float() / 127.5 - 1.0  # V, B, 3L, H, W
+        images = frames.permute(2, 0, 1, 5, 3, 4).flatten(2, 3).float()  # V, B, 3L, H, W
+        gain, shift = torch.full((2, len(images), images.shape[1], 1, 1, 1), 1.0).to(images)
         if generator is not None and self.config.jitter:
-            drawn = torch.rand((2, len(images), images.shape[1], 1, 1, 1), generator=generator).to(images)
-            gain, shift = self.config.jitter * (2 * drawn - 1)
-            images = images * (1 + gain) + shift
+            drawn = torch.rand((2, *gain.shape), generator=generator).to(images)
+            gain, shift = 1.0 + self.config.jitter * (2.0 * drawn - 1.0)
+        images = images.mul_(gain / 127.5).sub_(shift)  # to [-1, 1], in place
         views = [encoder(view) for encoder, view in zip(self.encoders, images, strict=True)]
         joints = (states - self.state_mean) / self.state_std
         # The past as a difference: what is read off two moments is how fast things move.
@@ -186,7 +190,9 @@ class FlowPolicy(Policy):
         self, context: Context, levels: torch.Tensor, chunks: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         """Flow-matching loss of each chunk, (B,) (see `Policy.loss`); hides `config.unsaid` of the levels."""
-        clean = self.normalise(chunks, context.state)
+        draws = self.config.draws
+        clean = self.normalise(chunks, context.state).repeat(draws, 1)
+        levels, features = levels.repeat(draws), context.features.repeat(draws, 1)
         count = len(clean)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         # Beta(1.5, 1), as pi0: more often noisy than clean. u^(2/3) is its inverse distribution function.
@@ -194,8 +200,8 @@ class FlowPolicy(Policy):
         hidden = torch.rand(count, generator=generator).to(levels.device) < self.config.unsaid
         levels = torch.where(hidden, torch.full_like(levels, self.codec.unsaid), levels)
         noisy = time[:, None] * noise + (1 - time[:, None]) * clean
-        predicted = self.denoiser(noisy, context.features, time, levels)
-        return (predicted - (noise - clean)).square().mean(dim=1)
+        predicted = self.denoiser(noisy, features, time, levels)
+        return (predicted - (noise - clean)).square().mean(dim=1).unflatten(0, (draws, -1)).mean(dim=0)
 
     def action_parameters(self) -> list[nn.Parameter]:
         """Weights of the denoiser; the image encoders stay as warm-up left them."""
