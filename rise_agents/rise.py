@@ -475,25 +475,22 @@ class _OfflineFeatures:
     def __init__(self, policy: Policy, data: RecordedChunks) -> None:
         self._policy, self._data = policy, data
         self._known = np.zeros(len(data), bool)
-        self._features: torch.Tensor | None = None
-        window = data.windows.at(data.windows.index)
-        self._state = torch.from_numpy(window.states[:, -1]).to(policy.device)
-        self._chunks = torch.from_numpy(window.actions).to(policy.device)
-        self._levels = torch.from_numpy(data.levels[data.windows.index]).to(policy.device)
+        self._columns: tuple[torch.Tensor, ...] = ()  # features, states, levels, chunks
 
     @torch.no_grad()
     def batch(self, rows: np.ndarray) -> tuple[Context, torch.Tensor, torch.Tensor]:
         new = np.unique(rows[~self._known[rows]])
         if len(new):
             batch = self._data.batch(new, self._policy.device)
-            features = self._policy.context(batch.observations, batch.prompts).features
-            if self._features is None:
-                self._features = features.new_zeros((len(self._data), *features.shape[1:]))
-            self._features[torch.from_numpy(new)] = features
+            context = self._policy.context(batch.observations, batch.prompts)
+            found = (context.features, context.state, batch.levels, batch.chunks)
+            if not self._columns:
+                self._columns = tuple(one.new_zeros((len(self._data), *one.shape[1:])) for one in found)
+            for column, one in zip(self._columns, found, strict=True):
+                column[torch.from_numpy(new)] = one
             self._known[new] = True
-        assert self._features is not None
-        index = torch.from_numpy(rows)
-        return Context(self._features[index], self._state[index]), self._levels[index], self._chunks[index]
+        features, state, levels, chunks = (column[torch.from_numpy(rows)] for column in self._columns)
+        return Context(features, state), levels, chunks
 
 
 def _relative(advantages: np.ndarray, group: int) -> np.ndarray:

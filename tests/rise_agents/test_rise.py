@@ -1,0 +1,223 @@
+"""RISE on a world model whose truth is known: chunks near the middle of the joint range make progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rise_agents import make_agent
+from rise_agents.policies.codec import AdvantageCodec
+from rise_agents.policies.flow_network import NetworkConfig
+from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
+from rise_agents.rise import RISE, RiseConfig
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.testing import counting_envs, counting_spec, counting_starts, counting_world_model
+
+SPEC = counting_spec()
+NETWORK = NetworkConfig(channels=(4, 8), embed=8, width=48, depth=1, condition=32)
+CODEC = AdvantageCodec(scale=4.0)
+
+
+def policy(seed: int = 0, **changes: Any) -> FlowPolicy:
+    torch.manual_seed(seed)
+    config = FlowPolicyConfig(network=NETWORK, lags=(2,), steps=3, draws=1, storage="fp32", **changes)
+    made = FlowPolicy(SPEC, config, CODEC)
+    made.chunk_std.fill_(0.6)
+    return made
+
+
+def envs(count: int = 16, **kwargs: Any) -> Any:
+    starts = kwargs.pop("starts", None) or counting_starts(count=24)
+    return counting_envs(
+        count, starts=starts, world_model=counting_world_model(doubt=0.5), observation_lags=[2],
+        autoreset_mode="disabled", **kwargs,
+    )  # fmt: skip
+
+
+class Offline:
+    """Recorded chunks: the middle of the joint range under the best level, its border under the worst."""
+
+    def __init__(self, dataset_policy: FlowPolicy, size: int = 64) -> None:
+        self.size, self.drawn = size, 0
+        self._starts, self._policy = counting_starts(), dataset_policy
+
+    def __len__(self) -> int:
+        return self.size
+
+    def batch(self, rows: np.ndarray, device: Any = "cpu") -> Any:
+        from rise_agents.policies.data import Recorded
+        from rise_env.spaces import image_key, lag_key
+
+        self.drawn += len(rows)
+        batch = self._starts.batch(rows % len(self._starts))
+        observations = {}
+        for lag, place in ((0, -1), (2, -2)):
+            for view, camera in enumerate(SPEC.cameras):
+                observations[lag_key(image_key(camera), lag)] = torch.from_numpy(batch.frames[:, place, view])
+            observations[lag_key("state", lag)] = torch.from_numpy(batch.states[:, place])
+        good = torch.from_numpy(rows % 2 == 0)
+        low, high = torch.from_numpy(SPEC.layout.low), torch.from_numpy(SPEC.layout.high)
+        chunks = torch.where(good[:, None], (low + high) / 2, high)[:, None].expand(-1, SPEC.chunk, -1)
+        levels = torch.where(good, CODEC.best, 0)
+        return Recorded(observations, chunks.contiguous(), levels, [SPEC.prompt] * len(rows))
+
+
+def agent(**changes: Any) -> RISE:
+    base = policy()
+    settings = {"scope": "all", "batch": 64, "rate": 3e-3, "ema": 0.9, **changes}
+    offline = Offline(base) if settings.get("offline_ratio", 0.6) else None
+    return RISE(base, envs(), offline, RiseConfig(**settings))  # type: ignore[arg-type]
+
+
+def test_it_learns_what_pays() -> None:
+    learner = agent(offline_ratio=0.0, group=4, relative=True, epochs=8, warm_up=5)
+    before = np.mean([learner.imagine().advantages.mean() for _ in range(4)])
+    learner.learn(total_chunks=16 * 2 * 40)
+    learner.rounds += 1000  # rounds that training has not seen
+    after = np.mean([learner.imagine().advantages.mean() for _ in range(4)])
+    assert after > before + 0.03
+    learner.envs.close()
+
+
+def test_proposals_are_trained_under_the_advantage_that_was_measured() -> None:
+    learner = agent()
+    found = learner.imagine()
+    np.testing.assert_array_equal(found.levels, CODEC.encode(found.advantages))
+    assert len(set(found.levels.tolist())) > 1  # not all under the best level, which was asked for
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    which = np.arange(len(found))
+    with torch.no_grad():
+        learner.actor.denoiser.write.weight.normal_(generator=torch.Generator().manual_seed(1))
+        right = learner._loss(found, which, rng, 0, generator.manual_seed(0))
+        found.levels[:] = CODEC.best
+        wrong = learner._loss(found, which, rng, 0, generator.manual_seed(0))
+    assert right != wrong
+
+
+def test_the_mix_is_drawn_sample_by_sample() -> None:
+    learner = agent(epochs=8)
+    learner._memory = [learner.imagine()]
+    counts: list[int] = []
+    inner = learner._loss
+
+    def spy(imagined: Any, which: np.ndarray, rng: Any, offline: int, generator: Any) -> torch.Tensor:
+        counts.append(offline)
+        assert len(which) + offline == learner.config.batch
+        return inner(imagined, which, rng, offline, generator)
+
+    learner._loss = spy  # type: ignore[method-assign]
+    learner.train()
+    assert len(set(counts)) > 2 and 0 < min(counts) and max(counts) < learner.config.batch
+    assert abs(np.mean(counts) / learner.config.batch - 0.6) < 0.1
+
+
+def test_the_rollout_policy_is_an_average_of_the_actor() -> None:
+    learner = agent(epochs=1, batch=10_000, ema=0.75)  # one update
+    before = {name: value.clone() for name, value in learner.policy.state_dict().items()}
+    learner._memory = [learner.imagine()]
+    learner.train()
+    assert learner.updates == 1
+    actor = dict(learner.actor.named_parameters())
+    assert any((actor[name] != before[name]).any() for name in actor)
+    for name, value in learner.policy.named_parameters():
+        torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * actor[name])
+
+
+def test_the_encoders_rest_where_only_the_action_expert_learns() -> None:
+    learner = agent(scope="action", offline_ratio=0.0)
+    before = {name: value.clone() for name, value in learner.actor.state_dict().items()}
+    learner.learn(64)
+    for name, value in learner.actor.state_dict().items():
+        assert torch.equal(value, before[name]) == (not name.startswith("denoiser.")), name
+
+
+def test_two_chunks_follow_a_recorded_state_and_ended_ones_are_left_out() -> None:
+    learner = agent()
+    found = learner.imagine()
+    assert set(found.position.tolist()) == {0, 1} and len(found) == 32
+    assert learner.num_chunks == 32
+    learner = RISE(policy(), envs(success_threshold=0.3), Offline(policy()), RiseConfig())  # type: ignore[arg-type]
+    found = learner.imagine()
+    first = int((found.position == 0).sum())
+    assert first == 16 and len(found) < 32 and learner.num_chunks == len(found)
+
+
+def test_a_group_shares_its_state_and_may_hold_what_was_recorded() -> None:
+    learner = agent(group=4, relative=True, recorded_member=True)
+    found = learner.imagine()
+    first = found.position == 0
+    state = found.context.state[first]
+    torch.testing.assert_close(state, state[::4].repeat_interleave(4, 0))
+    assert found.proposed[first].tolist() == [False, True, True, True] * 4
+    middle = torch.from_numpy((SPEC.layout.low + SPEC.layout.high) / 2)
+    torch.testing.assert_close(found.chunks[first][::4], middle.expand(4, SPEC.chunk, -1))
+    assert found.levels[first].reshape(4, 4).float().mean() < CODEC.best  # relative: not all can be best
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    whole = agent()
+    whole.learn(32 * 4)
+    first = agent()
+    first.learn(32 * 2)
+    first.save(tmp_path)
+    second = agent()
+    assert second.restore(tmp_path) and second.num_chunks == 64
+    second.learn(32 * 4)
+    for name, value in whole.policy.state_dict().items():
+        torch.testing.assert_close(second.policy.state_dict()[name], value, rtol=0, atol=0)
+    loaded = RISE.load(tmp_path, envs(), Offline(policy()), first.config)  # type: ignore[arg-type]
+    observation, _ = loaded.envs.reset(seed=0)
+    np.testing.assert_array_equal(loaded.predict(observation)[0], first.predict(observation)[0])
+    (tmp_path / "rise_state.pt").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match="damaged"):
+        agent().restore(tmp_path)
+    with pytest.raises(CheckpointError, match="other settings"):
+        first.save(tmp_path)
+        agent(epochs=7).restore(tmp_path)
+
+
+def test_histories_are_those_of_the_moment() -> None:
+    """The second chunk's past comes from imagination, not from the recorded state (FIELD B)."""
+    learner = agent(offline_ratio=0.0)
+    seen: list[dict[str, Any]] = []
+    inner = learner._context
+
+    def spy(acting: Any, observations: Any) -> Any:
+        seen.append({key: np.array(value) for key, value in observations.items()})
+        return inner(acting, observations)
+
+    learner._context = spy  # type: ignore[method-assign]
+    learner.imagine()
+    counter, before = (seen[1][key][:, 0, 0, 0].astype(int) for key in ("image_head", "image_head_lag2"))
+    np.testing.assert_array_equal((counter - before) % 256, 2)
+    start = seen[0]["image_head"][:, 0, 0, 0].astype(int)
+    np.testing.assert_array_equal((counter - start) % 256, SPEC.chunk)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"relative": True}, "group"),
+        ({"group": 3}, "multiple"),
+        ({"chunks_per_state": 3}, "max_chunks=3"),
+        ({"offline_ratio": 1.5}, r"\[0, 1\]"),
+        ({"scope": "nothing"}, "scope"),
+    ],
+)
+def test_what_does_not_fit_is_said(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        agent(**changes)
+
+
+def test_parts_that_do_not_fit_each_other_are_refused() -> None:
+    without = counting_envs(2, autoreset_mode="disabled")
+    with pytest.raises(ConfigError, match=r"observation_lags=\[2\]"):
+        make_agent("rise", without, policy(), offline_ratio=0.0)
+    with pytest.raises(ConfigError, match="disabled"):
+        make_agent("rise", counting_envs(2, observation_lags=[2]), policy(), offline_ratio=0.0)
+    with pytest.raises(ConfigError, match="unknown agent"):
+        make_agent("rice", without, policy())
