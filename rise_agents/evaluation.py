@@ -93,7 +93,8 @@ def policy_of(name: str, env_id: str, **options: Any) -> tuple[PolicyMaker, dict
     Args:
         name: "base", the path or Hub id of a policy, or a name for `named_policy`.
         env_id: Environment id, which decides on the task of "base".
-        **options: For trained policies: `advantage` (see `policies.loading.level_of`), `guidance`, `steps`, `device`.
+        **options: For trained policies: `advantage` (see `policies.loading.level_of`), `guidance`, `steps`, `device`;
+            `best_of`: imagine so many proposals and take the best; `bundle`: whose world model imagines them.
 
     Returns:
         A function that makes the policy for a vector environment, and keyword arguments for that environment.
@@ -115,6 +116,13 @@ def policy_of(name: str, env_id: str, **options: Any) -> tuple[PolicyMaker, dict
 
     policy = load_policy(path, device=options.get("device") or "cpu")
     level = level_of(policy, options.get("advantage") or "best")
+    if count := options.get("best_of"):
+        from rise_agents.best_of_n import BestOfN
+        from rise_env.bundle import find_bundle, load_bundle
+
+        bundle = load_bundle(options.get("bundle") or find_bundle(policy.spec.name))
+        chooser = BestOfN(policy, bundle.world_model(device=options.get("device") or "cpu"), count, level)
+        return lambda envs: chooser, {"observation_lags": list(chooser.lags)}
     guidance = options.get("guidance")
     runner = PolicyRunner(policy, level, 1.0 if guidance is None else guidance, options.get("steps"))
     return lambda envs: runner, {"observation_lags": list(policy.lags)} if policy.lags else {}

@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--advantage", metavar="LEVEL", help="advantage to ask for: best (default), middle, worst, none, or 0, 1, ..."
     )
     parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: 1, none)")
+    parser.add_argument(
+        "--best-of", type=int, metavar="N", help="imagine N proposals per decision and execute the best"
+    )
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="whose world model imagines them (default: shipped)")
+    parser.add_argument("--threads", type=int, help="CPU threads of the policy (default: torch's)")
     parser.add_argument("--episodes", type=int, default=100, help="number of episodes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument("--num-envs", type=int, default=16, help="environments at the same time (default: %(default)s)")
@@ -54,7 +59,14 @@ def run(args: argparse.Namespace) -> int:
     env_kwargs = {key: value for key, value in values.items() if value is not None}
     if args.variation:
         env_kwargs["variation"] = True
-    make, needs = policy_of(args.policy, args.env, advantage=args.advantage, guidance=args.guidance)
+    if args.threads is not None:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    make, needs = policy_of(
+        args.policy, args.env,
+        advantage=args.advantage, guidance=args.guidance, best_of=args.best_of, bundle=args.bundle,
+    )  # fmt: skip
     env_kwargs |= needs
     successes = 0
     with bar(args.episodes, f"{args.policy} in {args.env}", "episodes") as progress:
@@ -78,7 +90,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"  duration    {result.episode_seconds:.2f} s per episode; evaluated in {result.seconds:.1f} s")
     if args.json:
         config = {"env": args.env, "policy": args.policy, "episodes": args.episodes, **env_kwargs}
-        config |= {"advantage": args.advantage or "best", "guidance": args.guidance or 1.0} if needs else {}
+        config |= (
+            {"advantage": args.advantage or "best", "guidance": args.guidance or 1.0, "best_of": args.best_of or 1}
+            if needs
+            else {}
+        )
         write_json(args.json, {**result.to_dict(), **config, "provenance": provenance(config, args.seed)})
         print(f"  json        {args.json}")
     if args.videos:

@@ -1,0 +1,141 @@
+"""The work cell in place of imagination: the same chunks, judged by what really happens.
+
+An agent that learns in imagination learns here without knowing the difference. What it gains here and not there is what
+the world model costs; it is the ceiling in the tables, and nothing a robot could offer, for it goes back to the same
+state as often as it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
+from gymnasium.vector.vector_env import AutoresetMode
+
+from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
+from rise_env.tasks import TaskSpec
+from rise_robot.cell.cell import CellState, WorkCell
+from rise_robot.cell.collect import episode_rng
+from rise_robot.cell.config import CellConfig
+from rise_robot.cell.render import CellRenderer
+
+__all__ = ["TrueWorldEnv"]
+
+
+class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
+    """Starts where a scripted policy has got to in an episode of its own; pays the chunk's true advantage.
+
+    Spaces, infos and options are those of `rise_env.imagination.ImaginationVectorEnv` as far as agents use them; the
+    reward is the mean true progress over the chunk less the true progress before it.
+
+    Args:
+        spec: The task.
+        config: The cell.
+        num_envs: Number of environments; one cell serves them all in turn.
+        leaders: Scripted policies that lead to the start states, drawn at random.
+        observation_lags: As in the other environments.
+        max_chunks: Chunks from a start state until truncation.
+        latest_start: Start states lie at most so many control steps after an episode's beginning.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        config: CellConfig,
+        num_envs: int,
+        leaders: Sequence[str] = ("operator",),
+        observation_lags: Sequence[int] = (),
+        max_chunks: int = 2,
+        latest_start: int = 60,
+    ) -> None:
+        self.task, self.num_envs, self.max_chunks = spec, num_envs, max_chunks
+        self.lags = (0, *check_lags(spec, observation_lags))
+        self.leaders, self.latest_start = tuple(leaders), latest_start
+        self.autoreset_mode, self.output, self.render_mode = AutoresetMode.DISABLED, "numpy", None
+        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
+        self.single_observation_space = observation_space(spec, self.lags[1:])
+        self.single_action_space = action_space(spec)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._cell = WorkCell(spec, config)
+        self._renderer = CellRenderer(self._cell.model, self._cell.data, config.supersample)
+        self._states: list[CellState] = [None] * num_envs  # type: ignore[list-item]
+        self._seen: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(num_envs)]
+        self._progress, self._chunks = np.zeros(num_envs), np.zeros(num_envs, int)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Lead every environment (of `reset_mask`) to a start state; `group_size` neighbours share one."""
+        options = options or {}
+        mask = options.get("reset_mask", np.ones(self.num_envs, bool))
+        group = options.get("group_size", 1)
+        seeds = seed if seed is not None else np.random.default_rng().integers(2**31, size=self.num_envs).tolist()
+        for i in np.flatnonzero(mask):
+            leader = i // group * group
+            if leader != i and mask[leader]:
+                for column in (self._states, self._seen, self._progress):
+                    column[i] = column[leader]
+            else:
+                self._lead(int(i), int(seeds[i]))
+            self._chunks[i] = 0
+        return self._observe(), self._infos()
+
+    def step(self, actions: Any) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Run a chunk in every environment."""
+        rewards, finished = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
+        for i, chunk in enumerate(np.asarray(actions)):
+            self._cell.restore(self._states[i])
+            progress, seen = [], []
+            for step, target in enumerate(chunk, start=1):
+                self._cell.step(target)
+                progress.append(self._cell.status.progress)
+                if self.task.chunk - step in self.lags:
+                    seen.append(self._look())
+            rewards[i] = np.mean(progress) - self._progress[i]
+            self._states[i], self._seen[i] = self._cell.save(), seen[::-1]
+            self._progress[i], finished[i] = progress[-1], self._cell.status.finished
+            self._chunks[i] += 1
+        infos = self._infos()
+        return self._observe(), rewards, finished, ~finished & (self._chunks >= self.max_chunks), infos
+
+    def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Nothing was recorded here."""
+        shape = (self.num_envs, self.task.chunk, self.task.layout.dim)
+        return np.full(shape, np.nan, np.float32), np.zeros(self.num_envs, bool)
+
+    def _lead(self, row: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        policy = self._cell.task.scripted(str(rng.choice(self.leaders)), seed)
+        start = int(rng.integers(self.latest_start))
+        while True:  # an episode that ends before the drawn step: stop earlier
+            self._cell.reset(episode_rng(seed))
+            policy.reset()
+            seen = {0: self._look()}
+            while self._cell.steps < start and not self._cell.status.finished:
+                self._cell.step(policy.plan(1)[0])
+                if start - self._cell.steps in self.lags:
+                    seen[self._cell.steps] = self._look()
+            if not self._cell.status.finished:
+                break
+            start = int(rng.integers(self._cell.steps))
+        self._seen[row] = [seen[max(0, start - lag)] for lag in self.lags]
+        self._states[row], self._progress[row] = self._cell.save(), self._cell.status.progress
+
+    def _look(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._renderer.render(list(self.task.cameras), self.task.image_size), self._cell.state()
+
+    def _observe(self) -> dict[str, Any]:
+        observation: dict[str, Any] = {}
+        for place, lag in enumerate(self.lags):
+            frames = np.stack([seen[place][0] for seen in self._seen])
+            for view, camera in enumerate(self.task.cameras):
+                observation[lag_key(image_key(camera), lag)] = frames[:, view].copy()
+            observation[lag_key("state", lag)] = np.stack([seen[place][1] for seen in self._seen])
+        return observation
+
+    def _infos(self) -> dict[str, Any]:
+        return {"progress": self._progress.copy(), "uncertainty": np.zeros(self.num_envs)}
