@@ -55,6 +55,8 @@ class RiseConfig:
         relative: Take advantages relative to the mean of their group, and divided by the deviation of all such
             differences, before binning; wants `group` > 1.
         recorded_member: One member of every group is the chunk that was recorded there.
+        shuffled: Give every imagined chunk the level of another one of its round: a control, in which nothing can be
+            learned from advantages.
         certainty: Weight samples by exp(-certainty x uncertainty of their imagination); 0 for none.
         near_failure: Part of the rounds that start from states of failed episodes alone.
         memory: Rounds whose chunks are kept for training.
@@ -74,6 +76,7 @@ class RiseConfig:
     group: int = 1
     relative: bool = False
     recorded_member: bool = False
+    shuffled: bool = False
     certainty: float = 0.0
     near_failure: float = 0.0
     memory: int = 1
@@ -290,6 +293,9 @@ class RISE:
             # What follows an imagined chunk starts from states of their own, which only the first chunk shares.
             judged = _relative(advantages, config.group) if position == 0 else advantages - advantages[kept].mean()
         levels = codec.encode(np.where(kept, judged, 0.0))
+        if config.shuffled:
+            rows = np.flatnonzero(kept)
+            levels[rows] = levels[np.random.default_rng([config.seed, self.rounds, 2 + position]).permutation(rows)]
         weights = np.exp(-config.certainty * np.asarray(infos["uncertainty"], np.float64))
         index, device = np.flatnonzero(kept), self.policy.device
         return Round(

@@ -180,6 +180,13 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
         agent(epochs=7).restore(tmp_path)
 
 
+def test_the_shuffled_control_keeps_the_levels_and_loses_whose_they_are() -> None:
+    plain, shuffled = agent().imagine(), agent(shuffled=True).imagine()
+    torch.testing.assert_close(plain.chunks, shuffled.chunks)
+    assert sorted(plain.levels.tolist()) == sorted(shuffled.levels.tolist())
+    assert plain.levels.tolist() != shuffled.levels.tolist()
+
+
 def test_histories_are_those_of_the_moment() -> None:
     """The second chunk's past comes from imagination, not from the recorded state (FIELD B)."""
     learner = agent(offline_ratio=0.0)
