@@ -73,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
     if path is None:
         raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
     policy = load_policy(path)
-    if args.data is None and bundle.data is None:
+    recordings = args.data or bundle.data
+    if recordings is None:
         raise ConfigError(f"the bundle {bundle.path} holds no recordings: give --data")
-    dataset = open_dataset(args.data or bundle.data, bundle.spec)
+    dataset = open_dataset(recordings, bundle.spec)
     say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; TensorBoard: {args.out}/tensorboard")
     levels, _ = levels_of(*measured_advantages(dataset, args.labels), policy.codec)
     offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
