@@ -111,7 +111,9 @@ def test_the_mix_is_drawn_sample_by_sample() -> None:
 
     learner._loss = spy  # type: ignore[method-assign]
     learner.train()
-    assert len(set(counts)) > 2 and 0 < min(counts) and max(counts) < learner.config.batch
+    assert len(set(counts)) > 2
+    assert min(counts) > 0
+    assert max(counts) < learner.config.batch
     assert abs(np.mean(counts) / learner.config.batch - 0.6) < 0.1
 
 
@@ -138,12 +140,15 @@ def test_the_encoders_rest_where_only_the_action_expert_learns() -> None:
 def test_two_chunks_follow_a_recorded_state_and_ended_ones_are_left_out() -> None:
     learner = agent()
     found = learner.imagine()
-    assert set(found.position.tolist()) == {0, 1} and len(found) == 32
+    assert set(found.position.tolist()) == {0, 1}
+    assert len(found) == 32
     assert learner.num_chunks == 32
     learner = RISE(policy(), envs(success_threshold=0.3), Offline(policy()), RiseConfig())  # type: ignore[arg-type]
     found = learner.imagine()
     first = int((found.position == 0).sum())
-    assert first == 16 and len(found) < 32 and learner.num_chunks == len(found)
+    assert first == 16
+    assert first <= len(found) < 32
+    assert learner.num_chunks == len(found)
 
 
 def test_a_group_shares_its_state_and_may_hold_what_was_recorded() -> None:
@@ -165,7 +170,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     first.learn(32 * 2)
     first.save(tmp_path)
     second = agent()
-    assert second.restore(tmp_path) and second.num_chunks == 64
+    assert second.restore(tmp_path)
+    assert second.num_chunks == 64
     second.learn(32 * 4)
     for name, value in whole.policy.state_dict().items():
         torch.testing.assert_close(second.policy.state_dict()[name], value, rtol=0, atol=0)
@@ -175,9 +181,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     (tmp_path / "rise_state.pt").write_bytes(b"cut short")
     with pytest.raises(CheckpointError, match="damaged"):
         agent().restore(tmp_path)
+    first.save(tmp_path)
+    other = agent(epochs=7)
     with pytest.raises(CheckpointError, match="other settings"):
-        first.save(tmp_path)
-        agent(epochs=7).restore(tmp_path)
+        other.restore(tmp_path)
 
 
 def test_the_shuffled_control_keeps_the_levels_and_loses_whose_they_are() -> None:

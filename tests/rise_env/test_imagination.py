@@ -457,7 +457,7 @@ def test_lagged_observations_come_from_the_history_and_then_from_imagination(pre
     dynamics = FrameCountingDynamics(SPEC, predicts_states=predicts_states)
     world_model = CompositionalWorldModel(dynamics, LinearValue(), SPEC)
     envs = counting_envs(3, world_model=world_model, observation_lags=[2, 6], autoreset_mode="disabled")
-    observations, infos = envs.reset(seed=0)
+    observations, _ = envs.reset(seed=0)
     assert envs.observation_space.contains(observations)
     history = envs.starts.batch(envs._start_rows)
     for key, place in (("", 3), ("_lag2", 2), ("_lag6", 0)):
