@@ -92,7 +92,9 @@ def train_policy(run: WarmUp) -> FlowPolicy:
     sampler = ShuffledSampler(len(data), training.batch, training.seed)
 
     def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
+        number = training.seed * 1_000_003 + step
+        generator = torch.Generator().manual_seed(number)
+        torch.manual_seed(number)  # dropout draws from here
         batch = data.batch(sampler.draw(step), run.device)
         context = policy.context(batch.observations, batch.prompts, generator)
         total = policy.loss(context, batch.levels, batch.chunks, generator).mean()

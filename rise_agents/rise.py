@@ -316,6 +316,7 @@ class RISE:
         config, imagined = self.config, _joined(self._memory)
         rng = np.random.default_rng([config.seed, self.rounds, 1])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout draws from here
         online = max(1, round(config.batch * (1 - config.offline_ratio)))
         count = max(1, round(config.epochs * len(self._memory[-1]) / online))
         order = np.concatenate(

@@ -26,6 +26,7 @@ class NetworkConfig:
         depth: Its residual blocks.
         expand: Inner width of a block over `width`.
         condition: Channels of what modulates the blocks.
+        dropout: Part of the inner units of a block, and of the features, that is left out in training.
     """
 
     patch: int = 4
@@ -35,6 +36,7 @@ class NetworkConfig:
     depth: int = 4
     expand: int = 2
     condition: int = 256
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("patch", "embed", "width", "depth", "expand", "condition"):
@@ -100,7 +102,9 @@ class ChunkDenoiser(nn.Module):
         self.condition_time = nn.Sequential(nn.Linear(64, condition), nn.SiLU(), nn.Linear(condition, condition))
         # Of the same size as everything else from the start: a faint embedding is ignored (lab notebook).
         self.level = nn.Embedding(levels, condition)
-        self.blocks = nn.ModuleList([_Block(width, config.expand * width, condition) for _ in range(config.depth)])
+        self.dropout = nn.Dropout(config.dropout)
+        inner = config.expand * width
+        self.blocks = nn.ModuleList([_Block(width, inner, condition, config.dropout) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(width)
         self.write = nn.Linear(width, size)
         nn.init.zeros_(self.write.weight)
@@ -110,6 +114,7 @@ class ChunkDenoiser(nn.Module):
         self, noisy: torch.Tensor, features: torch.Tensor, time: torch.Tensor, levels: torch.Tensor
     ) -> torch.Tensor:
         """(B, size), (B, features), (B,), (B,) to the velocity (B, size)."""
+        features = self.dropout(features)
         condition = self.condition_features(features) + self.condition_time(time_features(time)) + self.level(levels)
         condition = functional.silu(condition)
         hidden = self.read_chunk(noisy) + self.read_features(features)
@@ -119,14 +124,15 @@ class ChunkDenoiser(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, inner: int, condition: int) -> None:
+    def __init__(self, width: int, inner: int, condition: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulate = nn.Linear(condition, 3 * width)
         self.inner = nn.Linear(width, inner)
         self.outer = nn.Linear(inner, width)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         scale, shift, gate = self.modulate(condition).chunk(3, dim=-1)
         inner = functional.silu(self.inner(self.norm(hidden) * (1 + scale) + shift))
-        return hidden + (1 + gate) * self.outer(inner)
+        return hidden + (1 + gate) * self.outer(self.dropout(inner))

@@ -43,6 +43,7 @@ class FlowPolicyConfig:
         draws: Noises and times drawn per chunk in training: images are dear to encode, chunks are cheap to denoise.
         unsaid: Part of the training samples whose advantage level is hidden, for classifier-free guidance.
         jitter: Largest relative change of brightness and contrast in training.
+        shift: Largest shift of each picture in training, in pixels.
         storage: Matrices on disk in "fp32" or "fp16".
     """
 
@@ -52,6 +53,7 @@ class FlowPolicyConfig:
     draws: int = 2
     unsaid: float = 0.1
     jitter: float = 0.1
+    shift: int = 2
     storage: str = "fp16"
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class FlowPolicyConfig:
         require(self.draws >= 1, f"draws is {self.draws}, expected at least 1")
         require(0 <= self.unsaid < 1, f"unsaid is {self.unsaid}, expected in [0, 1)")
         require(0 <= self.jitter < 1, f"jitter is {self.jitter}, expected in [0, 1)")
+        require(self.shift >= 0, f"shift is {self.shift}, expected at least 0")
         require(self.storage in ("fp32", "fp16"), f"storage is {self.storage!r}, expected fp32 or fp16")
 
 
@@ -148,17 +151,20 @@ class FlowPolicy(Policy):
 
     def encode(self, frames: torch.Tensor, states: torch.Tensor, generator: torch.Generator | None = None) -> Context:
         """Frames uint8 (B, L, V, H, W, 3) and states (B, L, D), the present moment first."""
-        images = frames.permute(2, 0, 1, 5, 3, 4).flatten(2, 3).float()  # V, B, 3L, H, W
+        views = frames.permute(2, 0, 1, 3, 4, 5)  # V, B, L, H, W, 3
+        if generator is not None and self.config.shift:
+            views = _shifted(views, self.config.shift, generator)
+        images = views.permute(0, 1, 2, 5, 3, 4).flatten(2, 3).float()  # V, B, 3L, H, W
         gain, shift = torch.full((2, len(images), images.shape[1], 1, 1, 1), 1.0).to(images)
         if generator is not None and self.config.jitter:
             drawn = torch.rand((2, *gain.shape), generator=generator).to(images)
             gain, shift = 1.0 + self.config.jitter * (2.0 * drawn - 1.0)
         images = images.mul_(gain / 127.5).sub_(shift)  # to [-1, 1], in place
-        views = [encoder(view) for encoder, view in zip(self.encoders, images, strict=True)]
+        seen = [encoder(view) for encoder, view in zip(self.encoders, images, strict=True)]
         joints = (states - self.state_mean) / self.state_std
         # The past as a difference: what is read off two moments is how fast things move.
         joints = torch.cat([joints[:, :1], 5 * (joints[:, :1] - joints[:, 1:])], dim=1)
-        return Context(torch.cat([*views, joints.flatten(1)], dim=1), states[:, 0])
+        return Context(torch.cat([*seen, joints.flatten(1)], dim=1), states[:, 0])
 
     def velocity(
         self, noisy: torch.Tensor, features: torch.Tensor, time: torch.Tensor, levels: torch.Tensor, guidance: float
@@ -290,3 +296,15 @@ class FlowPolicy(Policy):
         policy = cls(spec, config, codec)
         policy.load_state_dict(read_weights(folder, policy.state_dict()))
         return policy.to(device).eval()
+
+
+def _shifted(views: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Shift pictures (V, B, L, H, W, 3) by up to `most` pixels, moments of one view alike; borders are repeated."""
+    count, batch, _, height, width = views.shape[:5]
+    rows, columns = (
+        (torch.arange(size) + torch.randint(-most, most + 1, (count, batch, 1), generator=generator)).clamp(0, size - 1)
+        for size in (height, width)
+    )
+    view, sample = torch.arange(count)[:, None, None, None], torch.arange(batch)[:, None, None]
+    index = (view, sample, slice(None), rows[..., :, None], columns[..., None, :])
+    return views[index].permute(0, 1, 4, 2, 3, 5)
