@@ -82,20 +82,24 @@ class BestOfN:
         best = torch.arange(envs) * self.count + score.argmax(dim=1).cpu()
         return chunks[best.to(chunks.device)].cpu().numpy()
 
-    def _score(self, observations: Mapping[str, Any], chunks: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
-        """Imagined advantage of every proposal."""
+    def history(self, observations: Mapping[str, Any]) -> History:
+        """Where imagination starts: what was seen up to now."""
         model, spec = self.world_model, self.world_model.spec
         moments, states = [], []
         for lag in (*reversed(self.lags), 0):
             views = [np.asarray(observations[lag_key(image_key(camera), lag)]) for camera in spec.cameras]
             moments.append(np.stack(views, axis=1))
             states.append(np.asarray(observations[lag_key("state", lag)]))
-        history = History(
+        return History(
             torch.from_numpy(np.stack(moments, axis=1)).to(model.device),
             torch.from_numpy(np.stack(states, axis=1)).float().to(model.device),
             [spec.prompt] * len(states[0]),
         )
-        session = model.open(history)
+
+    def _score(self, observations: Mapping[str, Any], chunks: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+        """Imagined advantage of every proposal."""
+        model = self.world_model
+        session = model.open(self.history(observations))
         scores = []
         for start in range(0, len(chunks), self.batch):
             rows = owner[start : start + self.batch].tolist()

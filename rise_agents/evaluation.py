@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import gymnasium
@@ -193,6 +193,21 @@ class EvaluationResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> EvaluationResult:
+        """From `to_dict`, also as read back from JSON; further entries are ignored.
+
+        Raises:
+            ConfigError: If entries are missing.
+        """
+        try:
+            values = {field.name: content[field.name] for field in fields(cls)}
+            values["details"] = tuple(Episode(**episode) for episode in values["details"])
+            values["success_interval"] = tuple(values["success_interval"])
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"this is no evaluation result: {error}") from error
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

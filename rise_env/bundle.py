@@ -5,7 +5,6 @@
     starts/          start states (`rise_env.starts`)
     world_model/     dynamics and value (`rise_env.world_model`)
     policy/          base policy; optional
-    data/            recordings that it was trained on, with their labels (LeRobot v3.0); optional
 """
 
 from __future__ import annotations
@@ -69,12 +68,6 @@ class Bundle:
         path = self.path / "policy"
         return path if path.is_dir() else None
 
-    @property
-    def data(self) -> Path | None:
-        """Directory of the recordings, or None."""
-        path = self.path / "data"
-        return path if path.is_dir() else None
-
 
 def bundle_directories() -> list[Path]:
     """Where bundles are looked for: `RISE_BUNDLES` if it is set, then the package itself."""
@@ -131,7 +124,6 @@ def save_bundle(
     world_model: CompositionalWorldModel,
     *,
     policy: str | Path | None = None,
-    data: str | Path | None = None,
     env: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -144,7 +136,6 @@ def save_bundle(
         starts: Start states.
         world_model: World model.
         policy: Directory of a policy checkpoint to copy, if any.
-        data: Directory of a LeRobot dataset to copy, if any.
         env: Defaults of the environment's keyword arguments.
         about: More to keep with the provenance: data, commands, measurements.
         seed: Seed of the run that made it.
@@ -166,7 +157,5 @@ def save_bundle(
         world_model.save_pretrained(aside / "world_model")
         if policy is not None:
             shutil.copytree(policy, aside / "policy")
-        if data is not None:
-            shutil.copytree(data, aside / "data")
         write_json(aside / _MANIFEST, content)
     return load_bundle(path)

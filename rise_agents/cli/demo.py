@@ -1,91 +1,337 @@
-"""Show the work cell: experts and imperfect operators sort bricks, and a dataset is recorded.
-
-Writes into `--out`: `grid.png` (a row of pictures per policy), one video per policy, a small LeRobot dataset with its
-preview video, and the success table on the way. Takes about a minute on two cores.
+"""The whole idea in one command: a policy gets better without touching the robot.
 
   rise demo
-  rise demo --out out/demo --json out/demo.json
+  rise demo --json out/demo.json --out out/demo
+
+On two CPU cores, in at most a quarter of an hour:
+
+1. episodes of imperfect operators, of corrections and of an expert are recorded in the MuJoCo work cell, which stands
+   for the robot, and scored by the value model;
+2. the shipped base policy is evaluated in the cell;
+3. RISE improves it inside the shipped world model, from the recorded states; the cell is not used;
+4. the improved policy meets the same episodes in the cell;
+5. one HTML report shows numbers with intervals, curves and films. Its path is printed last.
+
+Safe to interrupt: what is finished is kept in `--out`, and the same command goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
 
+from rise_env.errors import ConfigError
+
 __all__ = ["add_arguments", "run"]
 
-_ENV = "RISE-BrickSorting-Cell-v0"
+_CELL, _IMAGINATION, _TASK = "RISE-BrickSorting-Cell-v0", "RISE-BrickSorting-v0", "brick_sorting"
+#: What is recorded: policy, episodes, first seed, and whether these are demonstrations. The seeds are those of the
+#: first episodes that the base policy was trained on, so nothing here is news to it.
+_RECORDINGS = (("operator", 60, 10_000, False), ("corrected", 20, 20_000, False), ("expert", 20, 30_000, True))
+_LABELS = "demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="directory (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=40, help="episodes per policy (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--episodes", type=int, default=100, help="episodes per evaluation (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of evaluation and training (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="time to improve (default: %(default)s)")
+    parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="settings of RISE")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, film, record."""
-    import numpy as np
-
+    """Record, evaluate, improve, evaluate, report."""
     import rise_env  # noqa: F401  (registers the environments)
-    from rise_agents.cli.progress import bar
-    from rise_agents.evaluation import evaluate
-    from rise_agents.filming import caption, film_episodes, outcome, picture_grid, write_video
+    from rise_agents.cli.improve import learn, parsed_settings, set_up
+    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_env.bundle import find_bundle, load_bundle
     from rise_env.files import write_json
     from rise_env.provenance import provenance
+
+    clock = _Clock(args.out / "minutes.json")
+    bundle = load_bundle(args.bundle or find_bundle(_TASK))
+    path = str(bundle.policy) if args.policy == "base" and bundle.policy else find_policy(args.policy, _TASK)
+    if path is None:
+        raise ConfigError(f"the bundle {bundle.path} holds no base policy: give --policy")
+    settings = {**parsed_settings(args.overrides), "seed": args.seed}
+    config = {"policy": path, "settings": settings, "episodes": args.episodes, "minutes": args.minutes}
+    _same_run(args.out, config)
+    base = load_policy(path)
+    with clock.timed("recording"):
+        data = [_record(args.out / "data" / name, name, count, seed, bundle, forced)
+                for name, count, seed, forced in _RECORDINGS]  # fmt: skip
+    with clock.timed("evaluating the base"):
+        before = _evaluate("base", base, args)
+    run_folder = args.out / "rise"
+    if not (run_folder / "done.json").exists():
+        with clock.timed("improving"):
+            agent = set_up("rise", _IMAGINATION, base, data, _LABELS, bundle=bundle.path, num_envs=32,
+                           log=run_folder / "tensorboard", settings=settings)  # fmt: skip
+            history = _History(run_folder / "history.json", agent.restore(run_folder))
+            left = 60 * args.minutes - clock.spent("improving")
+            agent.learn = history.watching(agent.learn)
+            if left > 0:
+                learn(agent, run_folder, 10**9, left)
+        write_json(run_folder / "done.json", {"chunks": agent.num_chunks, "updates": agent.updates})
+    improved = load_policy(run_folder / "model")
+    with clock.timed("evaluating the improved policy"):
+        after = _evaluate("improved", improved, args)
+    with clock.timed("filming"):
+        report = _report(args, clock, base, improved, before, after, bundle, config)
+    minutes = clock.total() / 60
+    if args.json:
+        write_json(
+            args.json,
+            {
+                "base": before.to_dict(),
+                "improved": after.to_dict(),
+                "minutes": minutes,
+                "report": str(report),
+                "parts": clock.parts(),
+                "provenance": provenance(config, args.seed),
+            },
+        )
+    for name, result in (("base", before), ("improved", after)):
+        low, high = result.success_interval
+        print(f"{name:<9} {result.success_rate:6.1%}   95 % interval {low:.1%} to {high:.1%}   {result.failure_modes}")
+    print(f"{minutes:.1f} minutes in all. Report:")
+    print(report.resolve())
+    return 0
+
+
+def _record(folder: Path, name: str, episodes: int, seed: int, bundle: Any, demonstrations: bool) -> Path:
+    """Record (or go on recording) a scripted policy and label what was recorded."""
+    from rise_agents.cli.progress import bar
+    from rise_env.data import label_tags, open_dataset
+    from rise_env.value.labelling import label_frames, write_labels
     from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import load_cell
-    from rise_robot.cell.task import make_cell_task
-    from rise_robot.recording import write_preview
 
-    started = time.perf_counter()
-    spec, config = load_cell("brick_sorting", "small")
-    policies = make_cell_task(spec.name, config.ranges).scripted_policies
-    results: dict[str, Any] = {}
-    rows = []
-    print(f"{_ENV}: {spec.prompt}")
-    with bar(len(policies), "evaluating and filming", "policies") as progress:
-        for policy in policies:
-            result = evaluate(_ENV, policy, args.episodes, args.seed)
-            results[policy] = result
-            # What is typical of an imperfect operator is how it fails; of the others, how they succeed.
-            failed = [episode for episode in result.details if not episode.success]
-            shown = failed if policy.startswith("operator") and failed else list(result.details)
-            (episode, frames, fps) = next(iter(film_episodes(_ENV, policy, [shown[0].seed])))
-            text = f"{policy}   seed {episode.seed}   {outcome(episode)}   {episode.seconds:.1f} s"
-            rows.append((text, frames))
-            write_video(args.out / f"{policy}.mp4", np.stack([caption(frame, text) for frame in frames]), fps)
-            progress.update()
-    print(f"{'policy':<20}{'success':>9}   95 % interval     score   s/episode   failures")
-    for policy, result in results.items():
-        low, high = result.success_interval
-        failures = ", ".join(f"{mode} {count}" for mode, count in result.failure_modes.items())
-        print(
-            f"{policy:<20}{result.success_rate:>8.0%}   {low:>5.0%} to {high:<5.0%}    {result.score_mean:>5.2f}"
-            f"{result.episode_seconds:>10.1f}    {failures}"
-        )
-    grid = picture_grid(args.out / "grid.png", rows)
-    dataset = args.out / "dataset"
-    with bar(6, "recording a dataset", "episodes") as progress:
+    if folder.exists() and _LABELS in label_tags(folder):
+        return folder
+    spec, config = load_cell(_TASK, "small")
+    with bar(episodes, f"recording {name}", "episodes") as progress:
 
         def on_episode(saved: int, _: CollectedEpisode | None) -> None:
             progress.update(saved - progress.n)
 
-        collect(spec, config, "corrected", 6, args.seed, dataset, on_episode=on_episode)
-    preview = write_preview(dataset, dataset / "preview.mp4", episodes=6)
-    minutes = (time.perf_counter() - started) / 60
-    if args.json:
-        table = {policy: result.to_dict() for policy, result in results.items()}
-        content = {"results": table, "minutes": minutes, "report": str(grid)}
-        write_json(
-            args.json, {**content, "provenance": provenance({"env": _ENV, "episodes": args.episodes}, args.seed)}
-        )
-    print(f"done in {minutes:.1f} min. Look at:")
-    print(f"  {args.out}/*.mp4   one episode of every policy, filmed")
-    print(f"  {preview}   a recorded LeRobot dataset, read back")
-    print(f"  {grid}   all of it in one picture")
-    return 0
+        collect(spec, config, name, episodes, seed, folder, on_episode=on_episode)
+    dataset = open_dataset(folder, bundle.spec)
+    labels = label_frames(bundle.world_model().value, dataset, spec.chunk, demonstrations=demonstrations)
+    write_labels(dataset, _LABELS, labels)
+    return folder
+
+
+def _evaluate(name: str, policy: Any, args: argparse.Namespace) -> Any:
+    """Evaluate a policy in the cell, or read what is there already."""
+    from rise_agents.cli.progress import bar
+    from rise_agents.evaluation import Episode, EvaluationResult, evaluate
+    from rise_agents.policies.base import PolicyRunner
+    from rise_env.files import write_json
+
+    file = args.out / f"{name}.json"
+    if file.exists():
+        return EvaluationResult.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    successes = 0
+    with bar(args.episodes, f"{name} in the cell", "episodes") as progress:
+
+        def on_episode(episode: Episode) -> None:
+            nonlocal successes
+            successes += episode.success
+            progress.set_postfix(success=f"{successes / (progress.n + 1):.0%}", refresh=False)
+            progress.update()
+
+        result = evaluate(
+            _CELL, lambda envs: PolicyRunner(policy), args.episodes, args.seed,
+            env_kwargs={"observation_lags": list(policy.lags)}, on_episode=on_episode,
+        )  # fmt: skip
+    write_json(file, result.to_dict())
+    return result
+
+
+def _report(
+    args: argparse.Namespace, clock: _Clock, base: Any, improved: Any, before: Any, after: Any, bundle: Any, config: Any
+) -> Path:
+    """Films and the HTML page."""
+    from rise_agents.filming import film_episodes, outcome, write_video
+    from rise_agents.policies.base import PolicyRunner
+    from rise_agents.report import Curve, Film, Row, one_sentence, side_by_side, write_gif, write_report
+    from rise_env.provenance import provenance
+
+    won = [b.seed for b, a in zip(before.details, after.details, strict=True) if a.success and not b.success]
+    lost = [b.seed for b, a in zip(before.details, after.details, strict=True) if b.success and not a.success]
+    films, kwargs = [], {"observation_lags": list(base.lags)}
+    for seed in [*won[:2], *lost[:1]]:
+        pair = []
+        for policy in (base, improved):
+            (found,) = film_episodes(_CELL, _acting(PolicyRunner(policy)), [seed], kwargs)
+            pair.append(found)
+        (first, left, fps), (second, right, _) = pair
+        labels = f"base: {outcome(first)}", f"after RISE: {outcome(second)}"
+        joined = side_by_side(left, right, labels)
+        path = write_video(args.out / "films" / f"episode-{seed}.mp4", joined, fps)
+        films.append(Film(f"Episode {seed}, {labels[0]} and {labels[1]}", path))
+        if seed == (won or [None])[0]:
+            write_gif(args.out / "before-after.gif", joined[::2], fps / 2, 720)
+    films.append(_imagined(args, improved, bundle))
+    history = _History(args.out / "rise" / "history.json", True).rows
+    curves = [
+        Curve("Imagined advantage", "imagined chunks", "mean advantage of the policy's chunks",
+              {"first chunk": [(row["chunks"], row["advantage"]) for row in history],
+               "second chunk": [(row["chunks"], row["advantage_second"]) for row in history]}),
+        Curve("Flow-matching loss", "imagined chunks", "loss", {"RISE": [(r["chunks"], r["loss"]) for r in history]}),
+    ]  # fmt: skip
+    rows = [
+        Row("base", before, "the shipped policy"),
+        Row("RISE", after, f"{json.loads((args.out / 'rise' / 'done.json').read_text())['chunks']} imagined chunks"),
+    ]
+    minutes = max(clock.spent("improving") / 60, 1e-3)
+    return write_report(
+        args.out / "report.html",
+        title="RISE: improved in imagination, checked in the cell",
+        summary=one_sentence(rows[0], rows[1], minutes),
+        rows=rows,
+        curves=curves if history else [],
+        films=films,
+        provenance=provenance(config, args.seed),
+        commands=["rise demo --json out/demo.json"],
+    )
+
+
+def _acting(runner: Any) -> Any:
+    return lambda envs: runner
+
+
+def _imagined(args: argparse.Namespace, policy: Any, bundle: Any) -> Any:
+    """A film of a chunk of the improved policy: what the cameras saw, and what had been imagined."""
+    import gymnasium
+    import numpy as np
+    import torch
+
+    from rise_agents.best_of_n import BestOfN
+    from rise_agents.filming import write_video
+    from rise_agents.policies.base import PolicyRunner
+    from rise_agents.report import Film, imagined_film
+    from rise_env.spaces import image_key
+
+    model = bundle.world_model()
+    spec, history = model.spec, BestOfN(policy, model, 1)
+    env: Any = gymnasium.make_vec(
+        _CELL, num_envs=1, autoreset_mode="disabled", execute=spec.stride, observation_lags=list(history.lags)
+    )
+    clips = []
+    runner = PolicyRunner(policy)
+    for seed in range(args.seed, args.seed + 4):
+        observations, _ = env.reset(seed=seed)
+        runner.begin([seed], np.ones(1, bool))
+        over = np.zeros(1, bool)
+        for _ in range(6 + seed % 5):  # a moment on the way
+            observations, _, terminated, truncated, _ = env.step(runner.act(observations))
+            over = terminated | truncated
+            if over.any():
+                break
+        if over.any():
+            continue
+        chunk = runner.act(observations)
+        session = model.open(history.history(observations))
+        imagined = model.imagine(session, torch.from_numpy(chunk), [torch.Generator().manual_seed(seed)])
+        real = []
+        for step in range(0, spec.chunk, spec.stride):
+            rest = np.concatenate([chunk[:, step:], np.repeat(chunk[:, -1:], step, axis=1)], axis=1)
+            observations, _, terminated, truncated, _ = env.step(rest)
+            real.append(np.stack([observations[image_key(camera)][0] for camera in spec.cameras]))
+            if (terminated | truncated).any():
+                break
+        frames = imagined.frames(range(len(real)))[0].numpy()
+        values = imagined.values[0, : len(real)].tolist()
+        clips.append(imagined_film(np.stack(real), frames, f"episode {seed}: the policy's chunk", None, values))
+    env.close()
+    path = write_video(args.out / "films" / "imagined.mp4", np.concatenate(clips), max(1, spec.fps // spec.stride))
+    return Film("The same chunks in the cell (above) and in imagination (below)", path)
+
+
+def _same_run(out: Path, config: dict[str, Any]) -> None:
+    """Keep what a run was started with; refuse to go on with something else."""
+    from rise_env.files import to_plain, write_json
+
+    file = out / "config.json"
+    if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != to_plain(config):
+        raise ConfigError(f"{out} holds a demo with other settings: {found}. Remove it, or give another folder (--out)")
+    write_json(file, config)
+
+
+class _Clock:
+    """Wall-clock seconds by part, kept on disk so that interruptions do not count."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._spent: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def timed(self, part: str) -> Any:
+        """Context manager that counts the time of a part."""
+        import contextlib
+
+        from rise_env.files import write_json
+
+        @contextlib.contextmanager
+        def measure() -> Any:
+            started = time.monotonic()
+            try:
+                yield
+            finally:
+                self._spent[part] = self._spent.get(part, 0.0) + time.monotonic() - started
+                write_json(self._file, self._spent)
+
+        return measure()
+
+    def spent(self, part: str) -> float:
+        """Seconds of a part."""
+        return self._spent.get(part, 0.0)
+
+    def total(self) -> float:
+        """Seconds of all parts."""
+        return sum(self._spent.values())
+
+    def parts(self) -> dict[str, float]:
+        """Seconds by part."""
+        return dict(self._spent)
+
+
+class _History:
+    """Figures of every few rounds, kept on disk for the curves of the report."""
+
+    _EVERY = 10
+
+    def __init__(self, file: Path, go_on: bool) -> None:
+        self._file = file
+        self.rows: list[dict[str, float]] = []
+        if go_on and file.exists():
+            self.rows = json.loads(file.read_text(encoding="utf-8"))
+
+    def watching(self, learn: Any) -> Any:
+        """`learn` of an agent, with a callback that notes its figures."""
+
+        def watched(total: int, callback: Any = None, **kwargs: Any) -> Any:
+            def note(agent: Any) -> Any:
+                if agent.rounds % self._EVERY == 1:
+                    self._note(agent)
+                return None if callback is None else callback(agent)
+
+            return learn(total, callback=note, **kwargs)
+
+        return watched
+
+    def _note(self, agent: Any) -> None:
+        from rise_env.files import write_json
+
+        names = ("advantage", "advantage_second", "loss", "best_share")
+        self.rows = [row for row in self.rows if row["chunks"] < agent.num_chunks]
+        self.rows.append({"chunks": agent.num_chunks, **{name: agent.figures.get(name, 0.0) for name in names}})
+        write_json(self._file, self.rows)

@@ -5,22 +5,22 @@
   rise evaluate --policy runs/rise --episodes 200
 
 The policy starts chunks from recorded states of `--data`, the world model of `--env` imagines them, and the policy is
-trained on what came of them, mixed with the recorded chunks under the advantages that `rise label` gave them. Without
-`--data`, the recordings that the task's bundle ships are used. `--set` changes settings of the agent, such as
-`--set group=4 relative=true`. The run folder holds `model/`, `metrics.json`, `tensorboard/` and the full state: run the
-same command again to go on after an interruption.
+trained on what came of them, mixed with the recorded chunks under the advantages that `rise label` gave them. `--set`
+changes settings of the agent, such as `--set group=4 relative=true`. The run folder holds `model/`, `metrics.json`,
+`tensorboard/` and the full state: run the same command again to go on after an interruption.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rise_env.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "learn", "parsed_settings", "run", "set_up"]
 
 _SAVE_SECONDS = 60.0
 
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", default="rise", help="agent (default: %(default)s)")
     parser.add_argument("--env", default="RISE-BrickSorting-v0", help="imagination (default: %(default)s)")
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
-    parser.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="recorded datasets (default: the bundle's)")
-    parser.add_argument("--labels", default="bundle", metavar="TAG", help="tag of their advantages")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="recorded datasets")
+    parser.add_argument("--labels", required=True, metavar="TAG", help="tag of their advantages")
     parser.add_argument("--chunks", type=int, default=30_000, help="chunks to imagine (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="longest time to spend")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
@@ -45,67 +45,113 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Improve."""
-    import gymnasium
     import torch
+
+    from rise_agents.cli.progress import say
+    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_env.files import write_json
+    from rise_env.provenance import provenance
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    settings = parsed_settings(args.overrides)
+    path = find_policy(args.policy)
+    if path is None:
+        raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
+    agent = set_up(
+        args.agent, args.env, load_policy(path), args.data, args.labels,
+        bundle=args.bundle, num_envs=args.num_envs, starts=args.starts, log=args.out / "tensorboard",
+        settings={**settings, "seed": args.seed},
+    )  # fmt: skip
+    if agent.restore(args.out):
+        say(f"going on after {agent.num_chunks} chunks")
+    config = {"agent": args.agent, "env": args.env, "policy": str(args.policy), "settings": settings}
+    write_json(args.out / "config.json", {**config, "provenance": provenance(config, args.seed)})
+    learn(agent, args.out, args.chunks, None if args.minutes is None else 60 * args.minutes)
+    print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
+    print(f"policy: {args.out / 'model'}")
+    return 0
+
+
+def parsed_settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings of an agent from KEY=VALUE on the command line; values are YAML.
+
+    Raises:
+        ConfigError: If one has no value.
+    """
     import yaml
+
+    settings: dict[str, Any] = {}
+    for item in overrides:
+        key, given, value = item.partition("=")
+        if not given:
+            raise ConfigError(f"--set {item!r}: expected KEY=VALUE")
+        settings[key] = yaml.safe_load(value)
+    return settings
+
+
+def set_up(
+    agent: str,
+    env_id: str,
+    policy: Any,
+    data: Sequence[Path],
+    labels: str,
+    *,
+    bundle: Path | None = None,
+    num_envs: int = 32,
+    starts: int = 4096,
+    log: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """Make an agent that improves a policy in imagination, from recorded data.
+
+    Args:
+        agent: Name of the agent.
+        env_id: Id of the imagination environment.
+        policy: Policy to improve.
+        data: Recorded datasets: start states, and chunks to mix in.
+        labels: Tag of their advantages.
+        bundle: Bundle whose world model imagines; that of the environment's task when None.
+        num_envs: Imaginations at once.
+        starts: Start states drawn from the data.
+        log: Directory for TensorBoard.
+        settings: Settings of the agent.
+    """
+    import gymnasium
 
     import rise_env  # noqa: F401  (registers the environments)
     from rise_agents import make_agent
     from rise_agents.cli.progress import say
     from rise_agents.policies.data import RecordedChunks, levels_of, measured_advantages
-    from rise_agents.policies.loading import find_policy, load_policy
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.data import open_dataset, split_episodes
-    from rise_env.files import write_json
-    from rise_env.provenance import provenance
     from rise_env.starts import StartStates
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    settings: dict[str, Any] = {}
-    for item in args.overrides:
-        key, given, value = item.partition("=")
-        if not given:
-            raise ConfigError(f"--set {item!r}: expected KEY=VALUE")
-        settings[key] = yaml.safe_load(value)
-    bundle = load_bundle(args.bundle or find_bundle(gymnasium.spec(args.env).kwargs.get("task", "")))
-    path = find_policy(args.policy, bundle.spec.name)
-    if path is None:
-        raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
-    policy = load_policy(path)
-    recordings = args.data or bundle.data
-    if recordings is None:
-        raise ConfigError(f"the bundle {bundle.path} holds no recordings: give --data")
-    dataset = open_dataset(recordings, bundle.spec)
-    say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; TensorBoard: {args.out}/tensorboard")
-    levels, _ = levels_of(*measured_advantages(dataset, args.labels), policy.codec)
+    found = load_bundle(bundle or find_bundle(gymnasium.spec(env_id).kwargs.get("task", "")))
+    dataset = open_dataset(list(data), found.spec)
+    say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames" + (f"; TensorBoard: {log}" if log else ""))
+    levels, _ = levels_of(*measured_advantages(dataset, labels), policy.codec)
     offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
-    starts = StartStates.from_dataset(dataset, bundle.spec, args.starts, seed=0)
     envs = gymnasium.make_vec(
-        args.env, num_envs=args.num_envs, bundle=str(bundle.path), starts=starts,
+        env_id, num_envs=num_envs, bundle=str(found.path),
+        starts=StartStates.from_dataset(dataset, found.spec, starts, seed=0),
         observation_lags=list(policy.lags), autoreset_mode="disabled",
     )  # fmt: skip
-    agent = make_agent(
-        args.agent, envs, policy, offline=offline, log=args.out / "tensorboard", seed=args.seed, **settings
-    )
-    if agent.restore(args.out):
-        say(f"going on after {agent.num_chunks} chunks")
-    config = {"agent": args.agent, "env": args.env, "policy": str(args.policy), "settings": settings}
-    write_json(args.out / "config.json", {**config, "provenance": provenance(config, args.seed)})
+    return make_agent(agent, envs, policy, offline=offline, log=log, **(settings or {}))
+
+
+def learn(agent: Any, out: Path, chunks: int, seconds: float | None) -> None:
+    """Let an agent learn, and save it now and then and at the end, whatever happens."""
     saved = time.monotonic()
 
     def callback(trained: Any) -> None:
         nonlocal saved
         if time.monotonic() - saved > _SAVE_SECONDS:
-            trained.save(args.out)
+            trained.save(out)
             saved = time.monotonic()
 
-    limit = None if args.minutes is None else 60 * args.minutes
     try:
-        agent.learn(args.chunks, callback=callback, progress_bar=True, seconds=limit)
+        agent.learn(chunks, callback=callback, progress_bar=True, seconds=seconds)
     finally:
-        agent.save(args.out)
-        envs.close()
-    print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
-    print(f"policy: {args.out / 'model'}")
-    return 0
+        agent.save(out)
+        agent.envs.close()

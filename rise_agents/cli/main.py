@@ -36,6 +36,7 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = {
     "demo": Command("rise_agents.cli.demo", "improve a policy in imagination, prove it in the cell", "Start here"),
+    "showcase": Command("rise_agents.cli.showcase", "film experts and operators in the work cell", "Start here"),
     "info": Command("rise_agents.cli.info", "versions, hardware, tasks, presets and environment ids", "Start here"),
     "record": Command("rise_agents.cli.record", "record episodes as a LeRobot dataset", "Data"),
     "convert": Command("rise_agents.cli.convert", "ALOHA and Piper HDF5 episodes to a LeRobot dataset", "Data"),
