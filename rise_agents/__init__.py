@@ -17,7 +17,7 @@ def make_agent(name: str, env: Any, policy: Any, *, offline: Any = None, log: An
         name: One of `AGENTS`.
         env: Vector environment, from `gym.make_vec("RISE-BrickSorting-v0", autoreset_mode="disabled", ...)`.
         policy: Policy, or a name or path for `rise_agents.policies.loading.find_policy`.
-        offline: `RecordedChunks` to mix in, for agents that want them.
+        offline: Recorded chunks to mix in (`rise_agents.policies.data.ChunkSource`), for agents that want them.
         log: Directory for TensorBoard.
         **config: Settings of the agent.
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from rise_agents.policies.base import Context, Policy, PolicyRunner, observation_tensors
-from rise_agents.policies.data import RecordedChunks
+from rise_agents.policies.data import ChunkSource
 from rise_agents.policies.loading import load_policy
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.files import atomic_path, to_plain, write_json
@@ -149,7 +149,7 @@ class RISE:
         self,
         policy: Policy,
         envs: ImaginationVectorEnv,
-        offline: RecordedChunks | None,
+        offline: ChunkSource | None,
         config: RiseConfig | None = None,
         log: str | Path | None = None,
     ) -> None:
@@ -448,7 +448,7 @@ class RISE:
         cls,
         path: str | Path,
         envs: ImaginationVectorEnv,
-        offline: RecordedChunks | None,
+        offline: ChunkSource | None,
         config: RiseConfig | None = None,
     ) -> RISE:
         """An agent as `save` left it, ready to `predict` or to `learn` on.
@@ -479,7 +479,7 @@ class RISE:
 class _OfflineFeatures:
     """Recorded chunks whose observations are encoded when first asked for, and never again."""
 
-    def __init__(self, policy: Policy, data: RecordedChunks) -> None:
+    def __init__(self, policy: Policy, data: ChunkSource) -> None:
         self._policy, self._data = policy, data
         self._known = np.zeros(len(data), bool)
         self._columns: tuple[torch.Tensor, ...] = ()  # features, states, levels, chunks
@@ -531,7 +531,7 @@ def _joined(rounds: list[Round]) -> Round:
     return Round(context=context, observations=observations, **{name: cat(name) for name in columns})
 
 
-def _check(policy: Policy, envs: ImaginationVectorEnv, offline: RecordedChunks | None, config: RiseConfig) -> None:
+def _check(policy: Policy, envs: ImaginationVectorEnv, offline: ChunkSource | None, config: RiseConfig) -> None:
     def require(condition: bool, message: str) -> None:
         if not condition:
             raise ConfigError(f"RISE: {message}")

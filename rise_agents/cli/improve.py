@@ -5,7 +5,8 @@
   rise evaluate --policy runs/rise --episodes 200
 
 The policy starts chunks from recorded states of `--data`, the world model of `--env` imagines them, and the policy is
-trained on what came of them, mixed with the recorded chunks under the advantages that `rise label` gave them. `--set`
+trained on what came of them, mixed with the recorded chunks under the advantages that `rise label` gave them. Without
+`--data`, the start states of the task's bundle and the chunks recorded there serve, scored by imagination. `--set`
 changes settings of the agent, such as `--set group=4 relative=true`. The run folder holds `model/`, `metrics.json`,
 `tensorboard/` and the full state: run the same command again to go on after an interruption.
 """
@@ -30,8 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", default="rise", help="agent (default: %(default)s)")
     parser.add_argument("--env", default="RISE-BrickSorting-v0", help="imagination (default: %(default)s)")
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="recorded datasets")
-    parser.add_argument("--labels", required=True, metavar="TAG", help="tag of their advantages")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", metavar="DIR", help="recorded datasets (default: the bundle's states)"
+    )
+    parser.add_argument("--labels", metavar="TAG", help="tag of their advantages, with --data")
     parser.add_argument("--chunks", type=int, default=30_000, help="chunks to imagine (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="longest time to spend")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
@@ -94,8 +97,8 @@ def set_up(
     agent: str,
     env_id: str,
     policy: Any,
-    data: Sequence[Path],
-    labels: str,
+    data: Sequence[Path] | None,
+    labels: str | None,
     *,
     bundle: Path | None = None,
     num_envs: int = 32,
@@ -109,8 +112,8 @@ def set_up(
         agent: Name of the agent.
         env_id: Id of the imagination environment.
         policy: Policy to improve.
-        data: Recorded datasets: start states, and chunks to mix in.
-        labels: Tag of their advantages.
+        data: Recorded datasets: start states, and chunks to mix in; the bundle's start states when None.
+        labels: Tag of their advantages, with `data`.
         bundle: Bundle whose world model imagines; that of the environment's task when None.
         num_envs: Imaginations at once.
         starts: Start states drawn from the data.
@@ -118,26 +121,52 @@ def set_up(
         settings: Settings of the agent.
     """
     import gymnasium
+    import numpy as np
 
     import rise_env  # noqa: F401  (registers the environments)
     from rise_agents import make_agent
     from rise_agents.cli.progress import say
-    from rise_agents.policies.data import RecordedChunks, levels_of, measured_advantages
+    from rise_agents.policies.data import RecordedChunks, StartChunks, levels_of, measured_advantages
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.data import open_dataset, split_episodes
     from rise_env.starts import StartStates
 
     found = load_bundle(bundle or find_bundle(gymnasium.spec(env_id).kwargs.get("task", "")))
-    dataset = open_dataset(list(data), found.spec)
-    say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames" + (f"; TensorBoard: {log}" if log else ""))
-    levels, _ = levels_of(*measured_advantages(dataset, labels), policy.codec)
-    offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
-    envs = gymnasium.make_vec(
-        env_id, num_envs=num_envs, bundle=str(found.path),
-        starts=StartStates.from_dataset(dataset, found.spec, starts, seed=0),
-        observation_lags=list(policy.lags), autoreset_mode="disabled",
-    )  # fmt: skip
+    kwargs: dict[str, Any] = {
+        "bundle": str(found.path),
+        "observation_lags": list(policy.lags),
+        "autoreset_mode": "disabled",
+    }
+    offline: Any
+    if data:
+        if labels is None:
+            raise ConfigError("--data needs --labels, the tag that `rise label` gave its advantages")
+        dataset = open_dataset(list(data), found.spec)
+        say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames" + (f"; TensorBoard: {log}" if log else ""))
+        levels, _ = levels_of(*measured_advantages(dataset, labels), policy.codec)
+        offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
+        kwargs["starts"] = StartStates.from_dataset(dataset, found.spec, starts, seed=0)
+        envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
+    else:
+        envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
+        advantages = _imagined_advantages(envs.unwrapped)
+        levels, _ = levels_of(advantages, np.zeros(len(advantages), bool), policy.codec)
+        offline = StartChunks(envs.unwrapped.starts, found.spec, policy.lags, levels)  # type: ignore[attr-defined]
+        say(f"no --data: {len(offline)} start states of {found.path.name}, scored by imagination")
     return make_agent(agent, envs, policy, offline=offline, log=log, **(settings or {}))
+
+
+def _imagined_advantages(envs: Any) -> Any:
+    """Advantages, as imagined, of the chunks that were recorded at all start states of an environment, (M,)."""
+    import numpy as np
+
+    count, found = len(envs.starts), []
+    for first in range(0, count, envs.num_envs):
+        rows = [min(first + i, count - 1) for i in range(envs.num_envs)]
+        envs.reset(seed=0, options={"start_index": rows})
+        chunks, _ = envs.recorded_actions()
+        found.append(envs.step(chunks)[1])
+    return np.concatenate(found)[:count]
 
 
 def learn(agent: Any, out: Path, chunks: int, seconds: float | None) -> None:

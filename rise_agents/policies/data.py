@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from rise_agents.policies.codec import AdvantageCodec
 from rise_env.data import Dataset, Windows, interventions, read_advantages
 from rise_env.errors import ConfigError
 from rise_env.spaces import check_lags, image_key, lag_key
+from rise_env.starts import StartStates
+from rise_env.tasks import TaskSpec
 
-__all__ = ["Recorded", "RecordedChunks", "levels_of", "measured_advantages"]
+__all__ = ["ChunkSource", "Recorded", "RecordedChunks", "StartChunks", "levels_of", "measured_advantages"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,15 @@ class Recorded:
     chunks: torch.Tensor
     levels: torch.Tensor
     prompts: list[str]
+
+
+class ChunkSource(Protocol):
+    """Recorded chunks by number: `RecordedChunks`, `StartChunks`, or anything that does the same."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, which: np.ndarray, device: torch.device | str = "cpu") -> Recorded:
+        """Chunks by number, int (B,)."""
 
 
 class RecordedChunks:
@@ -70,6 +82,47 @@ class RecordedChunks:
             torch.from_numpy(self.levels[window.index]).to(device),
             window.prompts,
         )
+
+
+class StartChunks:
+    """The chunks that were recorded at start states, where no whole recordings are at hand (a bundle has no more).
+
+    Args:
+        starts: Start states with their recorded chunks.
+        spec: Task.
+        lags: Past observations that the policy reads, in control steps.
+        levels: Advantage level of every start state's chunk, int64 (M,).
+        split: Start states to use, or None for all.
+
+    Raises:
+        ConfigError: If the start states have no recorded chunks, or a lag is not in their history.
+    """
+
+    def __init__(
+        self, starts: StartStates, spec: TaskSpec, lags: Sequence[int], levels: np.ndarray, split: str | None = "train"
+    ) -> None:
+        if starts.actions is None:
+            raise ConfigError("these start states do not say what was done there: give recordings")
+        self.starts, self.spec, self.lags = starts, spec, check_lags(spec, lags)
+        self.levels, self._rows = levels, starts.rows(split)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, which: np.ndarray, device: torch.device | str = "cpu") -> Recorded:
+        """Chunks by number, int (B,)."""
+        rows = self._rows[which]
+        found = self.starts.batch(rows)
+        observations: dict[str, torch.Tensor] = {}
+        for lag in (0, *self.lags):
+            place = -1 - lag // self.spec.stride
+            frames = torch.from_numpy(found.frames[:, place]).to(device)
+            for view, camera in enumerate(self.spec.cameras):
+                observations[lag_key(image_key(camera), lag)] = frames[:, view]
+            observations[lag_key("state", lag)] = torch.from_numpy(found.states[:, place]).to(device)
+        assert self.starts.actions is not None
+        chunks = torch.from_numpy(np.ascontiguousarray(self.starts.actions[rows])).to(device)
+        return Recorded(observations, chunks, torch.from_numpy(self.levels[rows]).to(device), list(found.prompts))
 
 
 def measured_advantages(dataset: Dataset, tag: str) -> tuple[np.ndarray, np.ndarray]:
