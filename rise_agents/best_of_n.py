@@ -30,6 +30,7 @@ class BestOfN:
         world_model: Imagines and scores.
         count: Proposals per decision, n.
         level: Advantage level to ask for; the best when None.
+        guidance: As in `Policy.sample`.
         batch: Chunks imagined at once.
 
     Attributes:
@@ -45,6 +46,7 @@ class BestOfN:
         world_model: CompositionalWorldModel,
         count: int,
         level: int | None = None,
+        guidance: float = 1.0,
         batch: int = 128,
     ) -> None:
         if count < 1:
@@ -54,6 +56,7 @@ class BestOfN:
             raise ConfigError("policy and world model have different joints or cameras")
         self.policy, self.world_model, self.count, self.batch = policy.eval(), world_model, count, batch
         self.level = policy.codec.best if level is None else level
+        self.guidance = guidance
         self.lags = tuple(spec.stride * k for k in range(1, spec.history))
         if not set(policy.lags) <= set(self.lags):
             raise ConfigError(f"the policy reads lags {policy.lags}, the world model's history has {self.lags}")
@@ -75,7 +78,7 @@ class BestOfN:
         noise = torch.stack([policy.draw_noise([g] * self.count) for g in self._generators]).flatten(0, 1)
         owner = torch.arange(envs).repeat_interleave(self.count)
         levels = torch.full((len(owner),), self.level, device=policy.device)
-        chunks = policy.sample(context[owner.to(policy.device)], levels, noise)
+        chunks = policy.sample(context[owner.to(policy.device)], levels, noise, guidance=self.guidance)
         low, high = (torch.from_numpy(x).to(chunks) for x in (policy.spec.layout.low, policy.spec.layout.high))
         chunks = torch.maximum(torch.minimum(chunks, high), low)
         score = self._score(observations, chunks, owner).reshape(envs, self.count)

@@ -116,15 +116,15 @@ def policy_of(name: str, env_id: str, **options: Any) -> tuple[PolicyMaker, dict
 
     policy = load_policy(path, device=options.get("device") or "cpu")
     level = level_of(policy, options.get("advantage") or "best")
+    guidance = 1.0 if options.get("guidance") is None else float(options["guidance"])
     if count := options.get("best_of"):
         from rise_agents.best_of_n import BestOfN
         from rise_env.bundle import find_bundle, load_bundle
 
         bundle = load_bundle(options.get("bundle") or find_bundle(policy.spec.name))
-        chooser = BestOfN(policy, bundle.world_model(device=options.get("device") or "cpu"), count, level)
+        chooser = BestOfN(policy, bundle.world_model(device=options.get("device") or "cpu"), count, level, guidance)
         return lambda envs: chooser, {"observation_lags": list(chooser.lags)}
-    guidance = options.get("guidance")
-    runner = PolicyRunner(policy, level, 1.0 if guidance is None else guidance, options.get("steps"))
+    runner = PolicyRunner(policy, level, guidance, options.get("steps"))
     return lambda envs: runner, {"observation_lags": list(policy.lags)} if policy.lags else {}
 
 

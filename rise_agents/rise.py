@@ -52,8 +52,8 @@ class RiseConfig:
             computed once) or "all".
         guidance: Classifier-free guidance of the proposals.
         group: Proposals per recorded state.
-        relative: Take advantages relative to the mean of their group, and divided by the deviation of all such
-            differences, before binning; wants `group` > 1.
+        relative: Take advantages relative to the mean of their group, in units of the deviation of all such differences,
+            and spread them over the bins so that the best one begins one deviation above the mean; wants `group` > 1.
         recorded_member: One member of every group is the chunk that was recorded there.
         shuffled: Give every imagined chunk the level of another one of its round: a control, in which nothing can be
             learned from advantages.
@@ -292,6 +292,9 @@ class RISE:
         if config.relative:
             # What follows an imagined chunk starts from states of their own, which only the first chunk shares.
             judged = _relative(advantages, config.group) if position == 0 else advantages - advantages[kept].mean()
+            if codec.form == "bins":
+                best_edge = codec.edges[-1] / codec.scale
+                judged = judged * best_edge / max(float(judged[kept].std()), 1e-6)
         levels = codec.encode(np.where(kept, judged, 0.0))
         if config.shuffled:
             rows = np.flatnonzero(kept)

@@ -1,0 +1,248 @@
+"""LeRobotBase: any LeRobot policy that predicts action chunks, as a frozen base to evaluate and to compare with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from rise_agents.policies.base import observation_tensors, stack_views
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.pretrained import CONFIG, WEIGHTS, local_directory
+from rise_env.tasks import TaskSpec
+
+__all__ = ["LeRobotBase"]
+
+_DETERMINISTIC = ("act",)  # types that draw no random numbers when they act
+_HISTORY = ("lags", "repeat")
+_TRUSTED = ("lerobot", "rise_agents")  # packages that a pre-processing may name its steps in
+
+
+class LeRobotBase:
+    """A LeRobot policy in our environments: satisfies `rise_agents.evaluation.ChunkPolicy`.
+
+    The random numbers of an episode depend on its seed alone. LeRobot draws them from torch's global generator, so a
+    policy that draws any is asked for one environment at a time.
+
+    Args:
+        policy: LeRobot's PreTrainedPolicy, with `predict_action_chunk`.
+        preprocessor: Its pre-processing; what it returns goes into the policy.
+        postprocessor: Its post-processing of actions.
+        spec: Task.
+        cameras: Camera of the task to image feature of the policy; the task's own dataset keys when None.
+        history: For a policy that reads n > 1 observations, where the past ones come from: "lags" (the environment
+            must be made with observation_lags 1 to n - 1) or "repeat" (the present one again, as LeRobot does at the
+            start of an episode; nothing then seems to move).
+        batched: Whether all environments go through the policy at once; None decides by the policy's type.
+        any_image_size: Take images of another size than the policy was trained with; for policies that resize.
+
+    Raises:
+        ConfigError: If the policy's features do not fit the task.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        preprocessor: Any,
+        postprocessor: Any,
+        spec: TaskSpec,
+        *,
+        cameras: Mapping[str, str] | None = None,
+        history: str = "lags",
+        batched: bool | None = None,
+        any_image_size: bool = False,
+    ) -> None:
+        self.policy, self.spec = policy.eval().requires_grad_(False), spec
+        self.preprocessor, self.postprocessor = preprocessor, postprocessor
+        self.cameras = dict(cameras or spec.cameras)
+        if history not in _HISTORY:
+            raise ConfigError(f"history is {history!r}, expected one of {', '.join(_HISTORY)}")
+        past = int(getattr(policy.config, "n_obs_steps", 1)) - 1
+        self.lags = tuple(range(1, past + 1)) if history == "lags" else ()
+        self._repeats = past - len(self.lags)
+        self.batched = policy.config.type in _DETERMINISTIC if batched is None else batched
+        self._check_features(any_image_size)
+        self._seeds: list[int] = []
+        self._chunks: list[int] = []
+
+    def _check_features(self, any_image_size: bool) -> None:
+        spec, config = self.spec, self.policy.config
+        if sorted(self.cameras) != sorted(spec.cameras):
+            raise ConfigError(f"cameras {sorted(self.cameras)} are not those of the task, {sorted(spec.cameras)}")
+        known = {key: feature for key, feature in config.image_features.items() if "empty_camera" not in key}
+        if missing := [key for key in known if key not in self.cameras.values()]:
+            raise ConfigError(
+                f"the policy reads {', '.join(known)}; the task gives {', '.join(self.cameras.values())}, so "
+                f"{', '.join(missing)} would be missing. Say which camera is which: "
+                "cameras={'<camera of the task>': '<image feature of the policy>', ...}."
+            )
+        height, width = spec.image_size
+        for key, feature in known.items():
+            if tuple(feature.shape) != (3, height, width) and not any_image_size:
+                raise ConfigError(
+                    f"the policy was trained with {key} of shape {tuple(feature.shape)}, the task's images are "
+                    f"(3, {height}, {width}). Override task.image_size, or pass any_image_size=True if the policy "
+                    "resizes."
+                )
+        for what, feature in (("state", config.robot_state_feature), ("action", config.action_feature)):
+            if feature is not None and tuple(feature.shape) != (spec.layout.dim,):
+                raise ConfigError(
+                    f"the policy's {what} has shape {tuple(feature.shape)}, the layout {spec.layout.name!r} of the "
+                    f"task has {spec.layout.dim} joints: {', '.join(spec.layout.names)}"
+                )
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, spec: TaskSpec, *, device: str | torch.device = "cpu", **arguments: Any
+    ) -> Self:
+        """Load a checkpoint of LeRobot: policy, pre-processing and post-processing.
+
+        A pre-processing that puts the advantage into the prompt (`advantage_prompt`) asks for the best.
+
+        Args:
+            path: Directory, or id of a repository on the Hugging Face Hub.
+            spec: Task.
+            device: Where to put the weights.
+            **arguments: Further arguments of `LeRobotBase`.
+
+        Raises:
+            CheckpointError: If something is missing or damaged, wants code of a stranger, or was not loaded.
+            ConfigError: If the policy's features do not fit the task.
+        """
+        folder = local_directory(path, "policy")
+        _check_steps(folder)
+        from lerobot.configs import PreTrainedConfig
+        from lerobot.policies.factory import get_policy_class
+
+        from rise_agents.policies.pi05_processor import AdvantagePromptProcessorStep, load_processors
+
+        try:
+            config = PreTrainedConfig.from_pretrained(folder)
+            config.device, config.pretrained_path = str(device), folder
+            # The checkpoint holds the backbone's weights: LeRobot would download others first.
+            if getattr(config, "pretrained_backbone_weights", None) is not None:
+                config.pretrained_backbone_weights = None
+            policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
+            _check_weights(policy, folder / WEIGHTS)
+            on_device = {"device_processor": {"device": str(device)}}
+            processors = load_processors(config, str(folder), preprocessor_overrides=on_device)
+        except CheckpointError:
+            raise
+        except Exception as error:  # of a dozen libraries; all mean that the checkpoint cannot be used
+            raise CheckpointError(f"{folder} cannot be loaded as a LeRobot policy: {error}") from error
+        for step in processors[0].steps:
+            if isinstance(step, AdvantagePromptProcessorStep) and step.absent == "error":
+                step.absent = "best"
+        return cls(policy, *processors, spec, **arguments)
+
+    def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:
+        """Seed the episodes that start."""
+        if len(self._seeds) != len(seeds):
+            self._seeds, self._chunks = [0] * len(seeds), [0] * len(seeds)
+        for i in np.flatnonzero(mask):
+            self._seeds[i], self._chunks[i] = int(seeds[i]), 0
+
+    def act(self, observations: Mapping[str, Any]) -> np.ndarray:
+        """Action chunks float32 (N, chunk, D), rad and m, within the joint limits.
+
+        Raises:
+            ConfigError: If the observation lacks something, or the policy's chunks are shorter than the task's.
+        """
+        tensors = observation_tensors(observations)
+        frames, states = stack_views(tensors, self.spec, self.lags)
+        count = len(states)
+        if len(self._seeds) != count:
+            raise ConfigError(f"begin was called for {len(self._seeds)} environments, the observation has {count}")
+        parts = [slice(0, count)] if self.batched else [slice(i, i + 1) for i in range(count)]
+        chunks = [self._predict(frames[part], states[part], part.start) for part in parts]
+        self._chunks = [chunk + 1 for chunk in self._chunks]
+        found = torch.cat(chunks).float().cpu().numpy()
+        if found.shape[1] < self.spec.chunk:
+            raise ConfigError(f"the policy predicts {found.shape[1]} steps, the task's chunk has {self.spec.chunk}")
+        return np.clip(found[:, : self.spec.chunk], self.spec.layout.low, self.spec.layout.high)
+
+    @torch.no_grad()
+    def _predict(self, frames: torch.Tensor, states: torch.Tensor, row: int) -> torch.Tensor:
+        """Actions (B, T, D) of a batch; `row` is the environment that its random numbers belong to."""
+        self.policy.reset()  # nothing of the chunk or the environment before
+        with _seeded(self._seeds[row], self._chunks[row], next(self.policy.parameters()).device):
+            # The oldest first; the pre-processing remembers the last state, from which relative actions count.
+            order = reversed(range(frames.shape[1]))
+            moments = [self.preprocessor(self._batch(frames[:, k], states[:, k])) for k in order]
+            batch = self._fill_queues([*moments, *moments[-1:] * self._repeats])
+            return self.postprocessor(self.policy.predict_action_chunk(batch))
+
+    def _batch(self, frames: torch.Tensor, states: torch.Tensor) -> dict[str, Any]:
+        """A batch of LeRobot: images float32 (B, 3, H, W) in [0, 1], state and task."""
+        from lerobot.utils.constants import OBS_STATE
+
+        batch: dict[str, Any] = {OBS_STATE: states, "task": [self.spec.prompt] * len(states)}
+        for view, camera in enumerate(self.spec.cameras):
+            batch[self.cameras[camera]] = frames[:, view].permute(0, 3, 1, 2).float() / 255.0
+        return batch
+
+    def _fill_queues(self, moments: list[dict[str, Any]]) -> dict[str, Any]:
+        """Fill the observation queues, if the policy has any; the batch for `predict_action_chunk`."""
+        from lerobot.policies.utils import populate_queues
+        from lerobot.utils.constants import ACTION, OBS_IMAGES
+
+        queues = getattr(self.policy, "_queues", None) or {}
+        if not any(key != ACTION for key in queues):
+            return moments[-1]
+        batch: dict[str, Any] = {}
+        for moment in moments:
+            batch = {key: value for key, value in moment.items() if key != ACTION}
+            if OBS_IMAGES in queues:
+                images = [batch[key] for key in self.policy.config.image_features]
+                batch[OBS_IMAGES] = torch.stack(images, dim=-4)
+            populate_queues(queues, batch)
+        return batch
+
+
+def _check_steps(folder: Path) -> None:
+    """Refuse a pre-processing that imports code of a stranger: LeRobot imports any class that the file names."""
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        try:
+            steps = json.loads((folder / name).read_text(encoding="utf-8"))["steps"]
+            classes = [str(step["class"]) for step in steps if "registry_name" not in step]
+        except FileNotFoundError:
+            raise CheckpointError(f"{folder} has no {name}: it is no checkpoint of LeRobot 0.4 or later") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder / name} is damaged: {error}") from error
+        for found in classes:
+            if found.split(".")[0] not in _TRUSTED:
+                raise CheckpointError(f"{folder / name} wants to import {found!r}, not of {', '.join(_TRUSTED)}")
+
+
+def _check_weights(policy: Any, file: Path) -> None:
+    """Make sure that the policy has the weights of the file: some of LeRobot's loaders go on with random ones."""
+    from safetensors import safe_open
+
+    loaded = policy.state_dict()
+    compared = 0
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118  (it is no dict)
+            mine = loaded.get(name, loaded.get(f"model.{name}"))
+            if mine is None:
+                continue
+            theirs = tensors.get_tensor(name).to(mine)
+            if theirs.shape != mine.shape or not torch.equal(theirs, mine):
+                raise CheckpointError(f"{file}: LeRobot did not load {name!r}; the file does not fit its {CONFIG}")
+            compared += 1
+    if not compared:
+        raise CheckpointError(f"{file} holds no weight of a {type(policy).__name__}")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, chunk: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for a while, and give them back as they were."""
+    devices = [device] if device.type == "cuda" else []
+    mixed = np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0]
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(mixed) >> 1)
+        yield

@@ -1,0 +1,510 @@
+"""Pi05Policy: pi0.5 (arXiv 2504.16054) in LeRobot's implementation, with the advantage in its prompt.
+
+The backbone of the paper (RISE, arXiv 2602.11075, Eq. 3). LeRobot and transformers, which take many seconds to import,
+are imported when a policy is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from rise_agents.policies.base import Context, Policy, stack_views
+from rise_agents.policies.codec import AdvantageCodec
+from rise_agents.policies.prompt import STATE_WIDTH, build_prompt, level_bin
+from rise_env.config import decode
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.files import atomic_directory, to_plain, write_json
+from rise_env.pretrained import CONFIG, WEIGHTS, local_directory, read_config, read_weights
+from rise_env.tasks import TaskSpec, task_from_section
+
+__all__ = ["Pi05Context", "Pi05Policy", "Pi05PolicyConfig", "Pi05Sizes"]
+
+KIND, VERSION = "rise-pi05-policy", 1
+TOKENIZER = "tokenizer"  # folder inside a checkpoint
+_TEXT_BYTES = 512  # of an instruction; 200 tokens hold no more
+_LEAST_RANGE = {"rad": 0.04, "m": 0.008}  # of a joint, so that one that stood still in the data is not blown up
+
+
+@dataclass(frozen=True)
+class Pi05Sizes:
+    """Sizes of a pi0.5 smaller than the published one; the defaults suit tests.
+
+    There are 8 attention heads, a number that LeRobot's code fixes.
+
+    Attributes:
+        vocabulary: Token ids, those of the tokenizer at least.
+        width: Channels of the language model.
+        depth: Its layers, and those of the action expert, which attends to it layer by layer.
+        inner: Width of its feed-forward layers.
+        head: Channels per attention head; even.
+        expert_width: Channels of the action expert; even.
+        expert_inner: Width of its feed-forward layers.
+        vision_width: Channels of the image encoder.
+        vision_depth: Its layers.
+        vision_heads: Its attention heads.
+        vision_inner: Width of its feed-forward layers.
+        patch: Pixels along the side of an image token.
+    """
+
+    vocabulary: int = 512
+    width: int = 16
+    depth: int = 1
+    inner: int = 32
+    head: int = 8
+    expert_width: int = 16
+    expert_inner: int = 32
+    vision_width: int = 16
+    vision_depth: int = 1
+    vision_heads: int = 2
+    vision_inner: int = 32
+    patch: int = 14
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ConfigError(f"policy.sizes.{field.name} is {getattr(self, field.name)}, expected at least 1")
+        for name in ("head", "expert_width"):
+            if getattr(self, name) % 2:
+                raise ConfigError(f"policy.sizes.{name} is {getattr(self, name)}, expected an even number")
+        if self.vision_width % self.vision_heads:
+            raise ConfigError(
+                f"policy.sizes.vision_width {self.vision_width} is not a multiple of vision_heads {self.vision_heads}"
+            )
+
+
+@dataclass(frozen=True)
+class Pi05PolicyConfig:
+    """Settings of a `Pi05Policy`.
+
+    Attributes:
+        sizes: None for the published sizes (4.1 billion weights).
+        tokenizer: Hub id or directory; PaliGemma's is gated on the Hub.
+        tokens: Length that prompts are padded to; a longer one is an error.
+        image_size: Side of the square that images are resized to, with black bars.
+        views: Cameras in the model's order; the task's order when empty. Published weights expect the outer camera,
+            then the left wrist, then the right wrist.
+        empty_views: Views that the model expects beyond them; they are masked.
+        max_dim: Width of the model's actions; the task's are padded.
+        state_width: Numbers in the prompt's state segment (`prompt.state_numbers`): RISE's release has 32, openpi and
+            LeRobot as many as there are joints (None).
+        relative: Whether angles are predicted relative to the present joint state; lengths never are.
+        steps: Integration steps when acting.
+        unsaid: Part of the training samples whose advantage is left out, for classifier-free guidance.
+        jitter: Largest relative change of brightness and contrast in training.
+        expert_only: Whether only the action expert learns, as in RISE's release; the rest then gets no gradients.
+        precision: "float32" or "bfloat16" transformers; image encoder, norms and projections stay in float32.
+        recompute: Whether activations are computed again in the backward pass to save memory.
+    """
+
+    sizes: Pi05Sizes | None = None
+    tokenizer: str = "google/paligemma-3b-pt-224"
+    tokens: int = 200
+    image_size: int = 224
+    views: tuple[str, ...] = ()
+    empty_views: int = 0
+    max_dim: int = 32
+    state_width: int | None = STATE_WIDTH
+    relative: bool = True
+    steps: int = 10
+    unsaid: float = 0.1
+    jitter: float = 0.1
+    expert_only: bool = True
+    precision: str = "float32"
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, message: str) -> None:
+            if not condition:
+                raise ConfigError(f"section 'policy': {message}")
+
+        for name in ("tokens", "max_dim", "steps"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
+        require(self.empty_views >= 0, f"empty_views is {self.empty_views}, expected 0 or more")
+        patch = 14 if self.sizes is None else self.sizes.patch
+        whole = self.image_size >= patch and self.image_size % patch == 0
+        require(whole, f"image_size {self.image_size} is not a multiple of the patch size {patch}")
+        require(0 <= self.unsaid < 1, f"unsaid is {self.unsaid}, expected in [0, 1)")
+        require(0 <= self.jitter < 1, f"jitter is {self.jitter}, expected in [0, 1)")
+        require(
+            self.precision in ("float32", "bfloat16"), f"precision is {self.precision!r}, expected float32 or bfloat16"
+        )
+
+
+@dataclass(frozen=True)
+class Pi05Context(Context):
+    """What pi0.5 knows when it acts. The prompt is not in it: it depends on the advantage as well.
+
+    Nothing of it is encoded yet: the language model reads images and prompt together. Images are kept as they came and
+    resized when they are used: bytes of the camera's size take less memory than floats of the model's.
+
+    Attributes:
+        features: Images uint8 (B, V, H, W, 3), in the model's order.
+        state: float32 (B, D), joint state in rad and m.
+        text: Instruction, uint8 (B, 512), UTF-8 filled up with zeros.
+    """
+
+    text: torch.Tensor
+
+
+class Pi05Policy(Policy):
+    """pi0.5: images and a prompt (instruction, joint state, advantage) in, action chunk out.
+
+    Args:
+        spec: Task.
+        config: Settings.
+        codec: Meaning of the advantage levels.
+        tokenizer: Tokenizer of transformers; the one that `config.tokenizer` names when None.
+        device: Where to make the weights.
+
+    Raises:
+        ConfigError: If task, settings and tokenizer contradict each other.
+        CheckpointError: If the tokenizer cannot be had.
+    """
+
+    lags = ()
+    relative: torch.Tensor
+    state_low: torch.Tensor
+    state_high: torch.Tensor
+    chunk_low: torch.Tensor
+    chunk_high: torch.Tensor
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        config: Pi05PolicyConfig | None = None,
+        codec: AdvantageCodec | None = None,
+        tokenizer: Any = None,
+        *,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        from rise_agents.policies.pi05_network import build_network, load_tokenizer
+
+        super().__init__()
+        self.spec, self.config = spec, config or Pi05PolicyConfig()
+        self.codec = codec or AdvantageCodec()
+        dim = spec.layout.dim
+        if dim > self.config.max_dim:
+            raise ConfigError(f"the task has {dim} joints, the policy's max_dim is {self.config.max_dim}")
+        self.views = self.config.views or tuple(spec.cameras)
+        if sorted(self.views) != sorted(spec.cameras):
+            raise ConfigError(f"policy.views {list(self.views)} are not the cameras {list(spec.cameras)} of the task")
+        self.tokenizer = load_tokenizer(self.config.tokenizer) if tokenizer is None else tokenizer
+        self._check_tokenizer()
+        #: LeRobot's PI05Policy.
+        self.network: Any = build_network(spec, self.config, self.views, device)
+        angles = [float(self.config.relative and unit == "rad") for unit in spec.layout.units]
+        self.register_buffer("relative", torch.tensor(angles, device=device))
+        for name in ("state", "chunk"):
+            self.register_buffer(f"{name}_low", torch.full((dim,), -1.0, device=device))
+            self.register_buffer(f"{name}_high", torch.ones(dim, device=device))
+
+    def _check_tokenizer(self) -> None:
+        ids = self.tokenizer("a")["input_ids"]
+        if self.tokenizer.bos_token_id is None or ids[0] != self.tokenizer.bos_token_id:
+            raise ConfigError("the tokenizer puts no beginning-of-sequence token before a prompt; pi0.5 expects one")
+        if self.tokenizer.pad_token_id is None:
+            raise ConfigError("the tokenizer has no padding token")
+        sizes = self.config.sizes
+        if sizes is not None and len(self.tokenizer) > sizes.vocabulary:
+            raise ConfigError(
+                f"the tokenizer has {len(self.tokenizer)} ids, policy.sizes.vocabulary is {sizes.vocabulary}"
+            )
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the initial noise of one chunk; the model denoises its padding as well."""
+        return (self.spec.chunk, self.config.max_dim)
+
+    # ------------------------------------------------------------------ normalisation
+
+    def fit_normalisation(self, states: torch.Tensor, chunks: torch.Tensor) -> None:
+        """Take the range of each joint from data: the 1st to the 99th percentile becomes [-1, 1].
+
+        Args:
+            states: (N, D), rad and m.
+            chunks: (N, chunk, D), commanded from there, rad and m.
+        """
+        moved = chunks - self.relative.to(chunks) * states[:, None]
+        least = torch.tensor([_LEAST_RANGE[unit] for unit in self.spec.layout.units])
+        for name, values in (("state", states), ("chunk", moved.flatten(0, 1))):
+            # Not torch.quantile, which takes 16 million numbers at most.
+            found = np.quantile(values.double().cpu().numpy(), [0.01, 0.99], axis=0)
+            low, high = torch.from_numpy(found).float()
+            middle, half = (high + low) / 2, (high - low).clamp(min=least) / 2
+            self.set_range(name, middle - half, middle + half)
+
+    def set_range(self, name: str, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Set what is normalised to -1 and 1, each (D,): of "state", or of "chunk" (relative where angles are)."""
+        getattr(self, f"{name}_low").copy_(low)
+        getattr(self, f"{name}_high").copy_(high)
+
+    def normalise_state(self, state: torch.Tensor) -> torch.Tensor:
+        """Joint states (B, D) in rad and m to the range that prompts are made of."""
+        return 2.0 * (state - self.state_low) / _span(self.state_low, self.state_high) - 1.0
+
+    def normalise(self, chunks: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Chunks (B, chunk, D) in rad and m to the flow's space (B, chunk, max_dim), padded with zeros."""
+        moved = chunks - self.relative * state[:, None] - self.chunk_low
+        scaled = 2.0 * moved / _span(self.chunk_low, self.chunk_high) - 1.0
+        return nn.functional.pad(scaled, (0, self.config.max_dim - scaled.shape[-1]))
+
+    def denormalise(self, chunks: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Inverse of `normalise`."""
+        scaled = chunks[..., : self.spec.layout.dim]
+        moved = (scaled + 1.0) * _span(self.chunk_low, self.chunk_high) / 2.0 + self.chunk_low
+        return moved + self.relative * state[:, None]
+
+    # ------------------------------------------------------------------ the policy
+
+    def context(
+        self,
+        observations: Mapping[str, torch.Tensor],
+        prompts: Sequence[str],
+        generator: torch.Generator | None = None,
+    ) -> Pi05Context:
+        """Take down images, state and instruction (see `Policy.context`)."""
+        frames, states = stack_views(observations, self.spec, ())
+        if frames.dtype != torch.uint8:
+            raise ConfigError(f"images are {frames.dtype}, the policy expects uint8 from 0 to 255")
+        if len(prompts) != len(states):
+            raise ConfigError(f"{len(prompts)} instructions for {len(states)} observations")
+        images = frames[:, 0, [list(self.spec.cameras).index(view) for view in self.views]]
+        if generator is not None and self.config.jitter:
+            drawn = torch.rand((2, *images.shape[:2], 1, 1, 1), generator=generator).to(images.device)
+            gain, shift = self.config.jitter * (2 * drawn - 1)
+            changed = 127.5 + (images - 127.5) * (1 + gain) + 127.5 * shift
+            images = changed.round().clamp(0, 255).to(torch.uint8)
+        return Pi05Context(images, states[:, 0], _text_bytes(prompts).to(states.device))
+
+    def prompts(self, context: Pi05Context, levels: torch.Tensor) -> list[str]:
+        """The prompt of every sample.
+
+        Raises:
+            ConfigError: If a state is not finite, or a level does not exist.
+        """
+        texts = [bytes(row).rstrip(b"\0").decode() for row in context.text.cpu().numpy()]
+        states = self.normalise_state(context.state).cpu().numpy()
+        bins = [level_bin(level, self.codec) for level in levels.tolist()]
+        width = self.config.state_width
+        return [build_prompt(*values, width) for values in zip(texts, states, bins, strict=True)]
+
+    def tokenise(self, context: Pi05Context, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids int64 and mask bool of the prompts, each (B, config.tokens).
+
+        Raises:
+            ConfigError: As `prompts`, or if a prompt is too long: cut short it would lose its end, the advantage.
+        """
+        prompts = self.prompts(context, levels)
+        found: list[list[int]] = self.tokenizer(prompts)["input_ids"]
+        longest = max(map(len, found))
+        if longest > self.config.tokens:
+            prompt = prompts[[len(ids) for ids in found].index(longest)]
+            raise ConfigError(
+                f"a prompt has {longest} tokens, policy.tokens is {self.config.tokens}: shorten the instruction or "
+                f"raise it. The prompt: {prompt!r}"
+            )
+        ids = torch.full((len(found), self.config.tokens), int(self.tokenizer.pad_token_id))
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, values in enumerate(found):
+            ids[row, : len(values)] = torch.tensor(values)
+            mask[row, : len(values)] = True
+        return ids.to(self.device), mask.to(self.device)
+
+    def images(self, context: Pi05Context) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Images as the model sees them, and whether they are there.
+
+        Returns:
+            View by view: float32 (B, 3, S, S) in [-1, 1], resized undistorted with black bars; and bool (B,).
+        """
+        from rise_agents.policies.pi05_network import resize_with_bars
+
+        pixels = context.features.movedim(-1, 2).flatten(0, 1).float() / 255.0
+        resized = resize_with_bars(pixels, self.config.image_size).unflatten(0, context.features.shape[:2])
+        views = list((2.0 * resized - 1.0).unbind(1))
+        missing, shown = self.config.empty_views, torch.ones(len(context), dtype=torch.bool, device=pixels.device)
+        black = [torch.full_like(views[0], -1.0)] * missing
+        return views + black, [shown] * len(views) + [~shown] * missing
+
+    @torch.no_grad()
+    def sample(
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        noise: torch.Tensor,
+        *,
+        guidance: float = 1.0,
+        steps: int | None = None,
+    ) -> torch.Tensor:
+        """Action chunks by LeRobot's Euler steps (see `Policy.sample`)."""
+        from rise_agents.policies.pi05_network import guided_actions
+
+        context = _whole(context)
+        images, shown = self.images(context)
+        said = self.tokenise(context, levels)
+        steps = self.config.steps if steps is None else steps
+        # Key-value caches and recomputation in the backward pass exclude each other in LeRobot: never in training mode.
+        with _evaluating(self.network):
+            if guidance == 1.0:
+                chunks = self.network.model.sample_actions(images, shown, *said, noise=noise, num_steps=steps)
+            else:
+                unsaid = self.tokenise(context, torch.full_like(levels, self.codec.unsaid))
+                chunks = guided_actions(self.network.model, images, shown, said, unsaid, noise, steps, guidance)
+        return self.denormalise(chunks, context.state)
+
+    def loss(
+        self, context: Context, levels: torch.Tensor, chunks: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Flow-matching loss of each chunk, (B,) (see `Policy.loss`); leaves out `config.unsaid` of the advantages."""
+        context = _whole(context)
+        clean = self.normalise(chunks, context.state)
+        count = len(clean)
+        # LeRobot's own forward draws both from the global generator; its model takes them as arguments.
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        # Beta(1.5, 1) as published: u^(2/3) is its inverse distribution function.
+        time = torch.rand(count, generator=generator).pow(2.0 / 3.0).to(clean) * 0.999 + 0.001
+        hidden = torch.rand(count, generator=generator).to(levels.device) < self.config.unsaid
+        levels = torch.where(hidden, torch.full_like(levels, self.codec.unsaid), levels)
+        images, shown = self.images(context)
+        squares = self.network.model.forward(images, shown, *self.tokenise(context, levels), clean, noise, time)
+        return squares[..., : self.spec.layout.dim].mean(dim=(1, 2))
+
+    def action_parameters(self) -> list[nn.Parameter]:
+        """Weights of the action expert and of the projections into and out of it."""
+        model = self.network.model
+        parts = [model.paligemma_with_expert.gemma_expert.model]  # its language head is never used
+        parts += [model.action_in_proj, model.action_out_proj, model.time_mlp_in, model.time_mlp_out]
+        return [weight for part in parts for weight in part.parameters()]
+
+    # ------------------------------------------------------------------ files
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write `config.json`, `model.safetensors` and the tokenizer, in one step."""
+        from safetensors.torch import save_file
+
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        content = {
+            "kind": KIND,
+            "format_version": VERSION,
+            "task": to_plain(self.spec),
+            "policy": to_plain(dataclasses.asdict(self.config)),
+            "advantage": self.codec.to_dict(),
+        }
+        with atomic_directory(path, CONFIG) as aside:
+            save_file(tensors, aside / WEIGHTS)
+            self.tokenizer.save_pretrained(aside / TOKENIZER)
+            write_json(aside / CONFIG, content)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            path: Directory, or id of a repository on the Hugging Face Hub.
+            device: Where to put the weights.
+
+        Raises:
+            CheckpointError: If something is missing, damaged or does not fit.
+        """
+        from rise_agents.policies.pi05_network import load_tokenizer
+
+        folder = local_directory(path, "policy")
+        content = read_config(folder, KIND, VERSION)
+        try:
+            spec = task_from_section(content["task"])
+            config = decode(Pi05PolicyConfig, content["policy"], f"{folder}, key 'policy'")
+            codec = AdvantageCodec.from_dict(content["advantage"])
+        except (ConfigError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder}/{CONFIG} is damaged: {error}") from error
+        policy = cls(spec, config, codec, load_tokenizer(folder / TOKENIZER), device=device)
+        policy.load_state_dict(read_weights(folder, policy.state_dict()))
+        return policy.eval()
+
+    @classmethod
+    def from_lerobot(
+        cls,
+        path: str | Path,
+        spec: TaskSpec,
+        *,
+        codec: AdvantageCodec | None = None,
+        cameras: Mapping[str, str] | None = None,
+        data: tuple[torch.Tensor, torch.Tensor] | None = None,
+        tokenizer: Any = None,
+        device: str | torch.device = "cpu",
+        **settings: Any,
+    ) -> Self:
+        """Start from published weights: a pi0.5 checkpoint of LeRobot.
+
+        Every weight of the file must find its place. (LeRobot's own loading prints a warning where it does not, and
+        goes on with random weights.)
+
+        Args:
+            path: Directory, or id of a repository on the Hugging Face Hub, e.g. "lerobot/pi05_base".
+            spec: Task.
+            codec: Meaning of the advantage levels.
+            cameras: Camera of the task to image feature of the checkpoint, e.g.
+                `{"head": "observation.images.base_0_rgb"}`; the task's own dataset keys when None.
+            data: States (N, D) and chunks (N, chunk, D) in rad and m to normalise by (`fit_normalisation`). The
+                checkpoint's statistics when None.
+            tokenizer: As in `Pi05Policy`.
+            device: Where to put the weights.
+            **settings: Further settings of `Pi05PolicyConfig`; they outweigh what the checkpoint says.
+
+        Raises:
+            ConfigError: If the cameras do not fit the checkpoint.
+            CheckpointError: If something is missing, damaged or does not fit.
+        """
+        from rise_agents.policies.pi05_network import read_published
+
+        found = read_published(path, spec, cameras)
+        policy = cls(spec, Pi05PolicyConfig(**{**found.settings, **settings}), codec, tokenizer, device=device)
+        found.fill(policy.network)
+        policy.relative.copy_(found.relative)
+        if data is not None:
+            policy.fit_normalisation(*data)
+        else:
+            for name in ("state", "chunk"):
+                policy.set_range(name, *found.range(name))
+        return policy.eval()
+
+
+def _whole(context: Context) -> Pi05Context:
+    if not isinstance(context, Pi05Context):
+        raise ConfigError(f"the context is a bare {type(context).__name__}, which says no task; use Pi05Policy.context")
+    return context
+
+
+def _span(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Range of each joint; where there is none, LeRobot's epsilon."""
+    return torch.where(high == low, torch.full_like(low, 1e-8), high - low)
+
+
+def _text_bytes(texts: Sequence[str]) -> torch.Tensor:
+    """Texts as uint8 (B, 512), so that a context is all tensors."""
+    rows = torch.zeros((len(texts), _TEXT_BYTES), dtype=torch.uint8)
+    for row, text in zip(rows, texts, strict=True):
+        raw = text.encode()
+        if len(raw) > _TEXT_BYTES:
+            raise ConfigError(f"an instruction has {len(raw)} bytes, at most {_TEXT_BYTES} can be kept: {text!r}")
+        row[: len(raw)] = torch.tensor(list(raw), dtype=torch.uint8)
+    return rows
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every part gets its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -1,0 +1,160 @@
+r"""The one place where a policy's text is written: for rollout, training and serving, and read back by tests.
+
+    Task: {text}, State: {32 numbers}, Advantage: {bin};\nAction:
+
+The format is that of RISE's release (arXiv 2602.11075), which puts the advantage into pi0.5's prompt (arXiv
+2504.16054). Where no advantage is said, the segment is left out, which is pi0.5's own prompt (byte for byte openpi's
+and lerobot's, where the state is not padded): a published policy that never heard of advantages is conditioned as it
+always was, and the unconditional branch of classifier-free guidance starts from what it knows. (The release writes -1
+instead, a prompt that no published weights have seen.)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rise_agents.policies.codec import AdvantageCodec
+from rise_env.errors import ConfigError
+
+__all__ = [
+    "STATE_WIDTH",
+    "Prompt",
+    "advantage_bins",
+    "build_prompt",
+    "clean_text",
+    "level_bin",
+    "parse_prompt",
+    "state_numbers",
+    "value_prompt",
+]
+
+#: Numbers in the state segment; a shorter state is padded with zeros before it is discretised.
+STATE_WIDTH = 32
+
+_EDGES = np.linspace(-1, 1, 257)[:-1]  # multiples of 1/128: exact in float32, so that no state falls between two
+# Greedy: the last ", State: " is ours, whatever the instruction says.
+_PATTERN = re.compile(r"Task: (.*), State: (-?\d+(?: -?\d+)*)(?:, Advantage: (\d+))?;\nAction: ", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a prompt says.
+
+    Attributes:
+        text: Instruction, cleaned.
+        state: Discretised state, -1 (below the normal range) to 255.
+        bin: Advantage bin, 1 the worst; None where none is said.
+    """
+
+    text: str
+    state: tuple[int, ...]
+    bin: int | None
+
+
+def clean_text(text: str) -> str:
+    """An instruction as models see it: no surrounding space, and `_` and newlines as spaces.
+
+    Raises:
+        ConfigError: If nothing is left.
+    """
+    cleaned = text.strip().replace("_", " ").replace("\n", " ")
+    if not cleaned.strip():
+        raise ConfigError(f"the instruction {text!r} says nothing; set the task's prompt")
+    return cleaned
+
+
+def state_numbers(state: Any, width: int | None = STATE_WIDTH) -> np.ndarray:
+    """A normalised state as whole numbers.
+
+    Args:
+        state: float (..., D), the normal range mapped to [-1, 1].
+        width: Numbers wanted; zeros are appended up to it. None takes the state as long as it is.
+
+    Returns:
+        int64 (..., width): 0 to 255 within [-1, 1], 255 above and -1 below it.
+
+    Raises:
+        ConfigError: If the state is longer than `width`, or not finite.
+    """
+    values = np.asarray(state, np.float64)
+    if not np.isfinite(values).all():
+        raise ConfigError("the state is not finite (NaN or infinity): the policy cannot be told where the robot is")
+    if width is not None:
+        if values.shape[-1] > width:
+            raise ConfigError(f"the state has {values.shape[-1]} dimensions, the prompt has room for {width}")
+        values = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, width - values.shape[-1])])
+    return np.digitize(values, _EDGES).astype(np.int64) - 1
+
+
+def advantage_bins(advantages: Any, codec: AdvantageCodec) -> np.ndarray:
+    """Bins int64, 1 to `codec.levels`, of raw advantages (value units), of any shape.
+
+    A bin is the codec's level + 1. With the codec's "bins" that is clipping first, and edges compared rounded: any
+    finite advantage has a bin (the release gives 0 below -1), and 0.2 is in the same bin as float32 and float64.
+
+    Raises:
+        ConfigError: If an advantage is not finite.
+    """
+    return codec.encode(advantages) + 1
+
+
+def level_bin(level: int, codec: AdvantageCodec) -> int | None:
+    """The bin that a prompt names for an advantage level: level + 1, or None for `codec.unsaid`.
+
+    Raises:
+        ConfigError: If the codec has no such level.
+    """
+    if not 0 <= level <= codec.unsaid:
+        raise ConfigError(f"advantage level {level} does not exist: 0 to {codec.best}, or {codec.unsaid} for unsaid")
+    return None if level == codec.unsaid else level + 1
+
+
+def build_prompt(text: str, state: Any, bin: int | None, width: int | None = STATE_WIDTH) -> str:
+    r"""The prompt of a policy; a pure function, used wherever one is needed.
+
+    Args:
+        text: Instruction, as the task or dataset has it.
+        state: float (D,), normalised once: the normal range mapped to [-1, 1].
+        bin: Advantage bin, from 1; None to say none.
+        width: As in `state_numbers`.
+
+    Raises:
+        ConfigError: If the text is empty, the state does not fit, or the bin is below 1.
+
+    Example:
+        >>> build_prompt("sort_the bricks", [0.0, 1.0], bin=10, width=2)
+        'Task: sort the bricks, State: 128 255, Advantage: 10;\nAction: '
+    """
+    numbers = state_numbers(state, width)
+    if numbers.ndim != 1 or not len(numbers):
+        raise ConfigError(f"a prompt is built of one state (D,), not of an array of shape {numbers.shape}")
+    if bin is not None and bin < 1:
+        raise ConfigError(f"advantage bin {bin} does not exist, bins start at 1; None says nothing")
+    said = "" if bin is None else f", Advantage: {int(bin)}"
+    return f"Task: {clean_text(text)}, State: {' '.join(map(str, numbers))}{said};\nAction: "
+
+
+def value_prompt(text: str) -> str:
+    """The prompt of a value model, which sees the instruction alone.
+
+    Raises:
+        ConfigError: If the text is empty.
+    """
+    return f"{clean_text(text)}\n"
+
+
+def parse_prompt(prompt: str) -> Prompt:
+    """What a prompt says; inverse of `build_prompt` up to cleaning and discretisation.
+
+    Raises:
+        ConfigError: If it is no prompt of that form.
+    """
+    match = _PATTERN.fullmatch(prompt)
+    if match is None:
+        raise ConfigError(f"not of the form 'Task: ..., State: ...;\\nAction: ': {prompt!r}")
+    text, state, said = match.groups()
+    return Prompt(text, tuple(int(number) for number in state.split(" ")), None if said is None else int(said))

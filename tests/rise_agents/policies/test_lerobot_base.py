@@ -1,0 +1,254 @@
+"""LeRobotBase: saved LeRobot policies act in our environments, and only those that were really loaded and fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rise_agents.evaluation import ChunkPolicy
+from rise_agents.policies.lerobot_base import LeRobotBase
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.tasks import TaskSpec, load_task
+
+pytestmark = pytest.mark.slow  # LeRobot takes many seconds to import
+
+Observe = Callable[..., dict[str, torch.Tensor]]
+SEEDS = [5, 0, 7]
+
+
+@pytest.fixture(scope="module")
+def spec() -> TaskSpec:
+    """Two cameras; stride 1, so that the step before can be observed."""
+    whole = load_task("brick_sorting", "tiny")
+    cameras = {name: whole.cameras[name] for name in ("head", "left_wrist")}
+    return dataclasses.replace(whole, cameras=cameras, image_size=(48, 64), stride=1)
+
+
+def statistics(spec: TaskSpec) -> dict[str, dict[str, torch.Tensor]]:
+    low, high = torch.from_numpy(spec.layout.low), torch.from_numpy(spec.layout.high)
+    images = {
+        key: {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.25)} for key in spec.cameras.values()
+    }
+    joints = {"mean": (low + high) / 2, "std": (high - low) / 2, "min": low, "max": high}
+    return {**images, "observation.state": joints, "action": joints}
+
+
+def save(path: Path, spec: TaskSpec, kind: str, **settings: Any) -> Path:
+    """Write a checkpoint of a tiny random policy with its pre- and post-processing, as lerobot-train does."""
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
+
+    images = {key: PolicyFeature(FeatureType.VISUAL, (3, *spec.image_size)) for key in spec.cameras.values()}
+    config = make_policy_config(
+        kind,
+        device="cpu",
+        push_to_hub=False,
+        input_features={**images, "observation.state": PolicyFeature(FeatureType.STATE, (spec.layout.dim,))},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (spec.layout.dim,))},
+        **settings,
+    )
+    torch.manual_seed(0)
+    get_policy_class(kind)(config).save_pretrained(path)
+    for pipeline in make_pre_post_processors(config, dataset_stats=statistics(spec)):
+        pipeline.save_pretrained(path)
+    return path
+
+
+ACT = {
+    "chunk_size": 10, "n_action_steps": 10, "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1,
+    "n_decoder_layers": 1, "n_vae_encoder_layers": 1, "latent_dim": 4, "pretrained_backbone_weights": None,
+}  # fmt: skip
+DIFFUSION = {
+    "horizon": 16, "n_action_steps": 8, "down_dims": (8, 16), "kernel_size": 3, "n_groups": 4,
+    "diffusion_step_embed_dim": 8, "num_train_timesteps": 4, "num_inference_steps": 2, "crop_ratio": 1.0,
+    "spatial_softmax_num_keypoints": 4, "pretrained_backbone_weights": None,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def act(spec: TaskSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("act"), spec, "act", **ACT)
+
+
+@pytest.fixture(scope="module")
+def diffusion(spec: TaskSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("diffusion"), spec, "diffusion", n_obs_steps=2, **DIFFUSION)
+
+
+def arrays(observations: dict[str, torch.Tensor], rows: Any = slice(None)) -> dict[str, np.ndarray]:
+    return {key: value[rows].numpy() for key, value in observations.items()}
+
+
+def run(policy: ChunkPolicy, observations: dict[str, np.ndarray], seeds: list[int], chunks: int = 2) -> np.ndarray:
+    policy.begin(seeds, np.ones(len(seeds), bool))
+    return np.stack([policy.act(observations) for _ in range(chunks)], axis=1)
+
+
+def test_a_loaded_act_predicts_what_lerobot_predicts(act: Path, spec: TaskSpec, observe: Observe) -> None:
+    from lerobot.policies.act.modeling_act import ACTPolicy
+    from lerobot.policies.factory import make_pre_post_processors
+
+    observations = observe(spec, 3)
+    chunks = run(LeRobotBase.from_pretrained(act, spec), arrays(observations), SEEDS)
+    theirs = ACTPolicy.from_pretrained(act)
+    pre, post = make_pre_post_processors(theirs.config, pretrained_path=str(act))
+    images = {key: observations[f"image_{name}"].permute(0, 3, 1, 2) / 255 for name, key in spec.cameras.items()}
+    batch = pre({**images, "observation.state": observations["state"], "task": [spec.prompt] * 3})
+    expected = post(theirs.predict_action_chunk(batch))[:, : spec.chunk]
+    assert chunks.shape == (3, 2, spec.chunk, spec.layout.dim)
+    assert chunks.dtype == np.float32
+    np.testing.assert_allclose(chunks[:, 0], np.clip(expected.numpy(), spec.layout.low, spec.layout.high), atol=1e-5)
+    np.testing.assert_array_equal(chunks[:, 0], chunks[:, 1])  # it draws nothing
+    assert (chunks > spec.layout.low).mean() > 0.5
+
+
+@pytest.mark.parametrize("history", ["lags", "repeat"])
+def test_random_numbers_depend_on_the_episodes_seed_alone(
+    diffusion: Path, spec: TaskSpec, observe: Observe, history: str
+) -> None:
+    policy = LeRobotBase.from_pretrained(diffusion, spec, history=history)
+    assert policy.lags == ((1,) if history == "lags" else ())
+    observations = observe(spec, 3, (1,))
+    global_state = torch.get_rng_state()
+    together = run(policy, arrays(observations), SEEDS)
+    assert torch.equal(torch.get_rng_state(), global_state)
+    torch.manual_seed(9)
+    np.testing.assert_array_equal(run(policy, arrays(observations), SEEDS), together)
+    for row, seed in enumerate(SEEDS):
+        alone = run(policy, arrays(observations, slice(row, row + 1)), [seed])
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
+    assert np.abs(together[:, 0] - together[:, 1]).max() > 1e-4
+    other = run(policy, arrays(observations, slice(0, 1)), [6])
+    assert np.abs(other[0] - together[0]).max() > 1e-4
+
+
+def test_a_new_episode_leaves_the_others_as_they_are(diffusion: Path, spec: TaskSpec, observe: Observe) -> None:
+    policy = LeRobotBase.from_pretrained(diffusion, spec)
+    observations = arrays(observe(spec, 2, (1,)))
+    expected = run(policy, observations, [5, 6])
+    policy.begin([5, 6], np.ones(2, bool))
+    policy.act(observations)
+    policy.begin([5, 6], np.array([False, True]))
+    mixed = policy.act(observations)
+    np.testing.assert_array_equal(mixed[0], expected[0, 1])
+    np.testing.assert_array_equal(mixed[1], expected[1, 0])
+
+
+def test_the_past_is_read_where_the_policy_wants_it(diffusion: Path, spec: TaskSpec, observe: Observe) -> None:
+    policy = LeRobotBase.from_pretrained(diffusion, spec)
+    observations = observe(spec, 1, (1,))
+    expected = run(policy, arrays(observations), [5], 1)
+    moved = {**observations, "state_lag1": observations["state_lag1"] + 0.3}
+    assert np.abs(run(policy, arrays(moved), [5], 1) - expected).max() > 1e-5
+    queues = policy.policy._queues["observation.state"]
+    assert len(queues) == 2
+    low, high = torch.from_numpy(spec.layout.low), torch.from_numpy(spec.layout.high)
+    for place, key in ((0, "state_lag1"), (1, "state")):
+        values = 2 * (moved[key] - low) / (high - low) - 1
+        torch.testing.assert_close(queues[place], values, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"observation_lags=\[1\]"):
+        policy.act(arrays(observe(spec, 1)))
+
+
+def test_no_other_weights_are_downloaded(act: Path, spec: TaskSpec, observe: Observe, tmp_path: Path) -> None:
+    shutil.copytree(act, tmp_path / "copy")
+    content = json.loads((act / "config.json").read_text())
+    content["pretrained_backbone_weights"] = "ResNet18_Weights.IMAGENET1K_V1"
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(content))
+    observations = arrays(observe(spec, 1))
+    expected, found = (
+        run(LeRobotBase.from_pretrained(path, spec), observations, [1]) for path in (act, tmp_path / "copy")
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_only_loaded_weights_pass(act: Path, spec: TaskSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lerobot.policies.act.modeling_act import ACTPolicy
+
+    # As LeRobot's pi0 and pi0.5 do where a file does not fit: a warning, and random weights.
+    monkeypatch.setattr(
+        ACTPolicy, "from_pretrained", classmethod(lambda cls, path, *, config, strict: cls(config).eval())
+    )
+    with pytest.raises(CheckpointError, match="LeRobot did not load 'model"):
+        LeRobotBase.from_pretrained(act, spec)
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing weight", "no processor", "stranger", "no config", "config"])
+def test_a_damaged_checkpoint_is_named(act: Path, spec: TaskSpec, tmp_path: Path, damage: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "copy"
+    shutil.copytree(act, folder)
+    weights, config, steps = (folder / n for n in ("model.safetensors", "config.json", "policy_preprocessor.json"))
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-10])
+        message = "cannot be loaded"
+    elif damage == "missing weight":
+        tensors = load_file(weights)
+        tensors.pop("model.action_head.bias")
+        save_file(tensors, weights)
+        message = "action_head.bias"
+    elif damage == "no processor":
+        steps.unlink()
+        message = "has no policy_preprocessor.json"
+    elif damage == "stranger":
+        content = json.loads(steps.read_text())
+        content["steps"].insert(0, {"class": "antigravity.Step", "config": {}})
+        steps.write_text(json.dumps(content))
+        message = "wants to import 'antigravity.Step'"
+    elif damage == "no config":
+        config.unlink()
+        message = "cannot be loaded"
+    else:
+        config.write_text("{}")
+        message = "cannot be loaded.*'type'"
+    with pytest.raises(CheckpointError, match=message):
+        LeRobotBase.from_pretrained(folder, spec)
+
+
+def test_a_policy_of_another_task_is_an_error(act: Path, spec: TaskSpec) -> None:
+    with pytest.raises(ConfigError, match=r"shape \(3, 48, 64\), the task's images are \(3, 32, 32\)"):
+        LeRobotBase.from_pretrained(act, dataclasses.replace(spec, image_size=(32, 32)))
+    with pytest.raises(ConfigError, match=r"observation.images.hand_left would be missing"):
+        LeRobotBase.from_pretrained(act, dataclasses.replace(spec, cameras={"head": "observation.images.top_head"}))
+    with pytest.raises(ConfigError, match="are not those of the task"):
+        LeRobotBase.from_pretrained(act, spec, cameras={"head": "observation.images.top_head"})
+    layout = spec.layout
+    names = ("names", "units", "lower", "upper")
+    half = dataclasses.replace(layout, **{name: getattr(layout, name)[:7] for name in names})
+    with pytest.raises(ConfigError, match=r"state has shape \(14,\).* 7 joints"):
+        LeRobotBase.from_pretrained(act, dataclasses.replace(spec, layout=half))
+    with pytest.raises(ConfigError, match="history is 'guess'"):
+        LeRobotBase.from_pretrained(act, spec, history="guess")
+
+
+def test_cameras_go_by_their_names(act: Path, spec: TaskSpec, observe: Observe) -> None:
+    observations = observe(spec, 1)
+    renamed = dataclasses.replace(spec, cameras={"left_wrist": "x", "head": "y"})
+    names = {"left_wrist": "observation.images.hand_left", "head": "observation.images.top_head"}
+    np.testing.assert_array_equal(
+        run(LeRobotBase.from_pretrained(act, renamed, cameras=names), arrays(observations), [1]),
+        run(LeRobotBase.from_pretrained(act, spec), arrays(observations), [1]),
+    )
+
+
+def test_a_chunk_too_short_and_a_forgotten_begin_are_errors(act: Path, spec: TaskSpec, observe: Observe) -> None:
+    policy = LeRobotBase.from_pretrained(act, dataclasses.replace(spec, chunk=12))
+    with pytest.raises(ConfigError, match="begin was called for 0 environments, the observation has 1"):
+        policy.act(arrays(observe(spec, 1)))
+    with pytest.raises(ConfigError, match="predicts 10 steps, the task's chunk has 12"):
+        run(policy, arrays(observe(spec, 1)), [1])
+
+
+def test_the_base_is_frozen(act: Path, spec: TaskSpec) -> None:
+    policy = LeRobotBase.from_pretrained(act, spec).policy
+    assert not policy.training
+    assert not any(weight.requires_grad for weight in policy.parameters())
