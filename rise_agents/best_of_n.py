@@ -30,7 +30,7 @@ class BestOfN:
         world_model: Imagines and scores.
         count: Proposals per decision, n.
         level: Advantage level to ask for; the best when None.
-        guidance: As in `Policy.sample`.
+        guidance: As in `Policy.sample`; the policy's own when None.
         batch: Chunks imagined at once.
 
     Attributes:
@@ -46,7 +46,7 @@ class BestOfN:
         world_model: CompositionalWorldModel,
         count: int,
         level: int | None = None,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         batch: int = 128,
     ) -> None:
         if count < 1:
@@ -56,7 +56,7 @@ class BestOfN:
             raise ConfigError("policy and world model have different joints or cameras")
         self.policy, self.world_model, self.count, self.batch = policy.eval(), world_model, count, batch
         self.level = policy.codec.best if level is None else level
-        self.guidance = guidance
+        self.guidance = policy.guidance if guidance is None else guidance
         self.lags = tuple(spec.stride * k for k in range(1, spec.history))
         if not set(policy.lags) <= set(self.lags):
             raise ConfigError(f"the policy reads lags {policy.lags}, the world model's history has {self.lags}")

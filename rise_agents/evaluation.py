@@ -116,7 +116,7 @@ def policy_of(name: str, env_id: str, **options: Any) -> tuple[PolicyMaker, dict
 
     policy = load_policy(path, device=options.get("device") or "cpu")
     level = level_of(policy, options.get("advantage") or "best")
-    guidance = 1.0 if options.get("guidance") is None else float(options["guidance"])
+    guidance = options.get("guidance")
     if count := options.get("best_of"):
         from rise_agents.best_of_n import BestOfN
         from rise_env.bundle import find_bundle, load_bundle

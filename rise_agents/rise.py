@@ -50,10 +50,11 @@ class RiseConfig:
         ema: Decay of the rollout policy (paper: 0.995).
         scope: What is trained: "action" (the action expert, as in the release; what the images are encoded to is then
             computed once) or "all".
-        guidance: Classifier-free guidance of the proposals.
+        guidance: Classifier-free guidance of the proposals; the policy's own when None.
         group: Proposals per recorded state.
-        relative: Take advantages relative to the mean of their group, in units of the deviation of all such differences,
-            and spread them over the bins so that the best one begins one deviation above the mean; wants `group` > 1.
+        relative: Take advantages relative to the mean of their group, in units of the deviation of all such
+            differences, and spread them over the bins so that the best one begins one deviation above the mean; wants
+            `group` > 1.
         recorded_member: One member of every group is the chunk that was recorded there.
         shuffled: Give every imagined chunk the level of another one of its round: a control, in which nothing can be
             learned from advantages.
@@ -72,7 +73,7 @@ class RiseConfig:
     clip: float = 1.0
     ema: float = 0.995
     scope: str = "action"
-    guidance: float = 1.0
+    guidance: float | None = None
     group: int = 1
     relative: bool = False
     recorded_member: bool = False
@@ -160,6 +161,7 @@ class RISE:
         self.parameters = self.actor.action_parameters()
         if self.config.scope == "all":
             self.parameters = [p for p in self.actor.parameters() if p.requires_grad]
+        self._guidance = policy.guidance if self.config.guidance is None else self.config.guidance
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.config.rate, betas=(0.9, 0.95))
         self.rounds, self.updates, self.num_chunks = 0, 0, 0
         self.figures: dict[str, float] = {}
@@ -225,7 +227,9 @@ class RISE:
             noise = torch.zeros(shape) if deterministic else torch.randn(shape)
         with torch.no_grad():
             context = self._context(self.policy, observation)
-            chunks = self.policy.sample(context, self._ask(count), noise.to(self.policy.device))
+            chunks = self.policy.sample(
+                context, self._ask(count), noise.to(self.policy.device), guidance=self._guidance
+            )
         layout = self.policy.spec.layout
         return np.clip(chunks.cpu().numpy(), layout.low, layout.high), None
 
@@ -253,7 +257,7 @@ class RISE:
         for position in range(config.chunks_per_state):
             context = self._context(policy, observations)
             noise = torch.randn((envs.num_envs, *policy.noise_shape), generator=generator).to(policy.device)
-            chunks = policy.sample(context, self._ask(envs.num_envs), noise, guidance=config.guidance)
+            chunks = policy.sample(context, self._ask(envs.num_envs), noise, guidance=self._guidance)
             low, high = (torch.from_numpy(x).to(chunks) for x in (policy.spec.layout.low, policy.spec.layout.high))
             chunks = torch.maximum(torch.minimum(chunks, high), low)
             proposed = np.ones(envs.num_envs, bool)
@@ -485,7 +489,9 @@ class _OfflineFeatures:
     def __init__(self, policy: Policy, data: ChunkSource) -> None:
         self._policy, self._data = policy, data
         self._known = np.zeros(len(data), bool)
-        self._columns: tuple[torch.Tensor, ...] = ()  # features, states, levels, chunks
+        self._context: dict[str, torch.Tensor] = {}
+        self._rest: tuple[torch.Tensor, ...] = ()  # levels, chunks
+        self._kind: type[Context] = Context
 
     @torch.no_grad()
     def batch(self, rows: np.ndarray) -> tuple[Context, torch.Tensor, torch.Tensor]:
@@ -493,14 +499,24 @@ class _OfflineFeatures:
         if len(new):
             batch = self._data.batch(new, self._policy.device)
             context = self._policy.context(batch.observations, batch.prompts)
-            found = (context.features, context.state, batch.levels, batch.chunks)
-            if not self._columns:
-                self._columns = tuple(one.new_zeros((len(self._data), *one.shape[1:])) for one in found)
-            for column, one in zip(self._columns, found, strict=True):
-                column[torch.from_numpy(new)] = one
+            self._kind = type(context)
+            found = {field.name: getattr(context, field.name) for field in dataclasses.fields(context)}
+            if not self._rest:
+                self._context = {name: self._column(one) for name, one in found.items()}
+                self._rest = (self._column(batch.levels), self._column(batch.chunks))
+            index = torch.from_numpy(new)
+            for name, one in found.items():
+                self._context[name][index] = one
+            for column, one in zip(self._rest, (batch.levels, batch.chunks), strict=True):
+                column[index] = one
             self._known[new] = True
-        features, state, levels, chunks = (column[torch.from_numpy(rows)] for column in self._columns)
-        return Context(features, state), levels, chunks
+        index = torch.from_numpy(rows)
+        context = self._kind(**{name: column[index] for name, column in self._context.items()})
+        levels, chunks = (column[index] for column in self._rest)
+        return context, levels, chunks
+
+    def _column(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_zeros((len(self._data), *like.shape[1:]))
 
 
 def _relative(advantages: np.ndarray, group: int) -> np.ndarray:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--advantage", metavar="LEVEL", help="advantage to ask for: best (default), middle, worst, none, or 0, 1, ..."
     )
-    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: 1, none)")
+    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
     parser.add_argument(
         "--best-of", type=int, metavar="N", help="imagine N proposals per decision and execute the best"
     )
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         config = {"env": args.env, "policy": args.policy, "episodes": args.episodes, **env_kwargs}
         config |= (
-            {"advantage": args.advantage or "best", "guidance": args.guidance or 1.0, "best_of": args.best_of or 1}
+            {"advantage": args.advantage or "best", "guidance": args.guidance, "best_of": args.best_of or 1}
             if needs
             else {}
         )

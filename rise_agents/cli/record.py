@@ -1,8 +1,8 @@
-"""Record episodes of a scripted policy in the work cell as a LeRobot v3.0 dataset.
+"""Record episodes of a policy in the work cell as a LeRobot v3.0 dataset.
 
-Policies: `expert`; `operator` (imperfect, a mixture of habits); `operator-noisy`, `-delayed`, `-confused`,
+Scripted policies: `expert`; `operator` (imperfect, a mixture of habits); `operator-noisy`, `-delayed`, `-confused`,
 `-hesitant`, `-hasty`, `-clumsy`, `-distracted`, `-playful`; and `corrected` (an operator corrected by the expert; its
-frames carry `is_intervention`).
+frames carry `is_intervention`). Trained ones: `base` (the bundle's), a run folder, a checkpoint or a Hub id.
 
 Episode i uses seed S + i. Run the same command again to continue after an interruption, or with more episodes to
 extend the dataset; nothing that was finished is lost, whenever the process dies. A preview video of the first episodes
@@ -20,6 +20,7 @@ import argparse
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from rise_env.errors import ConfigError
 
@@ -29,7 +30,9 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
-    parser.add_argument("--policy", default="expert", help="name of a scripted policy (default: %(default)s)")
+    parser.add_argument("--policy", default="expert", help="name or path of a policy (default: %(default)s)")
+    parser.add_argument("--advantage", default="best", metavar="LEVEL", help="what to ask a trained policy for")
+    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
     parser.add_argument("--episodes", type=int, default=10, help="episodes in the dataset (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="directory of the dataset")
@@ -69,9 +72,10 @@ def run(args: argparse.Namespace) -> int:
             outcomes["success" if episode.success else episode.failure_mode] += 1
             progress.set_postfix(dict(outcomes), refresh=False)
 
+        name, make = _trained(args)
         collect(
-            spec, config, args.policy, args.episodes, args.seed, args.out,
-            tail_seconds=args.tail_seconds, on_episode=on_episode,
+            spec, config, name, args.episodes, args.seed, args.out,
+            tail_seconds=args.tail_seconds, on_episode=on_episode, make_policy=make,
         )  # fmt: skip
     elapsed = time.perf_counter() - started
     records = read_episode_records(args.out)
@@ -85,3 +89,18 @@ def run(args: argparse.Namespace) -> int:
         preview = write_preview(args.out, args.out / "preview.mp4", episodes=min(args.preview, len(records)))
         print(f"preview: {preview}")
     return 0
+
+
+def _trained(args: argparse.Namespace) -> tuple[str, Any]:
+    """Name for the records, and what makes a trained policy act in the cell; None for a scripted one."""
+    from rise_agents.policies.loading import find_policy, level_of, load_policy
+
+    path = find_policy(args.policy, args.task)
+    if path is None:
+        return args.policy, None
+    from rise_agents.cli.cell_policy import PolicyInCell
+
+    policy = load_policy(path)
+    name = "policy-" + Path(args.policy).name
+    level = level_of(policy, args.advantage)
+    return name, lambda cell, renderer: PolicyInCell(cell, renderer, policy, name, args.seed, level, args.guidance)

@@ -46,8 +46,10 @@ class Policy(nn.Module, ABC):
         spec: Task.
         codec: What its advantage levels mean.
         lags: Past observations that it reads besides the present one, in control steps.
+        guidance: Weight of classifier-free guidance when nobody says otherwise.
     """
 
+    guidance: float = 1.0
     spec: TaskSpec
     codec: AdvantageCodec
     lags: tuple[int, ...]
@@ -161,16 +163,16 @@ class PolicyRunner:
     Args:
         policy: Policy; put into evaluation mode.
         level: Advantage level to ask for; the best when None.
-        guidance: As in `Policy.sample`.
+        guidance: As in `Policy.sample`; the policy's own when None.
         steps: As in `Policy.sample`.
     """
 
     def __init__(
-        self, policy: Policy, level: int | None = None, guidance: float = 1.0, steps: int | None = None
+        self, policy: Policy, level: int | None = None, guidance: float | None = None, steps: int | None = None
     ) -> None:
         self.policy = policy.eval()
         self.level = policy.codec.best if level is None else level
-        self.guidance, self.steps = guidance, steps
+        self.guidance, self.steps = policy.guidance if guidance is None else guidance, steps
         self._generators: list[torch.Generator] = []
 
     def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:

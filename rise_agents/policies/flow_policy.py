@@ -40,6 +40,7 @@ class FlowPolicyConfig:
         network: Sizes.
         lags: Past observations to read, in control steps; two moments show speeds, one does not.
         steps: Integration steps when acting.
+        guidance: Weight of classifier-free guidance over the advantage when acting; 1 for none.
         draws: Noises and times drawn per chunk in training: images are dear to encode, chunks are cheap to denoise.
         unsaid: Part of the training samples whose advantage level is hidden, for classifier-free guidance.
         jitter: Largest relative change of brightness and contrast in training.
@@ -50,6 +51,7 @@ class FlowPolicyConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     lags: tuple[int, ...] = (2,)
     steps: int = 6
+    guidance: float = 2.0
     draws: int = 2
     unsaid: float = 0.1
     jitter: float = 0.1
@@ -106,6 +108,7 @@ class FlowPolicy(Policy):
         super().__init__()
         self.spec, self.config = spec, config or FlowPolicyConfig()
         self.codec, self.lags = codec or AdvantageCodec(), self.config.lags
+        self.guidance = self.config.guidance
         dim, moments = spec.layout.dim, 1 + len(self.lags)
         network = self.config.network
         self.encoders = nn.ModuleList([ViewEncoder(moments, spec.image_size, network) for _ in spec.cameras])
@@ -220,7 +223,7 @@ class FlowPolicy(Policy):
     ) -> tuple[torch.Tensor, Trajectory]:
         """A stochastic sample whose probability is known, for policy gradients.
 
-        Every Euler step but the last adds normal noise of deviation `spread` x sqrt(1 / steps), so that the way from
+        Every Euler step adds normal noise of deviation `spread` x sqrt(1 / steps), so that the way from
         noise to chunk is a Markov chain of normal steps (as in ReinFlow, arXiv 2505.22094).
 
         Returns:

@@ -57,6 +57,7 @@ def collect(
     *,
     tail_seconds: float | None = None,
     on_episode: Callable[[int, CollectedEpisode | None], None] | None = None,
+    make_policy: Callable[[WorkCell, CellRenderer], ScriptedPolicy] | None = None,
 ) -> None:
     """Record episodes `seed ... seed + episodes - 1`; a dataset that has some of them already is continued.
 
@@ -72,6 +73,7 @@ def collect(
         root: Directory of the dataset.
         tail_seconds: See above; one chunk when omitted.
         on_episode: Called with the number of episodes on disk and the one just recorded (None for those found).
+        make_policy: Makes what acts, where that is no scripted policy of the task; its name must be `policy`.
 
     Raises:
         ConfigError: If the policy is unknown, or the dataset at `root` holds other episodes than these.
@@ -79,7 +81,7 @@ def collect(
     """
     cell = WorkCell(spec, config)
     renderer = CellRenderer(cell.model, cell.data, config.supersample)
-    scripted = cell.task.scripted(policy, seed)
+    scripted = cell.task.scripted(policy, seed) if make_policy is None else make_policy(cell, renderer)
     tail = round((spec.chunk / spec.fps if tail_seconds is None else tail_seconds) * spec.fps)
     with EpisodeRecorder(root, spec) as recorder:
         found = recorder.num_episodes

@@ -114,9 +114,7 @@ def _playful(rng: np.random.Generator) -> Habit:
             spells[kind].append((float(now), float(end), tuple(velocity)))
             now = end
         now += rng.uniform(0.2, 2.0)
-    return Habit(
-        Style(speed=rng.uniform(0.8, 1.5)), drifts=tuple(spells["drifts"]), detours=tuple(spells["detours"])
-    )
+    return Habit(Style(speed=rng.uniform(0.8, 1.5)), drifts=tuple(spells["drifts"]), detours=tuple(spells["detours"]))
 
 
 #: Kinds of operators, each with its share in the mixture "operator".

@@ -1,0 +1,65 @@
+"""A trained policy in the work cell, as the recorder of scripted ones drives it: one control step at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rise_agents.policies.base import Policy, PolicyRunner
+from rise_env.spaces import image_key, lag_key
+from rise_robot.cell.cell import WorkCell
+from rise_robot.cell.render import CellRenderer
+from rise_robot.cell.scripted import ScriptedPolicy
+
+__all__ = ["PolicyInCell"]
+
+
+class PolicyInCell(ScriptedPolicy):
+    """Looks at the cell at every control step and asks the policy for a chunk whenever the last one is used up.
+
+    Args:
+        cell: The cell.
+        renderer: Renderer of its cameras.
+        policy: Policy; sees what the cameras see, not the ground truth.
+        name: Name for the records.
+        seed: Seed of its noise, together with the episode.
+        level: Advantage level to ask for.
+        guidance: As in `PolicyRunner`.
+    """
+
+    def __init__(
+        self,
+        cell: WorkCell,
+        renderer: CellRenderer,
+        policy: Policy,
+        name: str,
+        seed: int,
+        level: int | None = None,
+        guidance: float | None = None,
+    ) -> None:
+        self.name = name
+        self._cell, self._renderer, self._seed = cell, renderer, seed
+        self._runner, self._lags = PolicyRunner(policy, level, guidance), policy.lags
+        self._seen: list[dict[str, np.ndarray]] = []
+        self._queue: list[np.ndarray] = []
+
+    def reset(self) -> None:
+        """Forget the episode before."""
+        self._seen, self._queue = [], []
+        self._runner.begin([(self._seed * 1_000_003 + self._cell.episode_key) % 2**62], np.ones(1, bool))
+
+    def plan(self, horizon: int) -> np.ndarray:
+        """The next `horizon` targets of the present chunk; the last one is repeated where it ends."""
+        spec = self._cell.spec
+        images = self._renderer.render(list(spec.cameras), spec.image_size)
+        now = {image_key(camera): image for camera, image in zip(spec.cameras, images, strict=True)}
+        self._seen = [*self._seen, {**now, "state": self._cell.state()}][-1 - max(self._lags, default=0) :]
+        if not self._queue:
+            observation: dict[str, np.ndarray] = {}
+            for lag in (0, *self._lags):
+                moment = self._seen[max(0, len(self._seen) - 1 - lag)]
+                observation |= {lag_key(key, lag): value[None] for key, value in moment.items()}
+            self._queue = list(self._runner.act(observation)[0][: spec.execute].astype(float))
+        chosen = self._queue[:horizon]
+        chosen += [chosen[-1]] * (horizon - len(chosen))
+        self._queue = self._queue[1:]
+        return np.stack(chosen)
