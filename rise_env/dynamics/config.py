@@ -289,6 +289,8 @@ class DynamicsConfig:
         transformer_kind: "rise" (`transformer`) or "official" (`official`).
         alignment: Which actions belong to an imagined frame, one of `rise_env.alignment.ALIGNMENTS`.
         storage: Matrices on disk in "fp32" or "fp16"; computing is not touched by it.
+        details: What the autoencoder loses of the frame that imagination starts from is carried over to where nothing
+            changes: fully at no change, by 1/e at a change of so many grey levels. 0 for none. Image autoencoders only.
         autoencoder: See `AutoencoderConfig`.
         video_autoencoder: See `VideoAutoencoderConfig`.
         transformer: See `TransformerConfig`.
@@ -301,6 +303,7 @@ class DynamicsConfig:
     transformer_kind: str = "rise"
     alignment: str = "interval"
     storage: str = "fp32"
+    details: float = 0.0
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     video_autoencoder: VideoAutoencoderConfig = field(default_factory=VideoAutoencoderConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
@@ -313,6 +316,8 @@ class DynamicsConfig:
         _choice("dynamics.transformer_kind", self.transformer_kind, ("rise", "official"))
         _choice("dynamics.alignment", self.alignment, ALIGNMENTS)
         _choice("dynamics.storage", self.storage, ("fp32", "fp16"))
+        _require(self.details >= 0, f"dynamics.details is {self.details}, expected at least 0")
+        _require(not self.details or self.autoencoder_kind == "image", "dynamics.details needs an image autoencoder")
 
 
 def load_dynamics_config(

@@ -82,6 +82,10 @@ def evaluate_dynamics(model: LatentDynamics, latents: Latents, training: Trainin
             shuffled, _ = model.sample(history, tokens.roll(len(tokens) // 2 or 1, 0), state, text, noise)
             pixels = model._decode(imagined.transpose(1, 2))
             coded = model._decode(clean.transpose(1, 2))
+            present = torch.from_numpy(training.dataset.frames(batch.index)).to(device)
+            if model.config.details:
+                details = torch.stack([present, model._decode(history[:, :, -1:].transpose(1, 2))[:, 0]], dim=1)
+                pixels = model.with_details(pixels, details)
         current = history[:, :, -1:]
         errors = {"latent_mse": imagined, "latent_mse_shuffled": shuffled}
         if model.autoencoder.per_frame:
@@ -93,7 +97,7 @@ def evaluate_dynamics(model: LatentDynamics, latents: Latents, training: Trainin
                 sums[name] = sums.get(name, 0.0) + float(error.abs().mean()) * len(batch)
         true = torch.from_numpy(training.dataset.frames(batch.future_index)).to(device)
         ends["true"].append(true[:, -1])
-        ends["current"].append(torch.from_numpy(training.dataset.frames(batch.index)).to(device))
+        ends["current"].append(present)
         ends["imagined"].append(pixels[:, -1])
         ends["coded"].append(coded[:, -1])
         if len(pictures) < 8:

@@ -60,11 +60,25 @@ class DynamicsState:
         history: Normalised latents (B, T, V, C, h, w), oldest first, `stride` control steps apart.
         state: Joint states of the current frame (B, D), rad and m.
         text: Hashed words of the instruction (B, W).
+        details: The recorded frame that the session started from, and what the autoencoder makes of it, uint8
+            (B, 2, V, H, W, 3); (B, 0) where `config.details` is 0.
     """
 
     history: torch.Tensor
     state: torch.Tensor
     text: torch.Tensor
+    details: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ImagePrediction(Prediction):
+    """Of an image autoencoder.
+
+    Attributes:
+        details: See `DynamicsState`.
+    """
+
+    details: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -204,11 +218,15 @@ class LatentDynamics(nn.Module):
         self._check_frames(history.frames)
         if history.frames.shape[1] != self.shape.history:
             raise ConfigError(f"the history has {history.frames.shape[1]} frames, expected {self.shape.history}")
+        details = torch.zeros((len(history.frames), 0), dtype=torch.uint8, device=self.device)
         with self._inference():
             latents = self._encode_history(history.frames)
+            if self.config.details:
+                actual = history.frames[:, -1:].to(self.device)
+                details = torch.cat([actual, self._decode(latents[:, -1:])], dim=1)
         state = history.states[:, -1].to(self.device, torch.float32)
         text = hash_text(history.prompts, self._text_buckets).to(self.device)
-        return DynamicsState(latents, state, text)
+        return DynamicsState(latents, state, text, details)
 
     @torch.no_grad()
     def predict(
@@ -243,14 +261,14 @@ class LatentDynamics(nn.Module):
             states = None if residual is None else self.scaler.add_residual(command, residual)
             end = command[:, -1] if states is None else states[:, -1]
             if self.autoencoder.per_frame:
-                prediction = Prediction(latents, states, uncertainty)
+                prediction: Prediction = ImagePrediction(latents, states, uncertainty, state.details)
                 following = latents
             else:
                 frames = self._decode(latents)
                 prediction = VideoPrediction(latents, states, uncertainty, frames)
                 following = self._encode(frames[:, -self.shape.history :])
         following = torch.cat([state.history, following], dim=1)[:, -self.shape.history :]
-        return prediction, DynamicsState(following.contiguous(), end, state.text)
+        return prediction, DynamicsState(following.contiguous(), end, state.text, state.details)
 
     @torch.no_grad()
     def decode(self, prediction: Prediction, index: Sequence[int]) -> torch.Tensor:
@@ -261,8 +279,20 @@ class LatentDynamics(nn.Module):
         assert prediction.latents is not None
         with self._inference():
             if self.autoencoder.per_frame:
-                return self._decode(prediction.latents[:, index])
+                pixels = self._decode(prediction.latents[:, index])
+                if isinstance(prediction, ImagePrediction) and prediction.details is not None:
+                    pixels = self.with_details(pixels, prediction.details)
+                return pixels
             return self._decode(prediction.latents)[:, index]
+
+    def with_details(self, pixels: torch.Tensor, details: torch.Tensor) -> torch.Tensor:
+        """Imagined frames uint8 (B, K, V, H, W, 3) with the details of the frame they started from; see the config."""
+        if not self.config.details or not details.shape[1]:
+            return pixels
+        actual, coded = details[:, :1].float(), details[:, 1:].float()
+        imagined = pixels.float()
+        change = (imagined - coded).abs().mean(dim=-1, keepdim=True) / self.config.details
+        return (imagined + torch.exp(-change.square()) * (actual - coded)).round().clamp(0, 255).to(torch.uint8)
 
     @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
@@ -389,4 +419,4 @@ def fast_bf16_cpu() -> bool:
 
 
 def _tensors(state: DynamicsState) -> list[torch.Tensor]:
-    return [state.history, state.state, state.text]
+    return [state.history, state.state, state.text, state.details]

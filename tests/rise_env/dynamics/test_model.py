@@ -113,7 +113,9 @@ def test_history_stays_in_order_across_chunks(length: int, expected: list[int]) 
     model.transformer = Counter()
     start = torch.arange(1.0 - length, 1.0).reshape(1, -1, 1, 1, 1, 1)
     latents = start.expand(1, -1, 2, *model.autoencoder.latent_shape).contiguous()
-    state = DynamicsState(latents, torch.zeros(1, 2), torch.zeros(1, 0, dtype=torch.int64))
+    state = DynamicsState(
+        latents, torch.zeros(1, 2), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.uint8)
+    )
     for chunk in range(3):
         prediction, state = model.predict(state, actions(1, shape), generators([0]))
         counted = state.history[0, :, 0, 0, 0, 0].tolist()
@@ -302,3 +304,30 @@ def test_large_presets_are_configured(preset: str) -> None:
     assert (config.transformer_kind, config.autoencoder_kind, config.alignment) == ("official", "video", "target")
     assert config.official.action_tokens == spec.frames_per_chunk == 25
     assert config.flow.target == "velocity"
+
+
+def test_details_are_kept_where_nothing_changes() -> None:
+    plain, carried = build(), build(dataclasses.replace(CONFIG, details=16.0))
+    past = history(2)
+    prediction, after = carried.predict(carried.open(past), actions(2), generators([1, 2]))
+    same, _ = plain.predict(plain.open(past), actions(2), generators([1, 2]))
+    torch.testing.assert_close(prediction.latents, same.latents)
+    assert (plain.decode(same, [0, -1]) != carried.decode(prediction, [0, -1])).any()
+    actual, coded = past.frames[:, -1:], plain._decode(plain.open(past).history[:, -1:])
+    # Beside no change at all stands the recorded pixel itself, beside a large one what was decoded.
+    still = carried.with_details(coded, after.details)
+    torch.testing.assert_close(still, actual)
+    elsewhere = (coded.float() + 100).clamp(0, 255).to(torch.uint8)
+    moved, far = carried.with_details(elsewhere, after.details), coded.amax(dim=-1) <= 155
+    assert far.any()
+    torch.testing.assert_close(moved[far], elsewhere[far])
+    # The second chunk, and environments that change places, keep what is theirs.
+    second, _ = carried.predict(carried.select(after, torch.tensor([1, 0])), actions(2), generators([1, 2]))
+    torch.testing.assert_close(second.details, after.details.flip(0))  # type: ignore[attr-defined]
+
+
+def test_details_are_for_image_autoencoders() -> None:
+    with pytest.raises(ConfigError, match="image autoencoder"):
+        dataclasses.replace(CONFIG, details=1.0, autoencoder_kind="video")
+    with pytest.raises(ConfigError, match="at least 0"):
+        dataclasses.replace(CONFIG, details=-1.0)
