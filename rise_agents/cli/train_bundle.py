@@ -12,7 +12,7 @@ for the dynamics, the rest for the value, of which the last three tenths train o
 how far that comes depends on the speed of the machine.
 
 Everything in between stays in `--runs` (default: `<out>-runs`). Parts that are trained already can be given with
-`--dynamics` and `--value`.
+`--dynamics` and `--value`; `--policy` puts a base policy in, for `--policy base` of other commands and for the demo.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of the training runs (default: <out>-runs)")
     parser.add_argument("--dynamics", type=Path, metavar="MODEL", help="trained dynamics model to use")
     parser.add_argument("--value", type=Path, metavar="MODEL", help="trained value model to use")
+    parser.add_argument("--policy", type=Path, metavar="MODEL", help="base policy to put in (`rise train policy`)")
     parser.add_argument("--starts", type=int, default=512, metavar="N", help="start states (default: %(default)s)")
     parser.add_argument(
-        "--imagined", type=int, default=1000, metavar="N",
+        "--imagined", type=int, default=3000, metavar="N",
         help="recorded chunks to imagine for the value; 0 for none (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Train what is not given, then write the bundle."""
     _check(args)
     from rise_agents.cli.progress import say
+    from rise_agents.policies.loading import load_policy
     from rise_env.bundle import save_bundle
     from rise_env.data import open_dataset
     from rise_env.dynamics.model import LatentDynamics
@@ -69,10 +71,16 @@ def run(args: argparse.Namespace) -> int:
     for given, kind in ((args.dynamics, LatentDynamics), (args.value, ValueModel)):
         if given is not None:
             kind.from_pretrained(given)
+    if args.policy is not None:
+        load_policy(args.policy)
     runs = args.runs or args.out.with_name(f"{args.out.name}-runs")
     updates = None if args.minutes is not None else count_updates(args)
-    if updates is not None:
-        say(f"updates: {', '.join(f'{name} {count}' for name, count in updates._asdict().items())}")
+    ours = {} if updates is None else updates._asdict()
+    for given, parts in ((args.dynamics, ("autoencoder", "transformer")), (args.value, ("value", "imagined"))):
+        if given is not None:
+            ours = {name: count for name, count in ours.items() if name not in parts}
+    if ours:
+        say(f"updates: {', '.join(f'{name} {count}' for name, count in ours.items())}")
     dynamics = args.dynamics or _dynamics(args, runs / "dynamics", updates)
     value = args.value or _value(args, runs, dynamics, updates)
 
@@ -83,9 +91,9 @@ def run(args: argparse.Namespace) -> int:
     about = {
         "data": [Path(path).name for path in args.data],
         "minutes": args.minutes,
-        "updates": None if updates is None else updates._asdict(),
+        "updates": ours or None,
     }
-    bundle = save_bundle(args.out, starts, model, about=about, seed=0)
+    bundle = save_bundle(args.out, starts, model, policy=args.policy, about=about, seed=0)
     size = sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file())
     print(f"bundle: {bundle.path} ({size / 1e6:.1f} MB, {len(starts)} start states)")
     return 0
