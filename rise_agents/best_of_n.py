@@ -81,7 +81,7 @@ class BestOfN:
         chunks = policy.sample(context[owner.to(policy.device)], levels, noise, guidance=self.guidance)
         low, high = (torch.from_numpy(x).to(chunks) for x in (policy.spec.layout.low, policy.spec.layout.high))
         chunks = torch.maximum(torch.minimum(chunks, high), low)
-        score = self._score(observations, chunks, owner).reshape(envs, self.count)
+        score = self.score(observations, chunks, owner).reshape(envs, self.count)
         best = torch.arange(envs) * self.count + score.argmax(dim=1).cpu()
         return chunks[best.to(chunks.device)].cpu().numpy()
 
@@ -99,7 +99,7 @@ class BestOfN:
             [spec.prompt] * len(states[0]),
         )
 
-    def _score(self, observations: Mapping[str, Any], chunks: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+    def score(self, observations: Mapping[str, Any], chunks: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
         """Imagined advantage of every proposal."""
         model = self.world_model
         session = model.open(self.history(observations))

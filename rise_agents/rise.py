@@ -372,7 +372,9 @@ class RISE:
                 seen = {key: value[index].to(device) for key, value in imagined.observations.items()}
                 context = self.actor.context(seen, [self.actor.spec.prompt] * len(which), generator)
             weights = imagined.weights[index]
-            losses = self.actor.loss(context, imagined.levels[index], imagined.chunks[index], generator)
+            levels, chunks = imagined.levels[index], imagined.chunks[index]
+            # Proposals were asked to be good: the branch without a level is to go on meaning "as recorded".
+            losses = self.actor.loss(context, levels, chunks, generator, hidden=0.0)
             total, weight = total + (weights * losses).sum(), weight + float(weights.sum())
         if offline:
             assert self.offline is not None

@@ -106,9 +106,23 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self, context: Context, levels: torch.Tensor, chunks: torch.Tensor, generator: torch.Generator
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        chunks: torch.Tensor,
+        generator: torch.Generator,
+        hidden: float | None = None,
     ) -> torch.Tensor:
-        """Flow-matching loss of each chunk, (B,); `chunks` in rad and m. Noise and times come from `generator`."""
+        """Flow-matching loss of each chunk, (B,).
+
+        Args:
+            context: What was seen.
+            levels: Their advantage levels, int64 (B,).
+            chunks: float32 (B, chunk, D), rad and m.
+            generator: Source of noise and times.
+            hidden: Part of the levels that is hidden, for the unconditional branch of guidance; the policy's own share
+                when None.
+        """
 
     @abstractmethod
     def action_parameters(self) -> list[nn.Parameter]:

@@ -196,7 +196,12 @@ class FlowPolicy(Policy):
         return self.denormalise(x, context.state)
 
     def loss(
-        self, context: Context, levels: torch.Tensor, chunks: torch.Tensor, generator: torch.Generator
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        chunks: torch.Tensor,
+        generator: torch.Generator,
+        hidden: float | None = None,
     ) -> torch.Tensor:
         """Flow-matching loss of each chunk, (B,) (see `Policy.loss`); hides `config.unsaid` of the levels."""
         draws = self.config.draws
@@ -206,8 +211,9 @@ class FlowPolicy(Policy):
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         # Beta(1.5, 1), as pi0: more often noisy than clean. u^(2/3) is its inverse distribution function.
         time = torch.rand(count, generator=generator).pow(2.0 / 3.0).to(clean) * 0.999 + 0.001
-        hidden = torch.rand(count, generator=generator).to(levels.device) < self.config.unsaid
-        levels = torch.where(hidden, torch.full_like(levels, self.codec.unsaid), levels)
+        share = self.config.unsaid if hidden is None else hidden
+        hide = torch.rand(count, generator=generator).to(levels.device) < share
+        levels = torch.where(hide, torch.full_like(levels, self.codec.unsaid), levels)
         noisy = time[:, None] * noise + (1 - time[:, None]) * clean
         predicted = self.denoiser(noisy, features, time, levels)
         return (predicted - (noise - clean)).square().mean(dim=1).unflatten(0, (draws, -1)).mean(dim=0)

@@ -361,7 +361,12 @@ class Pi05Policy(Policy):
         return self.denormalise(chunks, context.state)
 
     def loss(
-        self, context: Context, levels: torch.Tensor, chunks: torch.Tensor, generator: torch.Generator
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        chunks: torch.Tensor,
+        generator: torch.Generator,
+        hidden: float | None = None,
     ) -> torch.Tensor:
         """Flow-matching loss of each chunk, (B,) (see `Policy.loss`); leaves out `config.unsaid` of the advantages."""
         context = _whole(context)
@@ -371,8 +376,9 @@ class Pi05Policy(Policy):
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         # Beta(1.5, 1) as published: u^(2/3) is its inverse distribution function.
         time = torch.rand(count, generator=generator).pow(2.0 / 3.0).to(clean) * 0.999 + 0.001
-        hidden = torch.rand(count, generator=generator).to(levels.device) < self.config.unsaid
-        levels = torch.where(hidden, torch.full_like(levels, self.codec.unsaid), levels)
+        share = self.config.unsaid if hidden is None else hidden
+        hide = torch.rand(count, generator=generator).to(levels.device) < share
+        levels = torch.where(hide, torch.full_like(levels, self.codec.unsaid), levels)
         images, shown = self.images(context)
         squares = self.network.model.forward(images, shown, *self.tokenise(context, levels), clean, noise, time)
         return squares[..., : self.spec.layout.dim].mean(dim=(1, 2))
