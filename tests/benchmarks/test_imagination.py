@@ -135,6 +135,21 @@ def test_time_goes_to_the_part_that_spends_it() -> None:
     assert not {"open", "predict", "decode"} & set(vars(model.dynamics))  # the watch is taken off again
 
 
+def test_what_comes_before_a_call_is_not_charged_to_it() -> None:
+    watch = imagination._Stopwatch(torch.device("cpu"), repeats=5, least_seconds=0.0)
+
+    def before() -> None:
+        with watch.part("encode"):
+            pass
+
+    def call() -> None:
+        with watch.part("denoise"):
+            pass
+
+    for _ in range(3):
+        assert watch.median(call, before)["encode"] == 0
+
+
 def test_a_batch_that_does_not_fit_ends_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     model, starts = counting_world_model(), counting_starts()
     original = model.dynamics.predict
