@@ -71,6 +71,9 @@ def _dynamics_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--autoencoder", type=Path, metavar="MODEL", help="take the autoencoder of this model instead of training one"
     )
+    parser.add_argument(
+        "--initial", type=Path, metavar="MODEL", help="go on from this model (on new recordings), autoencoder included"
+    )
 
 
 def _train_dynamics(args: argparse.Namespace) -> int:
@@ -92,7 +95,7 @@ def _train_dynamics(args: argparse.Namespace) -> int:
     with Bars() as bars:
         dataset = open_dataset(args.data, load_task(args.task, args.preset, args.overrides), progress=bars.decoding)
         if args.minutes is not None:
-            share = 0.0 if args.autoencoder else config.training.autoencoder_share
+            share = 0.0 if args.autoencoder or args.initial else config.training.autoencoder_share
             budgets = [Budget(seconds=60 * args.minutes * part) for part in (share or 1.0, 1.0 - share)]
             if args.autoencoder_steps is not None:
                 budgets = [Budget(steps=args.autoencoder_steps), Budget(seconds=60 * args.minutes)]
@@ -106,7 +109,7 @@ def _train_dynamics(args: argparse.Namespace) -> int:
             f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; {len(training.train)} windows to train on, "
             f"{len(training.held_out)} kept aside; TensorBoard: {args.out}/tensorboard"
         )
-        train_dynamics(training, args.autoencoder)
+        train_dynamics(training, args.autoencoder, args.initial)
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"model: {args.out / 'model'}")
     return 0

@@ -156,7 +156,9 @@ def _dynamics(args: argparse.Namespace, out: Path, updates: Updates | None) -> P
     minutes = None if args.minutes is None else args.minutes * _DYNAMICS_SHARE
     steps = None if updates is None else updates.transformer
     first = None if updates is None else updates.autoencoder
-    PARTS["dynamics"].run(_part(args, out=out, minutes=minutes, steps=steps, autoencoder=None, autoencoder_steps=first))
+    PARTS["dynamics"].run(
+        _part(args, out=out, minutes=minutes, steps=steps, autoencoder=None, initial=None, autoencoder_steps=first)
+    )
     return out / "model"
 
 

@@ -88,12 +88,16 @@ class Training:
         return {"episodes": self.dataset.num_episodes, "frames": self.dataset.num_frames}
 
 
-def train_dynamics(training: Training, autoencoder: str | Path | None = None) -> LatentDynamics:
+def train_dynamics(
+    training: Training, autoencoder: str | Path | None = None, initial: str | Path | None = None
+) -> LatentDynamics:
     """Train autoencoder and transformer; an interrupted run goes on where it stood.
 
     Args:
         training: The run.
         autoencoder: Directory of a dynamics model whose autoencoder is taken instead of training one.
+        initial: Directory of a dynamics model to go on from, e.g. on new recordings: its autoencoder and its scales
+            stay, its transformer is trained on.
 
     Returns:
         The model with averaged weights, as in `<folder>/model`.
@@ -109,7 +113,15 @@ def train_dynamics(training: Training, autoencoder: str | Path | None = None) ->
     model = LatentDynamics(config, training.shape)
     _fit_scaler(model, training)
     model.to(training.device)
-    if autoencoder is not None:
+    if initial is not None:
+        first = LatentDynamics.from_pretrained(initial, device=training.device)
+        if first.shape != model.shape:
+            raise ConfigError(f"{initial} has shape {first.shape}, the task {model.shape}")
+        try:
+            model.load_state_dict(first.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(f"{initial} has other sizes than the configuration: {error}") from error
+    elif autoencoder is not None:
         given = LatentDynamics.from_pretrained(autoencoder, device=training.device).autoencoder
         if given.latent_shape != model.autoencoder.latent_shape or type(given) is not type(model.autoencoder):
             raise ConfigError(

@@ -26,7 +26,7 @@ def test_an_oracle_agrees_with_the_truth_and_its_opposite_does_not() -> None:
     assert plain["states"] == 2
     assert plain["gain_of_true_best"] >= plain["gain_of_imagined_best"]
 
-    def oracle(sign: float):  # noqa: ANN202
+    def oracle(sign: float) -> object:
         """Scores by running the chunks, and puts the cell back."""
 
         def score(observations: dict[str, np.ndarray], chunks: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,8 @@ def test_it_sees_and_does_the_same_as_in_the_environment(policy: FlowPolicy) -> 
         chunk = runner.act({key: value[None] for key, value in observation.items()})[0]
         expected.append(chunk[: env.task.execute])
         observation, _, terminated, truncated, _ = env.step(chunk)
-        assert not (terminated or truncated)
+        assert not terminated
+        assert not truncated
     env.cell.reset(episode_rng(4))
     acting.reset()
     assert torch.equal(runner._generators[0].get_state(), state)

@@ -164,6 +164,21 @@ def test_an_autoencoder_can_be_taken_from_another_model(tmp_path: Path) -> None:
     assert not (tmp_path / "second" / "autoencoder_state.pt").exists()
 
 
+def test_a_model_can_be_trained_on(tmp_path: Path) -> None:
+    first = train_dynamics(session(tmp_path / "first"))
+    still = train_dynamics(
+        session(tmp_path / "still", with_training(rate=1e-12, weight_decay=0.0)), initial=tmp_path / "first" / "model"
+    )
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(still.state_dict()[name], value, rtol=0, atol=1e-6)
+    moved = train_dynamics(session(tmp_path / "moved"), initial=tmp_path / "first" / "model")
+    changed = {name.split(".")[0] for name, value in first.state_dict().items()
+               if not torch.equal(moved.state_dict()[name], value)}  # fmt: skip
+    assert changed == {"transformer"}
+    with pytest.raises(ConfigError, match="other sizes"):
+        train_dynamics(session(tmp_path / "deep", with_transformer(depth=3)), initial=tmp_path / "first" / "model")
+
+
 @pytest.mark.parametrize("target", ["velocity", "x0_residual"])
 @pytest.mark.parametrize("history", ["channels", "tokens"])
 def test_training_lowers_the_loss(tmp_path: Path, target: str, history: str) -> None:
