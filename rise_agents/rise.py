@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -193,7 +194,11 @@ class RISE:
         from tqdm import tqdm
 
         started, before = time.perf_counter(), self.num_chunks
-        bar = tqdm(total=total_chunks, initial=before, unit=" chunks", desc="imagining", disable=not progress_bar)
+        quiet = not sys.stderr.isatty()
+        bar = tqdm(
+            total=1000, unit=" ‰", desc="improving in imagination", disable=not progress_bar, dynamic_ncols=True,
+            mininterval=10 if quiet else 0.1,
+        )  # fmt: skip
         with bar:
             while self.num_chunks < total_chunks:
                 self._memory = [*self._memory, self.imagine()][-self.config.memory :]
@@ -202,9 +207,11 @@ class RISE:
                 elapsed = time.perf_counter() - started
                 self.figures["chunks_per_second"] = (self.num_chunks - before) / elapsed
                 self._write()
-                bar.update(self.num_chunks - bar.n)
-                shown = ("loss", "advantage", "best_share")
-                bar.set_postfix({name: f"{self.figures[name]:.3g}" for name in shown}, refresh=False)
+                used = max(self.num_chunks / total_chunks, 0.0 if seconds is None else elapsed / seconds)
+                bar.update(round(1000 * min(used, 1.0)) - bar.n)
+                shown = ("chunks_per_second", "loss", "advantage", "best_share")
+                figures = {name: f"{self.figures[name]:.3g}" for name in shown}
+                bar.set_postfix({"chunks": self.num_chunks, **figures}, refresh=False)
                 if callback is not None and callback(self) is False:
                     break
                 if seconds is not None and elapsed > seconds:
