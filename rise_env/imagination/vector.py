@@ -159,9 +159,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self.uncertainty_limit: float | None = (
             defaults["uncertainty_limit"] if uncertainty_limit is None else uncertainty_limit
         )
-        self.single_observation_space: gymnasium.spaces.Dict = observation_space(
-            self.task, observation_lags
-        )
+        self.single_observation_space: gymnasium.spaces.Dict = observation_space(self.task, observation_lags)
         #: Control steps that each part of the observation lies in the past, the present first.
         self.lags = (0, *check_lags(self.task, observation_lags))
         self._places = [-1 - lag // self.task.stride for lag in self.lags]
