@@ -277,7 +277,8 @@ def _read_one(dataset: Dataset, kind: str, tag: str, directory: str | Path | Non
     path = _path(dataset.root, kind, tag, directory)
     if not path.is_file():
         known = ", ".join(label_tags(dataset, kind)) or "(none)"
-        raise DatasetError(f"{path} is missing: {dataset.root} has no {kind} with the tag {tag!r}. Its tags: {known}.")
+        raise DatasetError(f"{path} is missing: {dataset.root} has no {kind} with the tag {tag!r}. Its tags: {known}. "
+                           f"Make them with `rise label {dataset.root} --value MODEL --tag {tag}`.")  # fmt: skip
     table = read_parquet(path)
     absent = [name for name in (*_KEYS, *_REQUIRED[kind]) if name not in table.schema.names]
     if absent:
