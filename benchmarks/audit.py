@@ -45,8 +45,7 @@ def audit(chooser: BestOfN, envs: TrueWorldEnv, rounds: int, group: int, seed: i
                                  [policy.spec.prompt] * envs.num_envs)  # fmt: skip
         levels = torch.full((envs.num_envs,), chooser.level)
         chunks = policy.sample(context, levels, policy.draw_noise(generators), guidance=chooser.guidance)
-        limits = (torch.from_numpy(x) for x in (policy.spec.layout.low, policy.spec.layout.high))
-        chunks = torch.clamp(chunks, *limits)
+        chunks = policy.within_limits(chunks)
         imagined.append(chooser.score(observations, chunks, torch.arange(envs.num_envs)).numpy())
         true.append(envs.step(chunks.numpy())[1])
     guess, truth = np.concatenate(imagined).reshape(-1, group), np.concatenate(true).reshape(-1, group)

@@ -62,8 +62,8 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._cell = WorkCell(spec, config)
         self._renderer = CellRenderer(self._cell.model, self._cell.data, config.supersample)
-        self._states: list[CellState] = [None] * num_envs  # type: ignore[list-item]
-        self._seen: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(num_envs)]
+        self._states: dict[int, CellState] = {}
+        self._seen: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._progress, self._chunks = np.zeros(num_envs), np.zeros(num_envs, int)
 
     def reset(
@@ -74,13 +74,13 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         mask = options.get("reset_mask", np.ones(self.num_envs, bool))
         group = options.get("group_size", 1)
         seeds = seed if seed is not None else np.random.default_rng().integers(2**31, size=self.num_envs).tolist()
-        for i in np.flatnonzero(mask):
+        for i in np.flatnonzero(mask).tolist():
             leader = i // group * group
             if leader != i and mask[leader]:
-                for column in (self._states, self._seen, self._progress):
-                    column[i] = column[leader]
+                self._states[i], self._seen[i] = self._states[leader], self._seen[leader]
+                self._progress[i] = self._progress[leader]
             else:
-                self._lead(int(i), int(seeds[i]))
+                self._lead(i, int(seeds[i]))
             self._chunks[i] = 0
         return self._observe(), self._infos()
 
@@ -131,10 +131,10 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
     def _observe(self) -> dict[str, Any]:
         observation: dict[str, Any] = {}
         for place, lag in enumerate(self.lags):
-            frames = np.stack([seen[place][0] for seen in self._seen])
+            frames = np.stack([self._seen[i][place][0] for i in range(self.num_envs)])
             for view, camera in enumerate(self.task.cameras):
                 observation[lag_key(image_key(camera), lag)] = frames[:, view].copy()
-            observation[lag_key("state", lag)] = np.stack([seen[place][1] for seen in self._seen])
+            observation[lag_key("state", lag)] = np.stack([self._seen[i][place][1] for i in range(self.num_envs)])
         return observation
 
     def _infos(self) -> dict[str, Any]:

@@ -6,13 +6,13 @@ spend computing time at the robot instead of before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from rise_agents.policies.base import Policy, observation_tensors
+from rise_agents.policies.base import Policy, PolicyRunner, observation_tensors
 from rise_env.advantage import chunk_advantage
 from rise_env.errors import ConfigError
 from rise_env.protocols import History
@@ -22,7 +22,7 @@ from rise_env.world_model import CompositionalWorldModel
 __all__ = ["BestOfN"]
 
 
-class BestOfN:
+class BestOfN(PolicyRunner):
     """Satisfies `rise_agents.evaluation.ChunkPolicy`; the environment must offer `lags`.
 
     Args:
@@ -54,21 +54,11 @@ class BestOfN:
         spec = world_model.spec
         if spec.layout.names != policy.spec.layout.names or list(spec.cameras) != list(policy.spec.cameras):
             raise ConfigError("policy and world model have different joints or cameras")
-        self.policy, self.world_model, self.count, self.batch = policy.eval(), world_model, count, batch
-        self.level = policy.codec.best if level is None else level
-        self.guidance = policy.guidance if guidance is None else guidance
+        super().__init__(policy, level, guidance)
+        self.world_model, self.count, self.batch = world_model, count, batch
         self.lags = tuple(spec.stride * k for k in range(1, spec.history))
         if not set(policy.lags) <= set(self.lags):
             raise ConfigError(f"the policy reads lags {policy.lags}, the world model's history has {self.lags}")
-        self._generators: list[torch.Generator] = []
-
-    def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:
-        """Seed the episodes that start."""
-        if len(self._generators) != len(seeds):
-            self._generators = [torch.Generator() for _ in seeds]
-        for generator, seed, starts in zip(self._generators, seeds, mask, strict=True):
-            if starts:
-                generator.manual_seed(int(seed))
 
     @torch.no_grad()
     def act(self, observations: Mapping[str, Any]) -> np.ndarray:
@@ -79,8 +69,7 @@ class BestOfN:
         owner = torch.arange(envs).repeat_interleave(self.count)
         levels = torch.full((len(owner),), self.level, device=policy.device)
         chunks = policy.sample(context[owner.to(policy.device)], levels, noise, guidance=self.guidance)
-        low, high = (torch.from_numpy(x).to(chunks) for x in (policy.spec.layout.low, policy.spec.layout.high))
-        chunks = torch.maximum(torch.minimum(chunks, high), low)
+        chunks = policy.within_limits(chunks)
         score = self.score(observations, chunks, owner).reshape(envs, self.count)
         best = torch.arange(envs) * self.count + score.argmax(dim=1).cpu()
         return chunks[best.to(chunks.device)].cpu().numpy()

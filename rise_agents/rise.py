@@ -237,8 +237,7 @@ class RISE:
             chunks = self.policy.sample(
                 context, self._ask(count), noise.to(self.policy.device), guidance=self._guidance
             )
-        layout = self.policy.spec.layout
-        return np.clip(chunks.cpu().numpy(), layout.low, layout.high), None
+        return self.policy.within_limits(chunks).cpu().numpy(), None
 
     def runner(self) -> PolicyRunner:
         """The rollout policy for `rise_agents.evaluation`."""
@@ -265,8 +264,7 @@ class RISE:
             context = self._context(policy, observations)
             noise = torch.randn((envs.num_envs, *policy.noise_shape), generator=generator).to(policy.device)
             chunks = policy.sample(context, self._ask(envs.num_envs), noise, guidance=self._guidance)
-            low, high = (torch.from_numpy(x).to(chunks) for x in (policy.spec.layout.low, policy.spec.layout.high))
-            chunks = torch.maximum(torch.minimum(chunks, high), low)
+            chunks = policy.within_limits(chunks)
             proposed = np.ones(envs.num_envs, bool)
             if position == 0 and config.recorded_member:
                 recorded, known = envs.recorded_actions()

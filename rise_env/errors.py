@@ -9,6 +9,7 @@ __all__ = [
     "LayoutError",
     "RenderingUnavailableError",
     "RiseError",
+    "RobotError",
     "TrainingError",
 ]
 
@@ -39,3 +40,7 @@ class CheckpointError(RiseError, RuntimeError):
 
 class TrainingError(RiseError, RuntimeError):
     """Training cannot go on: a loss is not finite, or labels that it needs are missing."""
+
+
+class RobotError(RiseError, RuntimeError):
+    """A robot, or the link to it, is missing, stale, unsafe or faulty."""

@@ -23,6 +23,9 @@ AlexNet or VGG-16 (https://download.pytorch.org/models/alexnet-owt-7be5be79.pth 
 of an lpips.LPIPS, and needs `pip install 'rise-robotics[metrics]'`. `--fvd` takes i3d_torchscript.pt, the I3D of
 Kinetics-400; TorchScript runs code, so name only a file that you trust.
 
+`audit`: the same for a policy's own proposals, eight from each state: does imagination know which of them is best?
+`rise bench audit --policy base --states 64 --seed 960000 --json out/audit.json`
+
 Benchmarks live in `benchmarks/` of the repository and run from a checkout.
 """
 
@@ -36,6 +39,8 @@ from typing import Any
 from rise_env.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
+
+_PROPOSALS = 8  # per state of the audit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile", nargs="?", const="inductor", metavar="BACKEND", help="use torch.compile (backend: inductor)"
     )
     speed.add_argument("--force", action="store_true", help="measure a model that takes minutes per chunk here")
-    against = parser.add_argument_group("truth")
+    parser.add_argument("--policy", default="base", help="policy to audit (default: the bundle's)")
+    against = parser.add_argument_group("truth, audit")
     against.add_argument("--states", type=int, default=64, help="start states (default: %(default)s)")
     against.add_argument("--truth-set", type=Path, metavar="NPZ", help="keep the ground truth here for reuse")
     against.add_argument("--pictures", type=Path, metavar="DIR", help="write pictures and a video, true above imagined")
@@ -200,8 +206,32 @@ def _truth(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def _audit(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.audit import audit
+    from benchmarks.true_world import TrueWorldEnv
+    from rise_agents.best_of_n import BestOfN
+    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_env.bundle import find_bundle, load_bundle
+    from rise_env.world_model import CompositionalWorldModel
+    from rise_robot.cell.config import load_cell
+
+    bundle = load_bundle(args.bundle or find_bundle(args.task))
+    path = str(bundle.policy) if args.policy == "base" and bundle.policy else find_policy(args.policy, args.task)
+    if path is None:
+        raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
+    model = bundle.world_model(device=args.device)
+    if args.world_model:
+        model = CompositionalWorldModel.from_pretrained(args.world_model, device=args.device)
+    chooser = BestOfN(load_policy(path), model, _PROPOSALS, batch=64)
+    spec, config = load_cell(args.task, args.preset or "small")
+    together = min(args.states, 8)
+    envs = TrueWorldEnv(spec, config, together * _PROPOSALS, observation_lags=chooser.lags, max_chunks=1)
+    return audit(chooser, envs, -(-args.states // together), _PROPOSALS, args.seed)
+
+
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "cell": _cell,
     "imagination": _imagination,
     "truth": _truth,
+    "audit": _audit,
 }

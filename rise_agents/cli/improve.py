@@ -41,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder; an old one is resumed")
     parser.add_argument("--num-envs", type=int, default=32, help="imaginations at once (default: %(default)s)")
     parser.add_argument("--starts", type=int, default=4096, metavar="N", help="recorded states to start from")
+    parser.add_argument(
+        "--true-world", action="store_true",
+        help="the work cell in place of imagination: the ceiling, not a method (from a checkout; needs --data)",
+    )  # fmt: skip
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="agent settings")
@@ -63,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
     agent = set_up(
         args.agent, args.env, load_policy(path), args.data, args.labels,
-        bundle=args.bundle, num_envs=args.num_envs, starts=args.starts, log=args.out / "tensorboard",
+        bundle=args.bundle, true_world=args.true_world, num_envs=args.num_envs, starts=args.starts,
+        log=args.out / "tensorboard",
         settings={**settings, "seed": args.seed},
     )  # fmt: skip
     if agent.restore(args.out):
@@ -101,6 +106,7 @@ def set_up(
     labels: str | None,
     *,
     bundle: Path | None = None,
+    true_world: bool = False,
     num_envs: int = 32,
     starts: int = 4096,
     log: Path | None = None,
@@ -115,6 +121,7 @@ def set_up(
         data: Recorded datasets: start states, and chunks to mix in; the bundle's start states when None.
         labels: Tag of their advantages, with `data`.
         bundle: Bundle whose world model imagines; that of the environment's task when None.
+        true_world: Let the work cell take the place of imagination; it starts from states of operators.
         num_envs: Imaginations at once.
         starts: Start states drawn from the data.
         log: Directory for TensorBoard.
@@ -137,6 +144,7 @@ def set_up(
         "observation_lags": list(policy.lags),
         "autoreset_mode": "disabled",
     }
+    envs: Any
     offline: Any
     if data:
         if labels is None:
@@ -145,13 +153,21 @@ def set_up(
         say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames" + (f"; TensorBoard: {log}" if log else ""))
         levels, _ = levels_of(*measured_advantages(dataset, labels), policy.codec)
         offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
-        kwargs["starts"] = StartStates.from_dataset(dataset, found.spec, starts, seed=0)
-        envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
+        if true_world:
+            from benchmarks.true_world import TrueWorldEnv
+            from rise_robot.cell.config import load_cell
+
+            envs = TrueWorldEnv(*load_cell(found.spec.name), num_envs, observation_lags=policy.lags)
+        else:
+            kwargs["starts"] = StartStates.from_dataset(dataset, found.spec, starts, seed=0)
+            envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
+    elif true_world:
+        raise ConfigError("--true-world needs --data and --labels: it has no recordings of its own")
     else:
-        envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
-        advantages = _imagined_advantages(envs.unwrapped)
+        envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
+        advantages = _imagined_advantages(envs)
         levels, _ = levels_of(advantages, np.zeros(len(advantages), bool), policy.codec)
-        offline = StartChunks(envs.unwrapped.starts, found.spec, policy.lags, levels)  # type: ignore[attr-defined]
+        offline = StartChunks(envs.starts, found.spec, policy.lags, levels)
         say(f"no --data: {len(offline)} start states of {found.path.name}, scored by imagination")
     return make_agent(agent, envs, policy, offline=offline, log=log, **(settings or {}))
 

@@ -17,7 +17,7 @@ from rise_env.errors import ConfigError
 from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import TaskSpec
 
-__all__ = ["Context", "Policy", "PolicyRunner", "observation_tensors"]
+__all__ = ["Context", "Policy", "PolicyRunner", "observation_tensors", "stack_views"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,32 @@ class Policy(nn.Module, ABC):
     def save_pretrained(self, path: str | Path) -> None:
         """Write a checkpoint directory, in one step."""
 
+    def training_draws(
+        self, clean: torch.Tensor, levels: torch.Tensor, generator: torch.Generator, hidden: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What flow matching draws for every sample.
+
+        Args:
+            clean: Normalised chunks, (B, ...).
+            levels: int64 (B,).
+            generator: CPU generator; the only source.
+            hidden: Part of the levels to hide.
+
+        Returns:
+            Noise like `clean`; times (B,), Beta(1.5, 1) as published for pi0: more often noisy than clean; and the
+            levels, some of them `codec.unsaid`.
+        """
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        # u^(2/3) is the inverse distribution function of Beta(1.5, 1).
+        time = torch.rand(len(clean), generator=generator).pow(2.0 / 3.0).to(clean) * 0.999 + 0.001
+        hide = torch.rand(len(clean), generator=generator).to(levels.device) < hidden
+        return noise, time, torch.where(hide, torch.full_like(levels, self.codec.unsaid), levels)
+
+    def within_limits(self, chunks: torch.Tensor) -> torch.Tensor:
+        """Chunks (B, chunk, D) clipped to the joint limits."""
+        low, high = (torch.from_numpy(limit).to(chunks) for limit in (self.spec.layout.low, self.spec.layout.high))
+        return torch.clamp(chunks, low, high)
+
     def draw_noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
         """Initial noise, one row per CPU generator, so that a row does not depend on the others."""
         rows = [torch.randn(self.noise_shape, generator=generator) for generator in generators]
@@ -205,5 +231,5 @@ class PolicyRunner:
         context = policy.context(observation_tensors(observations, policy.device), [policy.spec.prompt] * count)
         levels = torch.full((count,), self.level, device=policy.device)
         noise = policy.draw_noise(self._generators)
-        chunks = policy.sample(context, levels, noise, guidance=self.guidance, steps=self.steps).cpu().numpy()
-        return np.clip(chunks, policy.spec.layout.low, policy.spec.layout.high)
+        chunks = policy.sample(context, levels, noise, guidance=self.guidance, steps=self.steps)
+        return policy.within_limits(chunks).cpu().numpy()

@@ -207,13 +207,8 @@ class FlowPolicy(Policy):
         draws = self.config.draws
         clean = self.normalise(chunks, context.state).repeat(draws, 1)
         levels, features = levels.repeat(draws), context.features.repeat(draws, 1)
-        count = len(clean)
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
-        # Beta(1.5, 1), as pi0: more often noisy than clean. u^(2/3) is its inverse distribution function.
-        time = torch.rand(count, generator=generator).pow(2.0 / 3.0).to(clean) * 0.999 + 0.001
         share = self.config.unsaid if hidden is None else hidden
-        hide = torch.rand(count, generator=generator).to(levels.device) < share
-        levels = torch.where(hide, torch.full_like(levels, self.codec.unsaid), levels)
+        noise, time, levels = self.training_draws(clean, levels, generator, share)
         noisy = time[:, None] * noise + (1 - time[:, None]) * clean
         predicted = self.denoiser(noisy, features, time, levels)
         return (predicted - (noise - clean)).square().mean(dim=1).unflatten(0, (draws, -1)).mean(dim=0)

@@ -371,14 +371,9 @@ class Pi05Policy(Policy):
         """Flow-matching loss of each chunk, (B,) (see `Policy.loss`); leaves out `config.unsaid` of the advantages."""
         context = _whole(context)
         clean = self.normalise(chunks, context.state)
-        count = len(clean)
-        # LeRobot's own forward draws both from the global generator; its model takes them as arguments.
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
-        # Beta(1.5, 1) as published: u^(2/3) is its inverse distribution function.
-        time = torch.rand(count, generator=generator).pow(2.0 / 3.0).to(clean) * 0.999 + 0.001
         share = self.config.unsaid if hidden is None else hidden
-        hide = torch.rand(count, generator=generator).to(levels.device) < share
-        levels = torch.where(hide, torch.full_like(levels, self.codec.unsaid), levels)
+        # LeRobot's own forward draws from the global generator; its model takes noise and time as arguments.
+        noise, time, levels = self.training_draws(clean, levels, generator, share)
         images, shown = self.images(context)
         squares = self.network.model.forward(images, shown, *self.tokenise(context, levels), clean, noise, time)
         return squares[..., : self.spec.layout.dim].mean(dim=(1, 2))

@@ -30,7 +30,7 @@ def test_an_oracle_agrees_with_the_truth_and_its_opposite_does_not() -> None:
         """Scores by running the chunks, and puts the cell back."""
 
         def score(observations: dict[str, np.ndarray], chunks: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
-            before = list(envs._states), list(envs._seen), envs._progress.copy(), envs._chunks.copy()
+            before = dict(envs._states), dict(envs._seen), envs._progress.copy(), envs._chunks.copy()
             rewards = envs.step(chunks.numpy())[1]
             envs._states, envs._seen, envs._progress, envs._chunks = before
             return torch.from_numpy(sign * rewards)

@@ -1,0 +1,121 @@
+"""What a robot is to the rest of the project: a driver. Everything above it works on the cell and on hardware alike.
+
+A constructor opens nothing and moves nothing. `connect` starts all input and output; `close` ends it and leaves the
+robot holding its position. A driver never switches motors off by itself: an arm without torque falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from rise_env.tasks import TaskSpec
+
+__all__ = ["Driver", "JointSample", "Observation", "SceneDriver"]
+
+
+@dataclass(frozen=True)
+class JointSample:
+    """A measured joint state.
+
+    Attributes:
+        position: float32 (D,), rad and m, in the order of the task's layout.
+        stamp: When it was measured, s on the driver's clock (`Driver.now`).
+    """
+
+    position: np.ndarray
+    stamp: float
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Camera images and joint state of one moment.
+
+    Attributes:
+        images: uint8 (H, W, 3) RGB at the task's size for every camera of the task.
+        joints: The joint state nearest to the images.
+        stamps: When each camera's image was taken, s on the driver's clock.
+    """
+
+    images: Mapping[str, np.ndarray]
+    joints: JointSample
+    stamps: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stamp(self) -> float:
+        """The oldest of its parts, s."""
+        return min([self.joints.stamp, *self.stamps.values()])
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """A robot: cameras and joint states in, joint targets out.
+
+    Attributes:
+        task: Cameras, image size, joint layout and control rate.
+        name: Short name for messages and infos.
+    """
+
+    task: TaskSpec
+    name: str
+
+    def connect(self) -> None:
+        """Start input and output and wait for the first complete observation. Nothing moves.
+
+        Raises:
+            RobotError: If something is missing or unsafe: no master, no camera, another node commands the arm. The
+                message says what and how to mend it.
+        """
+
+    def now(self) -> float:
+        """The driver's clock, s; monotonic. All stamps are on it."""
+
+    def observe(self) -> Observation:
+        """The newest observation whose parts belong together (by their stamps). Never waits.
+
+        Raises:
+            RobotError: If there is none. How old it may be is for the caller to judge.
+        """
+
+    def joints(self) -> JointSample:
+        """The newest joint state; cheap, for checks at the control rate.
+
+        Raises:
+            RobotError: If there is none.
+        """
+
+    def command(self, target: np.ndarray) -> None:
+        """Send joint targets float64 (D,), rad and m, at once. Checks are made above; the robot obeys.
+
+        Raises:
+            RobotError: If it cannot be sent.
+        """
+
+    def fault(self) -> str | None:
+        """What the robot or the link to it reports to be wrong, in words; None while all is well."""
+
+    def tick(self) -> None:
+        """Wait until the next control period (1 / `task.fps` s) begins; a late caller is not made to catch up.
+
+        Simulated robots that do not run in real time move on by one period instead.
+        """
+
+    def hold(self) -> None:
+        """Make the robot stay where its last safe command or its measured position is. Must not raise."""
+
+    def close(self) -> None:
+        """Hold, then end input and output. Twice is fine."""
+
+
+@runtime_checkable
+class SceneDriver(Driver, Protocol):
+    """A driver that can also set the scene and tell the truth about it: the simulated cell, directly or over ROS."""
+
+    def reset_scene(self, seed: int) -> None:
+        """Start the episode of a seed: objects and arms as `RISE-<Task>-Cell-v0` has them after `reset(seed=seed)`."""
+
+    def outcome(self) -> dict[str, Any]:
+        """Ground truth: `progress`, `score`, `is_success`, `failure_mode`, `finished` (nothing can change it)."""
