@@ -13,7 +13,7 @@ LOCK_ARGS ?=
 RECIPE := requirements.lock pyproject.toml scripts/common.sh scripts/setup.sh
 STAMP := .venv/.stamp-$(shell { cat $(RECIPE) 2>&1; pwd -P; } | cksum | tr ' ' -)
 
-.PHONY: help setup demo test test-fast coverage lint format lock build clean distclean FORCE
+.PHONY: help setup ros demo test test-fast coverage lint format lock build clean distclean FORCE
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -21,6 +21,7 @@ help: ## list these targets
 	@echo 'Arguments: make test PYTEST_ARGS="tests/rise_env -k spaces" JOBS=4; make demo DEMO_ARGS="--json demo.json"'
 
 setup: $(STAMP) ## make .venv with the locked packages and check off-screen rendering
+	@scripts/setup_ros.sh --optional
 	@echo 'ready: .venv/bin/rise'
 
 # A stamp beside an interpreter that is gone counts for nothing.
@@ -29,16 +30,22 @@ $(STAMP): $(if $(shell test -x $(PYTHON) && echo ok),,FORCE)
 
 FORCE:
 
+ros: $(STAMP) ## unpack ROS 1 (rospy, master, roslaunch) below .venv, without root
+	@scripts/setup_ros.sh
+
 demo: $(STAMP) ## improve a policy in imagination and check it in the robot cell
 	@.venv/bin/rise demo $(DEMO_ARGS)
 
 test: $(STAMP) ## run every test
+	@scripts/setup_ros.sh --optional
 	@$(PYTHON) -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## run the tests that take seconds
+	@scripts/setup_ros.sh --optional
 	@$(PYTHON) -m pytest -n $(JOBS) -m "not slow" $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## run every test and list the lines that none reaches
+	@scripts/setup_ros.sh --optional
 	@$(PYTHON) -m pytest -n $(JOBS) --cov $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, formatting and types

@@ -28,7 +28,7 @@ def _missing(marker: str) -> str | None:
         import torch
 
         return None if torch.cuda.is_available() else "needs a CUDA device; torch.cuda.is_available() is False"
-    return None if importlib.util.find_spec("rospy") else "needs ROS 1; the module rospy cannot be imported"
+    return None if importlib.util.find_spec("rospy") else "needs ROS 1 (no module rospy): make ros"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
