@@ -1,7 +1,8 @@
 """What a robot is to the rest of the project: a driver. Everything above it works on the cell and on hardware alike.
 
 A constructor opens nothing and moves nothing. `connect` starts all input and output; `close` ends it and leaves the
-robot holding its position. A driver never switches motors off by itself: an arm without torque falls.
+robot holding its position. A driver never switches motors off by itself: an arm without torque falls. All methods are
+called from one thread, the one that controls.
 """
 
 from __future__ import annotations
@@ -86,6 +87,16 @@ class Driver(Protocol):
         Raises:
             RobotError: If there is none.
         """
+
+    def camera_stamps(self) -> Mapping[str, float]:
+        """When the newest image of every camera of the task was taken, s on the driver's clock; cheap, as `joints`.
+
+        Raises:
+            RobotError: If a camera has given none.
+        """
+
+    def target(self) -> np.ndarray | None:
+        """The joint targets that the robot follows or holds now, float64 (D,), rad and m; None where nobody knows."""
 
     def command(self, target: np.ndarray) -> None:
         """Send joint targets float64 (D,), rad and m, at once. Checks are made above; the robot obeys.
