@@ -1,0 +1,310 @@
+"""What differs from robot to robot: `configs/robots/<name>.yaml`, decoded into dataclasses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rise_env.config import config_root, decode, load_yaml
+from rise_env.errors import ConfigError
+from rise_env.tasks import JointLayout
+
+__all__ = [
+    "STRATEGIES",
+    "EnsembleConfig",
+    "ExecutionConfig",
+    "PerUnit",
+    "RealTimeConfig",
+    "RobotConfig",
+    "SafetyConfig",
+    "SmoothConfig",
+    "StartConfig",
+    "load_robot",
+]
+
+#: Names of the execution strategies; `rise_robot.execution.make_executor` knows them.
+STRATEGIES = ("sync", "smooth", "ensemble", "rtc")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(f"robot configuration: {message}")
+
+
+@dataclass(frozen=True)
+class PerUnit:
+    """One number for angles and one for lengths.
+
+    Attributes:
+        rad: For joints in rad; positive, may be infinite.
+        m: For joints in m; positive, may be infinite.
+    """
+
+    rad: float
+    m: float
+
+    def __post_init__(self) -> None:
+        _require(self.rad > 0 and self.m > 0, f"{self} must be positive (.inf switches a bound off)")
+
+    def vector(self, layout: JointLayout) -> np.ndarray:
+        """The number of every joint of a layout, float64 (D,)."""
+        return np.array([getattr(self, unit) for unit in layout.units], float)
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """Where episodes begin, and how slowly the robot goes there.
+
+    Attributes:
+        pose: Joint targets (D,), rad and m; empty to begin wherever the robot is.
+        speed: Largest speed on the way, rad/s and m/s.
+        tolerance: How near the measured joints must come, rad and m.
+        timeout: Time after which the way is given up, s.
+    """
+
+    pose: tuple[float, ...] = ()
+    speed: PerUnit = field(default_factory=lambda: PerUnit(0.2, 0.04))
+    tolerance: PerUnit = field(default_factory=lambda: PerUnit(0.01, 0.001))
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require(self.timeout > 0, f"start.timeout is {self.timeout} s, expected more than 0")
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """Bounds that `rise_robot.safety.SafetyGuard` keeps.
+
+    Attributes:
+        speed: Largest change of a target, per second; faster targets are cut to it.
+        outside: How far outside its limits a target may be and still be clipped; further out the robot stops.
+        gap: Largest distance between the last command and the measured joint.
+        stale_joints: Largest age of a joint state, s.
+        stale_camera: Largest age of a picture, s.
+        frozen_joints: Time that a joint may stand still although its command moves, s.
+        frozen_motion: Motion that counts for this, rad.
+        frozen_images: Time that a camera may show the same bytes although the joints move, s; None to allow it, for
+            rendered pictures.
+        limits: Narrower limits than the layout's, by joint name.
+    """
+
+    speed: PerUnit = field(default_factory=lambda: PerUnit(1.5, 0.2))
+    outside: PerUnit = field(default_factory=lambda: PerUnit(0.10, 0.02))
+    gap: PerUnit = field(default_factory=lambda: PerUnit(0.35, math.inf))
+    stale_joints: float = 0.2
+    stale_camera: float = 0.5
+    frozen_joints: float = 0.5
+    frozen_motion: float = 0.05
+    frozen_images: float | None = 1.0
+    limits: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("stale_joints", "stale_camera", "frozen_joints", "frozen_motion", "frozen_images"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"safety.{name} is {value}, expected more than 0")
+
+    def bounds(self, layout: JointLayout) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper limits of every joint, float64 (D,) each: the layout's, narrowed by `limits`.
+
+        Raises:
+            ConfigError: If `limits` names an unknown joint, or is wider than the layout.
+        """
+        low, high = layout.low.astype(float), layout.high.astype(float)
+        for name, (lower, upper) in self.limits.items():
+            _require(name in layout.names, f"safety.limits names {name!r}; the joints are {', '.join(layout.names)}")
+            index = layout.names.index(name)
+            _require(
+                low[index] <= lower < upper <= high[index],
+                f"safety.limits of {name} are [{lower}, {upper}], expected to rise and to lie within the arm's "
+                f"[{low[index]:.4f}, {high[index]:.4f}]",
+            )
+            low[index], high[index] = lower, upper
+        return low, high
+
+
+@dataclass(frozen=True)
+class SmoothConfig:
+    """Temporal smoothing.
+
+    Attributes:
+        latency_steps: Largest number of stale steps dropped from a new chunk.
+        least_overlap: Steps that the old plan is padded to before the two are blended.
+    """
+
+    latency_steps: int = 8
+    least_overlap: int = 8
+
+    def __post_init__(self) -> None:
+        _require(self.latency_steps >= 0, f"smooth.latency_steps is {self.latency_steps}, expected 0 or more")
+        _require(self.least_overlap >= 1, f"smooth.least_overlap is {self.least_overlap}, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Temporal ensembling.
+
+    Attributes:
+        decay: Chunk i for a step, 0 the oldest, has the weight exp(-decay i).
+    """
+
+    decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.decay), f"ensemble.decay is {self.decay}, expected a finite number")
+
+
+@dataclass(frozen=True)
+class RealTimeConfig:
+    """Real-time chunking.
+
+    Attributes:
+        execute_horizon: Steps over which the policy ties a new chunk to the old one.
+        delay_steps: Control steps an inference is expected to take before one was measured.
+    """
+
+    execute_horizon: int = 10
+    delay_steps: int = 4
+
+    def __post_init__(self) -> None:
+        _require(self.execute_horizon >= 1, f"rtc.execute_horizon is {self.execute_horizon}, expected 1 or more")
+        _require(self.delay_steps >= 0, f"rtc.delay_steps is {self.delay_steps}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How chunks become targets.
+
+    Attributes:
+        strategy: One of `STRATEGIES`.
+        inference_rate: Inferences begun per second at most, Hz; "sync" asks whenever its chunk is used up instead.
+        late: Time that the arm waits for a chunk before the episode ends, s.
+        smooth: Settings of "smooth".
+        ensemble: Settings of "ensemble".
+        rtc: Settings of "rtc".
+    """
+
+    strategy: str = "smooth"
+    inference_rate: float = 3.0
+    late: float = 1.0
+    smooth: SmoothConfig = field(default_factory=SmoothConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    rtc: RealTimeConfig = field(default_factory=RealTimeConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.strategy in STRATEGIES, f"execution.strategy is {self.strategy!r}, expected one of {STRATEGIES}")
+        _require(self.inference_rate > 0, f"execution.inference_rate is {self.inference_rate} Hz, expected more than 0")
+        _require(self.late > 0, f"execution.late is {self.late} s, expected more than 0")
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """A robot.
+
+    Attributes:
+        name: Short name.
+        layout: Name of the joint layout that the lists below are in the order of; the task must have the same.
+        start: Start pose.
+        safety: Bounds.
+        squeeze: How much further closed a gripper is sent than its target says, m, by joint name.
+        execution: Chunk execution.
+        ros: Topics and rates; decoded by the ROS driver.
+    """
+
+    name: str
+    layout: str
+    start: StartConfig = field(default_factory=StartConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
+    squeeze: dict[str, float] = field(default_factory=dict)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    ros: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, layout: JointLayout) -> None:
+        """Compare with the joints of a task.
+
+        Raises:
+            ConfigError: If this is a robot with other joints, or the start pose does not fit them.
+        """
+        _require(
+            layout.name == self.layout,
+            f"robot {self.name!r} has joint layout {self.layout!r}, the task has {layout.name!r}. Choose another robot "
+            "(--robot) or task.",
+        )
+        low, high = self.safety.bounds(layout)
+        for name, closer in self.squeeze.items():
+            _require(name in layout.names, f"squeeze names {name!r}; the joints are {', '.join(layout.names)}")
+            _require(0 <= closer <= 0.02, f"squeeze of {name} is {closer} m, expected 0 to 0.02")
+        if not self.start.pose:
+            return
+        pose = np.asarray(self.start.pose, float)
+        _require(pose.shape == low.shape, f"start.pose has {pose.size} values, layout {layout.name!r} has {layout.dim}")
+        for index in np.flatnonzero((pose < low) | (pose > high)):
+            _require(
+                False,
+                f"start.pose of {layout.names[index]} is {pose[index]}, its limits are [{low[index]}, {high[index]}]",
+            )
+
+
+def load_robot(name: str | Path = "piper", overrides: Iterable[str] = ()) -> RobotConfig:
+    """Load a robot.
+
+    Args:
+        name: Name of a shipped file `configs/robots/<name>.yaml`, or the path of a YAML file. `extends: <name>` at its
+            top starts from a file beside it, or a shipped one.
+        overrides: Dotted assignments, e.g. `["safety.speed.rad=0.3"]`; values are YAML.
+
+    Raises:
+        ConfigError: If there is no such robot, or something in the file is wrong.
+
+    Example:
+        >>> load_robot("piper").safety.gap.rad
+        0.35
+    """
+    path = _find(str(name), None)
+    values = _load(path, ())
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        keys = key.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"robot override {override!r} is not of the form key.key=value")
+        try:
+            change: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"robot override {override!r}: the value is not valid YAML: {error}") from error
+        for part in reversed(keys):
+            change = {part: change}
+        values = _merge(values, change)
+    return decode(RobotConfig, values, f"robot {path.name}")
+
+
+def _find(name: str, beside: Path | None) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    shipped = config_root() / "robots"
+    for folder in (beside, shipped):
+        if folder is not None and (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml")))
+    raise ConfigError(f"unknown robot {name!r}. Known robots: {known}; or give the path of a YAML file.")
+
+
+def _load(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise ConfigError(f"robot {path} extends itself: {' -> '.join(p.name for p in (*seen, path))}")
+    values = load_yaml(path)
+    parent = values.pop("extends", None)
+    return values if parent is None else _merge(_load(_find(str(parent), path.parent), (*seen, path)), values)
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
