@@ -39,11 +39,13 @@ class Prediction:
         latents: float (B, K, V, C, h, w), or None where the model has none; see `Value.reads_latents`.
         states: float32 (B, K, D) at the imagined frames if the model predicts them; None means "as commanded".
         uncertainty: float32 (B,), disagreement of the model with itself, or None.
+        values: Values (B, K) of the imagined frames as the dynamics model itself foresees them, or None.
     """
 
     latents: torch.Tensor | None
     states: torch.Tensor | None = None
     uncertainty: torch.Tensor | None = None
+    values: ValueEstimate | None = None
 
 
 @runtime_checkable

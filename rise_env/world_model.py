@@ -16,13 +16,18 @@ from rise_env.pretrained import CONFIG, load_class, local_directory, read_config
 from rise_env.protocols import Dynamics, History, Prediction, Value, ValueEstimate
 from rise_env.tasks import TaskSpec, task_from_section
 
-__all__ = ["UNCERTAINTIES", "CompositionalWorldModel", "Imagined", "Session", "resolve_device"]
+__all__ = ["JUDGES", "UNCERTAINTIES", "CompositionalWorldModel", "Imagined", "Session", "resolve_device"]
 
 #: Where the uncertainty of a chunk comes from. "spread": disagreement of the value ensemble, mean over the frames, in
 #: units of value. "noise": root mean square difference of two predictions from different noise, in latents (in pixels
 #: from 0 to 1 where the model has none). "noise_value": mean difference of the values of two such predictions.
 #: "dynamics": what the dynamics model itself says.
 UNCERTAINTIES = ("spread", "noise", "noise_value", "dynamics")
+
+#: Who says what imagined frames are worth. "value": the value model, looking at them. "dynamics": the dynamics model's
+#: own value head, which foresees their values instead of judging a picture of them. Recorded frames are judged by the
+#: value model in either case.
+JUDGES = ("value", "dynamics")
 
 _KIND, _VERSION = "rise-world-model", 1
 _PARTS = ("dynamics", "value")
@@ -111,6 +116,7 @@ class CompositionalWorldModel:
         spec: Task that both were made for.
         uncertainty: One of `UNCERTAINTIES`. "noise" and "noise_value" imagine every chunk twice; what is imagined does
             not change by that.
+        judge: One of `JUDGES`.
         max_batch: Environments per call of the models, or None for all. Results of batched matrix products depend on
             the size of the batch in their last bits; with 1 they do not depend on it at all.
 
@@ -131,27 +137,33 @@ class CompositionalWorldModel:
         spec: TaskSpec,
         *,
         uncertainty: str = "spread",
+        judge: str = "value",
         max_batch: int | None = None,
     ) -> None:
+        if judge not in JUDGES:
+            raise ConfigError(f"unknown judge {judge!r}. Known: {', '.join(JUDGES)}.")
         if uncertainty not in UNCERTAINTIES:
             raise ConfigError(f"unknown uncertainty {uncertainty!r}. Known: {', '.join(UNCERTAINTIES)}.")
         if max_batch is not None and max_batch < 1:
             raise ConfigError(f"max_batch is {max_batch}, expected at least 1 or None")
         self.dynamics, self.value, self.spec = dynamics, value, spec
-        self.uncertainty, self.max_batch = uncertainty, max_batch
+        self.uncertainty, self.judge, self.max_batch = uncertainty, judge, max_batch
 
     @property
     def device(self) -> torch.device:
         """Where actions are wanted and results lie."""
         return self.dynamics.device
 
-    def with_options(self, uncertainty: str | None = None, max_batch: int | None = None) -> CompositionalWorldModel:
+    def with_options(
+        self, uncertainty: str | None = None, max_batch: int | None = None, judge: str | None = None
+    ) -> CompositionalWorldModel:
         """The same models with other settings; None keeps a setting."""
         return CompositionalWorldModel(
             self.dynamics,
             self.value,
             self.spec,
             uncertainty=uncertainty or self.uncertainty,
+            judge=judge or self.judge,
             max_batch=max_batch or self.max_batch,
         )
 
@@ -240,6 +252,13 @@ class CompositionalWorldModel:
         return _Piece(prediction, estimate, uncertainty, pixels), state
 
     def _judge(self, prediction: Prediction, prompts: Sequence[str]) -> tuple[ValueEstimate, torch.Tensor | None]:
+        if self.judge == "dynamics":
+            if prediction.values is None:
+                raise RiseError(
+                    f"{type(self.dynamics).__name__} foresees no values: take judge='value', or train it with "
+                    "dynamics.transformer.value_head=4"
+                )
+            return prediction.values, None
         if not self.value.reads_latents:
             pixels = self.dynamics.decode(prediction, range(self.spec.frames_per_chunk))
             return self.value.estimate(pixels, prompts), pixels
@@ -302,6 +321,7 @@ class CompositionalWorldModel:
             "format_version": _VERSION,
             "task": to_plain(dataclasses.asdict(self.spec)),
             "uncertainty": self.uncertainty,
+            "judge": self.judge,
             "parts": {},
         }
         with atomic_directory(path, CONFIG) as aside:
@@ -321,6 +341,7 @@ class CompositionalWorldModel:
         device: str | torch.device = "cpu",
         trusted: Sequence[str] = ("rise_env",),
         uncertainty: str | None = None,
+        judge: str | None = None,
         max_batch: int | None = None,
     ) -> CompositionalWorldModel:
         """Load what `save_pretrained` wrote.
@@ -330,6 +351,7 @@ class CompositionalWorldModel:
             device: Where to put the weights; "auto" takes a GPU where there is one.
             trusted: Packages whose classes the checkpoint may name.
             uncertainty: As in the constructor; None takes the checkpoint's.
+            judge: As in the constructor; None takes the checkpoint's.
             max_batch: As in the constructor.
 
         Raises:
@@ -342,13 +364,14 @@ class CompositionalWorldModel:
             spec = task_from_section(config["task"])
             classes = {name: load_class(config["parts"][name], trusted) for name in _PARTS}
             chosen = uncertainty or config["uncertainty"]
+            who = judge or config.get("judge", "value")
         except (ConfigError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}") from error
         for name in _PARTS:
             if not (folder / name).is_dir():
                 raise CheckpointError(f"world model {folder} lacks its part {name!r}: {folder / name} is missing")
         parts = {name: classes[name].from_pretrained(folder / name, device=target) for name in _PARTS}
-        return cls(parts["dynamics"], parts["value"], spec, uncertainty=chosen, max_batch=max_batch)
+        return cls(parts["dynamics"], parts["value"], spec, uncertainty=chosen, judge=who, max_batch=max_batch)
 
 
 #: From each older format version, a function to the next one's configuration.

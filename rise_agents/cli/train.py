@@ -80,11 +80,13 @@ def _train_dynamics(args: argparse.Namespace) -> int:
     import torch
 
     from rise_agents.cli.progress import say
+    from rise_agents.cli.train_value import load_value_config
     from rise_env.data import open_dataset
     from rise_env.dynamics.config import load_dynamics_config
     from rise_env.dynamics.trainer import Budget
-    from rise_env.dynamics.training import Training, train_dynamics
+    from rise_env.dynamics.training import FrameValues, Training, train_dynamics
     from rise_env.tasks import load_task
+    from rise_env.value.labels import make_labels
     from rise_env.world_model import resolve_device
 
     if args.threads is not None:
@@ -102,8 +104,12 @@ def _train_dynamics(args: argparse.Namespace) -> int:
         else:
             steps = args.autoencoder_steps or config.training.autoencoder_steps
             budgets = [Budget(steps=steps), Budget(steps=args.steps or config.training.steps)]
+        values = None
+        if config.transformer_kind == "rise" and config.transformer.value_head:
+            labels = make_labels(dataset, load_value_config(args.task, args.preset, args.overrides).labels)
+            values = FrameValues(labels.progress, labels.progress_known)
         training = Training(
-            dataset, config, args.out, budgets[0], budgets[1], resolve_device(args.device), bars.training
+            dataset, config, args.out, budgets[0], budgets[1], resolve_device(args.device), bars.training, values=values
         )
         say(
             f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; {len(training.train)} windows to train on, "

@@ -102,6 +102,9 @@ class TransformerConfig:
         relative_actions: Whether an action is given relative to the current joint state as well.
         use_state: Whether the current joint state is an input.
         state_head: Whether the joint states at the imagined frames are predicted, as a residual to the command.
+        value_head: Members of an ensemble that tells the value of every imagined frame from the transformer itself;
+            0 for none. A picture that is the mean of two outcomes is neither of them; the head gives the mean of their
+            values instead, and learning it makes the tokens keep what decides between them.
         text_buckets: Size of the hashed vocabulary of the instruction; 0 for a model that reads no text.
         modulation_rank: Inner width of each block's modulation, which saves parameters; 0 for a full matrix.
     """
@@ -121,6 +124,7 @@ class TransformerConfig:
     relative_actions: bool = True
     use_state: bool = True
     state_head: bool = True
+    value_head: int = 0
     text_buckets: int = 0
     modulation_rank: int = 0
 
@@ -134,6 +138,7 @@ class TransformerConfig:
         _require(
             self.depth >= 1 and self.cross_view_every >= 1, "dynamics.transformer: depth and cross_view_every >= 1"
         )
+        _require(self.value_head >= 0, f"dynamics.transformer.value_head is {self.value_head}, expected at least 0")
         needs = self.conditioning == "tokens" or self.cross_attention_every >= 1
         _require(needs, "dynamics.transformer: the caption form needs cross_attention_every >= 1")
 
@@ -202,6 +207,7 @@ class FlowConfig:
         foreground: Extra weight of latents by how far they lie from those of the current frame.
         foreground_scale: Distance (in standard deviations of the latents) at which that weight is full.
         state_weight: Weight of the error of the predicted joint states.
+        value_weight: Weight of the error of the predicted values.
         steps: Denoising steps in imagination.
         disagreement: Whether every chunk is imagined twice from two noises, for `Prediction.uncertainty`.
         precision: Of imagination: "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
@@ -215,6 +221,7 @@ class FlowConfig:
     foreground: float = 0.0
     foreground_scale: float = 1.0
     state_weight: float = 0.1
+    value_weight: float = 1.0
     steps: int = 1
     disagreement: bool = False
     precision: str = "auto"

@@ -78,8 +78,8 @@ def evaluate_dynamics(model: LatentDynamics, latents: Latents, training: Trainin
         generators = [torch.Generator().manual_seed(int(index)) for index in batch.index]
         noise = draw_noise(clean.shape[1:], generators, device)
         with precision(model.config.flow.precision, device):
-            imagined, residual = model.sample(history, tokens, state, text, noise)
-            shuffled, _ = model.sample(history, tokens.roll(len(tokens) // 2 or 1, 0), state, text, noise)
+            imagined, residual, logits = model.sample(history, tokens, state, text, noise)
+            shuffled = model.sample(history, tokens.roll(len(tokens) // 2 or 1, 0), state, text, noise).latents
             pixels = model._decode(imagined.transpose(1, 2))
             coded = model._decode(clean.transpose(1, 2))
             present = torch.from_numpy(training.dataset.frames(batch.index)).to(device)
@@ -95,6 +95,11 @@ def evaluate_dynamics(model: LatentDynamics, latents: Latents, training: Trainin
         if residual is not None:
             for name, error in (("state_error", residual - states), ("state_error_command", states)):
                 sums[name] = sums.get(name, 0.0) + float(error.abs().mean()) * len(batch)
+        if logits is not None and training.values is not None:
+            labels, known = training.values.of(batch.future_index, device)
+            wrong = (logits.sigmoid().mean(0) - labels).square() * known
+            total = float(wrong.sum() / known.sum().clamp(min=1)) * len(batch)
+            sums["value_error"] = sums.get("value_error", 0.0) + total
         true = torch.from_numpy(training.dataset.frames(batch.future_index)).to(device)
         ends["true"].append(true[:, -1])
         ends["current"].append(present)

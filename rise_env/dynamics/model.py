@@ -17,11 +17,11 @@ from rise_env.dynamics.actions import JointScaler, hash_text
 from rise_env.dynamics.autoencoder import make_autoencoder
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.flow import draw_noise, euler, to_velocity
-from rise_env.dynamics.transformer import LatentTransformer
+from rise_env.dynamics.transformer import Denoised, LatentTransformer
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import to_plain
 from rise_env.pretrained import local_directory, read_config, read_weights, save_checkpoint
-from rise_env.protocols import History, Prediction
+from rise_env.protocols import History, Prediction, ValueEstimate
 from rise_env.tasks import TaskSpec
 
 __all__ = ["DynamicsShape", "DynamicsState", "LatentDynamics", "VideoPrediction"]
@@ -158,7 +158,7 @@ class LatentDynamics(nn.Module):
         text: torch.Tensor,
         current: torch.Tensor | None = None,
         shared: tuple[Any, ...] = (),
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> Denoised:
         """One evaluation of the transformer.
 
         Args:
@@ -172,12 +172,12 @@ class LatentDynamics(nn.Module):
             shared: Further inputs of the transformer that the steps of a chunk share.
 
         Returns:
-            Velocity or clean latents, whichever is `config.flow.target`, and the joint states' residual or None.
+            Its latents are velocity or clean latents, whichever is `config.flow.target`.
         """
-        output, states = self.transformer(noisy, history, sigma, tokens, state, text, *shared)
+        output: Denoised = self.transformer(noisy, history, sigma, tokens, state, text, *shared)
         if self.config.flow.target == "x0_residual":
-            output = output + (history[:, :, -1:] if current is None else current)
-        return output, states
+            output = output._replace(latents=output.latents + (history[:, :, -1:] if current is None else current))
+        return output
 
     def sample(
         self,
@@ -187,22 +187,23 @@ class LatentDynamics(nn.Module):
         text: torch.Tensor,
         noise: torch.Tensor,
         steps: int | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents of a chunk (B, V, F, C, h, w), float32, and the joint states' residual; arguments as in `denoise`."""
-        states: torch.Tensor | None = None
+    ) -> Denoised:
+        """Clean latents of a chunk (B, V, F, C, h, w), float32, and what goes with them; arguments as in `denoise`."""
+        last = Denoised(noise)
         # Actions and caption are encoded once per chunk, not once per step, where the transformer lets us.
         transformer: Any = self.transformer
         official = self.config.transformer_kind == "official"
         shared = (transformer.condition(noise, history, tokens),) if official else ()
 
         def velocity(sample: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            nonlocal states
-            output, states = self.denoise(sample, history, sigma, tokens, state, text, shared=shared)
+            nonlocal last
+            last = self.denoise(sample, history, sigma, tokens, state, text, shared=shared)
             if self.config.flow.target == "velocity":
-                return output
-            return to_velocity(sample, output.float(), float(sigma[0]))
+                return last.latents
+            return to_velocity(sample, last.latents.float(), float(sigma[0]))
 
-        return euler(velocity, noise, steps or self.config.flow.steps), states
+        latents = euler(velocity, noise, steps or self.config.flow.steps)
+        return last._replace(latents=latents)
 
     # ------------------------------------------------------------------ the session
 
@@ -251,21 +252,25 @@ class LatentDynamics(nn.Module):
             tokens = self.scaler.tokens(actions, state.state)
             normalised = self.scaler.normalise_state(state.state)
             inputs = (history, tokens, normalised, state.text)
-            latents, residual = self.sample(*inputs, draw_noise(shape, generators, self.device))
+            latents, residual, logits = self.sample(*inputs, draw_noise(shape, generators, self.device))
             uncertainty = None
             if self.config.flow.disagreement:
-                again, _ = self.sample(*inputs, draw_noise(shape, generators, self.device))
+                again = self.sample(*inputs, draw_noise(shape, generators, self.device)).latents
                 uncertainty = (latents - again).square().flatten(1).mean(dim=1).sqrt()
+            values = None
+            if logits is not None:
+                members = logits.sigmoid()
+                values = ValueEstimate(members.mean(0), members.std(0, correction=0))
             latents = latents.transpose(1, 2)
             command = self.scaler.command_at_frames(actions)
             states = None if residual is None else self.scaler.add_residual(command, residual)
             end = command[:, -1] if states is None else states[:, -1]
             if self.autoencoder.per_frame:
-                prediction: Prediction = ImagePrediction(latents, states, uncertainty, state.details)
+                prediction: Prediction = ImagePrediction(latents, states, uncertainty, values, state.details)
                 following = latents
             else:
                 frames = self._decode(latents)
-                prediction = VideoPrediction(latents, states, uncertainty, frames)
+                prediction = VideoPrediction(latents, states, uncertainty, values, frames)
                 following = self._encode(frames[:, -self.shape.history :])
         following = torch.cat([state.history, following], dim=1)[:, -self.shape.history :]
         return prediction, DynamicsState(following.contiguous(), end, state.text, state.details)

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from rise_env.dynamics.config import OfficialConfig
+from rise_env.dynamics.transformer import Denoised
 from rise_env.errors import CheckpointError, ConfigError
 
 __all__ = ["Conditioning", "OfficialNetwork", "OfficialTransformer", "load_official", "rotary_table"]
@@ -336,11 +337,11 @@ class OfficialTransformer(nn.Module):
         state: torch.Tensor,
         text: torch.Tensor,
         conditioning: Conditioning | None = None,
-    ) -> tuple[torch.Tensor, None]:
+    ) -> Denoised:
         """As `LatentTransformer.forward`; state and text are not read, joint states not predicted."""
         latents = torch.cat([history, future.to(history.dtype)], dim=2)
         inputs = (latents, 1000.0 * sigma, history.shape[2], actions, self.caption, conditioning)
-        return self.network(*inputs).float(), None
+        return Denoised(self.network(*inputs).float())
 
 
 def load_official(

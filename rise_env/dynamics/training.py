@@ -27,7 +27,34 @@ from rise_env.errors import ConfigError
 from rise_env.files import to_plain, write_json
 from rise_env.provenance import provenance
 
-__all__ = ["Training", "train_autoencoder", "train_dynamics"]
+__all__ = ["FrameValues", "Training", "train_autoencoder", "train_dynamics"]
+
+_BOOTSTRAP = 0.8
+
+
+@dataclass(frozen=True)
+class FrameValues:
+    """What the value head learns: the value labels of recorded frames (`rise_env.value.labels.Labels`).
+
+    Attributes:
+        progress: float32 (N,), in [0, 1].
+        known: Whether a frame has a label, bool (N,).
+    """
+
+    progress: np.ndarray
+    known: np.ndarray
+
+    def of(self, index: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels of frames, and 1 where there is one, else 0: two float32 tensors like `index`."""
+        pair = self.progress[index], self.known[index].astype(np.float32)
+        labels, known = (torch.from_numpy(column).to(device) for column in pair)
+        return labels, known
+
+    @staticmethod
+    def members(episode: np.ndarray, count: int, device: torch.device) -> torch.Tensor:
+        """1 for the members that learn from an episode, else 0: float32 (count, n)."""
+        share = [np.random.default_rng([0xB007, int(one)]).random(count) < _BOOTSTRAP for one in episode]
+        return torch.from_numpy(np.stack(share, axis=1).astype(np.float32)).to(device)
 
 
 @dataclass
@@ -45,6 +72,10 @@ class Training:
         device: Where.
         report: Called with the progress.
         tensorboard: Whether to write TensorBoard files.
+        values: Labels for the value head, if the model has one.
+
+    Raises:
+        ConfigError: If the model has a value head and there are no labels for it.
     """
 
     dataset: Dataset
@@ -55,9 +86,12 @@ class Training:
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[Progress], None] | None = None
     tensorboard: bool = True
+    values: FrameValues | None = None
 
     def __post_init__(self) -> None:
         spec = self.dataset.spec
+        if self.config.transformer_kind == "rise" and self.config.transformer.value_head and self.values is None:
+            raise ConfigError("dynamics.transformer.value_head needs value labels: give `values`, or set it to 0")
         share = self.config.training.held_out
         self.shape = DynamicsShape.of(spec)
         parts = split_episodes(self.dataset, {"train": 1.0 - share, "heldout": share}, seed=0)
@@ -117,10 +151,7 @@ def train_dynamics(
         first = LatentDynamics.from_pretrained(initial, device=training.device)
         if first.shape != model.shape:
             raise ConfigError(f"{initial} has shape {first.shape}, the task {model.shape}")
-        try:
-            model.load_state_dict(first.state_dict())
-        except RuntimeError as error:
-            raise ConfigError(f"{initial} has other sizes than the configuration: {error}") from error
+        _take_over(model, first, initial)
     elif autoencoder is not None:
         given = LatentDynamics.from_pretrained(autoencoder, device=training.device).autoencoder
         if given.latent_shape != model.autoencoder.latent_shape or type(given) is not type(model.autoencoder):
@@ -132,6 +163,16 @@ def train_dynamics(
     else:
         train_autoencoder(training, model)
     return _train_transformer(training, model)
+
+
+def _take_over(model: LatentDynamics, first: LatentDynamics, path: str | Path) -> None:
+    """Take the weights of another model; a value head that it lacks begins anew."""
+    given = first.state_dict()
+    new = [name for name in model.state_dict() if name.startswith("transformer.value_head.") and name not in given]
+    try:
+        model.load_state_dict({**given, **{name: model.state_dict()[name] for name in new}})
+    except RuntimeError as error:
+        raise ConfigError(f"{path} has other sizes than the configuration: {error}") from error
 
 
 # ---------------------------------------------------------------------- autoencoder
@@ -296,13 +337,17 @@ def _train_transformer(training: Training, model: LatentDynamics) -> LatentDynam
         with precision(settings.precision, device):
             noisy_history = add_noise(history, context, strength.to(device))
             inputs = (add_noise(clean, noise, sigma), noisy_history, sigma, *actions, text)
-            output, residual = model.denoise(*inputs, current=current)
+            output, residual, logits = model.denoise(*inputs, current=current)
         target = clean if flow.target == "x0_residual" else noise - clean
         weight = foreground_weight(clean, current, flow) if flow.foreground else 1.0
         total = error = (weight * (output.float() - target).square()).mean()
         if residual is not None:
             total = error + flow.state_weight * functional.smooth_l1_loss(residual, states)
-        return total, {"loss": error.detach()}
+        figures = {"loss": error.detach()}
+        if logits is not None and training.values is not None:
+            figures["value"] = _value_loss(training.values, batch, logits, sigma)
+            total, figures["value"] = total + flow.value_weight * figures["value"], figures["value"].detach()
+        return total, figures
 
     def evaluate(average: nn.Module, step: int) -> dict[str, float]:
         averaged.transformer.load_state_dict(average.state_dict())
@@ -329,6 +374,20 @@ def _train_transformer(training: Training, model: LatentDynamics) -> LatentDynam
     averaged.save_pretrained(training.folder / "model")
     write_json(training.folder / "metrics.json", {"step": loop.step, "seconds": loop.elapsed, **loop.metrics})
     return averaged
+
+
+def _value_loss(values: FrameValues, batch: WindowBatch, logits: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the value head (M, B, K), less the entropy of the labels: 0 is the best that can be had.
+
+    Only where the future was pure noise: less noise would let the head read off what it is to foresee. Each member
+    learns from four fifths of the episodes, so that they differ where there is little to learn from.
+    """
+    labels, known = values.of(batch.future_index, logits.device)
+    known = known * (sigma >= 1.0)[:, None]
+    weight = known[None] * values.members(batch.episode, len(logits), logits.device)[:, :, None]
+    losses = functional.binary_cross_entropy_with_logits(logits, labels.expand_as(logits), reduction="none")
+    least = functional.binary_cross_entropy(labels, labels, reduction="none")  # entropy of the label itself
+    return ((losses - least) * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 def conditions(

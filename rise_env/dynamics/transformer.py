@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -11,7 +12,21 @@ from torch.nn import functional
 from rise_env.dynamics.config import TransformerConfig
 from rise_env.errors import ConfigError
 
-__all__ = ["LatentTransformer", "sinusoid"]
+__all__ = ["Denoised", "LatentTransformer", "sinusoid"]
+
+
+class Denoised(NamedTuple):
+    """What one evaluation of a transformer gives.
+
+    Attributes:
+        latents: Like the noisy input, float32; what they mean is `FlowConfig.target`.
+        states: Normalised joint states at the imagined frames as a difference to the command (B, K, D), or None.
+        values: Logits of the value of every imagined frame, one row per member of the ensemble (M, B, K), or None.
+    """
+
+    latents: torch.Tensor
+    states: torch.Tensor | None = None
+    values: torch.Tensor | None = None
 
 
 def sinusoid(value: torch.Tensor, width: int) -> torch.Tensor:
@@ -119,6 +134,29 @@ class ActionEncoder(nn.Module):
         return self.caption + self.head(self.layers(tokens + self.positions))
 
 
+class ValueHead(nn.Module):
+    """Values of the imagined frames, read off the tokens of all views: one query per frame, then an ensemble."""
+
+    def __init__(self, config: TransformerConfig, frames: int) -> None:
+        super().__init__()
+        width, hidden = config.width, config.width // 2
+        self.queries = nn.Parameter(torch.randn(1, frames, width) * 0.02)
+        self.condition = nn.Linear(width, width)
+        self.read = Attention(width, config.heads, cross=True)
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Parameter(torch.randn(config.value_head, width, hidden) * width**-0.5)
+        self.inner_bias = nn.Parameter(torch.zeros(config.value_head, 1, hidden))
+        self.outer = nn.Parameter(torch.randn(config.value_head, hidden, 1) * 0.1 * hidden**-0.5)
+        self.outer_bias = nn.Parameter(torch.zeros(config.value_head, 1, 1))
+
+    def forward(self, tokens: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, L, width) and the condition (B, width) to logits float32 (M, B, K)."""
+        queries = self.queries + self.condition(condition)[:, None]
+        read = self.norm(queries + self.read(queries, tokens)).float()
+        hidden = functional.silu(torch.einsum("bkw,mwh->mbkh", read, self.inner) + self.inner_bias[:, None])
+        return (torch.einsum("mbkh,mho->mbko", hidden, self.outer) + self.outer_bias[:, None])[..., 0].float()
+
+
 class LatentTransformer(nn.Module):
     """Predicts the future latents of all views from noisy ones, the history and the actions.
 
@@ -189,6 +227,7 @@ class LatentTransformer(nn.Module):
         self.last_modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, of_future)
         self.state_head = _mlp(2 * width, width, frames * joints) if config.state_head else None
+        self.value_head = ValueHead(config, frames) if config.value_head else None
         for layer in (self.head, self.last_modulation, *([self.state_head[-1]] if self.state_head else [])):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -201,7 +240,7 @@ class LatentTransformer(nn.Module):
         actions: torch.Tensor,
         state: torch.Tensor,
         text: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> Denoised:
         """Predict.
 
         Args:
@@ -211,10 +250,6 @@ class LatentTransformer(nn.Module):
             actions: Action tokens (B, K, A).
             state: Normalised joint state of the current frame (B, D).
             text: Hashed words (B, W), 0 where there is none.
-
-        Returns:
-            The prediction like `future` (what it means is `FlowConfig.target`), float32, and the normalised joint
-            states at the imagined frames as a difference to the command (B, K, D), or None.
         """
         config = self.config
         places = math.prod(self.places)
@@ -256,7 +291,8 @@ class LatentTransformer(nn.Module):
         if self.state_head is not None:
             summary = torch.cat([tokens.mean(dim=(1, 2)), condition], dim=-1)
             states = self.state_head(summary).unflatten(-1, (self.frames, self.joints)).float()
-        return self._frames(self.head(tokens * (1.0 + scale) + shift)).float(), states
+        values = None if self.value_head is None else self.value_head(tokens.flatten(1, 2), condition)
+        return Denoised(self._frames(self.head(tokens * (1.0 + scale) + shift)).float(), states, values)
 
     def _patches(self, latents: torch.Tensor, time_patch: int) -> torch.Tensor:
         """(B, V, F, C, h, w) to (B, V, groups, places, channels of a token)."""

@@ -13,6 +13,7 @@ from rise_env.alignment import ALIGNMENTS, align_actions
 from rise_env.dynamics.actions import JointScaler, hash_text
 from rise_env.dynamics.config import DynamicsConfig, VideoAutoencoderConfig, load_dynamics_config
 from rise_env.dynamics.model import DynamicsShape, DynamicsState, LatentDynamics, VideoPrediction
+from rise_env.dynamics.transformer import Denoised
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.protocols import Dynamics, History
 from rise_env.tasks import load_task
@@ -50,9 +51,9 @@ def generators(seeds: list[int]) -> list[torch.Generator]:
 class Counter(torch.nn.Module):
     """Predicts that imagined frame k is the current one plus k + 1."""
 
-    def forward(self, future: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, None]:
+    def forward(self, future: torch.Tensor, *rest: Any) -> Denoised:
         count = torch.arange(1.0, future.shape[2] + 1)[:, None, None, None]
-        return count.expand_as(future[0, 0]).expand_as(future), None
+        return Denoised(count.expand_as(future[0, 0]).expand_as(future))
 
 
 def test_it_is_a_dynamics() -> None:
