@@ -32,6 +32,14 @@ def _register() -> None:
             vector_entry_point="rise_robot.cell.vector:CellVectorEnv",
             kwargs={"task": task},
         )
+    for title, task in _TASKS.items():
+        gymnasium.register(
+            id=f"RISE-{title}-Piper-v0",
+            entry_point="rise_robot.env:make_robot_env",
+            vector_entry_point="rise_robot.vector:RobotVectorEnv",
+            kwargs={"task": task},
+            nondeterministic=True,
+        )
 
 
 _register()

@@ -1,0 +1,238 @@
+"""SafetyGuard: what every target and every measurement must pass. Pure: no clock, no input or output of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from rise_env.tasks import JointLayout
+from rise_robot.config import SafetyConfig
+from rise_robot.driver import JointSample, Observation
+
+__all__ = ["Admitted", "SafetyGuard", "Stop", "StopReason"]
+
+#: Changes of a measured joint below this do not count as motion, rad or m.
+_STILL = 1e-4
+#: Components further than this outside the limits are counted as clipped; less is rounding.
+_ROUNDING = 1e-6
+#: Motion of the arms after which a camera must show something new, rad.
+_SEEN_MOTION = 0.1
+
+
+class StopReason(StrEnum):
+    """Why a robot was stopped; the value is `info["stop_reason"]`."""
+
+    BAD_ACTION = "bad_action"
+    OUTSIDE_LIMITS = "outside_limits"
+    TRACKING_GAP = "tracking_gap"
+    BAD_MEASUREMENT = "bad_measurement"
+    STALE_JOINTS = "stale_joints"
+    STALE_CAMERA = "stale_camera"
+    FROZEN_JOINTS = "frozen_joints"
+    FROZEN_CAMERA = "frozen_camera"
+    FAULT = "fault"
+    LINK = "link"
+    POLICY_FAILED = "policy_failed"
+    POLICY_LATE = "policy_late"
+    OPERATOR = "operator"
+    SIGNAL = "signal"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A reason to stop.
+
+    Attributes:
+        reason: Which rule.
+        detail: What exactly, for people.
+    """
+
+    reason: StopReason
+    detail: str
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A target that may be sent.
+
+    Attributes:
+        target: float64 (D,), rad and m, within the limits and near the one before.
+        clamped: Components that lay outside the limits and were clipped.
+        slowed: Components that were cut to the speed limit.
+    """
+
+    target: np.ndarray
+    clamped: int
+    slowed: int
+
+
+class SafetyGuard:
+    """Keeps the bounds of a `SafetyConfig`.
+
+    Targets are clipped to the limits and cut to the largest change per control period; what cannot be mended so, and
+    every measurement that cannot be trusted, is a `Stop`. The guard decides, the caller acts.
+
+    Args:
+        layout: The joints.
+        config: The bounds.
+        fps: Control rate, Hz.
+
+    Example:
+        >>> from rise_env.tasks import load_task
+        >>> task = load_task()
+        >>> guard = SafetyGuard(task.layout, SafetyConfig(), task.fps)
+        >>> guard.begin(task.layout.low + 0.1)
+        >>> guard.admit(task.layout.low.astype(float)).target.shape
+        (14,)
+    """
+
+    def __init__(self, layout: JointLayout, config: SafetyConfig, fps: float) -> None:
+        self._layout, self._config = layout, config
+        self.low, self.high = config.bounds(layout)
+        self._largest_change = config.speed.vector(layout) / fps
+        self._outside, self._gap = config.outside.vector(layout), config.gap.vector(layout)
+        self._angles = np.array([unit == "rad" for unit in layout.units])
+        self.begin(None)
+
+    def begin(self, held: np.ndarray | None) -> None:
+        """Forget the past; the robot holds `held` (D,), rad and m, or None where that is not known yet."""
+        #: The last target sent, float64 (D,), or None.
+        self.last: np.ndarray | None = None if held is None else np.asarray(held, float).copy()
+        self._anchor: np.ndarray | None = None
+        self._pictures: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}
+
+    def follow(self, held: np.ndarray) -> None:
+        """The robot holds `held` (D,), rad and m, which is not what was sent last: it has limits of its own."""
+        self.last = np.asarray(held, float).copy()
+
+    # ------------------------------------------------------------------ targets
+
+    def check_chunk(self, chunk: Any, shape: tuple[int, int]) -> Stop | None:
+        """A whole chunk before any of it is run: shape (chunk, D), numbers, finite."""
+        array = np.asarray(chunk)
+        if array.shape != shape:
+            return self._bad(f"the action has shape {array.shape}, expected {shape}: joint targets (steps, joints)")
+        return self._numbers(array, "the action")
+
+    def admit(self, target: Any) -> Admitted | Stop:
+        """A target (D,), rad and m, on its way to the robot; what is admitted counts as sent."""
+        array = np.asarray(target)
+        if array.shape != self.low.shape:
+            return self._bad(f"the target has shape {array.shape}, expected {self.low.shape}")
+        if (stop := self._numbers(array, "the target")) is not None:
+            return stop
+        if self.last is None:
+            return self._bad("nobody knows yet what the robot holds, so no target can be near it")
+        wanted = array.astype(np.float64)
+        inside = np.clip(wanted, self.low, self.high)
+        beyond = np.abs(wanted - inside)
+        if (far := beyond > self._outside).any():
+            return Stop(StopReason.OUTSIDE_LIMITS, f"targets far outside their limits: {self._list(far, wanted)}")
+        change = np.clip(inside - self.last, -self._largest_change, self._largest_change)
+        slowed = np.abs(inside - self.last) > self._largest_change + _ROUNDING
+        # The target itself where it is near enough: adding a difference would change its last bits.
+        allowed = np.where(np.abs(inside - self.last) <= self._largest_change, inside, self.last + change)
+        self.last = allowed
+        return Admitted(allowed.copy(), int(np.count_nonzero(beyond > _ROUNDING)), int(np.count_nonzero(slowed)))
+
+    # ------------------------------------------------------------------ measurements
+
+    def check_joints(self, joints: JointSample, now: float, *, tracks: bool = True) -> Stop | None:
+        """A joint state: fresh, finite, near what was commanded, and moving where its command moves.
+
+        Args:
+            joints: The newest.
+            now: The driver's clock, s.
+            tracks: Whether commands are being sent; the joints follow none otherwise.
+        """
+        measured = np.asarray(joints.position, float)
+        if measured.shape != self.low.shape or not np.isfinite(measured).all():
+            detail = f"the measured joints are {joints.position}, expected {self.low.size} finite numbers"
+            return Stop(StopReason.BAD_MEASUREMENT, detail)
+        age = now - joints.stamp
+        if not age <= self._config.stale_joints:
+            detail = f"the newest joint state is {age:.2f} s old, at most {self._config.stale_joints} s are allowed"
+            return Stop(StopReason.STALE_JOINTS, detail)
+        if self.last is None or not tracks:
+            return None
+        if (apart := np.abs(self.last - measured) > self._gap).any():
+            where = self._list(apart, measured, self.last)
+            return Stop(StopReason.TRACKING_GAP, f"measured joints are far from their commands: {where}")
+        return self._check_motion(measured, now)
+
+    def _check_motion(self, measured: np.ndarray, now: float) -> Stop | None:
+        assert self.last is not None
+        if self._anchor is None:
+            self._anchor, self._anchor_command = measured.copy(), self.last.copy()
+            self._waiting = np.full(measured.shape, np.inf)
+        moved = np.abs(measured - self._anchor) > _STILL
+        self._anchor = np.where(moved, measured, self._anchor)
+        self._anchor_command = np.where(moved, self.last, self._anchor_command)
+        # A gripper may stand still on what it holds; an arm joint may not.
+        expected = (np.abs(self.last - self._anchor_command) > self._config.frozen_motion) & self._angles & ~moved
+        self._waiting = np.where(expected, np.minimum(self._waiting, now), np.inf)
+        if (stuck := now - self._waiting > self._config.frozen_joints).any():
+            where, limit = self._list(stuck, measured, self.last), self._config.frozen_joints
+            detail = f"joint states arrive but have not changed for {limit} s although commands have: {where}"
+            return Stop(StopReason.FROZEN_JOINTS, detail)
+        return None
+
+    def check_cameras(self, stamps: Mapping[str, float], now: float) -> Stop | None:
+        """The newest pictures: none too old, by their stamps on the driver's clock."""
+        for camera, stamp in stamps.items():
+            age = now - stamp
+            if not age <= self._config.stale_camera:
+                limit = self._config.stale_camera
+                detail = f"the newest picture of camera {camera!r} is {age:.2f} s old, at most {limit} s are allowed"
+                return Stop(StopReason.STALE_CAMERA, detail)
+        return None
+
+    def check_observation(self, observation: Observation, now: float) -> Stop | None:
+        """An observation that is about to be used: fresh, and no camera that repeats itself while the arms move."""
+        if (stop := self.check_cameras(observation.stamps, now)) is not None:
+            return stop
+        allowed = self._config.frozen_images
+        if allowed is None:
+            return None
+        joints = np.asarray(observation.joints.position, float)
+        for camera, image in observation.images.items():
+            seen = self._pictures.get(camera)
+            if seen is None or not np.array_equal(seen[0], image):
+                self._pictures[camera] = (image, now, joints)
+                continue
+            moved = np.abs(joints - seen[2])[self._angles].max(initial=0.0)
+            if now - seen[1] > allowed and moved > _SEEN_MOTION:
+                return Stop(
+                    StopReason.FROZEN_CAMERA,
+                    f"camera {camera!r} has sent the same picture for {now - seen[1]:.2f} s while the arms moved by "
+                    f"{moved:.2f} rad",
+                )
+        return None
+
+    # ------------------------------------------------------------------ words
+
+    def _numbers(self, array: np.ndarray, what: str) -> Stop | None:
+        if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+            return self._bad(f"{what} has data type {array.dtype}, which are no real numbers")
+        if not np.isfinite(array).all():
+            return self._bad(f"{what} is not finite (NaN or infinity)")
+        return None
+
+    @staticmethod
+    def _bad(detail: str) -> Stop:
+        return Stop(StopReason.BAD_ACTION, detail)
+
+    def _list(self, which: np.ndarray, values: np.ndarray, commands: np.ndarray | None = None) -> str:
+        parts = []
+        for index in np.flatnonzero(which):
+            name, unit = self._layout.names[index], self._layout.units[index]
+            if commands is None:
+                limits = f"limits {self.low[index]:.3f} to {self.high[index]:.3f}"
+                parts.append(f"{name} {values[index]:.3f} {unit} ({limits})")
+            else:
+                parts.append(f"{name} is at {values[index]:.3f} {unit}, its command at {commands[index]:.3f}")
+        return ", ".join(parts)

@@ -1,0 +1,226 @@
+"""RobotSession: one control period after another, between whoever decides and a driver, under the safety guard."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from rise_env.errors import ActionError, RobotError
+from rise_robot.config import RobotConfig
+from rise_robot.driver import Driver, Observation
+from rise_robot.operator_keys import Key, Keys, NoKeys
+from rise_robot.safety import Admitted, SafetyGuard, Stop, StopReason
+
+__all__ = ["RobotSession"]
+
+
+class RobotSession:
+    """Everything that moves the robot goes through here.
+
+    Every control period begins with the operator's keys and signals, then the driver's own fault, the joint state and
+    the age of the pictures; then the target passes the guard and is sent. Whatever is wrong makes the robot hold and
+    sets `stop`; from then on nothing is sent until `begin`. Motors are never switched off.
+
+    Args:
+        driver: The robot.
+        robot: Its configuration; must fit the driver's task.
+        keys: Operator's keys.
+        interrupted: Says the name of a signal that asks to stop, or None.
+        dry_run: Do everything but send.
+
+    Raises:
+        ConfigError: If the configuration does not fit the task.
+
+    Attributes:
+        stop: Why the robot was stopped, or None.
+        verdict: What the operator said of the episode: `Key.SUCCESS`, `Key.FAILURE` or None.
+        intervening: Whether the operator has taken over.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        robot: RobotConfig,
+        *,
+        keys: Keys | None = None,
+        interrupted: Callable[[], str | None] | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        layout = driver.task.layout
+        robot.check(layout)
+        self.driver, self.robot, self.dry_run = driver, robot, dry_run
+        self.keys: Keys = keys or NoKeys()
+        self._interrupted = interrupted or (lambda: None)
+        self.guard = SafetyGuard(layout, robot.safety, driver.task.fps)
+        self._squeeze = np.array([robot.squeeze.get(name, 0.0) for name in layout.names])
+        self._connected = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self.stop: Stop | None = None
+        self.verdict: Key | None = None
+        self.intervening = False
+        self._sent: np.ndarray | None = None
+        #: When the last target was sent, s on the driver's clock.
+        self.sent_at: float | None = None
+
+    # ------------------------------------------------------------------ episodes
+
+    def connect(self) -> None:
+        """Connect the driver, once.
+
+        Raises:
+            RobotError: If it cannot be connected.
+        """
+        if not self._connected:
+            self.driver.connect()
+            self._connected = True
+            self.keys.open()
+
+    def begin(self) -> None:
+        """An episode begins where the robot is.
+
+        Raises:
+            RobotError: If something is wrong with the robot already.
+        """
+        self._clear()
+        self.guard.begin(self._held())
+        self.keys.poll()  # what was pressed before does not count
+        if (stop := self._reason()) is not None:
+            self.halt(stop)
+            raise RobotError(f"the episode cannot begin ({stop.reason}): {stop.detail}")
+
+    def go_to_start(self) -> None:
+        """Move slowly from where the joints are measured to the start pose; does nothing in a dry run or without one.
+
+        Raises:
+            RobotError: If it is stopped on the way or does not arrive.
+        """
+        start, layout, fps = self.robot.start, self.driver.task.layout, self.driver.task.fps
+        if not start.pose or self.dry_run:
+            return
+        self._clear()
+        pose, tolerance = np.asarray(start.pose, float), start.tolerance.vector(layout)
+        step, begun = start.speed.vector(layout) / fps, self.driver.now()
+        target = self.driver.joints().position.astype(float)
+        self.guard.begin(target)
+        while True:
+            apart = np.abs(self.driver.joints().position - pose)
+            if (apart <= tolerance).all() and np.array_equal(target, pose):
+                return
+            if self.driver.now() - begun > start.timeout:
+                far = [layout.names[i] for i in np.flatnonzero(apart > tolerance)]
+                self.driver.hold()
+                raise RobotError(
+                    f"the start pose was not reached within {start.timeout} s; still away: {', '.join(far)}. Look for "
+                    "what is in the way, or raise start.timeout or start.tolerance in the robot's YAML."
+                )
+            near = np.abs(pose - target) <= step
+            target = np.where(near, pose, target + np.clip(pose - target, -step, step))
+            if self.tick(target, squeeze=False) is None:
+                assert self.stop is not None
+                raise RobotError(f"stopped on the way to the start pose ({self.stop.reason}): {self.stop.detail}")
+
+    # ------------------------------------------------------------------ control periods
+
+    def tick(self, target: np.ndarray | None, *, squeeze: bool = True) -> Admitted | None:
+        """One control period.
+
+        Args:
+            target: Joint targets (D,), rad and m; None to hold.
+            squeeze: Whether grippers are sent a little further closed, as configured.
+
+        Returns:
+            What was admitted (the held target while holding); None if the robot has been stopped: nothing was sent.
+        """
+        with self._holding_on_error():
+            if self.stop is not None:
+                return None
+            if (stop := self._reason()) is not None:
+                return self.halt(stop)
+            admitted = self._admit(target)
+            if isinstance(admitted, Stop):
+                return self.halt(admitted)
+            if target is not None and not self.dry_run:
+                sent = np.maximum(admitted.target - self._squeeze, self.guard.low) if squeeze else admitted.target
+                self.driver.command(sent)
+                self._sent, self.sent_at = sent, self.driver.now()
+            self.driver.tick()
+            return admitted
+        return None
+
+    def observe(self) -> Observation | None:
+        """The newest observation, checked; None if that stopped the robot."""
+        with self._holding_on_error():
+            observation = self.driver.observe()
+            stop = self.guard.check_observation(observation, self.driver.now())
+            return observation if stop is None else self.halt(stop)
+        return None
+
+    def halt(self, stop: Stop) -> None:
+        """Hold, and send nothing more in this episode."""
+        if self.stop is None:
+            self.stop = stop
+        if not self.dry_run:
+            self.driver.hold()
+
+    def close(self) -> None:
+        """Hold and disconnect. Twice is fine."""
+        self.keys.close()
+        if self._connected:
+            self._connected = False
+            self.driver.close()
+
+    # ------------------------------------------------------------------ inside
+
+    def _held(self) -> np.ndarray:
+        held = None if self.dry_run else self.driver.target()
+        return self.driver.joints().position.astype(float) if held is None else held
+
+    def _admit(self, target: np.ndarray | None) -> Admitted | Stop:
+        if self.dry_run:  # nobody follows: every target is measured against where the robot is
+            self.guard.follow(self._held())
+        else:
+            held = self.driver.target()
+            if held is not None and (self._sent is None or not np.array_equal(held, self._sent)):
+                self.guard.follow(held)
+        if target is not None:
+            return self.guard.admit(target)
+        assert self.guard.last is not None
+        return Admitted(self.guard.last.copy(), 0, 0)
+
+    def _reason(self) -> Stop | None:
+        """What is wrong now."""
+        for key in self.keys.poll():
+            if key is Key.STOP:
+                return Stop(StopReason.OPERATOR, "the operator pressed stop")
+            if key in (Key.TAKE_OVER, Key.HAND_BACK):
+                self.intervening = key is Key.TAKE_OVER
+            else:
+                self.verdict = key
+        if (name := self._interrupted()) is not None:
+            return Stop(StopReason.SIGNAL, f"the program was asked to end ({name})")
+        try:
+            if (fault := self.driver.fault()) is not None:
+                return Stop(StopReason.FAULT, fault)
+            now = self.driver.now()
+            stop = self.guard.check_joints(self.driver.joints(), now, tracks=not self.dry_run)
+            return stop or self.guard.check_cameras(self.driver.camera_stamps(), now)
+        except RobotError as error:
+            return Stop(StopReason.LINK, str(error))
+
+    @contextlib.contextmanager
+    def _holding_on_error(self) -> Iterator[None]:
+        """What the driver cannot do stops the robot; any other error makes it hold and goes on to the caller."""
+        try:
+            yield
+        except RobotError as error:
+            self.halt(Stop(StopReason.LINK, str(error)))
+        except ActionError as error:
+            self.halt(Stop(StopReason.BAD_ACTION, str(error)))
+        except BaseException:
+            if not self.dry_run:
+                self.driver.hold()
+            raise

@@ -1,0 +1,55 @@
+"""A robot, or a few work cells in its place, as a vector environment: `gym.make_vec("RISE-BrickSorting-Piper-v0")`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector.vector_env import AutoresetMode
+
+from rise_env.autoreset import autoreset_mode as parse_mode
+from rise_env.errors import ConfigError
+from rise_robot.env import RobotEnv, make_robot_env
+
+__all__ = ["RobotVectorEnv"]
+
+
+class RobotVectorEnv(SyncVectorEnv):
+    """`num_envs` robots, one after the other; more than one only of the driver "cell".
+
+    Args:
+        num_envs: Number of robots.
+        autoreset_mode: "next_step", "same_step" or "disabled".
+        **kwargs: Arguments of `rise_robot.env.make_robot_env`.
+
+    Raises:
+        ConfigError: If an argument is wrong, or several real robots are asked for.
+    """
+
+    def __init__(self, num_envs: int = 1, autoreset_mode: str | AutoresetMode = "next_step", **kwargs: Any) -> None:
+        driver = kwargs.get("driver", "ros")
+        if num_envs != 1 and driver != "cell":
+            raise ConfigError(f"num_envs is {num_envs}: there is one robot behind driver {driver!r}. Use --num-envs 1.")
+        if num_envs < 1:
+            raise ConfigError(f"num_envs is {num_envs}, expected at least 1")
+        super().__init__([lambda: make_robot_env(**kwargs)] * num_envs, autoreset_mode=parse_mode(autoreset_mode))
+        first = self._robots()[0]
+        self.task = first.task
+        #: Names that `scripted_chunks` takes.
+        self.scripted_policies = first.scripted_policies
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start episodes in all robots, or in those of `options["reset_mask"]`; `options` is not changed."""
+        return super().reset(seed=seed, options=None if options is None else dict(options))  # type: ignore[arg-type]
+
+    def scripted_chunks(self, name: str, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """Action chunks of a scripted policy, float32 (num_envs, chunk, D); see `RobotEnv.scripted_chunk`."""
+        chosen = [0] * self.num_envs if seeds is None else seeds
+        return np.stack([env.scripted_chunk(name, int(s)) for env, s in zip(self._robots(), chosen, strict=True)])
+
+    def _robots(self) -> list[RobotEnv]:
+        return [env for env in self.envs if isinstance(env, RobotEnv)]
