@@ -94,6 +94,12 @@ class WorkCell:
         #: Present set-points of all servos, (D,) rad and m; within a step they move to the target.
         self.command: np.ndarray = np.zeros(spec.layout.dim)
         self._knots = max(1, round(_SERVO_RATE / spec.fps))
+        # Share of the way at each physics step of a control step, as `step` has it.
+        ends = [self.substeps * knot // self._knots for knot in range(1, self._knots + 1)]
+        self._shares = np.array(
+            [next(i for i, end in enumerate(ends, 1) if end > k) / self._knots for k in range(self.substeps)]
+        )
+        self._substep = 0
         self._variation = DomainVariation(self.model, config.variation)
         self.task.bind(self)
 
@@ -113,7 +119,7 @@ class WorkCell:
             half = part[_GRIPPER] / 2
             self.data.qpos[self._finger_addresses[side]] = (half, -half)
         self.data.ctrl[self._actuators] = self.command * self._to_servo
-        self.steps = 0
+        self.steps = self._substep = 0
         self.clamped = 0
         self.task.reset(rng)
         self.episode_key = int(rng.integers(2**31))
@@ -135,7 +141,7 @@ class WorkCell:
         inside = np.clip(target, self._low, self._high)
         self.clamped = int(np.count_nonzero(np.abs(target - inside) > 1e-6))
         start = self.command
-        self.command = start + np.clip(inside - start, -self._max_change, self._max_change)
+        self.command = self.reachable(start, target)
         done = 0
         for knot in range(1, self._knots + 1):
             until = self.substeps * knot // self._knots
@@ -143,6 +149,40 @@ class WorkCell:
             self.data.ctrl[self._actuators] = point * self._to_servo
             mujoco.mj_step(self.model, self.data, until - done)
             done = until
+        return self._end_step()
+
+    def reachable(self, start: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """How far set-points at `start` get towards `target` within a control period, inside all limits, (D,)."""
+        inside = np.clip(target, self._low, self._high)
+        return start + np.clip(inside - start, -self._max_change, self._max_change)
+
+    def substep(self, start: np.ndarray, goal: np.ndarray, elapsed: np.ndarray) -> bool:
+        """Run a single physics step, for those who keep real time.
+
+        `substeps` of them are a control step. Where every line begins with it, the outcome is that of `step`, bit for
+        bit.
+
+        Args:
+            start: (D,) where each servo's straight line began, rad and m.
+            goal: (D,) where it leads to within a control period; see `reachable`.
+            elapsed: (D,) physics steps since it began, int.
+
+        Returns:
+            Whether a control step ended, and with it `status` was brought up to date.
+        """
+        share = self._shares[np.minimum(elapsed, self.substeps - 1)]
+        point = start + (goal - start) * share
+        self.data.ctrl[self._actuators] = point * self._to_servo
+        mujoco.mj_step(self.model, self.data)
+        self.command = np.where(share < 1, point, goal)
+        self._substep += 1
+        if self._substep < self.substeps:
+            return False
+        self._end_step()
+        return True
+
+    def _end_step(self) -> TaskStatus:
+        self._substep = 0
         self.steps += 1
         # Positions and contacts of the new state, without touching what the next step starts from.
         mujoco.mj_fwdPosition(self.model, self.data)
@@ -238,7 +278,7 @@ class WorkCell:
         self.command = state.arrays["command"].copy()
         self.steps = int(state.arrays["steps"])
         self.episode_key = int(state.arrays["episode_key"])
-        self.clamped = 0
+        self.clamped = self._substep = 0
         self.task.set_state(pick("task/"))
         self.status = self.task.status
         return self.status

@@ -1,0 +1,368 @@
+"""A robot behind ROS 1 topics, by default two Piper arms with three cameras, as a `Driver`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rise_env.errors import RobotError
+from rise_env.tasks import TaskSpec, load_task
+from rise_robot.config import RobotConfig
+from rise_robot.driver import JointSample, Observation
+from rise_robot.pacing import Pacer
+from rise_robot.ros import messages, ros1
+from rise_robot.ros.config import ArmConfig, RosConfig, ros_config
+from rise_robot.ros.scene import CellScene
+from rise_robot.ros.streams import StampClock, Stream, matching
+from rise_robot.ros.watch import Graph, MasterWatch, read_graph
+
+__all__ = ["RosDriver", "make_driver"]
+
+_LOG = logging.getLogger(__name__)
+#: Messages kept per stream: enough to find, for the slowest camera's moment, what the others saw then.
+_KEPT_IMAGES, _KEPT_JOINTS = 12, 400
+
+
+class RosDriver:
+    """Arms and cameras over ROS.
+
+    Nothing is opened before `connect`. One process can be one ROS node, so drivers of one process share a node and a
+    master. Where the topics are served by `rise ros-cell`, the driver is a `SceneDriver` after `connect`: it gets the
+    methods `reset_scene` and `outcome`.
+
+    Args:
+        task: Cameras, image size, joint layout and control rate.
+        config: Topics.
+
+    Raises:
+        LayoutError: If the arms do not hold the joints of the task's layout.
+        ConfigError: If a camera of the task has no topic.
+    """
+
+    name = "ros"
+
+    def __init__(self, task: TaskSpec, config: RosConfig) -> None:
+        config.check(task)
+        self.task, self.config = task, config
+        self._arms = {name: arm.indices(task.layout) for name, arm in config.arms.items()}
+        self._clock = StampClock()
+        self._pacer = Pacer(1.0 / task.fps)
+        self._images: dict[str, Stream] = {}
+        self._joints: dict[str, Stream] = {}
+        self._status: dict[str, Stream] = {}
+        self._subscribers: list[Any] = []
+        self._publishers: dict[str, Any] = {}
+        self._watch: MasterWatch | None = None
+        self._scene: CellScene | None = None
+        self._target: np.ndarray | None = None
+        self._sent = False
+        self._ros: ros1.Ros | None = None
+
+    # ------------------------------------------------------------------ connection
+
+    def connect(self) -> None:
+        """Subscribe, advertise, and wait for the first message of everything. Nothing moves.
+
+        Raises:
+            RobotError: If there is no master, something does not arrive, nobody listens to the commands, somebody else
+                commands, or clocks disagree.
+        """
+        if self._ros is not None:
+            return
+        self._ros = ros = ros1.start_node(self.config.node)
+        try:
+            if ros.rospy.get_param("/use_sim_time", False):
+                raise RobotError(
+                    "/use_sim_time is true: stamps are not those of a clock. Set it to false (rosparam set "
+                    "/use_sim_time false) and start the nodes again."
+                )
+            self._refuse_company(read_graph())
+            self._open(ros)
+            self._wait_for_everything()
+            self._watch = MasterWatch(
+                [arm.command for arm in self.config.arms.values()],
+                ros.rospy.get_name(),
+                self.config.watch_interval,
+            )
+            self._watch.start()
+            self._find_scene()
+        except BaseException:
+            self._shut()
+            raise
+        self._pacer.restart()
+
+    def close(self) -> None:
+        """Hold where commands were sent, then unsubscribe. Motors stay on."""
+        if self._ros is None:
+            return
+        if self._sent:
+            self.hold()
+        self._shut()
+
+    def _open(self, ros: ros1.Ros) -> None:
+        self._clock = StampClock()
+        config, image, joints = self.config, ros.sensor_msgs.Image, ros.sensor_msgs.JointState
+        for camera in self.task.cameras:
+            source = config.cameras[camera]
+            kind = image if source.kind == "image" else ros.sensor_msgs.CompressedImage
+            self._images[camera] = self._subscribe(ros, source.topic, kind, _KEPT_IMAGES)
+        for name, arm in config.arms.items():
+            self._joints[name] = self._subscribe(ros, arm.state, joints, _KEPT_JOINTS)
+            if arm.status is not None:
+                kind = messages.message_class("piper_msgs/PiperStatusMsg")
+                self._status[name] = self._subscribe(ros, arm.status, kind, 1, stamped=False)
+            self._publishers[name] = ros.rospy.Publisher(arm.command, joints, queue_size=1, tcp_nodelay=True)
+
+    def _subscribe(self, ros: ros1.Ros, topic: str, kind: Any, length: int, stamped: bool = True) -> Stream:
+        stream = Stream(topic, self._clock, length)
+        take: Callable[[Any], None] = stream.push if stamped else lambda found: stream.put(self._clock.now(), found)
+        # A buffer smaller than a message makes rospy fall behind for ever.
+        self._subscribers.append(
+            ros.rospy.Subscriber(topic, kind, take, queue_size=10, buff_size=2**24, tcp_nodelay=True)
+        )
+        return stream
+
+    def _refuse_company(self, graph: Graph) -> None:
+        assert self._ros is not None
+        for arm in self.config.arms.values():
+            if others := graph.others(arm.command, self._ros.rospy.get_name()):
+                raise RobotError(
+                    f"{', '.join(others)} publishes on {arm.command}: two would steer one arm. Stop that node (an arm "
+                    "node started as leader, with the other `mode`, or another controller); if it is dead already, "
+                    "run: rosnode cleanup. See docs/ros.md on modes."
+                )
+
+    def _wait_for_everything(self) -> None:
+        streams = [*self._images.values(), *self._joints.values(), *self._status.values()]
+        deadline = time.monotonic() + self.config.connect_timeout
+
+        def silent() -> list[Stream]:
+            return [stream for stream in streams if stream.newest() is None]
+
+        def unheard() -> list[str]:
+            return [
+                self.config.arms[name].command
+                for name, publisher in self._publishers.items()
+                if publisher.get_num_connections() == 0
+            ]
+
+        while silent() or unheard():
+            if time.monotonic() > deadline:
+                raise RobotError(self._missing(silent(), unheard()))
+            time.sleep(0.01)
+        for stream in streams:
+            if stream.ahead > self.config.clock_tolerance:
+                raise RobotError(
+                    f"stamps on {stream.topic} lie {stream.ahead:.3f} s in the future: the clocks of the machines "
+                    "disagree. Let one be the time server of the other (chrony)."
+                )
+        self.observe()  # formats and sizes are right
+
+    def _missing(self, silent: Sequence[Stream], unheard: Sequence[str]) -> str:
+        graph = read_graph()
+        lines = [f"the robot is not complete after {self.config.connect_timeout:g} s:"]
+        for stream in silent:
+            nodes = ", ".join(graph.publishers.get(stream.topic, ()))
+            if stream.unstamped:
+                why = "its messages have no stamp"
+            elif nodes:
+                why = f"published by {nodes} as {graph.types.get(stream.topic)}, but nothing that fits arrives"
+            else:
+                why = "nobody publishes it"
+            lines.append(f"  no message on {stream.topic}: {why}")
+        lines += [
+            f"  nobody listens to {topic}: start the arm nodes in the mode that takes commands (docs/ros.md)"
+            for topic in unheard
+        ]
+        lines.append(f"Images are published on: {graph.published('sensor_msgs/Image')}")
+        lines.append(f"Joint states are published on: {graph.published('sensor_msgs/JointState')}")
+        lines.append("Other names belong into section 'ros' of the robot's YAML file.")
+        return "\n".join(lines)
+
+    def _find_scene(self) -> None:
+        self._scene = CellScene.find(self.config.scene, self._clock)
+        if self._scene is not None:  # from now on a SceneDriver
+            self.reset_scene = self._reset_scene
+            self.outcome = self._scene.outcome
+
+    def _shut(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        if self._scene is not None:
+            self._scene.close()
+            del self.reset_scene, self.outcome
+        for endpoint in (*self._subscribers, *self._publishers.values()):
+            endpoint.unregister()
+        self._subscribers, self._publishers, self._watch, self._scene = [], {}, None, None
+        self._images, self._joints, self._status = {}, {}, {}
+        self._target, self._sent, self._ros = None, False, None
+
+    # ------------------------------------------------------------------ measuring
+
+    def now(self) -> float:
+        """This process's monotonic clock, s."""
+        return self._clock.now()
+
+    def observe(self) -> Observation:
+        """Images and joints of the moment of the slowest camera.
+
+        Raises:
+            RobotError: If something has not arrived, or cannot be read.
+        """
+        self._require_connection()
+        found = matching(self._images, {f"arm {name}": stream for name, stream in self._joints.items()})
+        if found is None:
+            raise RobotError("there is no complete observation yet: connect() first")
+        images = {}
+        for camera, stream in self._images.items():
+            message = found[camera].message
+            compressed = self.config.cameras[camera].kind == "compressed"
+            try:
+                image = messages.decode_compressed(message) if compressed else messages.decode_image(message)
+            except RobotError as error:
+                raise RobotError(f"{stream.topic}: {error}") from error
+            images[camera] = messages.resize(image, self.task.image_size)
+        joints = self._sample({name: found[f"arm {name}"] for name in self._joints})
+        return Observation(images, joints, {camera: found[camera].stamp for camera in self._images})
+
+    def joints(self) -> JointSample:
+        """The newest joint state of both arms; its stamp is that of the older one.
+
+        Raises:
+            RobotError: If one has not arrived, or cannot be read.
+        """
+        self._require_connection()
+        newest = {name: stream.newest() for name, stream in self._joints.items()}
+        if missing := [self._joints[name].topic for name, found in newest.items() if found is None]:
+            raise RobotError(f"no joint state on {', '.join(missing)} yet")
+        return self._sample(newest)
+
+    def camera_stamps(self) -> Mapping[str, float]:
+        """When the newest image of every camera was taken, s.
+
+        Raises:
+            RobotError: If one has not arrived.
+        """
+        self._require_connection()
+        newest = {camera: stream.newest() for camera, stream in self._images.items()}
+        if missing := [self._images[camera].topic for camera, found in newest.items() if found is None]:
+            raise RobotError(f"no image on {', '.join(missing)} yet")
+        return {camera: found.stamp for camera, found in newest.items() if found is not None}
+
+    def _sample(self, found: Mapping[str, Any]) -> JointSample:
+        position = np.zeros(self.task.layout.dim, np.float32)
+        for name, stamped in found.items():
+            indices = self._arms[name]
+            position[indices] = messages.joint_positions(
+                stamped.message, len(indices), f"joint state on {self._joints[name].topic}"
+            )
+        return JointSample(position, min(stamped.stamp for stamped in found.values()))
+
+    # ------------------------------------------------------------------ commanding
+
+    def target(self) -> np.ndarray | None:
+        """The last joint targets sent; None before the first."""
+        return None if self._target is None else self._target.copy()
+
+    def command(self, target: np.ndarray) -> None:
+        """Publish joint targets to every arm.
+
+        Raises:
+            RobotError: If they are not (D,) finite numbers, or the connection is closed.
+        """
+        ros = self._require_connection()
+        target = np.asarray(target, np.float64)
+        if target.shape != (self.task.layout.dim,) or not np.isfinite(target).all():
+            raise RobotError(f"joint target {target} is not ({self.task.layout.dim},) finite numbers; nothing was sent")
+        stamp = ros.rospy.Time.from_sec(time.time())
+        try:
+            for name, arm in self.config.arms.items():
+                self._publish(name, arm, target, stamp)
+        except ros.rospy.ROSException as error:
+            raise RobotError(f"the command could not be published: {error}") from error
+        self._target, self._sent = target.copy(), True
+
+    def _publish(self, name: str, arm: ArmConfig, target: np.ndarray, stamp: Any) -> None:
+        self._publishers[name].publish(messages.joint_message(arm.message_names, target[self._arms[name]], stamp))
+
+    def hold(self) -> None:
+        """Send the last targets again, or, where none were sent, the measured joints."""
+        try:
+            self.command(self.joints().position if self._target is None else self._target)
+        except RobotError as error:  # the arm holds its last target by itself
+            _LOG.error("the hold command could not be sent: %s", error)
+
+    def tick(self) -> None:
+        """Wait for the next control period."""
+        self._pacer.wait()
+
+    # ------------------------------------------------------------------ faults
+
+    def fault(self) -> str | None:
+        """What is wrong with arms, clocks, listeners or the master."""
+        if self._ros is None:
+            return "the robot is not connected"
+        if self._ros.rospy.is_shutdown():
+            return "the ROS node was shut down"
+        if self._clock.jump:
+            return f"the time of day jumped by {self._clock.jump:+.3f} s: stamps before and after it do not compare"
+        if self._watch is not None and (found := self._watch.fault()):
+            return found
+        for name, arm in self.config.arms.items():
+            if found := self._arm_fault(name, arm):
+                return f"arm {name}: {found}"
+        for stream in self._images.values():
+            if stream.ahead > self.config.clock_tolerance:
+                return f"stamps on {stream.topic} lie {stream.ahead:.3f} s in the future"
+        return None
+
+    def _arm_fault(self, name: str, arm: ArmConfig) -> str | None:
+        if self._publishers[name].get_num_connections() == 0:
+            return f"nobody listens to {arm.command} any more: its node is gone"
+        if name not in self._status:
+            return None
+        newest = self._status[name].newest()
+        if newest is None:
+            return None
+        age = self.now() - newest.arrival
+        if age > self.config.status_timeout:
+            return f"no status on {arm.status} for {age:.1f} s"
+        return messages.status_words(newest.message)
+
+    def counts(self) -> dict[str, dict[str, float]]:
+        """Messages and the longest gap (s) per topic since `connect`."""
+        streams = [*self._images.values(), *self._joints.values(), *self._status.values()]
+        return {stream.topic: {"messages": stream.count, "longest_gap": stream.gap} for stream in streams}
+
+    # ------------------------------------------------------------------ a simulated scene
+
+    def _reset_scene(self, seed: int) -> None:
+        """Start the episode of a seed and wait until everything that arrives is of it.
+
+        Raises:
+            RobotError: If the cell does not answer.
+        """
+        assert self._scene is not None
+        begun, command = self._scene.reset(seed)
+        self._target = command
+        deadline = time.monotonic() + self.config.connect_timeout
+        streams = [*self._images.values(), *self._joints.values()]
+        while late := [s.topic for s in streams if (found := s.newest()) is None or found.stamp < begun]:
+            if time.monotonic() > deadline:
+                raise RobotError(f"after the reset of the cell nothing new arrived on {', '.join(late)}")
+            time.sleep(0.002)
+        self._pacer.restart()
+
+    def _require_connection(self) -> ros1.Ros:
+        if self._ros is None:
+            raise RobotError("the robot is not connected: call connect() first")
+        return self._ros
+
+
+def make_driver(task: str, preset: str, overrides: Sequence[str], robot: RobotConfig) -> RosDriver:
+    """The robot of a YAML file over ROS (see `rise_robot.drivers`)."""
+    return RosDriver(load_task(task, preset, overrides), ros_config(robot.ros))

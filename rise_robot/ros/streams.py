@@ -1,0 +1,147 @@
+"""What arrives: messages with stamps on one monotonic clock, and the choice of those that belong together."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["StampClock", "Stamped", "Stream", "matching"]
+
+
+class StampClock:
+    """Puts stamps of ROS (time of day) on the monotonic clock of this process.
+
+    The distance of the two clocks is followed, so that a clock that is slewed does no harm. A time of day that jumps
+    makes stamps before and after it incomparable: `jump` tells.
+
+    Args:
+        wall: Time of day, s.
+        steady: Monotonic clock, s.
+        tolerance: Change of the distance between two looks that counts as a jump, s.
+
+    Attributes:
+        jump: Largest jump so far, s; 0 while there was none.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+        tolerance: float = 0.05,
+    ) -> None:
+        self._wall, self.now, self._tolerance = wall, steady, tolerance
+        self._offset = self._distance()
+        self.jump = 0.0
+
+    def to_steady(self, stamp: float) -> float:
+        """A stamp in seconds of the day's time, s on the monotonic clock."""
+        offset = self._distance()
+        change = offset - self._offset
+        if abs(change) > self._tolerance and abs(change) > abs(self.jump):
+            self.jump = change
+        self._offset = offset
+        return stamp - offset
+
+    def _distance(self) -> float:
+        """Both clocks read as nearly at once as a thread that may be interrupted can."""
+        best, distance = math.inf, 0.0
+        for _ in range(5):
+            before, wall, after = self.now(), self._wall(), self.now()
+            if after - before < best:
+                best, distance = after - before, wall - (before + after) / 2
+            if best < 1e-4:
+                break
+        return distance
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """A message, or what was made of it.
+
+    Attributes:
+        stamp: When it was measured, s on the monotonic clock.
+        message: The message.
+        arrival: When it arrived, s on the monotonic clock.
+        sequence: Its number in the stream, from 0.
+    """
+
+    stamp: float
+    message: Any
+    arrival: float
+    sequence: int
+
+
+class Stream:
+    """The latest messages of a topic. `push` is called by ROS's threads, the rest by the controlling one.
+
+    Args:
+        topic: Name of the topic.
+        clock: Clock for the stamps.
+        length: Number of messages to keep.
+
+    Attributes:
+        count: Messages so far.
+        unstamped: Messages without a stamp; they are not kept.
+        ahead: The furthest a stamp lay in the future when it arrived, s.
+        gap: The longest time between two arrivals, s.
+    """
+
+    def __init__(self, topic: str, clock: StampClock, length: int) -> None:
+        self.topic = topic
+        self.count = self.unstamped = 0
+        self.ahead = self.gap = 0.0
+        self._clock = clock
+        self._kept: deque[Stamped] = deque(maxlen=length)
+        self._lock = threading.Lock()
+
+    def push(self, message: Any) -> None:
+        """Take a message with a header."""
+        seconds = message.header.stamp.to_sec()
+        if seconds <= 0:
+            self.unstamped += 1
+            return
+        self.put(self._clock.to_steady(seconds), message)
+
+    def put(self, stamp: float, message: Any) -> None:
+        """Take a message with a known stamp."""
+        now = self._clock.now()
+        with self._lock:
+            if self._kept:
+                self.gap = max(self.gap, now - self._kept[-1].arrival)
+            self.ahead = max(self.ahead, stamp - now)
+            self._kept.append(Stamped(stamp, message, now, self.count))
+            self.count += 1
+
+    def newest(self) -> Stamped | None:
+        """The last message to arrive."""
+        with self._lock:
+            return self._kept[-1] if self._kept else None
+
+    def first_since(self, stamp: float) -> Stamped | None:
+        """The earliest kept message measured at `stamp` or later; the newest where all are older."""
+        with self._lock:
+            return next((kept for kept in self._kept if kept.stamp >= stamp), self._kept[-1] if self._kept else None)
+
+
+def matching(cameras: Mapping[str, Stream], others: Mapping[str, Stream]) -> dict[str, Stamped] | None:
+    """Messages of one moment: that of the camera which is furthest behind.
+
+    The moment is the oldest of the cameras' newest stamps; every stream gives its first message from then on, or its
+    newest where it has none. The deployed code of the original does the same.
+
+    Returns:
+        Messages by stream name, or None where a stream has none at all.
+    """
+    newest = [stream.newest() for stream in cameras.values()]
+    if not newest or any(found is None for found in newest):
+        return None
+    moment = min(found.stamp for found in newest if found is not None)
+    chosen = {name: stream.first_since(moment) for name, stream in {**cameras, **others}.items()}
+    if any(found is None for found in chosen.values()):
+        return None
+    return {name: found for name, found in chosen.items() if found is not None}

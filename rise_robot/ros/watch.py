@@ -1,0 +1,111 @@
+"""What the ROS master knows: who publishes, who listens; asked again and again while a robot is driven."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rise_env.errors import RobotError
+from rise_robot.ros import ros1
+
+__all__ = ["Graph", "MasterWatch", "read_graph"]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes and topics at one moment.
+
+    Attributes:
+        publishers: Names of the nodes that publish, by topic.
+        subscribers: Names of the nodes that listen, by topic.
+        services: Names of the nodes that serve, by service.
+        types: Message type by topic.
+    """
+
+    publishers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    subscribers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    services: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def others(self, topic: str, node: str) -> list[str]:
+        """Nodes besides `node` that publish on a topic."""
+        return sorted(set(self.publishers.get(topic, ())) - {node})
+
+    def published(self, kind: str = "") -> str:
+        """Published topics, of a type where one is named, as text."""
+        names = sorted(t for t, nodes in self.publishers.items() if nodes and (not kind or self.types.get(t) == kind))
+        return ", ".join(names) or "none"
+
+
+def read_graph() -> Graph:
+    """Ask the master.
+
+    Raises:
+        RobotError: If it does not answer.
+    """
+    ros = ros1.load()
+    master = ros.rosgraph.Master("/rise")
+    try:
+        publishers, subscribers, services = (dict(part) for part in master.getSystemState())
+        types = dict(master.getTopicTypes())
+    except (OSError, ros.rosgraph.MasterException) as error:
+        raise RobotError(f"the ROS master at {ros1.master_uri()} does not answer ({error})") from error
+    return Graph(publishers, subscribers, services, types)
+
+
+class MasterWatch:
+    """Asks the master from a thread of its own, so that one that hangs stops nobody.
+
+    Args:
+        commands: Topics on which nobody but `node` may publish.
+        node: Name of our node.
+        interval: Time between two questions, s.
+        patience: Time without an answer after which the master counts as gone, s.
+    """
+
+    def __init__(self, commands: Sequence[str], node: str, interval: float, patience: float = 3.0) -> None:
+        self._commands, self._node, self._interval, self._patience = list(commands), node, interval, patience
+        self._fault: str | None = None
+        self._answered = time.monotonic()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._master = ros1.master_pid()
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread = threading.Thread(target=self._run, name="ros-master-watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+
+    def fault(self) -> str | None:
+        """What is wrong, in words."""
+        silent = time.monotonic() - self._answered
+        if self._fault is None and silent > self._interval + self._patience:
+            return f"the ROS master at {ros1.master_uri()} has not answered for {silent:.1f} s"
+        return self._fault
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._fault = self._look()
+            self._answered = time.monotonic()
+
+    def _look(self) -> str | None:
+        try:
+            graph = read_graph()
+        except RobotError as error:
+            return str(error)
+        if (found := ros1.master_pid()) != self._master:
+            if found is None:
+                return f"the ROS master at {ros1.master_uri()} does not answer"
+            return f"the ROS master at {ros1.master_uri()} is another one than at the start"
+        for topic in self._commands:
+            if others := graph.others(topic, self._node):
+                return f"{', '.join(others)} publishes on {topic} as well: two would steer one arm"
+        return None
