@@ -111,7 +111,7 @@ class SafetyGuard:
 
     # ------------------------------------------------------------------ targets
 
-    def check_chunk(self, chunk: Any, shape: tuple[int, int]) -> Stop | None:
+    def check_chunk(self, chunk: Any, shape: tuple[int, ...] | None) -> Stop | None:
         """A whole chunk before any of it is run: shape (chunk, D), numbers, finite."""
         array = np.asarray(chunk)
         if array.shape != shape:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -135,29 +134,11 @@ class RobotSession:
         Returns:
             What was admitted (the held target while holding); None if the robot has been stopped: nothing was sent.
         """
-        with self._holding_on_error():
-            if self.stop is not None:
-                return None
-            if (stop := self._reason()) is not None:
-                return self.halt(stop)
-            admitted = self._admit(target)
-            if isinstance(admitted, Stop):
-                return self.halt(admitted)
-            if target is not None and not self.dry_run:
-                sent = np.maximum(admitted.target - self._squeeze, self.guard.low) if squeeze else admitted.target
-                self.driver.command(sent)
-                self._sent, self.sent_at = sent, self.driver.now()
-            self.driver.tick()
-            return admitted
-        return None
+        return self._guarded(lambda: self._tick(target, squeeze))
 
     def observe(self) -> Observation | None:
         """The newest observation, checked; None if that stopped the robot."""
-        with self._holding_on_error():
-            observation = self.driver.observe()
-            stop = self.guard.check_observation(observation, self.driver.now())
-            return observation if stop is None else self.halt(stop)
-        return None
+        return self._guarded(self._observe)
 
     def halt(self, stop: Stop) -> None:
         """Hold, and send nothing more in this episode."""
@@ -178,6 +159,31 @@ class RobotSession:
     def _held(self) -> np.ndarray:
         held = None if self.dry_run else self.driver.target()
         return self.driver.joints().position.astype(float) if held is None else held
+
+    def _tick(self, target: np.ndarray | None, squeeze: bool) -> Admitted | None:
+        if self.stop is not None:
+            return None
+        if (stop := self._reason()) is not None:
+            self.halt(stop)
+            return None
+        admitted = self._admit(target)
+        if isinstance(admitted, Stop):
+            self.halt(admitted)
+            return None
+        if target is not None and not self.dry_run:
+            sent = np.maximum(admitted.target - self._squeeze, self.guard.low) if squeeze else admitted.target
+            self.driver.command(sent)
+            self._sent, self.sent_at = sent, self.driver.now()
+        self.driver.tick()
+        return admitted
+
+    def _observe(self) -> Observation | None:
+        observation = self.driver.observe()
+        stop = self.guard.check_observation(observation, self.driver.now())
+        if stop is not None:
+            self.halt(stop)
+            return None
+        return observation
 
     def _admit(self, target: np.ndarray | None) -> Admitted | Stop:
         if self.dry_run:  # nobody follows: every target is measured against where the robot is
@@ -211,11 +217,10 @@ class RobotSession:
         except RobotError as error:
             return Stop(StopReason.LINK, str(error))
 
-    @contextlib.contextmanager
-    def _holding_on_error(self) -> Iterator[None]:
+    def _guarded[T](self, action: Callable[[], T | None]) -> T | None:
         """What the driver cannot do stops the robot; any other error makes it hold and goes on to the caller."""
         try:
-            yield
+            return action()
         except RobotError as error:
             self.halt(Stop(StopReason.LINK, str(error)))
         except ActionError as error:
@@ -224,3 +229,4 @@ class RobotSession:
             if not self.dry_run:
                 self.driver.hold()
             raise
+        return None
