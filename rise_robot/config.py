@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -135,10 +135,13 @@ class SmoothConfig:
     Attributes:
         latency_steps: Largest number of stale steps dropped from a new chunk.
         least_overlap: Steps that the old plan is padded to before the two are blended.
+        stale: Which steps count as stale, those played since the last "merge" or since the "observation" that the chunk
+            was computed from; see `rise_robot.execution.smooth.SmoothExecutor`.
     """
 
     latency_steps: int = 8
     least_overlap: int = 8
+    stale: Literal["merge", "observation"] = "observation"
 
     def __post_init__(self) -> None:
         _require(self.latency_steps >= 0, f"smooth.latency_steps is {self.latency_steps}, expected 0 or more")

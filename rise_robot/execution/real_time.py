@@ -1,0 +1,70 @@
+"""Real-time chunking (arXiv 2506.07339): the policy itself ties a new chunk to what is being played."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from rise_robot.execution.base import ChunkExecutor, Merge
+
+__all__ = ["RTC_KEYS", "RealTimeExecutor"]
+
+#: What a policy is told besides the observation: float64 (R, D), what is left of the old chunk from the observation on;
+#: the number of its rows that will have been played when the new chunk arrives; the rows over which to tie the two.
+RTC_KEYS = ("prev_action_chunk", "inference_delay", "execute_horizon")
+_REMEMBERED = 10
+
+
+class RealTimeExecutor(ChunkExecutor):
+    """Plays a new chunk from where it is due; the policy has made it agree with the old one there.
+
+    The expected delay is the largest of the last ten, in control steps, as too small a guess tears the two chunks
+    apart and too large a one only costs some reactivity.
+
+    Args:
+        period: Least number of control steps from one request to the next.
+        execute_horizon: Rows over which the policy ties the chunks.
+        delay_steps: Expected delay before one was measured.
+    """
+
+    name = "rtc"
+
+    def __init__(self, period: int = 1, execute_horizon: int = 10, delay_steps: int = 4) -> None:
+        super().__init__(period)
+        self._horizon, self._first_delay = execute_horizon, delay_steps
+        self._delays: deque[int] = deque(maxlen=_REMEMBERED)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the chunk, not the delays: they belong to the policy."""
+        super().reset()
+        self._queue: list[np.ndarray] = []
+
+    def request(self, step: int) -> dict[str, Any]:
+        """What is left of the chunk; nothing where none is."""
+        super().request(step)
+        if not self._queue:
+            return {}
+        delay = max(self._delays, default=self._first_delay)
+        return dict(zip(RTC_KEYS, (np.stack(self._queue), min(delay, len(self._queue)), self._horizon), strict=True))
+
+    @property
+    def planned(self) -> int:
+        """Steps left of the chunk."""
+        return len(self._queue)
+
+    def add(self, chunk: np.ndarray, computed_at: int, now: int) -> Merge:
+        """Replace what is left by the new chunk, from the step that is due."""
+        delay = max(0, now - computed_at)
+        self._delays.append(delay)
+        dropped, overlap = min(delay, len(chunk)), min(len(self._queue), max(0, len(chunk) - delay))
+        if dropped < len(chunk):
+            self._queue = list(np.array(chunk[dropped:], np.float64))
+        return Merge(computed_at, now, dropped, overlap, len(self._queue))
+
+    def next(self, step: int) -> np.ndarray | None:
+        """The chunk's next step."""
+        del step
+        return self._queue.pop(0) if self._queue else None

@@ -1,0 +1,97 @@
+"""Temporal smoothing: drop stale steps, fade from the old plan to the new one, append the rest (as RISE deploys it)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from rise_robot.execution.base import ChunkExecutor, Merge
+
+__all__ = ["SmoothExecutor", "cross_fade"]
+
+
+def cross_fade(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Fade linearly from one plan to another over their common length L, then follow the new one.
+
+    Args:
+        old: (M, D), M >= 1.
+        new: (N, D), N >= 1.
+
+    Returns:
+        (N, D) float64: row i < L is w_i old_i + (1 - w_i) new_i with w = linspace(1, 0, L), the rest is `new`. So it
+        begins with the old plan's first row, wherever the new one begins.
+    """
+    common = min(len(old), len(new))
+    result = np.array(new, np.float64)
+    weights = np.linspace(1.0, 0.0, common)[:, None]
+    result[:common] = weights * old[:common] + (1.0 - weights) * result[:common]
+    # Rounding must not leave the hull of the two.
+    low, high = np.minimum(old[:common], new[:common]), np.maximum(old[:common], new[:common])
+    result[:common] = np.clip(result[:common], low, high)
+    return result
+
+
+class SmoothExecutor(ChunkExecutor):
+    """A queue of targets that new chunks are faded into.
+
+    A new chunk loses its stale leading steps, `latency_steps` at most. The old plan is padded with its last row to
+    `least_overlap` rows (where it is used up: with the last target played), and both are cross-faded.
+
+    Args:
+        period: Least number of control steps from one request to the next.
+        latency_steps: Largest number of steps to drop.
+        least_overlap: See above.
+        stale: Which steps count as stale: those played since the last "merge", as deployed with the release, or since
+            the "observation" that the chunk was computed from. They are the same where an inference begins as soon as
+            the one before has ended; where it begins later, the first drops steps that are still to come.
+    """
+
+    name = "smooth"
+
+    def __init__(
+        self,
+        period: int = 1,
+        latency_steps: int = 8,
+        least_overlap: int = 8,
+        stale: Literal["merge", "observation"] = "observation",
+    ) -> None:
+        super().__init__(period)
+        self._latency, self._least, self._stale = latency_steps, least_overlap, stale
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget plan and last target."""
+        super().reset()
+        self._queue: list[np.ndarray] = []
+        self._last: np.ndarray | None = None
+        self._played: list[int] = []  # steps played since the last merge
+
+    @property
+    def planned(self) -> int:
+        """Length of the queue."""
+        return len(self._queue)
+
+    def add(self, chunk: np.ndarray, computed_at: int, now: int) -> Merge:
+        """Fade the new chunk in."""
+        stale = [step for step in self._played if self._stale == "merge" or step >= computed_at]
+        dropped = min(len(stale), self._latency, len(chunk))
+        new = np.array(chunk[dropped:], np.float64)
+        self._played = []
+        if not len(new):  # all of it is stale: what is planned is newer
+            return Merge(computed_at, now, dropped, 0, len(self._queue))
+        old = self._queue or ([] if self._last is None else [self._last])
+        if not old:
+            self._queue = list(new)
+            return Merge(computed_at, now, dropped, 0, len(self._queue))
+        old += [old[-1]] * (self._least - len(old))
+        self._queue = list(cross_fade(np.stack(old), new))
+        return Merge(computed_at, now, dropped, min(len(old), len(new)), len(self._queue))
+
+    def next(self, step: int) -> np.ndarray | None:
+        """The queue's first target."""
+        if not self._queue:
+            return None
+        self._last = self._queue.pop(0)
+        self._played.append(step)
+        return self._last.copy()
