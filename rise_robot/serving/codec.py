@@ -41,7 +41,7 @@ class WireError(RiseError, ValueError):
 
 
 def encode(value: Any) -> bytes:
-    """A value as one frame.
+    r"""A value as one frame.
 
     Args:
         value: None, bool, int, float, str, bytes, NumPy arrays and scalars of booleans, integers and floats, arrays of
@@ -52,7 +52,7 @@ def encode(value: Any) -> bytes:
 
     Example:
         >>> encode({"state": np.zeros(2, np.float32)})[:8]
-        b'\\x81\\xa5state\\x84'
+        b'\x81\xa5state\x84'
     """
     try:
         frame = msgpack.packb(_plain(value, "", 0), use_bin_type=True)
@@ -96,9 +96,9 @@ def decode(frame: bytes) -> Any:
     """The value in a frame; arrays are read-only.
 
     Raises:
-        WireError: If the frame is malformed, cut short or followed by more; is nested deeper than `MAX_DEPTH` or has more
-            than `MAX_ITEMS` parts; has keys that repeat or are no text; has an array of objects, of structures or of
-            complex numbers, or one whose shape does not fit its data; or has extension types.
+        WireError: If the frame is malformed, cut short or followed by more; is nested deeper than `MAX_DEPTH` or has
+            more than `MAX_ITEMS` parts; has keys that repeat or are no text; has an array of objects, of structures or
+            of complex numbers, or one whose shape does not fit its data; or has extension types.
 
     Example:
         >>> decode(encode({"state": np.zeros(2, np.float32)}))

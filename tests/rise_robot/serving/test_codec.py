@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import pickle
 import tracemalloc
 from typing import Any
 
@@ -15,7 +17,8 @@ from hypothesis.extra import numpy as hnp
 from rise_robot.serving.codec import MAX_DEPTH, MAX_ITEMS, WireError, decode, encode
 
 # Of the published client: what its Packer makes of {"state": np.zeros(2, np.float32)}.
-PUBLISHED = b"\x81\xa5state\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x08\0\0\0\0\0\0\0\0\xc4\x05dtype\xa3<f4\xc4\x05shape\x91\x02"
+PUBLISHED = b"\x81\xa5state\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x08"
+PUBLISHED += b"\0\0\0\0\0\0\0\0\xc4\x05dtype\xa3<f4\xc4\x05shape\x91\x02"
 
 numeric = st.one_of(
     st.just(np.dtype(bool)),
@@ -186,7 +189,7 @@ HOSTILE = {
     "deep": b"\x91" * 400 + b"\x01",
     "very deep": b"\x91" * 300_000,
     "many": b"\xdd\x00\x01\x00\x00" + b"\x90" * 2**16,
-    "pickle": b"\x80\x04\x95\x1e\0\0\0\0\0\0\0\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94.",
+    "pickle": pickle.dumps({"state": [1.0]}),
 }
 
 
@@ -198,10 +201,8 @@ def test_hostile_frames_are_refused(name: str) -> None:
 
 @given(st.binary(max_size=64))
 def test_any_bytes_decode_or_are_refused(frame: bytes) -> None:
-    try:
+    with contextlib.suppress(WireError):
         decode(frame)
-    except WireError:
-        pass
 
 
 @given(values, st.data())
@@ -223,10 +224,8 @@ def test_any_damaged_frame_decodes_or_is_refused(value: Any, data: Any) -> None:
                 frame[place:place] = data.draw(st.binary(min_size=1, max_size=4))
             case "repeat":
                 frame += frame[place:]
-    try:
+    with contextlib.suppress(WireError):
         decode(bytes(frame))
-    except WireError:
-        pass
 
 
 def test_every_cut_of_a_frame_is_refused() -> None:
@@ -246,10 +245,8 @@ def test_memory_is_bounded_by_the_frame() -> None:
     for frame in frames:
         tracemalloc.start()
         try:
-            try:
+            with contextlib.suppress(WireError):
                 decode(frame)
-            except WireError:
-                pass
             assert tracemalloc.get_traced_memory()[1] < 2 * len(frame) + 3_000_000
         finally:
             tracemalloc.stop()

@@ -1,0 +1,271 @@
+"""A client of the policy server, ours or openpi's: an observation goes out, actions come back."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Self
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.sync.client import ClientConnection, connect
+
+from rise_env.errors import ConfigError, RobotError
+from rise_robot.serving.codec import WireError, decode, encode
+
+__all__ = ["PolicyClient", "RemotePolicy"]
+
+logger = logging.getLogger(__name__)
+_RETRY = 0.25  # s between attempts to connect
+_MOST_BYTES = 64 * 2**20  # of an answer
+
+
+class PolicyClient:
+    """Asks a policy server for actions. Not for several threads at once.
+
+    A connection that is lost stays lost: every further request is an error until `connect` is called again, because the
+    server has forgotten what it saw of the episode.
+
+    Args:
+        host: Host name or address, or the beginning of a URI ("ws://...", "wss://...").
+        port: Port; None where the URI says it all.
+        api_key: The server's token, if it wants one.
+        timeout: Time for a request, from sending to its answer, s.
+
+    Attributes:
+        metadata: What the server said of its policy when it was connected; empty before.
+
+    Example:
+        >>> with PolicyClient("127.0.0.1", 8000) as client:  # doctest: +SKIP
+        ...     client.reset(seed=0)  # an episode begins
+        ...     chunk = client.infer({"image_head": image, ..., "state": state})["actions"]
+    """
+
+    def __init__(
+        self, host: str = "127.0.0.1", port: int | None = 8000, api_key: str | None = None, timeout: float = 10.0
+    ) -> None:
+        if timeout <= 0:
+            raise ConfigError(f"timeout is {timeout}, expected a positive number of seconds")
+        base = host if host.startswith(("ws://", "wss://")) else f"ws://{_bracketed(host)}"
+        self.uri = base if port is None else f"{base}:{port}"
+        self.timeout = timeout
+        self.metadata: dict[str, Any] = {}
+        self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
+        self._connection: ClientConnection | None = None
+        self._open_connection = ExitStack()
+        self._lost = ""
+        self._episode: dict[str, Any] = {}
+
+    def connect(self, wait: float = 0.0) -> Self:
+        """Connect and read the metadata.
+
+        Args:
+            wait: How long to try again while no server answers at all, s; servers listen only when they are warm.
+
+        Raises:
+            RobotError: If there is no server, or it turns this client away; the message says why.
+        """
+        if self._connection is not None:
+            raise RobotError(f"already connected to {self.uri}")
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                connection = self._open_connection.enter_context(self._open())
+                break
+            except (ConnectionRefusedError, socket.gaierror) as error:
+                if isinstance(error, ConnectionRefusedError) and time.monotonic() < deadline:
+                    time.sleep(_RETRY)
+                    continue
+                raise RobotError(
+                    f"no policy server at {self.uri} ({error}). Start one with `rise serve --policy PATH`; it listens "
+                    "once it is warm."
+                ) from error
+            except (InvalidURI, InvalidHandshake) as error:
+                said = error.response.body if isinstance(error, InvalidStatus) else b""
+                text = f": {said.decode('utf-8', 'replace').strip()}" if said else ""
+                raise RobotError(f"{self.uri} lets no client in: {error}{text}") from error
+            except OSError as error:  # timeouts among them
+                raise RobotError(f"cannot connect to {self.uri}: {error or type(error).__name__}") from error
+        try:
+            # A receiver that stalls must not hold the sender for ever: sending has no timeout of its own.
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.timeout))
+            metadata = self._read(connection, self.timeout)
+            if not isinstance(metadata, dict):
+                raise RobotError(f"{self.uri} is no policy server: it said {type(metadata).__name__}, expected a map")
+        except BaseException:
+            self._open_connection.close()
+            raise
+        self.metadata, self._connection, self._lost, self._episode = metadata, connection, "", {}
+        return self
+
+    def reset(self, seed: int | None = None) -> None:
+        """An episode begins: the next request tells the server to forget what it saw, and where its noise starts."""
+        self._episode = {"reset": True} if seed is None else {"reset": True, "seed": int(seed)}
+
+    def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for actions.
+
+        Args:
+            observation: See docs/serving.md for the keys.
+
+        Returns:
+            `actions` float32 (chunk, D) in rad and m, `server_timing`, `policy_timing`, and what else the server adds;
+            arrays are read-only.
+
+        Raises:
+            WireError: If the observation cannot be sent. The connection stays.
+            RobotError: If the server refuses the observation, does not answer in time, or is gone. The connection has
+                ended then.
+        """
+        if self._connection is None:
+            raise RobotError(self._lost or f"not connected to {self.uri}: call connect() first")
+        frame = encode({**observation, **self._episode})
+        deadline = time.monotonic() + self.timeout
+        try:
+            self._connection.send(frame)
+            answer = self._read(self._connection, max(0.0, deadline - time.monotonic()))
+            if not isinstance(answer, dict):
+                raise RobotError(f"{self.uri} answered with {type(answer).__name__}, expected a map")
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            self._lost = f"the connection to {self.uri} has ended ({reason}); call connect() for a new episode"
+            self._drop()
+            if isinstance(error, ConnectionClosed):
+                raise RobotError(_gone(self.uri, error)) from error
+            raise
+        self._episode = {}
+        return answer
+
+    def close(self) -> None:
+        """End the connection. Twice is fine."""
+        self._connection, self._lost = None, ""
+        self._open_connection.close()
+
+    def __enter__(self) -> Self:
+        return self if self._connection is not None else self.connect()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> AbstractContextManager[ClientConnection]:
+        return connect(
+            self.uri,
+            additional_headers=self._headers,
+            compression=None,
+            proxy=None,  # a robot's policy server is in its own network
+            open_timeout=self.timeout,
+            close_timeout=1.0,
+            max_size=_MOST_BYTES,
+        )
+
+    def _read(self, connection: ClientConnection, timeout: float) -> Any:
+        try:
+            message = connection.recv(timeout=timeout)
+        except TimeoutError:
+            raise RobotError(
+                f"{self.uri} did not answer within {self.timeout:g} s; what it would still send belongs to a moment "
+                "that has passed"
+            ) from None
+        except ConnectionClosed as error:
+            raise RobotError(_gone(self.uri, error)) from error
+        if isinstance(message, str):
+            raise RobotError(f"the policy server refused: {message}")
+        try:
+            return decode(message)
+        except WireError as error:
+            raise RobotError(f"{self.uri} is no policy server, or a damaged one: {error}") from error
+
+    def _drop(self) -> None:
+        """End a connection that is of no use any more without waiting for the other side."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.socket.shutdown(socket.SHUT_RDWR)
+            except OSError as error:
+                logger.debug("%s was closed already: %s", self.uri, error)
+        self._open_connection.close()
+
+
+class RemotePolicy:
+    """A policy behind a server in our environments: satisfies `rise_agents.evaluation.ChunkPolicy`.
+
+    Every environment has a connection of its own, so the noise of an episode depends on its seed alone, as with a
+    policy in this process.
+
+    Args:
+        host: As of `PolicyClient`.
+        port: As of `PolicyClient`.
+        api_key: As of `PolicyClient`.
+        timeout: As of `PolicyClient`.
+        extra: Sent along with every observation: `advantage`, `prompt`.
+
+    Attributes:
+        lags: Past observations that the policy reads: make environments with `observation_lags` of these.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int | None = 8000,
+        api_key: str | None = None,
+        timeout: float = 10.0,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._make = lambda: PolicyClient(host, port, api_key, timeout)
+        self._extra = dict(extra or {})
+        self._clients = [self._make().connect()]
+        self.metadata = self._clients[0].metadata
+        self.lags = tuple(int(lag) for lag in self.metadata.get("lags", ()))
+
+    def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:
+        """Episodes start in the environments of `mask`."""
+        while len(self._clients) < len(seeds):
+            self._clients.append(self._make().connect())
+        for client, seed, starts in zip(self._clients, seeds, mask, strict=False):
+            if starts:
+                client.reset(int(seed))
+
+    def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Action chunks float32 (N, chunk, D), rad and m.
+
+        Raises:
+            RobotError: As `PolicyClient.infer`.
+        """
+        count = len(observations["state"])
+        rows = [{key: np.asarray(value)[i] for key, value in observations.items()} for i in range(count)]
+        answers = [
+            client.infer({**row, **self._extra}) for client, row in zip(self._clients[:count], rows, strict=True)
+        ]
+        return np.stack([np.asarray(answer["actions"], np.float32) for answer in answers])
+
+    def close(self) -> None:
+        """End the connections."""
+        for client in self._clients:
+            client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _gone(uri: str, error: ConnectionClosed) -> str:
+    return f"the policy server at {uri} is gone: {error}"
+
+
+def _bracketed(host: str) -> str:
+    """An IPv6 address as a URI has it."""
+    try:
+        return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
+    except ValueError:
+        return host
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
