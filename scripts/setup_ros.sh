@@ -79,10 +79,11 @@ rm -rf "$target"
 mv "$work/ros1" "$target"
 echo "$target/$modules" >"$site/zz_ros1.pth"
 for name in "${commands[@]}"; do
-    # rostopic reads bag files with rosbag, which needs compiled modules; all else works without.
+    # They look for their settings in /etc; rostopic wants rosbag for bag files alone, which needs compiled modules.
     {
         echo "#!$python"
-        echo 'import sys, types'
+        echo 'import os, sys, types'
+        echo "os.environ.setdefault('ROS_ETC_DIR', '$target/etc/ros')"
         echo 'sys.modules["rosbag"] = types.SimpleNamespace(ROSBagException=type("ROSBagException", (Exception,), {}))'
         tail -n +2 "$target/usr/bin/$name"
     } >".venv/bin/$name"

@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Command] = {
     "improve": Command("rise_agents.cli.improve", "improve a policy in imagination", "Learn"),
     "evaluate": Command("rise_agents.cli.evaluate", "success rate of a policy, with its interval", "Measure"),
     "bench": Command("rise_agents.cli.bench", "speed and truth of imagination and cell", "Measure"),
+    "ros-cell": Command("rise_agents.cli.ros_cell", "serve the work cell over ROS 1 as a dual Piper", "Robot"),
 }
 
 _EXAMPLES = {

@@ -250,13 +250,22 @@ class WorkCell:
 
     def save(self) -> CellState:
         """Snapshot from which `restore` continues bit for bit."""
-        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
-        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
-        arrays = {"physics": physics, "command": self.command.copy(), "steps": np.array(self.steps)}
+        arrays = {"physics": self.physics(), "command": self.command.copy(), "steps": np.array(self.steps)}
         arrays["episode_key"] = np.array(self.episode_key)
         arrays |= {f"task/{name}": value.copy() for name, value in self.task.get_state().items()}
         arrays |= {f"variation/{name}": value.copy() for name, value in self._variation.get_state().items()}
         return CellState(arrays)
+
+    def physics(self) -> np.ndarray:
+        """Where everything is and how it moves, float64 (n,): enough to draw an episode that was saved before."""
+        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
+        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
+        return physics
+
+    def show(self, physics: np.ndarray) -> None:
+        """Take over what `physics` returned, for drawing; task and ground truth stay as they are."""
+        mujoco.mj_setState(self.model, self.data, physics, _PHYSICS)
+        mujoco.mj_fwdPosition(self.model, self.data)
 
     def restore(self, state: CellState) -> TaskStatus:
         """Return to a snapshot of a cell with the same configuration.
@@ -273,8 +282,7 @@ class WorkCell:
             )
         pick = lambda prefix: {k.removeprefix(prefix): v for k, v in state.arrays.items() if k.startswith(prefix)}  # noqa: E731
         self._variation.set_state(pick("variation/"))
-        mujoco.mj_setState(self.model, self.data, physics, _PHYSICS)
-        mujoco.mj_fwdPosition(self.model, self.data)
+        self.show(physics)
         self.command = state.arrays["command"].copy()
         self.steps = int(state.arrays["steps"])
         self.episode_key = int(state.arrays["episode_key"])

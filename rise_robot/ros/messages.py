@@ -166,8 +166,8 @@ def joint_positions(message: Any, count: int, where: str) -> np.ndarray:
     position = np.asarray(message.position[:count], float)
     if len(position) < count:
         raise RobotError(
-            f"{where} has {len(message.position)} positions ({', '.join(message.name) or 'unnamed'}), expected {count}: "
-            "six joints and the gripper. Is this the topic of the whole arm?"
+            f"{where} has {len(message.position)} positions ({', '.join(message.name) or 'unnamed'}), expected {count}:"
+            " the joints and the gripper. Is this the topic of the whole arm?"
         )
     if not np.isfinite(position).all():
         raise RobotError(f"{where} has positions that are not finite: {position}")

@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ _HELP = (
 #: Seconds to wait for a connection to the master's port.
 _PATIENCE = 3.0
 #: Changes no handler: rospy would replace those of the whole program.
-_LOGGING = Path(__file__).with_name("logging.yaml")
+LOGGING = str(Path(__file__).with_name("logging.yaml"))
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def prepare_environment() -> None:
     the master is what they need.
     """
     os.environ.setdefault("ROS_MASTER_URI", master_uri())
-    os.environ.setdefault("ROS_PYTHON_LOG_CONFIG_FILE", str(_LOGGING))
+    os.environ.setdefault("ROS_PYTHON_LOG_CONFIG_FILE", LOGGING)
     if os.environ.get("ROS_IP") or os.environ.get("ROS_HOSTNAME"):
         return
     host, port = _address()
@@ -140,7 +141,7 @@ def require_master() -> None:
 
 
 def master_pid() -> int | None:
-    """Process id of the master on its machine, or None where none answers. May take seconds where its machine is off."""
+    """Process id of the master on its machine, None where none answers; seconds where its machine is off."""
     ros = load()
     try:
         return int(ros.rosgraph.Master("/rise").getPid())
@@ -154,11 +155,12 @@ def master_pid() -> int | None:
 _node: tuple[str, int | None] | None = None
 
 
-def start_node(name: str) -> Ros:
+def start_node(name: str, remappings: Sequence[str] = ()) -> Ros:
     """Make this process a ROS node, once.
 
     Args:
         name: Name of the node; a number is added, so that several may run.
+        remappings: What roslaunch adds to a command line, such as `__name:=cell`.
 
     Raises:
         RobotError: If ROS or its master is missing, or this process belonged to a master that is gone.
@@ -176,7 +178,7 @@ def start_node(name: str) -> Ros:
         return ros
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ros.rospy.init_node(name, argv=[sys.argv[0]], anonymous=True, disable_signals=True)
+        ros.rospy.init_node(name, argv=[sys.argv[0], *remappings], anonymous=True, disable_signals=True)
     _node = master
     atexit.register(ros.rospy.signal_shutdown, "the program ends")
     return ros
