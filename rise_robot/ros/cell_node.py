@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.errors import ActionError, RobotError
+from rise_env.errors import ActionError, ConfigError, RobotError
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import load_cell
 from rise_robot.ros import messages, ros1
@@ -27,7 +27,7 @@ __all__ = ["CellNode"]
 
 _LOG = logging.getLogger(__name__)
 #: Physics that falls further behind than this lets time slip instead of rushing, s.
-_LARGEST_LAG = 0.1
+_LARGEST_LAG = 0.25
 #: Simulated seconds per second below which a warning is due.
 _REAL_TIME = 0.98
 _REPORT_INTERVAL = 1.0
@@ -83,7 +83,9 @@ class CellNode:
     ) -> None:
         spec, cell_config = load_cell(task, preset, overrides)
         config.check(spec)
-        self.config, self.report = config, dict[str, Any]()
+        if config.scene is None:
+            raise ConfigError("this robot has no ros.scene, which the cell needs: choose the robot 'cell' (--robot)")
+        self.config, self._scene, self.report = config, config.scene, dict[str, Any]()
         self._ros = ros1.start_node("rise_cell", remappings)
         self._refuse_company()
         self._cameras = CameraProcess((task, preset, list(overrides)), config, image_size, supersample)
@@ -95,8 +97,8 @@ class CellNode:
         self._policies: dict[tuple[str, int], Any] = {}
         self._arms = [ArmTopics(self._world.cell, arm) for arm in config.arms.values()]
         rospy, string = self._ros.rospy, self._ros.std_msgs.String
-        self._outcome = rospy.Publisher(f"{config.scene}/outcome", string, queue_size=10, latch=True, tcp_nodelay=True)
-        self._status = rospy.Publisher(f"{config.scene}/status", string, queue_size=2, latch=True)
+        self._outcome = rospy.Publisher(f"{self._scene}/outcome", string, queue_size=10, latch=True, tcp_nodelay=True)
+        self._status = rospy.Publisher(f"{self._scene}/status", string, queue_size=2, latch=True)
         self._cameras.begin(self._reset(seed))
         self._cameras.wait()
         self._endpoints = [
@@ -106,7 +108,7 @@ class CellNode:
             for name, arm in config.arms.items()
         ]
         self._services = [
-            rospy.Service(f"{config.scene}/{name}", self._ros.std_srvs.Trigger, self._handler(prepare))
+            rospy.Service(f"{self._scene}/{name}", self._ros.std_srvs.Trigger, self._handler(prepare))
             for name, prepare in (("reset", self._prepare_reset), ("plan", self._prepare_plan))
         ]
 
@@ -231,9 +233,9 @@ class CellNode:
             request.done.set()
 
     def _parameter(self, name: str, kind: type, default: Any = None) -> Any:
-        value = self._ros.rospy.get_param(f"{self.config.scene}/{name}", default)
+        value = self._ros.rospy.get_param(f"{self._scene}/{name}", default)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise RobotError(f"parameter {self.config.scene}/{name} is {value!r}, expected {kind.__name__}")
+            raise RobotError(f"parameter {self._scene}/{name} is {value!r}, expected {kind.__name__}")
         return value
 
     # ------------------------------------------------------------------ episodes
@@ -266,8 +268,9 @@ class CellNode:
             if (name, seed) not in self._policies:
                 self._policies[name, seed] = self._world.cell.task.scripted(name, seed)
                 self._policies[name, seed].reset()
-            chunk = np.asarray(self._policies[name, seed].plan(steps), float)
-            return json.dumps({"episode": self._world.episode, "chunk": chunk.tolist()})
+            policy = self._policies[name, seed]
+            chunk = np.asarray(policy.plan(steps), float)
+            return json.dumps({"chunk": chunk.tolist(), "intervening": bool(policy.intervening)})
 
         return work
 
@@ -291,5 +294,5 @@ class CellNode:
             if others := graph.others(arm.state, own):
                 raise RobotError(
                     f"{', '.join(others)} publishes {arm.state} already: a robot or another cell is at this master. "
-                    "Use another master (rise ros-cell --with-master PORT), or run `rosnode cleanup` if that node is dead."
+                    "Use another master (rise ros-cell --with-master PORT), or run `rosnode cleanup` if it is dead."
                 )

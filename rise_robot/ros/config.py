@@ -82,7 +82,7 @@ class RosConfig:
         clock_tolerance: How far the clocks of the machines may differ, s: images from the future are refused.
         status_timeout: Age of an arm's status at which the arm counts as gone, s.
         watch_interval: Time between two looks at the master and at who commands the arms, s.
-        scene: Namespace of the services of a simulated cell, used where they exist.
+        scene: Namespace of the services and topics of a simulated cell; None on a real robot.
         joint_rate: Rate at which the work cell serves joint states and status, Hz.
         camera_rate: Rate at which the work cell serves images, Hz.
     """
@@ -94,7 +94,7 @@ class RosConfig:
     clock_tolerance: float = 0.05
     status_timeout: float = 1.0
     watch_interval: float = 0.5
-    scene: str = "/rise_cell"
+    scene: str | None = None
     joint_rate: float = 200.0
     camera_rate: float = 30.0
 

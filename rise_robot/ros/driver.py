@@ -16,7 +16,6 @@ from rise_robot.driver import JointSample, Observation
 from rise_robot.pacing import Pacer
 from rise_robot.ros import messages, ros1
 from rise_robot.ros.config import ArmConfig, RosConfig, ros_config
-from rise_robot.ros.scene import CellScene
 from rise_robot.ros.streams import StampClock, Stream, matching
 from rise_robot.ros.watch import Graph, MasterWatch, read_graph
 
@@ -31,8 +30,7 @@ class RosDriver:
     """Arms and cameras over ROS.
 
     Nothing is opened before `connect`. One process can be one ROS node, so drivers of one process share a node and a
-    master. Where the topics are served by `rise ros-cell`, the driver is a `SceneDriver` after `connect`: it gets the
-    methods `reset_scene` and `outcome`.
+    master. Where `rise ros-cell` serves the topics, `rise_robot.ros.scene.RosCellDriver` adds scene and ground truth.
 
     Args:
         task: Cameras, image size, joint layout and control rate.
@@ -57,7 +55,6 @@ class RosDriver:
         self._subscribers: list[Any] = []
         self._publishers: dict[str, Any] = {}
         self._watch: MasterWatch | None = None
-        self._scene: CellScene | None = None
         self._target: np.ndarray | None = None
         self._sent = False
         self._ros: ros1.Ros | None = None
@@ -89,7 +86,7 @@ class RosDriver:
                 self.config.watch_interval,
             )
             self._watch.start()
-            self._find_scene()
+            self._connected()
         except BaseException:
             self._shut()
             raise
@@ -183,21 +180,20 @@ class RosDriver:
         lines.append("Other names belong into section 'ros' of the robot's YAML file.")
         return "\n".join(lines)
 
-    def _find_scene(self) -> None:
-        self._scene = CellScene.find(self.config.scene, self._clock)
-        if self._scene is not None:  # from now on a SceneDriver
-            self.reset_scene = self._reset_scene
-            self.outcome = self._scene.outcome
+    def _connected(self) -> None:
+        """What a kind of robot does once everything has arrived."""
+        if any(name.endswith("/rise_cell/reset") for name in read_graph().services):
+            _LOG.warning(
+                "this is the simulated cell (rise ros-cell), driven as if it were a robot. For its ground truth and "
+                "resets choose the robot 'cell' (--robot cell)."
+            )
 
     def _shut(self) -> None:
         if self._watch is not None:
             self._watch.close()
-        if self._scene is not None:
-            self._scene.close()
-            del self.reset_scene, self.outcome
         for endpoint in (*self._subscribers, *self._publishers.values()):
             endpoint.unregister()
-        self._subscribers, self._publishers, self._watch, self._scene = [], {}, None, None
+        self._subscribers, self._publishers, self._watch = [], {}, None
         self._images, self._joints, self._status = {}, {}, {}
         self._target, self._sent, self._ros = None, False, None
 
@@ -338,25 +334,6 @@ class RosDriver:
         streams = [*self._images.values(), *self._joints.values(), *self._status.values()]
         return {stream.topic: {"messages": stream.count, "longest_gap": stream.gap} for stream in streams}
 
-    # ------------------------------------------------------------------ a simulated scene
-
-    def _reset_scene(self, seed: int) -> None:
-        """Start the episode of a seed and wait until everything that arrives is of it.
-
-        Raises:
-            RobotError: If the cell does not answer.
-        """
-        assert self._scene is not None
-        begun, command = self._scene.reset(seed)
-        self._target = command
-        deadline = time.monotonic() + self.config.connect_timeout
-        streams = [*self._images.values(), *self._joints.values()]
-        while late := [s.topic for s in streams if (found := s.newest()) is None or found.stamp < begun]:
-            if time.monotonic() > deadline:
-                raise RobotError(f"after the reset of the cell nothing new arrived on {', '.join(late)}")
-            time.sleep(0.002)
-        self._pacer.restart()
-
     def _require_connection(self) -> ros1.Ros:
         if self._ros is None:
             raise RobotError("the robot is not connected: call connect() first")
@@ -364,5 +341,13 @@ class RosDriver:
 
 
 def make_driver(task: str, preset: str, overrides: Sequence[str], robot: RobotConfig) -> RosDriver:
-    """The robot of a YAML file over ROS (see `rise_robot.drivers`)."""
-    return RosDriver(load_task(task, preset, overrides), ros_config(robot.ros))
+    """The robot of a YAML file over ROS (see `rise_robot.drivers`); one with a scene where `ros.scene` names it."""
+    config = ros_config(robot.ros)
+    if config.scene is None:
+        return RosDriver(load_task(task, preset, overrides), config)
+    from rise_robot.cell.config import load_cell
+    from rise_robot.cell.task import make_cell_task
+    from rise_robot.ros.scene import RosCellDriver
+
+    spec, cell = load_cell(task, preset, overrides)
+    return RosCellDriver(spec, config, make_cell_task(spec.name, cell.ranges).scripted_policies)
