@@ -91,7 +91,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         )
         self.action_space = action_space(self.task)
         self.metadata = {**self.metadata, "render_fps": max(1, self.task.fps // self.task.execute)}
-        self._lags = check_lags(self.task, observation_lags)
+        self.observation_lags = self._lags = check_lags(self.task, observation_lags)
         self._ask = ask
         self._scene = driver if isinstance(driver, SceneDriver) else None
         self._scripted: dict[str, Any] = {}
@@ -201,6 +201,11 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             self.steps += 1
         self._over = any(self.ends())
         return None if admitted is None else admitted.target
+
+    def linger(self) -> bool:
+        """Hold for one control period more after the end, for recordings; False if the robot was stopped."""
+        self.steps += 1
+        return self.session.tick(None) is not None
 
     def observe(self) -> dict[str, np.ndarray]:
         """The present observation. Where that stops the robot, the last good one."""

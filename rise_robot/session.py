@@ -140,6 +140,11 @@ class RobotSession:
         """The newest observation, checked; None if that stopped the robot."""
         return self._guarded(self._observe)
 
+    def asked_to_stop(self) -> Stop | None:
+        """Whether a signal asks to stop; for the time between episodes."""
+        name = self._interrupted()
+        return None if name is None else Stop(StopReason.SIGNAL, f"the program was asked to end ({name})")
+
     def halt(self, stop: Stop) -> None:
         """Hold, and send nothing more in this episode."""
         if self.stop is None:
@@ -206,8 +211,8 @@ class RobotSession:
                 self.intervening = key is Key.TAKE_OVER
             else:
                 self.verdict = key
-        if (name := self._interrupted()) is not None:
-            return Stop(StopReason.SIGNAL, f"the program was asked to end ({name})")
+        if (asked := self.asked_to_stop()) is not None:
+            return asked
         try:
             if (fault := self.driver.fault()) is not None:
                 return Stop(StopReason.FAULT, fault)

@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Command] = {
     "label": Command("rise_agents.cli.label", "values and advantages of recorded frames, with pictures", "Learn"),
     "improve": Command("rise_agents.cli.improve", "improve a policy in imagination", "Learn"),
     "evaluate": Command("rise_agents.cli.evaluate", "success rate of a policy, with its interval", "Measure"),
+    "deploy": Command("rise_agents.cli.deploy", "run a policy on a robot, under its safety rules", "Robot"),
     "bench": Command("rise_agents.cli.bench", "speed and truth of imagination and cell", "Measure"),
     "ros-cell": Command("rise_agents.cli.ros_cell", "serve the work cell over ROS 1 as a dual Piper", "Robot"),
 }
@@ -56,6 +57,7 @@ _EXAMPLES = {
     "improve": "rise improve --agent rise --policy base --chunks 30000 --seed 0 --out runs/rise",
     "label": "rise label data/bricks --value runs/value/model --tag v1",
     "evaluate": "rise evaluate --env RISE-BrickSorting-Cell-v0 --policy base --episodes 100",
+    "deploy": "rise deploy --policy base --driver cell --episodes 20 --execution smooth",
     "bench": "rise bench cell --json cell.json",
 }
 

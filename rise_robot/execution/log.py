@@ -1,0 +1,95 @@
+"""What happened between policy and robot: latency, dropped steps and overlap of every chunk."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_env.files import write_text
+from rise_robot.execution.base import Merge
+
+__all__ = ["ExecutionLog", "MergeRecord"]
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """One chunk.
+
+    Attributes:
+        computed_at: Control step of its observation.
+        merged_at: Control step at which it arrived.
+        latency_steps: Control steps in between.
+        inference_ms: Time that the inference took, ms.
+        dropped: Steps that were never played because their time had passed.
+        overlap: Steps played together with older chunks.
+        queued: Steps planned after the merge.
+        episode: Number of the episode, from 0.
+    """
+
+    computed_at: int
+    merged_at: int
+    latency_steps: int
+    inference_ms: float
+    dropped: int
+    overlap: int
+    queued: int
+    episode: int = 0
+
+    @classmethod
+    def of(cls, merge: Merge, seconds: float) -> MergeRecord:
+        """Of a merge and the time its inference took, s."""
+        late = merge.merged_at - merge.computed_at
+        return cls(merge.computed_at, merge.merged_at, late, seconds * 1e3, merge.dropped, merge.overlap, merge.queued)
+
+
+class ExecutionLog:
+    """Collects merges and the control steps at which the arm held for want of a target."""
+
+    def __init__(self) -> None:
+        self.merges: list[MergeRecord] = []
+        self.held_steps = 0
+        self._episode = -1
+
+    def begin(self) -> None:
+        """Another episode."""
+        self._episode += 1
+
+    def merged(self, record: MergeRecord) -> None:
+        """Note a chunk."""
+        self.merges.append(MergeRecord(**{**asdict(record), "episode": max(0, self._episode)}))
+
+    def held(self, step: int) -> None:
+        """Note a control step without a target."""
+        del step
+        self.held_steps += 1
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for JSON; percentiles are null where no chunk arrived."""
+
+        def percentiles(name: str) -> dict[str, float | None]:
+            values = [getattr(merge, name) for merge in self.merges]
+            found = np.percentile(values, [50, 99]).tolist() if values else [None, None]
+            return dict(zip(("p50", "p99"), found, strict=True))
+
+        count = len(self.merges)
+        return {
+            "chunks": count,
+            "inference_ms": percentiles("inference_ms"),
+            "latency_steps": percentiles("latency_steps"),
+            "dropped_steps": sum(merge.dropped for merge in self.merges),
+            "overlap_steps_mean": sum(merge.overlap for merge in self.merges) / count if count else None,
+            "held_steps": self.held_steps,
+        }
+
+    def write_csv(self, path: str | Path) -> None:
+        """One line per chunk, in one step."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(MergeRecord)])
+        writer.writeheader()
+        writer.writerows(asdict(merge) for merge in self.merges)
+        write_text(path, text.getvalue())
