@@ -7,13 +7,14 @@ import logging
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
-from websockets.frames import CloseCode
-from websockets.protocol import State
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import Event, State
 
 __all__ = ["Gate", "GuardedConnection", "library_logger"]
 
-#: What a client may leave unread (pongs to a flood of pings, say) before it is dropped, bytes.
-_MOST_UNREAD = 8 * 2**20
+#: Pings that a client may send at once, and per second in the long run.
+_PING_BURST, _PING_RATE = 100, 10.0
+_PIECE = 2**15
 
 
 class Gate:
@@ -53,6 +54,7 @@ class GuardedConnection(ServerConnection):
     def __init__(self, gate: Gate, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._gate = gate
+        self._pings = self._last_ping = 0.0
         # The library answers an oversized message with a close frame alone, which openpi's clients show without a
         # reason. What it has to say is sent as an error frame first, like every other error.
         fail = self.protocol.fail
@@ -89,10 +91,24 @@ class GuardedConnection(ServerConnection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Drop a client that sends but does not read."""
-        super().data_received(data)
-        if self.transport.get_write_buffer_size() > _MOST_UNREAD:
-            self.transport.abort()
+        """Take data piece by piece, so that nothing is answered any more once the connection has been dropped."""
+        for start in range(0, len(data), _PIECE):
+            if self.transport.is_closing():
+                return
+            super().data_received(data[start : start + _PIECE])
+        if self.protocol.state is State.CLOSING:
+            # Unread messages may have paused reading; the end of the connection would then not be seen.
+            self.transport.resume_reading()
+
+    def process_event(self, event: Event) -> None:
+        """Drop a client that floods the server with pings: whoever does not read the pongs makes them pile up."""
+        if isinstance(event, Frame) and event.opcode is Opcode.PING:
+            now = self.loop.time()
+            self._pings = max(0.0, self._pings - _PING_RATE * (now - self._last_ping)) + 1
+            self._last_ping = now
+            if self._pings > _PING_BURST:
+                self.transport.abort()
+        super().process_event(event)
 
 
 def library_logger() -> logging.Logger:
