@@ -149,10 +149,9 @@ class SafetyGuard:
             now: The driver's clock, s.
             tracks: Whether commands are being sent; the joints follow none otherwise.
         """
+        if (stop := self._check_measured(joints)) is not None:
+            return stop
         measured = np.asarray(joints.position, float)
-        if measured.shape != self.low.shape or not np.isfinite(measured).all():
-            detail = f"the measured joints are {joints.position}, expected {self.low.size} finite numbers"
-            return Stop(StopReason.BAD_MEASUREMENT, detail)
         age = now - joints.stamp
         if not age <= self._config.stale_joints:
             detail = f"the newest joint state is {age:.2f} s old, at most {self._config.stale_joints} s are allowed"
@@ -164,17 +163,26 @@ class SafetyGuard:
             return Stop(StopReason.TRACKING_GAP, f"measured joints are far from their commands: {where}")
         return self._check_motion(measured, now)
 
+    def _check_measured(self, joints: JointSample) -> Stop | None:
+        measured = np.asarray(joints.position, float)
+        if measured.shape == self.low.shape and np.isfinite(measured).all():
+            return None
+        detail = f"the measured joints are {joints.position}, expected {self.low.size} finite numbers"
+        return Stop(StopReason.BAD_MEASUREMENT, detail)
+
     def _check_motion(self, measured: np.ndarray, now: float) -> Stop | None:
         assert self.last is not None
         if self._anchor is None:
-            self._anchor, self._anchor_command = measured.copy(), self.last.copy()
+            self._anchor, self._commands = measured.copy(), np.stack([self.last, self.last])
             self._waiting = np.full(measured.shape, np.inf)
         moved = np.abs(measured - self._anchor) > _STILL
         self._anchor = np.where(moved, measured, self._anchor)
-        self._anchor_command = np.where(moved, self.last, self._anchor_command)
-        # A gripper may stand still on what it holds; an arm joint may not.
-        expected = (np.abs(self.last - self._anchor_command) > self._config.frozen_motion) & self._angles & ~moved
-        self._waiting = np.where(expected, np.minimum(self._waiting, now), np.inf)
+        lowest, highest = np.where(moved, self.last, self._commands)
+        self._commands = np.stack([np.minimum(lowest, self.last), np.maximum(highest, self.last)])
+        # What counts is how far commands have ranged since the joint last moved: a policy that plans from where it sees
+        # the joint comes back again and again. A gripper may stand still on what it holds; an arm joint may not.
+        ranged = (self._commands[1] - self._commands[0] > self._config.frozen_motion) & self._angles
+        self._waiting = np.where(moved | ~ranged, np.inf, np.minimum(self._waiting, now))
         if (stuck := now - self._waiting > self._config.frozen_joints).any():
             where, limit = self._list(stuck, measured, self.last), self._config.frozen_joints
             detail = f"joint states arrive but have not changed for {limit} s although commands have: {where}"
@@ -193,7 +201,8 @@ class SafetyGuard:
 
     def check_observation(self, observation: Observation, now: float) -> Stop | None:
         """An observation that is about to be used: fresh, and no camera that repeats itself while the arms move."""
-        if (stop := self.check_cameras(observation.stamps, now)) is not None:
+        stop = self._check_measured(observation.joints) or self.check_cameras(observation.stamps, now)
+        if stop is not None:
             return stop
         allowed = self._config.frozen_images
         if allowed is None:
