@@ -1,0 +1,286 @@
+"""A trained policy as a policy server serves it: a session per client, who may be one of openpi's or of ours."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from rise_agents.policies.base import Policy, observation_tensors
+from rise_agents.policies.loading import level_of
+from rise_agents.policies.reading import ObservationReader
+from rise_env.errors import ActionError, ConfigError
+from rise_env.spaces import image_key, lag_key
+
+__all__ = ["PolicyService", "RecentObservations", "ServedSession"]
+
+logger = logging.getLogger(__name__)
+_OPTIONAL = ("advantage", "noise", "prompt", "reset", "seed", "step", "timestamp")
+
+
+class PolicyService:
+    """A policy for a policy server; satisfies `rise_robot.serving.ServedPolicy`.
+
+    Args:
+        policy: Policy; put into evaluation mode.
+        advantage: Level to ask for where a client says none: see `policies.loading.level_of`.
+        guidance: As in `Policy.sample`; the policy's own when None.
+        steps: As in `Policy.sample`.
+        bars: What to do with images of another shape: see `ObservationReader`.
+        clock: Seconds, for clients that tell neither step nor time.
+
+    Raises:
+        ConfigError: If there is no such level, or an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        advantage: str | int = "best",
+        *,
+        guidance: float | None = None,
+        steps: int | None = None,
+        bars: str = "auto",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy.eval()
+        self.level = level_of(policy, str(advantage))
+        self.guidance = policy.guidance if guidance is None else guidance
+        self.steps, self.bars, self.clock = steps, bars, clock
+        ObservationReader(policy.spec, policy.lags, bars)  # names that contradict each other are said at once
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What clients learn when they connect; plain values."""
+        spec, codec = self.policy.spec, self.policy.codec
+        return {
+            "server": "rise",
+            "policy": type(self.policy).__name__,
+            "task": spec.name,
+            "prompt": spec.prompt,
+            "cameras": dict(spec.cameras),
+            "image_size": list(spec.image_size),
+            "joint_names": list(spec.layout.names),
+            "joint_units": list(spec.layout.units),
+            "action_shape": [spec.chunk, spec.layout.dim],
+            "fps": spec.fps,
+            "execute": spec.execute,
+            "lags": list(self.policy.lags),
+            "advantage_levels": codec.levels,
+            "advantage": "none" if self.level == codec.unsaid else self.level,
+            "noise_shape": list(self.policy.noise_shape),
+        }
+
+    def open(self) -> ServedSession:
+        """A session for a new client."""
+        return ServedSession(self)
+
+    def example(self) -> dict[str, Any]:
+        """An observation of zeros, the past included."""
+        spec = self.policy.spec
+        observation: dict[str, Any] = {"prompt": spec.prompt}
+        for lag in (0, *self.policy.lags):
+            for camera in spec.cameras:
+                observation[lag_key(image_key(camera), lag)] = np.zeros((*spec.image_size, 3), np.uint8)
+            observation[lag_key("state", lag)] = np.zeros(spec.layout.dim, np.float32)
+        return observation
+
+
+class ServedSession:
+    """What one client's connection remembers: recent observations, noise, and how its images come.
+
+    Args:
+        service: What it belongs to.
+    """
+
+    def __init__(self, service: PolicyService) -> None:
+        self._service = service
+        policy = service.policy
+        self._reader = ObservationReader(policy.spec, policy.lags, service.bars)
+        self._recent = RecentObservations(policy.lags)
+        self._generator = torch.Generator()
+        self._generator.seed()
+        self._time_key: str | None = None
+        self._warned = False
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """Answer an observation (see docs/serving.md for its keys).
+
+        Returns:
+            `actions` float32 (chunk, D) in rad and m, within the joint limits; `state` float32 (D,) as it was read;
+            `policy_timing` with `infer_ms`; `unread_keys` if some of the client's were; `lag_steps`, how far back the
+            remembered observations were that stood in for each lag; `image_bars`, "cut" or "add", where it mattered.
+
+        Raises:
+            ConfigError: If the observation is wrong.
+            ActionError: If the policy's actions are not finite.
+        """
+        started = time.perf_counter()
+        service, policy = self._service, self._service.policy
+        reading = self._reader.read(observation)
+        options = self._options(observation)
+        reset = options["reset"]
+        answer: dict[str, Any] = {}
+        past = reading.past
+        if policy.lags and not past:
+            moment = self._moment(observation, reset)
+            if reset:
+                self._recent.clear()
+            past, found = self._recent.add(moment, reading.present)
+            answer["lag_steps"] = [round(steps, 3) for steps in found]
+        elif reset:
+            self._recent.clear()
+        if options["seed"] is not None:
+            self._generator.manual_seed(options["seed"])
+        batch = {key: value[None] for key, value in {**reading.present, **past}.items()}
+        with torch.no_grad():
+            context = policy.context(observation_tensors(batch, policy.device), [options["prompt"]])
+            noise = options["noise"]
+            noise = policy.draw_noise([self._generator]) if noise is None else noise.to(policy.device)[None]
+            levels = torch.full((1,), options["level"], device=policy.device)
+            chunks = policy.sample(context, levels, noise, guidance=service.guidance, steps=service.steps)
+            actions = policy.within_limits(chunks)[0].float().cpu().numpy()
+        if not np.isfinite(actions).all():
+            raise ActionError("the policy's actions are not finite (NaN or infinity); none are sent")
+        if unread := self._unread(observation, reading.used):
+            answer["unread_keys"] = unread
+        if self._reader.bars != "auto":
+            answer["image_bars"] = self._reader.bars
+        timing = {"infer_ms": 1e3 * (time.perf_counter() - started)}
+        return {"actions": actions, "state": reading.present["state"], "policy_timing": timing, **answer}
+
+    def _options(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        policy = self._service.policy
+        reset, seed = observation.get("reset", False), _plain(observation.get("seed"))
+        if not isinstance(reset, bool | np.bool_):
+            raise ConfigError(f"'reset' is {reset!r}, expected true or false")
+        if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
+            raise ConfigError(f"'seed' is {seed!r}, expected a whole number from 0")
+        prompt = observation.get("prompt", policy.spec.prompt)
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ConfigError(f"'prompt' is {prompt!r}, expected an instruction")
+        return {
+            "reset": bool(reset),
+            "seed": seed,
+            "prompt": prompt,
+            "level": self._level(observation),
+            "noise": self._noise(observation),
+        }
+
+    def _level(self, observation: Mapping[str, Any]) -> int:
+        if "advantage" not in observation:
+            return self._service.level
+        value = _plain(observation["advantage"])
+        if type(value) not in (int, str):  # 1 is a level, and 1.0 might be meant as a measured advantage
+            raise ConfigError(
+                f"'advantage' is {value!r}, expected the name of a level (best, middle, worst, none) or its number, a "
+                f"whole one from 0 to {self._service.policy.codec.best}"
+            )
+        return level_of(self._service.policy, str(value))
+
+    def _noise(self, observation: Mapping[str, Any]) -> torch.Tensor | None:
+        if "noise" not in observation:
+            return None
+        value, shape = observation["noise"], self._service.policy.noise_shape
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.shape != shape:
+            came = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+            raise ConfigError(f"'noise' is {came}, expected standard normal floats of shape {shape}")
+        if not np.isfinite(value).all():
+            raise ConfigError("'noise' is not finite (NaN or infinity)")
+        return torch.from_numpy(value.astype(np.float32))
+
+    def _moment(self, observation: Mapping[str, Any], reset: bool) -> float:
+        """When the observation was made, in control steps on the client's clock or, if it tells none, on ours."""
+        given = [key for key in ("step", "timestamp") if key in observation]
+        if len(given) == 2:
+            raise ConfigError("'step' and 'timestamp' came both: one of them says when the observation was made")
+        key = given[0] if given else "arrival"
+        fps = self._service.policy.spec.fps
+        if key == "arrival":
+            moment = self._service.clock() * fps
+        else:
+            value = _plain(observation[key])
+            if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e15:
+                raise ConfigError(f"{key!r} is {value!r}, expected a number")
+            moment = float(value) * (fps if key == "timestamp" else 1)
+        if not reset and self._time_key not in (None, key):
+            raise ConfigError(
+                f"observations were timed by {self._time_key!r} and now by {key!r}: keep to one, or send 'reset': true"
+            )
+        if not reset and self._recent.newest is not None and moment < self._recent.newest:
+            raise ConfigError(
+                f"{key!r} went back by {self._recent.newest - moment:g} control steps: send 'reset': true with the "
+                "first observation of an episode"
+            )
+        self._time_key = key
+        return moment
+
+    def _unread(self, observation: Mapping[str, Any], used: frozenset[str]) -> list[str]:
+        names = [key for key in observation if key not in (*_OPTIONAL, "images")]
+        nested = observation.get("images", {})
+        unread = sorted({*names, *(f"images/{name}" for name in nested)} - used)
+        if unread and not self._warned:
+            self._warned = True
+            logger.warning("a client sends what this policy does not read: %s", ", ".join(unread))
+        return unread
+
+
+class RecentObservations:
+    """The last observations of one client, as many as the lags of a policy can ask for.
+
+    Args:
+        lags: Control steps into the past.
+    """
+
+    def __init__(self, lags: tuple[int, ...]) -> None:
+        self._lags = lags
+        self._kept: list[tuple[float, dict[str, np.ndarray]]] = []
+
+    @property
+    def newest(self) -> float | None:
+        """Moment of the last observation, control steps; None if there is none."""
+        return self._kept[-1][0] if self._kept else None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
+    def add(self, moment: float, present: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[float]]:
+        """Take in the present observation and give back the past.
+
+        For each lag that is the observation nearest in time to so many steps ago; at the start of an episode the
+        first one stands in for what was before, as in our environments.
+
+        Args:
+            moment: When it was made, control steps; not before the last one.
+            present: The observation.
+
+        Returns:
+            Entries under `lag_key`, and how many steps ago each lag's really was.
+        """
+        # Half a step apart is enough: what comes faster takes the place of the one before, and memory stays bounded.
+        # That must not push the one before ever onwards, so it is judged against the last but one.
+        if (len(self._kept) >= 2 and moment - self._kept[-2][0] < 0.5) or (self._kept and moment == self._kept[-1][0]):
+            self._kept.pop()
+        self._kept.append((moment, present))
+        # Whatever is older than twice the longest lag is further from it than the present is.
+        self._kept = [kept for kept in self._kept if moment - kept[0] <= 2 * max(self._lags)]
+        entries: dict[str, np.ndarray] = {}
+        found = []
+        for lag in self._lags:
+            then, seen = min(self._kept, key=lambda kept: abs(moment - lag - kept[0]))
+            entries |= {lag_key(key, lag): value for key, value in seen.items()}
+            found.append(moment - then)
+        return entries, found
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars, and arrays of one element, as Python's numbers and text."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.size == 1):
+        return value.item()
+    return value
