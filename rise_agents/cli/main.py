@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Command] = {
     "improve": Command("rise_agents.cli.improve", "improve a policy in imagination", "Learn"),
     "evaluate": Command("rise_agents.cli.evaluate", "success rate of a policy, with its interval", "Measure"),
     "deploy": Command("rise_agents.cli.deploy", "run a policy on a robot, under its safety rules", "Robot"),
+    "serve": Command("rise_agents.cli.serve", "serve a policy to robots over the network (openpi protocol)", "Robot"),
     "bench": Command("rise_agents.cli.bench", "speed and truth of imagination and cell", "Measure"),
     "ros-cell": Command("rise_agents.cli.ros_cell", "serve the work cell over ROS 1 as a dual Piper", "Robot"),
 }
@@ -58,6 +59,7 @@ _EXAMPLES = {
     "label": "rise label data/bricks --value runs/value/model --tag v1",
     "evaluate": "rise evaluate --env RISE-BrickSorting-Cell-v0 --policy base --episodes 100",
     "deploy": "rise deploy --policy base --driver cell --episodes 20 --execution smooth",
+    "serve": "rise serve --policy base --port 8000",
     "bench": "rise bench cell --json cell.json",
 }
 

@@ -1,0 +1,154 @@
+"""Serve a policy over websockets: the openpi protocol, so that openpi's clients and ours can ask it for actions.
+
+  rise serve --policy base                                    this machine only, port 8000
+  rise serve --policy runs/rise --port 0                      a free port, printed when the server is ready
+  rise serve --policy runs/rise --host 0.0.0.0 --token-file token.txt
+
+A client connects to ws://HOST:PORT, gets a message about the policy, then sends observations and gets action chunks:
+
+  from rise_robot.serving import PolicyClient
+  with PolicyClient("127.0.0.1", 8000) as client:
+      client.reset(seed=0)
+      chunk = client.infer({"state": state, "images": {"top_head": image, ...}})["actions"]   # (chunk, D), rad and m
+
+Addresses that other machines can reach need a token (`Authorization: Api-Key TOKEN`), from a file or the environment
+variable RISE_SERVE_TOKEN; the connection is not encrypted, so use a private network or an SSH tunnel. GET /healthz says
+OK once the policy is warm, GET /metrics tells latencies. Ctrl-C or SIGTERM ends the server. All keys: docs/serving.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from rise_env.errors import ConfigError, RobotError
+
+__all__ = ["add_arguments", "run"]
+
+TOKEN_VARIABLE = "RISE_SERVE_TOKEN"
+_MEGABYTE = 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--policy", required=True, help="base (the bundle's), a run folder, a checkpoint directory or a Hub id"
+    )
+    parser.add_argument("--task", default="brick_sorting", help="task that `base` is for (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads of the policy (default: torch's)")
+    parser.add_argument(
+        "--advantage", metavar="LEVEL", default="best",
+        help="advantage to ask for where a client says none: best (default), middle, worst, none, or 0, 1, ...",
+    )  # fmt: skip
+    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
+    parser.add_argument("--steps", type=int, metavar="N", help="integration steps per chunk (default: the policy's)")
+    parser.add_argument(
+        "--bars", choices=("auto", "cut", "add"), default="auto",
+        help="images of other proportions: cut off the black bars that openpi's resize_with_pad made, add some, or let "
+        "each client's first telling image decide (default: %(default)s)",
+    )  # fmt: skip
+    network = parser.add_argument_group("network")
+    network.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    network.add_argument("--port", type=int, default=8000, help="0 takes a free port (default: %(default)s)")
+    network.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file with the token (or set {TOKEN_VARIABLE}; never an argument)",
+    )
+    network.add_argument("--max-clients", type=int, default=8, metavar="N", help="at once (default: %(default)s)")
+    network.add_argument(
+        "--max-megabytes", type=float, metavar="MB", help="longest message (default: 4 observations and 8 MiB)"
+    )
+    network.add_argument(
+        "--idle-seconds", type=float, default=3600.0, metavar="S",
+        help="drop a client that sends nothing for so long (default: %(default)g)",
+    )  # fmt: skip
+    network.add_argument(
+        "--warm-up",
+        type=int,
+        default=2,
+        metavar="N",
+        help="inferences before clients are let in (default: %(default)s)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    from rise_robot.serving import PolicyServer, ServerConfig
+
+    # First what can be wrong with a setting: loading the policy takes seconds.
+    config = ServerConfig(
+        host=args.host,
+        port=args.port,
+        token=_token(args.token_file),
+        max_clients=args.max_clients,
+        max_bytes=None if args.max_megabytes is None else round(args.max_megabytes * _MEGABYTE),
+        warm_up=args.warm_up,
+        idle_seconds=args.idle_seconds,
+    )
+    _log(logging.WARNING if args.quiet else logging.INFO)
+    service = _service(args)
+    stop = threading.Event()
+    with PolicyServer(service, config) as server:
+        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            about, host = service.metadata, f"[{config.host}]" if ":" in config.host else config.host
+            chunk, dim = about["action_shape"]
+            print(
+                f"serving {args.policy} ({about['policy']}, {about['task']}, {chunk} x {dim} actions) on "
+                f"ws://{host}:{server.port}; Ctrl-C ends it",
+                flush=True,
+            )
+            while not stop.wait(0.5):
+                if not server.running:
+                    raise RobotError("the policy server has ended by itself; its log says why")
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    print("stopped", flush=True)
+    return 0
+
+
+def _service(args: argparse.Namespace) -> Any:
+    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_agents.policies.served import PolicyService
+    from rise_env.world_model import resolve_device
+
+    path = find_policy(args.policy, args.task)
+    if path is None:
+        raise ConfigError(
+            f"--policy {args.policy}: there is no such file. Trained policies can be served: base, a run folder, a "
+            "checkpoint directory or a Hub id; scripted ones see the ground truth and live in the work cell"
+        )
+    if args.threads is not None:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    policy = load_policy(path, device=resolve_device(args.device))
+    return PolicyService(policy, args.advantage, guidance=args.guidance, steps=args.steps, bars=args.bars)
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE)
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--token-file {path}: {error}") from error
+    if not text:
+        raise ConfigError(f"--token-file {path}: the file is empty")
+    return text
+
+
+def _log(level: int) -> None:
+    """Log to standard error, without what strangers can fill a log with."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("asyncio").addFilter(lambda record: record.getMessage() != "socket.send() raised exception.")
