@@ -31,7 +31,7 @@ modules=usr/lib/python3/dist-packages
 names=(rospy rosmaster roslaunch roslib rosgraph rosgraph-msgs roscpp-msg rosparam rosclean rosnode rostopic rosservice
     rosmsg std-msgs std-srvs sensor-msgs geometry-msgs genpy genmsg catkin catkin-pkg rospkg defusedxml pyparsing)
 packages=("${names[@]/#/python3-}")
-commands=(roslaunch rosnode rosparam rosservice rostopic)
+commands=(roscore roslaunch rosmaster rosnode rosparam rosservice rostopic)
 
 runs "$python" --version || fail "no environment in .venv: run make setup first"
 
@@ -75,6 +75,32 @@ for package in "$work"/debs/*.deb; do dpkg-deb -x "$package" "$work/ros1"; done
 rm -rf "$work/ros1/$modules"/*.egg-info "$work/ros1/$modules"/*.dist-info "$work/ros1/usr/share/doc"
 "$python" -W ignore -m compileall -q "$work/ros1/$modules" >/dev/null || true
 
+# Debian's asks for rosout, which collects the logs of all nodes and is a compiled program; nothing here needs it.
+echo '<launch><group ns="/"><param name="rosdistro" value="noetic"/><param name="rosversion" value="1"/>' \
+    '</group></launch>' >"$work/ros1/etc/ros/roscore.xml"
+# netifaces is compiled, for another Python; ROS only wants this machine's IPv4 addresses from it.
+cat >"$work/ros1/$modules/netifaces.py" <<'PYTHON'
+"""Stand-in for netifaces: the IPv4 addresses of this machine (Linux)."""
+import fcntl
+import socket
+import struct
+
+AF_INET, AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
+
+
+def interfaces():
+    return [name for _, name in socket.if_nameindex()]
+
+
+def ifaddresses(name):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            found = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()[:15]))  # SIOCGIFADDR
+        except OSError:
+            return {}
+    return {AF_INET: [{"addr": socket.inet_ntoa(found[20:24])}]}
+PYTHON
+
 rm -rf "$target"
 mv "$work/ros1" "$target"
 echo "$target/$modules" >"$site/zz_ros1.pth"
@@ -89,10 +115,10 @@ for name in "${commands[@]}"; do
     } >".venv/bin/$name"
     chmod +x ".venv/bin/$name"
 done
-# Without ROS_IP its tools would want the module netifaces, which is compiled for another Python.
 check='import rospy, rosmaster, roslaunch, rosgraph, rosnode, rostopic, rosservice, genpy.dynamic
+rosgraph.network.get_local_addresses()
 import geometry_msgs.msg, sensor_msgs.msg, std_msgs.msg, std_srvs.srv'
-if ! ROS_IP=127.0.0.1 "$python" -W ignore -c "$check" >>"$log" 2>&1; then
+if ! "$python" -W ignore -c "$check" >>"$log" 2>&1; then
     rm -rf "$target" "$site/zz_ros1.pth" "${commands[@]/#/.venv/bin/}"
     stop "the packages of this system do not work with Python 3.12:
 $(tail -n 3 "$log")"
