@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rise_env.errors import RobotError
+from rise_env.errors import ConfigError, RobotError
+from rise_env.tasks import TaskSpec
 
 __all__ = ["DeployedPolicy", "ServerPolicy"]
 
@@ -54,9 +55,28 @@ class ServerPolicy:
     def __init__(self, client: Any, extra: Mapping[str, Any] | None = None) -> None:
         self._client, self._extra = client, dict(extra or {})
         metadata = client.metadata
-        self.name = f"server-{metadata.get('name', 'policy')}"
+        self.metadata = dict(metadata)
+        self.name = f"server-{metadata.get('policy', 'policy')}"
         self.lags = tuple(int(lag) for lag in metadata.get("lags", ()))
         self.real_time_chunking = bool(metadata.get("real_time_chunking", False))
+
+    def check(self, task: TaskSpec) -> None:
+        """Compare what the server says of its policy with a task; servers of others may say nothing.
+
+        Raises:
+            ConfigError: If joints, chunk or control rate differ.
+        """
+        expected: dict[str, Any] = {
+            "joint_names": list(task.layout.names),
+            "action_shape": [task.chunk, task.layout.dim],
+            "fps": task.fps,
+        }
+        for key, value in expected.items():
+            if key in self.metadata and self.metadata[key] != value:
+                raise ConfigError(
+                    f"the policy server serves {key} {self.metadata[key]}, task {task.name!r} has {value}. Serve "
+                    "another policy, or choose the task and preset that it was trained for."
+                )
 
     def begin(self, seed: int) -> None:
         """Tell the server with the next request."""

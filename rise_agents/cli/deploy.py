@@ -140,6 +140,7 @@ def _parts(args: argparse.Namespace, signals: Any, stack: contextlib.ExitStack) 
     from rise_robot.cell.env import cell_overrides
     from rise_robot.config import load_robot
     from rise_robot.deploy import runs_in_real_time
+    from rise_robot.deployed import ServerPolicy
     from rise_robot.driver import SceneDriver
     from rise_robot.drivers import make_driver
     from rise_robot.env import RobotEnv
@@ -162,6 +163,8 @@ def _parts(args: argparse.Namespace, signals: Any, stack: contextlib.ExitStack) 
         dry_run=args.dry_run,
     )
     stack.callback(env.close)
+    if isinstance(policy, ServerPolicy):
+        policy.check(env.task)
     if policy is None:
         from rise_agents.cli.deployed_policy import ScriptedPolicyInCell
 

@@ -268,7 +268,7 @@ def test_a_dry_run_records_nothing(tmp_path: Path) -> None:
 
 def test_a_policy_behind_a_client() -> None:
     class Client:
-        metadata = {"name": "x", "lags": [2], "real_time_chunking": True}  # noqa: RUF012
+        metadata = {"policy": "x", "action_shape": [8, 14], "lags": [2], "real_time_chunking": True}  # noqa: RUF012
         answer: dict[str, Any] = {"actions": np.zeros((8, 14), np.float32)}  # noqa: RUF012
         sent: dict[str, Any]
 
@@ -285,6 +285,9 @@ def test_a_policy_behind_a_client() -> None:
     client = Client()
     policy = ServerPolicy(client, {"prompt": "sort"})
     assert (policy.name, policy.lags, policy.real_time_chunking) == ("server-x", (2,), True)
+    policy.check(TASK)
+    with pytest.raises(ConfigError, match=r"serves action_shape \[8, 14\], task 'brick_sorting' has \[16, 14\]"):
+        policy.check(tiny_task(chunk=16))
     policy.begin(7)
     assert client.seed == 7
     assert policy.infer({"state": np.zeros(14)}, {"inference_delay": 3}).shape == (8, 14)
