@@ -94,6 +94,7 @@ class CellNode:
         self._requests: deque[_Request] = deque()
         self._commands: deque[tuple[np.ndarray, np.ndarray]] = deque()
         self._received = self._refused = 0
+        self._delays: deque[float] = deque(maxlen=200)
         self._policies: dict[tuple[str, int], Any] = {}
         self._arms = [ArmTopics(self._world.cell, arm) for arm in config.arms.values()]
         rospy, string = self._ros.rospy, self._ros.std_msgs.String
@@ -165,7 +166,7 @@ class CellNode:
             time.sleep(max(0.0, origin + (int((clock() - origin) / period) + 1) * period - clock()))
 
     def _tell_status(self, seconds: float, simulated: float, slipped: float, ticks: int) -> None:
-        factor = simulated / seconds
+        factor, delays = simulated / seconds, np.percentile(list(self._delays) or [0.0], (50, 99))
         self.report = {
             "real_time_factor": round(factor, 4),
             "slipped_seconds": round(slipped, 4),
@@ -175,6 +176,7 @@ class CellNode:
             "camera_seconds": round(self._cameras.seconds, 4),
             "commands": self._received,
             "refused": self._refused,
+            "command_ms": [round(float(value) * 1e3, 3) for value in delays],
             "episode": self._world.episode,
             "seed": self._world.seed,
         }
@@ -198,6 +200,7 @@ class CellNode:
             self._ros.rospy.logwarn_throttle(1.0, str(error))
             return
         self._received += 1
+        self._delays.append(time.time() - message.header.stamp.to_sec())
         self._commands.append((arm.indices(self._world.cell.spec.layout), position))
 
     def _obey(self) -> None:

@@ -24,14 +24,15 @@ class ChildProcess:
     """A Python program in a process of its own.
 
     Args:
-        code: The program; it prints one line when it is ready.
+        code: The program; `sys` is imported already.
         arguments: Its arguments.
         environment: Environment variables besides ours.
         name: What it is, for messages.
         timeout: Time in which it must be ready, s.
+        ready: How the line begins that it prints when it is ready.
 
     Attributes:
-        ready: The line that it printed.
+        ready: The rest of that line.
 
     Raises:
         RobotError: If it ends or is silent for too long; the message has the end of what it said.
@@ -44,8 +45,9 @@ class ChildProcess:
         environment: Mapping[str, str] | None = None,
         name: str = "program",
         timeout: float = 60.0,
+        ready: str = "ready",
     ) -> None:
-        self._name = name
+        self._name, self._word = name, ready.encode()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", _PRELUDE + code, *arguments],
             stdin=subprocess.PIPE,
@@ -102,8 +104,8 @@ class ChildProcess:
             if not found:
                 raise RobotError(f"the {self._name} ended before it was ready; it said:\n{self._tail()}")
             for line in self._said.split(b"\n")[:-1]:
-                if line.startswith(b"ready"):
-                    return line.decode().removeprefix("ready").strip()
+                if line.startswith(self._word):
+                    return line.removeprefix(self._word).decode().strip()
         raise RobotError(f"the {self._name} was not ready after {timeout:g} s; it said:\n{self._tail()}")
 
     def _tail(self) -> str:

@@ -330,9 +330,19 @@ class RosDriver:
         return messages.status_words(newest.message)
 
     def counts(self) -> dict[str, dict[str, float]]:
-        """Messages and the longest gap (s) per topic since `connect`."""
-        streams = [*self._images.values(), *self._joints.values(), *self._status.values()]
-        return {stream.topic: {"messages": stream.count, "longest_gap": stream.gap} for stream in streams}
+        """Messages, lost ones, longest gap (s) and delay from stamp to arrival (s) per topic since `connect`."""
+        streams = [*self._images.values(), *self._joints.values()]
+        found = {}
+        for stream in streams:
+            delays = np.percentile(list(stream.delays) or [np.nan], (50, 99))
+            found[stream.topic] = {
+                "messages": stream.count,
+                "lost": stream.lost,
+                "longest_gap": stream.gap,
+                "delay_p50": float(delays[0]),
+                "delay_p99": float(delays[1]),
+            }
+        return found
 
     def _require_connection(self) -> ros1.Ros:
         if self._ros is None:

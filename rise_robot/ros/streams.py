@@ -87,15 +87,19 @@ class Stream:
     Attributes:
         count: Messages so far.
         unstamped: Messages without a stamp; they are not kept.
+        lost: Messages that the publisher numbered and that never came.
         ahead: The furthest a stamp lay in the future when it arrived, s.
         gap: The longest time between two arrivals, s.
+        delays: Time from stamp to arrival of the latest messages, s.
     """
 
     def __init__(self, topic: str, clock: StampClock, length: int) -> None:
         self.topic = topic
-        self.count = self.unstamped = 0
+        self.count = self.unstamped = self.lost = 0
         self.ahead = self.gap = 0.0
         self._clock = clock
+        self.delays: deque[float] = deque(maxlen=5000)
+        self._last_number: int | None = None
         self._kept: deque[Stamped] = deque(maxlen=length)
         self._lock = threading.Lock()
 
@@ -105,6 +109,10 @@ class Stream:
         if seconds <= 0:
             self.unstamped += 1
             return
+        number = int(message.header.seq)
+        if self._last_number is not None and number > self._last_number:
+            self.lost += number - self._last_number - 1
+        self._last_number = number
         self.put(self._clock.to_steady(seconds), message)
 
     def put(self, stamp: float, message: Any) -> None:
@@ -114,6 +122,7 @@ class Stream:
             if self._kept:
                 self.gap = max(self.gap, now - self._kept[-1].arrival)
             self.ahead = max(self.ahead, stamp - now)
+            self.delays.append(now - stamp)
             self._kept.append(Stamped(stamp, message, now, self.count))
             self.count += 1
 

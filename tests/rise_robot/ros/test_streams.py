@@ -24,8 +24,8 @@ class Clocks:
         self.steady += seconds
 
 
-def message(seconds: float) -> Any:
-    return SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(to_sec=lambda: seconds)))
+def message(seconds: float, number: int = 0) -> Any:
+    return SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(to_sec=lambda: seconds), seq=number))
 
 
 def test_stamps_move_to_the_steady_clock() -> None:
@@ -73,6 +73,14 @@ def test_gaps_and_stamps_from_the_future_are_kept_in_mind() -> None:
     assert stream.gap == pytest.approx(0.4)
     assert stream.ahead == pytest.approx(0.25)
     assert stream.count == 4
+
+
+def test_lost_messages_are_counted() -> None:
+    stream = Stream("/topic", Clocks().clock(), 3)
+    for number in (4, 5, 9, 10, 1, 2):  # the publisher starts again after 10
+        stream.push(message(1000.0, number))
+    assert stream.lost == 3
+    assert list(stream.delays) == pytest.approx([0.0] * 6)
 
 
 def filled(stamps: list[float]) -> Stream:
