@@ -26,6 +26,9 @@ Kinetics-400; TorchScript runs code, so name only a file that you trust.
 `audit`: the same for a policy's own proposals, eight from each state: does imagination know which of them is best?
 `rise bench audit --policy base --states 64 --seed 960000 --json out/audit.json`
 
+`ros`: delays of images, joint states and commands over ROS 1, and from a camera's stamp to the first command after it,
+with the policy in this process and behind the server; needs `make ros`. `rise bench ros --json out/ros.json`
+
 Benchmarks live in `benchmarks/` of the repository and run from a checkout.
 """
 
@@ -229,9 +232,24 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     return audit(chooser, envs, -(-args.states // together), _PROPOSALS, args.seed)
 
 
+def _ros(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks import ros
+    from rise_agents.cli.progress import say
+    from rise_agents.policies.base import PolicyRunner
+    from rise_agents.policies.loading import find_policy, level_of, load_policy
+
+    path = find_policy(args.policy, args.task)
+    if path is None:
+        raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
+    policy = load_policy(path)
+    runner = PolicyRunner(policy, level_of(policy, "best"), None, None)
+    return ros.measure(runner, args.policy, tuple(policy.lags), args.quick, lambda name: say(f"measuring: {name}"))
+
+
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "cell": _cell,
     "imagination": _imagination,
     "truth": _truth,
     "audit": _audit,
+    "ros": _ros,
 }
