@@ -26,6 +26,9 @@ Kinetics-400; TorchScript runs code, so name only a file that you trust.
 `audit`: the same for a policy's own proposals, eight from each state: does imagination know which of them is best?
 `rise bench audit --policy base --states 64 --seed 960000 --json out/audit.json`
 
+`serving`: what the policy server adds to an inference on loopback, by layout of the observations and number of clients.
+`rise bench serving --policy base --json out/serving.json`
+
 `ros`: delays of images, joint states and commands over ROS 1, and from a camera's stamp to the first command after it,
 with the policy in this process and behind the server; needs `make ros`. `rise bench ros --json out/ros.json`
 
@@ -76,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile", nargs="?", const="inductor", metavar="BACKEND", help="use torch.compile (backend: inductor)"
     )
     speed.add_argument("--force", action="store_true", help="measure a model that takes minutes per chunk here")
-    parser.add_argument("--policy", default="base", help="policy to audit (default: the bundle's)")
+    parser.add_argument("--policy", default="base", help="policy to audit or to serve (default: the bundle's)")
     against = parser.add_argument_group("truth, audit")
     against.add_argument("--states", type=int, default=64, help="start states (default: %(default)s)")
     against.add_argument("--truth-set", type=Path, metavar="NPZ", help="keep the ground truth here for reuse")
@@ -232,6 +235,20 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     return audit(chooser, envs, -(-args.states // together), _PROPOSALS, args.seed)
 
 
+def _serving(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks import serving
+    from rise_agents.cli.progress import say
+    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_agents.policies.served import PolicyService
+    from rise_env.world_model import resolve_device
+
+    path = find_policy(args.policy, args.task)
+    if path is None:
+        raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
+    service = PolicyService(load_policy(path, device=resolve_device(args.device)))
+    return serving.measure(service, args.quick, lambda name: say(f"measuring: {name}"))
+
+
 def _ros(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import ros
     from rise_agents.cli.progress import say
@@ -252,4 +269,5 @@ _BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "truth": _truth,
     "audit": _audit,
     "ros": _ros,
+    "serving": _serving,
 }
