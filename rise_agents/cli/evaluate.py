@@ -6,6 +6,7 @@ cell: `expert`; `operator` (imperfect); `operator-noisy`, `-delayed`, `-confused
 bundle's), a run folder, a checkpoint directory or a Hub id; `--advantage` says what to ask them for.
 
   rise evaluate --env RISE-BrickSorting-Cell-v0 --policy expert --episodes 200 --seed 0 --json expert.json
+  rise evaluate --env RISE-BrickSorting-Piper-v0 --robot cell --policy base --episodes 20   # over ROS: rise ros-cell
   rise evaluate --policy operator --difficulty hard --episodes 100 --videos out/videos --num-videos 4
 """
 
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads of the policy (default: torch's)")
     parser.add_argument("--episodes", type=int, default=100, help="number of episodes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
-    parser.add_argument("--num-envs", type=int, default=16, help="environments at the same time (default: %(default)s)")
+    parser.add_argument("--num-envs", type=int, help="environments at the same time (default: 16; one robot)")
+    parser.add_argument("--robot", help="of a Piper environment: piper (default), cell (rise ros-cell) or a YAML file")
     parser.add_argument("--preset", help="preset of the task (default: the environment's)")
     parser.add_argument("--difficulty", help="easy, normal or hard (default: the preset's)")
     parser.add_argument("--execute", type=int, help="actions of each chunk to run (default: the preset's)")
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.files import write_json
     from rise_env.provenance import provenance
 
-    values = {"preset": args.preset, "difficulty": args.difficulty, "execute": args.execute}
+    values = {"preset": args.preset, "difficulty": args.difficulty, "execute": args.execute, "robot": args.robot}
     env_kwargs = {key: value for key, value in values.items() if value is not None}
     if args.variation:
         env_kwargs["variation"] = True
@@ -79,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
 
         result = evaluate(
             args.env, make, args.episodes, args.seed,
-            num_envs=args.num_envs, env_kwargs=env_kwargs, on_episode=on_episode,
+            num_envs=args.num_envs or (1 if "-Piper-" in args.env else 16),
+            env_kwargs=env_kwargs, on_episode=on_episode,
         )  # fmt: skip
     low, high = result.success_interval
     last = args.seed + args.episodes - 1

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import rise_robot.ros as ros_package
 from rise_env.errors import ConfigError, RobotError
 from rise_robot.cell.env import CellEnv
 from rise_robot.config import load_robot
@@ -28,6 +30,8 @@ from rise_robot.ros.scene import RosCellDriver
 pytestmark = [pytest.mark.ros, pytest.mark.xdist_group("ros")]
 
 type Wait = Callable[..., Any]
+
+_ROSLAUNCH = Path(sys.executable).with_name("roslaunch")
 
 
 def test_a_reset_shows_the_episode_of_its_seed(cell_driver: RosCellDriver) -> None:
@@ -164,6 +168,30 @@ def test_the_command_ends_in_order_and_leaves_nothing() -> None:
     assert process.returncode == 0
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+@pytest.mark.skipif(not _ROSLAUNCH.exists(), reason="no roslaunch beside this Python: make ros")
+def test_roslaunch_starts_the_cell() -> None:
+    package = Path(ros_package.__file__).parent
+    with RosMaster() as master:
+        settings = {**os.environ, **master.environment, "ROS_PACKAGE_PATH": str(package), "PYTHONUNBUFFERED": "1"}
+        launcher = subprocess.Popen(
+            [_ROSLAUNCH, "rise_robot", "cell.launch", "height:=36", "width:=48"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=settings,
+        )
+        try:
+            assert launcher.stdout is not None
+            said: list[str] = []
+            while not (line := launcher.stdout.readline()).startswith("ready: brick_sorting"):
+                assert line, said
+                said.append(line)
+        finally:
+            launcher.send_signal(signal.SIGINT)
+            launcher.communicate(timeout=40)
+        assert launcher.returncode == 0
 
 
 def test_without_ros_the_command_says_how_to_get_it() -> None:
