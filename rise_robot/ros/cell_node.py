@@ -297,5 +297,5 @@ class CellNode:
             if others := graph.others(arm.state, own):
                 raise RobotError(
                     f"{', '.join(others)} publishes {arm.state} already: a robot or another cell is at this master. "
-                    "Use another master (rise ros-cell --with-master PORT), or run `rosnode cleanup` if it is dead."
+                    "Use another master (rise ros-cell --with-master PORT)."
                 )

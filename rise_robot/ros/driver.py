@@ -129,8 +129,7 @@ class RosDriver:
             if others := graph.others(arm.command, self._ros.rospy.get_name()):
                 raise RobotError(
                     f"{', '.join(others)} publishes on {arm.command}: two would steer one arm. Stop that node (an arm "
-                    "node started as leader, with the other `mode`, or another controller); if it is dead already, "
-                    "run: rosnode cleanup. See docs/ros.md on modes."
+                    "node started as leader, with the other `mode`, or another controller). See docs/ros.md on modes."
                 )
 
     def _wait_for_everything(self) -> None:

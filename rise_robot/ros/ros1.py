@@ -176,9 +176,10 @@ def start_node(name: str, remappings: Sequence[str] = ()) -> Ros:
                 f"{master[0]} (process {master[1]}) now. rospy cannot change: start this program again."
             )
         return ros
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ros.rospy.init_node(name, argv=[sys.argv[0], *remappings], anonymous=True, disable_signals=True)
+    if not ros.rospy.core.is_initialized():  # else the program around us has made it a node already
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ros.rospy.init_node(name, argv=[sys.argv[0], *remappings], anonymous=True, disable_signals=True)
     _node = master
     atexit.register(ros.rospy.signal_shutdown, "the program ends")
     return ros

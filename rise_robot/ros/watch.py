@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlparse
 
 from rise_env.errors import RobotError
 from rise_robot.ros import ros1
 
 __all__ = ["Graph", "MasterWatch", "read_graph"]
+
+_LOG = logging.getLogger(__name__)
+_told: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class Graph:
     types: Mapping[str, str] = field(default_factory=dict)
 
     def others(self, topic: str, node: str) -> list[str]:
-        """Nodes besides `node` that publish on a topic."""
-        return sorted(set(self.publishers.get(topic, ())) - {node})
+        """Living nodes besides `node` that publish on a topic."""
+        return sorted(name for name in self.publishers.get(topic, ()) if name != node and _lives(name))
 
     def published(self, kind: str = "") -> str:
         """Published topics, of a type where one is named, as text."""
@@ -53,6 +59,22 @@ def read_graph() -> Graph:
     except (OSError, ros.rosgraph.MasterException) as error:
         raise RobotError(f"the ROS master at {ros1.master_uri()} does not answer ({error})") from error
     return Graph(publishers, subscribers, services, types)
+
+
+def _lives(node: str) -> bool:
+    """Whether a registered node is still there: one that was killed stays registered, but refuses connections."""
+    ros = ros1.load()
+    try:
+        found = urlparse(ros.rosgraph.Master("/rise").lookupNode(node))
+        socket.create_connection((found.hostname, found.port), timeout=1.0).close()
+    except ConnectionRefusedError:
+        if node not in _told:
+            _told.add(node)
+            _LOG.warning("node %s is registered but dead (rosnode cleanup removes it)", node)
+        return False
+    except (OSError, ros.rosgraph.MasterException):
+        return True  # nobody knows: be careful
+    return True
 
 
 class MasterWatch:

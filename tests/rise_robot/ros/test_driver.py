@@ -153,6 +153,11 @@ def test_a_second_publisher_is_refused_and_noticed(
         assert "/intruder publishes on " + topic in found
         with pytest.raises(RobotError, match=r"/intruder publishes on .*/master/joint_right: two would steer"):
             RosDriver(robot.task, robot.config).connect()
+        intruder.kill()  # it stays registered, but nobody is there
+        wait_for(lambda: driver.fault() is None)
+        other = RosDriver(robot.task, robot.config)
+        other.connect()
+        other.close()
     finally:
         intruder.stop()
 
