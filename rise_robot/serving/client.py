@@ -92,11 +92,14 @@ class PolicyClient:
             except OSError as error:  # timeouts among them
                 raise RobotError(f"cannot connect to {self.uri}: {error or type(error).__name__}") from error
         try:
-            # A receiver that stalls must not hold the sender for ever: sending has no timeout of its own.
-            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.timeout))
             metadata = self._read(connection, self.timeout)
             if not isinstance(metadata, dict):
                 raise RobotError(f"{self.uri} is no policy server: it said {type(metadata).__name__}, expected a map")
+            # A receiver that stalls must not hold the sender for ever: sending has no timeout of its own.
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.timeout))
+        except OSError as error:
+            self._open_connection.close()
+            raise RobotError(f"the policy server at {self.uri} is gone: {error}") from error
         except BaseException:
             self._open_connection.close()
             raise

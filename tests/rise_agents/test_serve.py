@@ -22,6 +22,7 @@ from rise_agents.policies.loading import load_policy
 from rise_env.errors import RobotError
 from rise_env.spaces import observation_space
 from rise_env.tasks import load_task
+from rise_env.world_model import CompositionalWorldModel
 from rise_robot.serving import PolicyClient, RemotePolicy
 
 
@@ -119,6 +120,23 @@ def test_token_comes_from_a_file_or_from_the_environment(
     assert found.found == "brick_sorting"
     monkeypatch.setenv("RISE_SERVE_TOKEN", "open-sesame")
     assert serve(capsys, arguments, knock, signal.SIGTERM).found == "brick_sorting"
+
+
+def test_the_world_model_stays_on_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the world model was loaded")
+
+    monkeypatch.setattr(CompositionalWorldModel, "from_pretrained", refuse)
+    monkeypatch.setattr(CompositionalWorldModel, "__init__", refuse)
+
+    def ask(port: int) -> tuple[int, ...]:
+        with PolicyClient(port=port, timeout=60) as client:
+            images = {name: np.zeros((3, 224, 224), np.uint8) for name in ("top_head", "hand_left", "hand_right")}
+            answer = client.infer({"state": np.zeros(14), "images": images, "prompt": client.metadata["prompt"]})
+            assert list(answer["actions"].shape) == client.metadata["action_shape"]
+            return answer["actions"].shape
+
+    assert serve(capsys, ["--policy", "base"], ask, signal.SIGTERM).found == (16, 14)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ class CountingPolicy:
         self.hold.set()
         self.entered = threading.Event()
         self.answer: dict[str, Any] = {}
+        self.order: list[float] = []
 
     def open(self) -> CountingSession:
         self.opened += 1
@@ -52,6 +53,7 @@ class CountingSession:
             raise ConfigError("the observation has no 'state'")
         self.seen = 1 if observation.get("reset") else self.seen + 1
         state = np.asarray(observation["state"], np.float32)
+        self.policy.order.append(float(state[0]))
         return {"actions": np.stack([2 * state] * 4), "seen": self.seen, **self.policy.answer}
 
 

@@ -126,31 +126,20 @@ def test_clients_have_sessions_of_their_own_and_take_turns(start: Start, policy:
 
 
 def test_requests_are_served_in_the_order_of_arrival(start: Start, policy: Any) -> None:
-    server = start()
+    server = start(warm_up=0)
     with ExitStack() as stack:
         first, second, third = (stack.enter_context(dial(server)) for _ in range(3))
-        check_order(server, policy, first, second, third)
-
-
-def check_order(server: PolicyServer, policy: Any, *connections: ClientConnection) -> None:
-    first, second, third = connections
-    order: list[str] = []
-    policy.entered.clear()
-    policy.hold.clear()
-    first.send(encode(STATE))
-    assert policy.entered.wait(5)
-    readers = []
-    for name, connection in (("second", second), ("third", third)):
-        connection.send(encode(STATE))
-        time.sleep(0.1)
-        readers.append(threading.Thread(target=lambda n=name, c=connection: (c.recv(timeout=5), order.append(n))))
-        readers[-1].start()
-    assert http(server, "/healthz") == (200, "OK\n")  # while an inference is going on
-    policy.hold.set()
-    first.send(encode(STATE))  # asks again and has to queue up behind the others
-    for reader in readers:
-        reader.join(5)
-    assert order == ["second", "third"]
+        policy.hold.clear()
+        for waiting, (number, connection) in enumerate([(1, first), (2, second), (3, third)]):
+            connection.send(encode({"state": np.full(3, number, np.float32)}))
+            assert policy.entered.wait(5)
+            until(lambda n=waiting: server._worker._work_queue.qsize() == n)
+        assert http(server, "/healthz") == (200, "OK\n")  # while an inference is going on
+        policy.hold.set()
+        first.send(encode({"state": np.full(3, 4, np.float32)}))  # asks again, and is behind the others
+        for connection in (first, first, second, third):
+            connection.recv(timeout=5)
+    assert policy.order == [1, 2, 3, 4]
 
 
 def test_health_and_metrics(start: Start) -> None:
