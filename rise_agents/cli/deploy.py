@@ -197,10 +197,10 @@ def _policy(args: argparse.Namespace) -> DeployedPolicy | None:
     if path is None:
         return None
     from rise_agents.cli.deployed_policy import LocalPolicy
-    from rise_agents.policies.base import PolicyRunner
+    from rise_agents.policies.real_time import RealTimeRunner
 
     policy = load_policy(path, device=args.device)
-    runner = PolicyRunner(policy, level_of(policy, args.advantage), args.guidance)
+    runner = RealTimeRunner(policy, level_of(policy, args.advantage), args.guidance)
     return LocalPolicy(runner, "policy-" + Path(args.policy).name)
 
 

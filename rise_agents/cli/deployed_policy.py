@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rise_agents.policies.base import PolicyRunner
+from rise_agents.policies.real_time import RealTimeRunner, can_tie
 from rise_robot.env import RobotEnv
+from rise_robot.execution import RTC_KEYS
 
 __all__ = ["LocalPolicy", "ScriptedPolicyInCell"]
 
@@ -21,20 +22,22 @@ class LocalPolicy:
         name: For the records.
     """
 
-    real_time_chunking = False
-
-    def __init__(self, runner: PolicyRunner, name: str) -> None:
+    def __init__(self, runner: RealTimeRunner, name: str) -> None:
         self._runner, self.name = runner, name
         self.lags = tuple(runner.policy.lags)
+        self.real_time_chunking = can_tie(runner.policy)
 
     def begin(self, seed: int) -> None:
         """Seed the noise of an episode."""
         self._runner.begin([seed], np.ones(1, bool))
 
     def infer(self, observation: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> np.ndarray:
-        """A chunk."""
-        del told
-        return self._runner.act({key: value[None] for key, value in observation.items()})[0]
+        """A chunk; told what is being played, one that agrees with it."""
+        batch = {key: value[None] for key, value in observation.items()}
+        if not told:
+            return self._runner.act(batch)[0]
+        previous, delay, horizon = (told[key] for key in RTC_KEYS)
+        return self._runner.act_tied(batch, np.asarray(previous)[None], int(delay), int(horizon))[0]
 
     def close(self) -> None:
         """Nothing to end."""
