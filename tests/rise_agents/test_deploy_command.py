@@ -63,6 +63,16 @@ def test_a_trained_policy_is_the_one_that_is_evaluated(checkpoint: Path, tmp_pat
     assert content["details"] == json.loads(json.dumps(result.to_dict()["details"]))
 
 
+@pytest.mark.parametrize("strategy", ["smooth", "ensemble", "rtc"])
+def test_every_strategy_runs_a_trained_policy(checkpoint: Path, strategy: str, tmp_path: Path) -> None:
+    out = tmp_path / "deploy.json"
+    arguments = ["--policy", str(checkpoint), "--episodes", "1", "--execution", strategy, "--delay-steps", "1"]
+    assert main(["deploy", *CELL, *arguments, "--json", str(out), "task.max_seconds=1.0"]) == 0
+    content = json.loads(out.read_text())
+    assert content["execution"]["chunks"] > 1
+    assert content["deploy"]["execution"] == strategy
+
+
 def test_recordings_feed_the_next_round(tmp_path: Path) -> None:
     data = tmp_path / "data"
     arguments = ["--policy", "expert", "--seed", "1", "--execution", "sync", "--record", str(data)]
