@@ -14,12 +14,14 @@ from rise_robot.config import RobotConfig, load_robot
 from rise_robot.driver import Driver, SceneDriver
 from rise_robot.drivers import make_driver
 from rise_robot.operator_keys import Key, Keys, ask_in_terminal, terminal_keys
+from rise_robot.safety import Stop, StopReason
 from rise_robot.session import RobotSession
 
 __all__ = ["RobotEnv", "make_robot_env"]
 
 RENDER_MODES = ("rgb_array",)
 _RENDER_HEIGHT = 240
+_NOTHING_KNOWN = {"progress": 0.0, "score": 0.0, "is_success": False, "failure_mode": "none", "finished": False}
 
 
 class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
@@ -97,6 +99,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._scripted: dict[str, Any] = {}
         self._past: dict[int, dict[str, np.ndarray]] = {}
         self._last: dict[str, np.ndarray] | None = None
+        self._known: dict[str, Any] = dict(_NOTHING_KNOWN)
         self._observed_at = 0.0
         self.steps = 0
         #: Seed of the present episode.
@@ -126,7 +129,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.session.begin()
         self._scripted.clear()
         self._past.clear()
-        self._last, self.steps = None, 0
+        self._last, self._known, self.steps = None, dict(_NOTHING_KNOWN), 0
         observation = self.observe()
         if (stop := self.session.stop) is not None:
             raise RobotError(f"the episode cannot begin ({stop.reason}): {stop.detail}")
@@ -226,10 +229,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def ends(self) -> tuple[bool, bool]:
         """Whether the episode is terminated, and whether it is truncated, by now."""
-        if self._scene is not None:
-            terminated = bool(self._scene.outcome()["finished"])
-        else:
-            terminated = self.session.verdict is not None
+        terminated = bool(self._outcome()["finished"])
         stopped = self.session.stop is not None
         return terminated, not terminated and (stopped or self.steps >= self.task.max_steps)
 
@@ -275,16 +275,21 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return True
 
     def _outcome(self) -> dict[str, Any]:
+        """The truth where there is one, the last that is known where it does not arrive; else the operator's word."""
         if self._scene is not None:
-            return dict(self._scene.outcome())
-        success = self.session.verdict is Key.SUCCESS
-        failed = self.session.verdict is Key.FAILURE
-        mode = "operator_failure" if failed else "none"
-        return {"progress": float(success), "score": 10.0 * success, "is_success": success, "failure_mode": mode}
+            try:
+                self._known = dict(self._scene.outcome())
+            except RobotError as error:
+                self.session.halt(Stop(StopReason.LINK, str(error)))
+            return self._known
+        said = self.session.verdict
+        success, mode = said is Key.SUCCESS, "operator_failure" if said is Key.FAILURE else "none"
+        values = {"progress": float(success), "score": 10.0 * success, "is_success": success, "failure_mode": mode}
+        return {**values, "finished": said is not None}
 
     def _info(self, clamped: int, slowed: int, executed: int, latency: float) -> dict[str, Any]:
-        outcome, stop = self._outcome(), self.session.stop
-        terminated, truncated = self.ends()
+        outcome = self._outcome()
+        (terminated, truncated), stop = self.ends(), self.session.stop
         mode = outcome["failure_mode"]
         if truncated and mode == "none":
             mode = "timeout" if stop is None else f"stop_{stop.reason}"

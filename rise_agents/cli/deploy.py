@@ -139,7 +139,6 @@ def _parts(args: argparse.Namespace, signals: Any, stack: contextlib.ExitStack) 
     """The robot and the policy; closed with the stack."""
     from rise_robot.cell.env import cell_overrides
     from rise_robot.config import load_robot
-    from rise_robot.deploy import runs_in_real_time
     from rise_robot.deployed import ServerPolicy
     from rise_robot.driver import SceneDriver
     from rise_robot.drivers import make_driver
@@ -168,11 +167,13 @@ def _parts(args: argparse.Namespace, signals: Any, stack: contextlib.ExitStack) 
     if policy is None:
         from rise_agents.cli.deployed_policy import ScriptedPolicyInCell
 
-        if args.policy not in env.scripted_policies or runs_in_real_time(driver):
-            known = ", ".join(env.scripted_policies) if not runs_in_real_time(driver) else ""
+        if args.driver == "cell" and args.real_time:  # it would plan in a thread while the physics move on
+            raise ConfigError(f"policy {args.policy!r} is scripted: here it needs simulated time, without --real-time")
+        if args.policy not in env.scripted_policies:
+            known = ", ".join(env.scripted_policies)
             raise ConfigError(
                 f"unknown policy {args.policy!r}: give base, a run folder, a checkpoint or a Hub id"
-                + (f", or a scripted one: {known}" if known else "; scripted ones need the cell in simulated time")
+                + (f", or a scripted one: {known}" if known else "")
             )
         policy = ScriptedPolicyInCell(env, args.policy)
     return env, policy

@@ -87,7 +87,7 @@ def test_recordings_feed_the_next_round(tmp_path: Path) -> None:
 def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         ([*CELL, "--policy", "nobody"], "or a scripted one: expert"),
-        ([*CELL, "--policy", "expert", "--real-time"], "scripted ones need the cell in simulated time"),
+        ([*CELL, "--policy", "expert", "--real-time"], "needs simulated time"),
         ([*CELL, "--policy", "expert", "--episodes", "0"], "--episodes is 0"),
         ([*CELL, "--policy", "expert", "--execution", "fast"], "not one of sync, smooth, ensemble, rtc"),
         ([*CELL, "--policy", "expert", "--execution", "rtc"], "does not support real-time chunking"),

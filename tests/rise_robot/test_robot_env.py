@@ -15,7 +15,7 @@ import rise_env
 from rise_env.checks import CHECKS, check_vector_env
 from rise_env.errors import ConfigError, RobotError
 from rise_robot.cell.env import CellEnv
-from rise_robot.config import PerUnit, SafetyConfig, StartConfig
+from rise_robot.config import PerUnit, SafetyConfig, StartConfig, load_robot
 from rise_robot.driver import Driver, SceneDriver
 from rise_robot.drivers.cell import CellDriver
 from rise_robot.env import RobotEnv, make_robot_env
@@ -80,6 +80,7 @@ def test_drivers_satisfy_their_protocols(cells: tuple[CellEnv, RobotEnv]) -> Non
         assert not isinstance(driver, SceneDriver)
 
 
+@pytest.mark.filterwarnings("ignore:.*infinity.*")
 def test_gymnasium_accepts_it() -> None:
     env = gymnasium.make(ID, driver="cell", preset="tiny", render_mode="rgb_array", overrides=["task.max_seconds=0.8"])
     check_env(env.unwrapped, skip_close_check=True)
@@ -212,6 +213,26 @@ def test_latency_is_told_on_the_drivers_clock() -> None:
     info = env.step(chunk_near(env))[-1]
     assert info["command_latency"] == pytest.approx(0.1)
     assert info["observation_age"] == 0.0
+
+
+def test_ground_truth_that_no_longer_arrives_stops_the_robot() -> None:
+    class Silent(CellDriver):
+        left = 6
+
+        def outcome(self) -> dict[str, object]:
+            self.left -= 1
+            if self.left < 0:
+                raise RobotError("nothing is told of the scene (a fake)")
+            return super().outcome()
+
+    cell = CellEnv(preset="tiny")
+    env = RobotEnv(Silent(cell.task, cell.config), load_robot("cell"))
+    env.reset(seed=1)
+    *_, terminated, truncated, info = env.step(env.scripted_chunk("expert"))
+    assert (terminated, truncated, info["stop_reason"]) == (False, True, "link")
+    assert "nothing is told" in info["stop_detail"]
+    env.close()
+    cell.close()
 
 
 def test_an_episode_without_a_seed_can_be_told_apart() -> None:
