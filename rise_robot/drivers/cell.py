@@ -27,7 +27,7 @@ class CellDriver:
 
     `tick` moves the physics on by one control period under the last command. Without `real_time` that takes as long as
     it takes and the driver's clock is the simulated time; with it, a tick waits for a monotonic clock, which is then
-    the driver's.
+    the driver's. Between two ticks nothing moves, so what is measured is never old.
 
     Args:
         task: The task.
@@ -56,7 +56,6 @@ class CellDriver:
         self._command: np.ndarray | None = None
         self._connected = False
         self._ticks = 0
-        self._stamp = 0.0
 
     # ------------------------------------------------------------------ Driver
 
@@ -80,12 +79,12 @@ class CellDriver:
     def joints(self) -> JointSample:
         """Measure the joints."""
         self._require_connection()
-        return JointSample(self.cell.state(), self._stamp)
+        return JointSample(self.cell.state(), self.now())
 
     def camera_stamps(self) -> Mapping[str, float]:
-        """Pictures are always of the present state."""
+        """Now: pictures are always of the present state."""
         self._require_connection()
-        return dict.fromkeys(self.task.cameras, self._stamp)
+        return dict.fromkeys(self.task.cameras, self.now())
 
     def target(self) -> np.ndarray | None:
         """The servos' present set-points."""
@@ -112,7 +111,6 @@ class CellDriver:
             self._pacer.wait()
         self.cell.step(self.cell.command if self._command is None else self._command)
         self._ticks += 1
-        self._stamp = self.now()
 
     def hold(self) -> None:
         """Stay at the present set-points."""
@@ -130,7 +128,6 @@ class CellDriver:
         self._require_connection()
         self.cell.reset(seeding.np_random(seed)[0])
         self._command = None
-        self._stamp = self.now()
         self._pacer.restart()
 
     def outcome(self) -> dict[str, Any]:
