@@ -14,13 +14,15 @@ import torch
 from rise_agents.policies.base import Policy, observation_tensors
 from rise_agents.policies.loading import level_of
 from rise_agents.policies.reading import ObservationReader
+from rise_agents.policies.real_time import can_tie, sample_tied
 from rise_env.errors import ActionError, ConfigError
 from rise_env.spaces import image_key, lag_key
 
 __all__ = ["PolicyService", "RecentObservations", "ServedSession"]
 
 logger = logging.getLogger(__name__)
-_OPTIONAL = ("advantage", "noise", "prompt", "reset", "seed", "step", "timestamp")
+_PLAYING = ("prev_action_chunk", "inference_delay", "execute_horizon")  # real-time chunking
+_OPTIONAL = ("advantage", "noise", "prompt", "reset", "seed", "step", "timestamp", *_PLAYING)
 
 
 class PolicyService:
@@ -74,6 +76,7 @@ class PolicyService:
             "advantage_levels": codec.levels,
             "advantage": "none" if self.level == codec.unsaid else self.level,
             "noise_shape": list(self.policy.noise_shape),
+            "real_time_chunking": can_tie(self.policy),
         }
 
     def open(self) -> ServedSession:
@@ -143,7 +146,11 @@ class ServedSession:
             noise = options["noise"]
             noise = policy.draw_noise([self._generator]) if noise is None else noise.to(policy.device)[None]
             levels = torch.full((1,), options["level"], device=policy.device)
-            chunks = policy.sample(context, levels, noise, guidance=service.guidance, steps=service.steps)
+            how: dict[str, Any] = {"guidance": service.guidance, "steps": service.steps}
+            if playing := options["playing"]:
+                chunks = sample_tied(policy, context, levels, noise, *playing, **how)
+            else:
+                chunks = policy.sample(context, levels, noise, **how)
             actions = policy.within_limits(chunks)[0].float().cpu().numpy()
         if not np.isfinite(actions).all():
             raise ActionError("the policy's actions are not finite (NaN or infinity); none are sent")
@@ -170,6 +177,7 @@ class ServedSession:
             "prompt": prompt,
             "level": self._level(observation),
             "noise": self._noise(observation),
+            "playing": self._playing(observation),
         }
 
     def _level(self, observation: Mapping[str, Any]) -> int:
@@ -193,6 +201,32 @@ class ServedSession:
         if not np.isfinite(value).all():
             raise ConfigError("'noise' is not finite (NaN or infinity)")
         return torch.from_numpy(value.astype(np.float32))
+
+    def _playing(self, observation: Mapping[str, Any]) -> tuple[torch.Tensor, int, int] | None:
+        """What is left of the chunk that is being played, (1, R, D), and the delay and horizon of `sample_tied`."""
+        given = [key for key in _PLAYING if key in observation]
+        if not given:
+            return None
+        policy = self._service.policy
+        if missing := [key for key in _PLAYING if key not in observation]:
+            raise ConfigError(
+                f"{given[0]!r} came without {missing[0]!r}: real-time chunking needs {', '.join(_PLAYING)}"
+            )
+        if not can_tie(policy):
+            raise ConfigError(
+                f"{given[0]!r}: a {type(policy).__name__} knows no real-time chunking; send none of its keys"
+            )
+        rest, dim = observation[_PLAYING[0]], policy.spec.layout.dim
+        if not isinstance(rest, np.ndarray) or rest.dtype.kind != "f" or rest.ndim != 2 or rest.shape[1] != dim:
+            came = f"{rest.dtype} {rest.shape}" if isinstance(rest, np.ndarray) else type(rest).__name__
+            raise ConfigError(f"{_PLAYING[0]!r} is {came}, expected floats (R, {dim}): what is left to play, rad and m")
+        if not 1 <= len(rest) <= policy.spec.chunk or not np.isfinite(rest).all():
+            raise ConfigError(f"{_PLAYING[0]!r} has {len(rest)} rows, expected 1 to {policy.spec.chunk}, all finite")
+        counts = [_plain(observation[key]) for key in _PLAYING[1:]]
+        for key, value in zip(_PLAYING[1:], counts, strict=True):
+            if type(value) is not int or value < 0:
+                raise ConfigError(f"{key!r} is {value!r}, expected a whole number of control steps from 0")
+        return torch.from_numpy(rest.astype(np.float32))[None], counts[0], counts[1]
 
     def _moment(self, observation: Mapping[str, Any], reset: bool) -> float:
         """When the observation was made, in control steps on the client's clock or, if it tells none, on ours."""

@@ -14,12 +14,14 @@ from rise_agents.policies.base import PolicyRunner
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.policies.reading import ObservationReader, camera_aliases
+from rise_agents.policies.real_time import RealTimeRunner
 from rise_agents.policies.served import PolicyService, RecentObservations
 from rise_env.data.video import resize
 from rise_env.errors import ActionError, ConfigError
 from rise_env.spaces import lag_key, observation_space
 from rise_env.tasks import TaskSpec
 
+PLAYING = {"prev_action_chunk": np.zeros((3, 14)), "inference_delay": 1, "execute_horizon": 2}
 NETWORK = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
 
 
@@ -199,6 +201,19 @@ def test_advantage_noise_and_seed_are_what_they_say(plain: FlowPolicy, spec: Tas
     assert not np.array_equal(ask(), ask())
 
 
+def test_chunks_tie_in_with_what_is_being_played(plain: FlowPolicy, spec: TaskSpec) -> None:
+    service, frame = PolicyService(plain), observe(spec)
+    assert service.metadata["real_time_chunking"] is True
+    rest = np.tile(0.5 * (spec.layout.low + spec.layout.high), (5, 1)).astype(np.float64)
+    told = {"prev_action_chunk": rest, "inference_delay": 2, "execute_horizon": np.int64(4)}
+    answer = service.open().infer({**frame, **told, "seed": 7})
+    runner = RealTimeRunner(plain)
+    runner.begin([7], np.array([True]))
+    expected = runner.act_tied({key: value[None] for key, value in frame.items()}, rest[None], 2, 4)[0]
+    assert np.array_equal(answer["actions"], expected)
+    assert "unread_keys" not in answer
+
+
 def test_unread_keys_are_named(plain: FlowPolicy, spec: TaskSpec) -> None:
     session = PolicyService(plain).open()
     frame = openpi(spec, observe(spec))
@@ -233,6 +248,15 @@ def test_unread_keys_are_named(plain: FlowPolicy, spec: TaskSpec) -> None:
         ({"noise": np.zeros(3)}, r"'noise' is float64 \(3,\), expected .* \(8, 14\)"),
         ({"noise": np.full((8, 14), np.inf)}, r"'noise' is not finite"),
         ({"noise": [1.0]}, r"'noise' is list"),
+        ({"prev_action_chunk": np.zeros((3, 14))}, r"'prev_action_chunk' came without 'inference_delay'"),
+        (
+            {**PLAYING, "prev_action_chunk": np.zeros(14)},
+            r"'prev_action_chunk' is float64 \(14,\), .* \(R, 14\)",
+        ),
+        ({**PLAYING, "prev_action_chunk": np.zeros((0, 14))}, r"has 0 rows, expected 1 to 8"),
+        ({**PLAYING, "prev_action_chunk": np.full((1, 14), np.nan)}, r"has 1 rows, expected 1 to 8, all finite"),
+        ({**PLAYING, "inference_delay": 1.5}, r"'inference_delay' is 1\.5"),
+        ({**PLAYING, "execute_horizon": -1}, r"'execute_horizon' is -1"),
         ({"prompt": 3}, r"'prompt' is 3"),
         ({"prompt": " "}, r"'prompt' is ' '"),
         ({"seed": -1}, r"'seed' is -1"),
