@@ -105,6 +105,7 @@ class RobotSession:
         step, begun = start.speed.vector(layout) / fps, self.driver.now()
         target = self.driver.joints().position.astype(float)
         self.guard.begin(target)
+        self._sent = self.driver.target()  # an old target, perhaps far away, does not count: the way starts at the arm
         while True:
             apart = np.abs(self.driver.joints().position - pose)
             if (apart <= tolerance).all() and np.array_equal(target, pose):

@@ -155,6 +155,16 @@ def test_the_start_pose_is_approached_slowly_from_where_the_joints_are() -> None
     assert env.observation_space.contains(observation)
 
 
+def test_the_way_to_the_start_pose_does_not_begin_at_an_old_target() -> None:
+    robot = FakeRobot(TASK, follow=0.6)
+    old = robot.position.copy()
+    old[0] += 0.5
+    robot.command(old)  # and something was in the way
+    env = fake_env(robot, robot_config(start=StartConfig(tuple(robot.position - 0.03 * (np.arange(14) == 0)))))
+    env.reset(seed=0)
+    assert np.abs(np.stack(robot.sent[1:]) - env.session.robot.start.pose)[:, 0].max() < 0.04
+
+
 def test_a_start_pose_that_is_not_reached_is_an_error() -> None:
     config = robot_config(start=StartConfig(tuple(away()), timeout=3.0))
     robot = FaultyDriver(FakeRobot(TASK), "blocked", 2)
