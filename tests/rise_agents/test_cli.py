@@ -64,7 +64,7 @@ def test_real_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Examples:\n  rise " in text
     for name, command in COMMANDS.items():
         assert f"  {name} " in text
-        assert command.module == f"rise_agents.cli.{name}"
+        assert command.module == f"rise_agents.cli.{name.replace('-', '_')}"
 
 
 @pytest.mark.usefixtures("echo")
