@@ -193,7 +193,13 @@ class PolicyServer:
 
     def _warm_up(self) -> None:
         example = self.policy.example()
-        self.max_bytes = self.config.max_bytes or _MARGIN * len(encode(example)) + _MARGIN_BYTES
+        size = len(encode(example))
+        self.max_bytes = self.config.max_bytes or _MARGIN * size + _MARGIN_BYTES
+        if self.max_bytes < size:
+            raise ConfigError(
+                f"policy server: max_bytes is {self.max_bytes}, but an observation of this policy has {size} bytes "
+                "(rise serve --max-megabytes)"
+            )
         session = self.policy.open()
         for _ in range(self.config.warm_up):
             encode(session.infer(decode(encode(example))))

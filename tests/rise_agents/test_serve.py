@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -15,15 +17,20 @@ import pytest
 import torch
 
 from rise_agents.cli.main import main
+from rise_agents.evaluation import evaluate
 from rise_agents.policies.base import PolicyRunner
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.policies.loading import load_policy
+from rise_agents.policies.served import PolicyService
 from rise_env.errors import RobotError
 from rise_env.spaces import observation_space
 from rise_env.tasks import load_task
 from rise_env.world_model import CompositionalWorldModel
-from rise_robot.serving import PolicyClient, RemotePolicy
+from rise_robot.serving import PolicyClient, PolicyServer, RemotePolicy, ServerConfig
+
+CELL = "RISE-BrickSorting-Cell-v0"
+SHORT = ["task.max_seconds=2.0"]
 
 
 @pytest.fixture(scope="module")
@@ -48,29 +55,32 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 class Visitor(threading.Thread):
     """Waits for the line that says where the server is, does something there, and ends the server with a signal."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], action: Any, ending: signal.Signals) -> None:
+    def __init__(self, action: Any, ending: signal.Signals) -> None:
         super().__init__()
-        self.capsys, self.action, self.ending = capsys, action, ending
-        self.line, self.found, self.error = "", None, None
+        self.action, self.ending = action, ending
+        self.printed = io.StringIO()
+        self.found: Any = None
+        self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             deadline = time.monotonic() + 60
-            while not self.line.endswith("\n"):
+            while (ready := re.search(r"ws://127\.0\.0\.1:(\d+);.*\n", self.printed.getvalue())) is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-                self.line += self.capsys.readouterr().out
-            self.found = self.action(int(re.search(r"ws://127\.0\.0\.1:(\d+);", self.line)[1]))
+            self.found = self.action(int(ready[1]))
         except BaseException as error:  # noqa: BLE001  (raised again in the test's own thread)
             self.error = error
         finally:
             os.kill(os.getpid(), self.ending)
 
 
-def serve(capsys: pytest.CaptureFixture[str], arguments: list[str], action: Any, ending: signal.Signals) -> Visitor:
-    visitor = Visitor(capsys, action, ending)
+def serve(arguments: list[str], action: Any, ending: signal.Signals = signal.SIGTERM) -> Visitor:
+    """Run the command until the visitor ends it."""
+    visitor = Visitor(action, ending)
     visitor.start()
-    code = main(["serve", "--port", "0", "--quiet", *arguments])
+    with contextlib.redirect_stdout(visitor.printed):
+        code = main(["serve", "--port", "0", "--quiet", *arguments])
     visitor.join()
     if visitor.error is not None:
         raise visitor.error
@@ -79,9 +89,7 @@ def serve(capsys: pytest.CaptureFixture[str], arguments: list[str], action: Any,
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_serves_what_the_policy_does_and_ends_cleanly(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], ending: signal.Signals
-) -> None:
+def test_serves_what_the_policy_does_and_ends_cleanly(checkpoint: Path, ending: signal.Signals) -> None:
     policy = load_policy(checkpoint)
     space = observation_space(policy.spec, policy.lags)
     space.seed(0)
@@ -97,16 +105,26 @@ def test_serves_what_the_policy_does_and_ends_cleanly(
             assert chooser.lags == policy.lags
             return act(chooser)
 
-    visitor = serve(capsys, ["--policy", str(checkpoint)], remote, ending)
-    assert visitor.line.count("\n") == 1
-    assert "FlowPolicy, brick_sorting, 8 x 14 actions" in visitor.line
-    assert capsys.readouterr().out == "stopped\n"
+    visitor = serve(["--policy", str(checkpoint)], remote, ending)
+    first, second = visitor.printed.getvalue().splitlines()
+    assert "FlowPolicy, brick_sorting, 8 x 14 actions" in first
+    assert second == "stopped"
     for found, expected in zip(visitor.found, act(PolicyRunner(policy)), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)  # here both environments are one batch
 
 
+def test_episodes_in_the_cell_are_the_same_through_the_server(checkpoint: Path) -> None:
+    policy = load_policy(checkpoint)
+    kwargs = {"preset": "tiny", "num_workers": 0, "observation_lags": list(policy.lags), "overrides": SHORT}
+    here = evaluate(CELL, lambda envs: PolicyRunner(policy), 2, 5, num_envs=1, env_kwargs=kwargs)
+    with PolicyServer(PolicyService(policy), ServerConfig(port=0)) as server, RemotePolicy(port=server.port) as remote:
+        there = evaluate(CELL, lambda envs: remote, 2, 5, num_envs=1, env_kwargs=kwargs)
+    assert there.details == here.details
+    assert here.details[0].chunks > 2
+
+
 def test_token_comes_from_a_file_or_from_the_environment(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def knock(port: int) -> str:
         with pytest.raises(RobotError, match="401"):
@@ -116,13 +134,12 @@ def test_token_comes_from_a_file_or_from_the_environment(
 
     (tmp_path / "token").write_text("open-sesame\n")
     arguments = ["--policy", str(checkpoint)]
-    found = serve(capsys, [*arguments, "--token-file", str(tmp_path / "token")], knock, signal.SIGTERM)
-    assert found.found == "brick_sorting"
+    assert serve([*arguments, "--token-file", str(tmp_path / "token")], knock).found == "brick_sorting"
     monkeypatch.setenv("RISE_SERVE_TOKEN", "open-sesame")
-    assert serve(capsys, arguments, knock, signal.SIGTERM).found == "brick_sorting"
+    assert serve(arguments, knock).found == "brick_sorting"
 
 
-def test_the_world_model_stays_on_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_world_model_stays_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the world model was loaded")
 
@@ -136,7 +153,7 @@ def test_the_world_model_stays_on_disk(capsys: pytest.CaptureFixture[str], monke
             assert list(answer["actions"].shape) == client.metadata["action_shape"]
             return answer["actions"].shape
 
-    assert serve(capsys, ["--policy", "base"], ask, signal.SIGTERM).found == (16, 14)
+    assert serve(["--policy", "base"], ask).found == (16, 14)
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,11 @@ def test_port_in_use_is_said(start: Start, policy: Any) -> None:
         server.start()
 
 
+def test_a_limit_that_no_observation_meets_is_said(policy: Any) -> None:
+    with pytest.raises(ConfigError, match=r"max_bytes is 100, but an observation of this policy has \d+ bytes"):
+        PolicyServer(policy, ServerConfig(port=0, max_bytes=100)).start()
+
+
 @pytest.mark.parametrize(
     "settings", [{"port": 70_000}, {"max_clients": 0}, {"max_bytes": 0}, {"warm_up": -1}, {"idle_seconds": 0.0}]
 )
