@@ -125,6 +125,26 @@ def test_strangers_do_no_harm(start: Callable[..., PolicyServer], seed: int, cap
         assert late.infer({"state": np.zeros(3, np.float32)})["seen"] == 1
 
 
+def test_unread_messages_do_not_pile_up(start: Callable[..., PolicyServer], policy: Any) -> None:
+    server = start(max_bytes=1_000_000)
+    policy.entered.clear()
+    policy.hold.clear()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(HANDSHAKE + frame(GOOD))
+        assert policy.entered.wait(10)
+        connection.settimeout(0.5)
+        tracemalloc.start()
+        try:
+            with pytest.raises(TimeoutError):
+                connection.sendall(frame(bytes(900_000)) * 60)  # far more than the kernel holds
+            assert tracemalloc.get_traced_memory()[1] < 70_000_000  # 54 of which are the test's own
+        finally:
+            tracemalloc.stop()
+        policy.hold.set()
+        with PolicyClient(port=server.port) as client:
+            assert client.infer({"state": np.zeros(3, np.float32)})["seen"] == 1
+
+
 def test_a_flood_of_pings_is_cut_off_and_keepalive_is_not(start: Callable[..., PolicyServer]) -> None:
     server = start()
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
