@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.ros
 @pytest.mark.slow
-@pytest.mark.xdist_group("ros")
 def test_quick_benchmark(tmp_path: Path) -> None:
     out = tmp_path / "ros.json"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A real ROS master and a real cell node for the whole session, and a scriptable stand-in for arms and cameras."""
+"""A real ROS master and a real cell node in processes of their own, and a stand-in for a robot whose parts can fail."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def master() -> Iterator[RosMaster]:
     os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it would use up processor time until the last test of all
 def cell(master: RosMaster) -> Iterator[ChildProcess]:
     """`rise ros-cell` in a process of its own; its images are twice the size of the task's."""
     process = ChildProcess(

@@ -27,7 +27,7 @@ from rise_robot.ros.config import ros_config
 from rise_robot.ros.master import RosMaster
 from rise_robot.ros.scene import RosCellDriver
 
-pytestmark = [pytest.mark.ros, pytest.mark.xdist_group("ros")]
+pytestmark = pytest.mark.ros
 
 type Wait = Callable[..., Any]
 

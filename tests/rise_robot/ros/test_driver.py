@@ -25,7 +25,7 @@ from rise_robot.ros.config import ros_config
 from rise_robot.ros.driver import RosDriver, make_driver
 from rise_robot.ros.master import RosMaster
 
-pytestmark = [pytest.mark.ros, pytest.mark.xdist_group("ros")]
+pytestmark = pytest.mark.ros
 
 type Wait = Callable[..., Any]
 
@@ -268,6 +268,7 @@ print("ready", patiently(driver.fault), flush=True)
 driver.hold()  # commands still reach the arm
 patiently(lambda: len(robot.commands["left"]) >= 2)
 driver.close()
+master.close()
 os._exit(0)
 """
 
