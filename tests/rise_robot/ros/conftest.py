@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,20 +52,28 @@ def master() -> Iterator[RosMaster]:
     os.environ.update(before)
 
 
+@pytest.fixture(scope="module")
+def cell_robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A robot file as a lab has one: one camera is compressed."""
+    path = tmp_path_factory.mktemp("robot") / "lab.yaml"
+    camera = "{topic: /camera_r/color/image_raw/compressed, kind: compressed}"
+    path.write_text(f"extends: cell\nname: lab\nros: {{cameras: {{right_wrist: {camera}}}}}\n")
+    return path
+
+
 @pytest.fixture(scope="module")  # it would use up processor time until the last test of all
-def cell(master: RosMaster) -> Iterator[ChildProcess]:
+def cell(master: RosMaster, cell_robot: Path) -> Iterator[ChildProcess]:
     """`rise ros-cell` in a process of its own; its images are twice the size of the task's."""
-    process = ChildProcess(
-        _CELL, ["--image-size", "96", "128", "--camera-rate", "20"], master.environment, "cell", timeout=90.0
-    )
+    arguments = ["--robot", str(cell_robot), "--image-size", "96", "128", "--camera-rate", "20"]
+    process = ChildProcess(_CELL, arguments, master.environment, "cell", timeout=90.0)
     yield process
     process.stop()
 
 
 @pytest.fixture
-def cell_driver(cell: ChildProcess) -> Iterator[RosCellDriver]:
+def cell_driver(cell: ChildProcess, cell_robot: Path) -> Iterator[RosCellDriver]:
     """A connected driver of the cell."""
-    config = dataclasses.replace(ros_config(load_robot("cell").ros), connect_timeout=30.0, watch_interval=0.1)
+    config = dataclasses.replace(ros_config(load_robot(cell_robot).ros), connect_timeout=30.0, watch_interval=0.1)
     driver = RosCellDriver(load_task("brick_sorting", "small"), config, ("expert",))
     driver.connect()
     yield driver

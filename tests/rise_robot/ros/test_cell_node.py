@@ -44,10 +44,10 @@ def test_a_reset_shows_the_episode_of_its_seed(cell_driver: RosCellDriver) -> No
         np.testing.assert_allclose(seen.joints.position, expected["state"], atol=2e-3)
         np.testing.assert_allclose(cell_driver.target(), env.cell.command)
         for camera, image in seen.images.items():
-            # The belt has moved on a little; everything else is the same, to rounding.
+            # The belt has moved on a little; everything else is the same, to rounding (or JPEG: the right wrist).
             apart = np.abs(image.astype(int) - expected[f"image_{camera}"])
             assert apart.mean() < 1.5, camera
-            assert np.median(apart) <= 1, camera
+            assert np.median(apart) <= (2 if camera == "right_wrist" else 1), camera
         outcome = cell_driver.outcome()
         assert outcome["score"] == 0.0
         assert outcome["failure_mode"] == "none"
