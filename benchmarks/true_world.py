@@ -7,7 +7,7 @@ state as often as it likes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,18 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
+from rise_env.imagination import Foresight
 from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
 from rise_env.tasks import TaskSpec
 from rise_robot.cell.cell import CellState, WorkCell
 from rise_robot.cell.collect import episode_rng
 from rise_robot.cell.config import CellConfig
 from rise_robot.cell.render import CellRenderer
+from rise_robot.cell.scripted import ScriptedPolicy
 
-__all__ = ["TrueWorldEnv"]
+__all__ = ["Leader", "TrueWorldEnv"]
+
+type Leader = Callable[[WorkCell, CellRenderer], ScriptedPolicy]
 
 
 class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
@@ -35,7 +39,8 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         spec: The task.
         config: The cell.
         num_envs: Number of environments; one cell serves them all in turn.
-        leaders: Scripted policies that lead to the start states, drawn at random.
+        leaders: What leads to the start states, drawn at random: names of scripted policies, or functions that make a
+            policy for the cell and its renderer.
         observation_lags: As in the other environments.
         max_chunks: Chunks from a start state until truncation.
         latest_start: Start states lie at most so many control steps after an episode's beginning.
@@ -46,7 +51,7 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         spec: TaskSpec,
         config: CellConfig,
         num_envs: int,
-        leaders: Sequence[str] = ("operator",),
+        leaders: Sequence[str | Leader] = ("operator",),
         observation_lags: Sequence[int] = (),
         max_chunks: int = 2,
         latest_start: int = 60,
@@ -102,6 +107,16 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         infos = self._infos()
         return self._observe(), rewards, finished, ~finished & (self._chunks >= self.max_chunks), infos
 
+    def foresee(self, actions: Any) -> Foresight:
+        """Run several chunks (num_envs, G, chunk, D) from every present state, and go on from none of them."""
+        advantage = np.zeros(actions.shape[:2], np.float32)
+        for i, chunks in enumerate(np.asarray(actions)):
+            for member, chunk in enumerate(chunks):
+                self._cell.restore(self._states[i])
+                progress = [self._cell.step(target).progress for target in chunk]
+                advantage[i, member] = np.mean(progress) - self._progress[i]
+        return Foresight(advantage, np.zeros_like(advantage))
+
     def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
         """Nothing was recorded here."""
         shape = (self.num_envs, self.task.chunk, self.task.layout.dim)
@@ -109,7 +124,9 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
 
     def _lead(self, row: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        policy = self._cell.task.scripted(str(rng.choice(self.leaders)), seed)
+        leader = self.leaders[int(rng.integers(len(self.leaders)))]
+        scripted = self._cell.task.scripted
+        policy = scripted(leader, seed) if isinstance(leader, str) else leader(self._cell, self._renderer)
         start = int(rng.integers(self.latest_start))
         while True:  # an episode that ends before the drawn step: stop earlier
             self._cell.reset(episode_rng(seed))

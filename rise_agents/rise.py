@@ -5,8 +5,8 @@ best chunk; the world model imagines it, the value model scores it, and from the
 imagined. The actor is then trained by flow matching on the chunks that were *proposed*, under the advantages that were
 *measured*, mixed sample by sample with recorded chunks under their labelled advantages.
 
-Beyond the paper, behind switches: several proposals per state with advantages relative to them (`group`, `relative`),
-samples weighted by the world model's certainty, and starts near failures.
+Beyond the paper, behind switches: several proposals per state (`group`) with advantages relative to them (`relative`),
+or of which the best alone are learned (`keep`); samples weighted by certainty; starts near failures.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class RiseConfig:
         scope: What is trained: "action" (the action expert, as in the release; what the images are encoded to is then
             computed once) or "all".
         guidance: Classifier-free guidance of the proposals; the policy's own when None.
-        group: Proposals per recorded state.
+        group: Proposals per state, all imagined from there. With more than one, imagination goes on from the best.
+        keep: Learn only so many of a group, those imagined best, and under the best level: the policy becomes its own
+            best of `group`. 0 learns all of them under what was measured, as in the paper. Wants `group` > `keep`.
         relative: Take advantages relative to the mean of their group, in units of the deviation of all such
             differences, and spread them over the bins so that the best one begins one deviation above the mean; wants
             `group` > 1.
@@ -76,6 +78,7 @@ class RiseConfig:
     scope: str = "action"
     guidance: float | None = None
     group: int = 1
+    keep: int = 0
     relative: bool = False
     recorded_member: bool = False
     shuffled: bool = False
@@ -97,12 +100,14 @@ class RiseConfig:
         require(self.rate > 0 and self.clip > 0, "rate and clip must be positive")
         require(self.scope in ("action", "all"), f"scope {self.scope!r} is neither 'action' nor 'all'")
         require(self.group > 1 or not self.relative, "relative advantages need a group of at least 2 proposals")
+        require(0 <= self.keep < self.group or not self.keep, f"keep {self.keep} is not less than group {self.group}")
+        require(not (self.keep and self.relative), "keep learns the best under the best level: leave out relative")
         require(self.certainty >= 0, f"certainty is {self.certainty}, expected at least 0")
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round imagined: n chunks.
+    """What one round imagined and wants to learn: n chunks.
 
     Attributes:
         context: What the policy saw, encoded.
@@ -252,73 +257,100 @@ class RISE:
         rng = np.random.default_rng([config.seed, self.rounds])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         seeds = [int(seed) for seed in rng.integers(2**31, size=envs.num_envs)]
-        options: dict[str, Any] = {"group_size": config.group}
+        options: dict[str, Any] = {}
         if config.near_failure and rng.random() < config.near_failure:
             failed = np.flatnonzero((envs.starts.success == 0) & (envs.starts.split == "train"))
             if len(failed):
-                groups = -(-envs.num_envs // config.group)
-                options["start_index"] = np.repeat(rng.choice(failed, groups), config.group)[: envs.num_envs].tolist()
+                options["start_index"] = rng.choice(failed, envs.num_envs).tolist()
         observations, _ = envs.reset(seed=seeds, options=options)
         over, parts = np.zeros(envs.num_envs, bool), []
         for position in range(config.chunks_per_state):
             context = self._context(policy, observations)
-            noise = torch.randn((envs.num_envs, *policy.noise_shape), generator=generator).to(policy.device)
-            chunks = policy.sample(context, self._ask(envs.num_envs), noise, guidance=self._guidance)
-            chunks = policy.within_limits(chunks)
-            proposed = np.ones(envs.num_envs, bool)
-            if position == 0 and config.recorded_member:
-                recorded, known = envs.recorded_actions()
-                proposed = ~(known & (np.arange(envs.num_envs) % config.group == 0))
-                chunks[~proposed] = torch.from_numpy(recorded[~proposed]).to(chunks)
+            chunks, proposed = self._propose(context, generator, position)
             if over.any():  # the ended ones must not be stepped on: begin anew there, and leave the result out
                 envs.reset(options={"reset_mask": over})
             seen = observation_tensors(observations) if config.scope == "all" else None
-            observations, rewards, terminated, truncated, infos = envs.step(chunks.cpu().numpy())
-            parts.append(self._part(context, seen, chunks, rewards, infos, position, proposed, ~over))
-            self.num_chunks += int((~over).sum())
-            over = over | terminated | truncated
+            last = position + 1 == config.chunks_per_state
+            if config.group > 1:
+                foresight = envs.foresee(chunks.cpu().numpy())
+                advantages, uncertainty = foresight.advantage, foresight.uncertainty
+                going = chunks[torch.arange(envs.num_envs), torch.from_numpy(advantages.argmax(axis=1))]
+            else:
+                going = chunks[:, 0]
+            ended = np.zeros(envs.num_envs, bool)
+            if config.group == 1 or not last:
+                observations, rewards, terminated, truncated, infos = envs.step(going.cpu().numpy())
+                ended = terminated | truncated
+            if config.group == 1:
+                advantages, uncertainty = np.asarray(rewards)[:, None], np.asarray(infos["uncertainty"])[:, None]
+            parts.append(self._part(context, seen, chunks, advantages, uncertainty, position, proposed, ~over))
+            self.num_chunks += int((~over).sum()) * config.group
+            over = over | ended
             if over.all():
                 break
         return _joined(parts)
+
+    def _propose(self, context: Context, generator: torch.Generator, position: int) -> tuple[torch.Tensor, np.ndarray]:
+        """Chunks (N, group, chunk, D), and which of them the policy proposed (else: recorded), bool (N, group)."""
+        config, envs, policy = self.config, self.envs, self.policy
+        count = envs.num_envs * config.group
+        owner = torch.arange(envs.num_envs, device=policy.device).repeat_interleave(config.group)
+        noise = torch.randn((count, *policy.noise_shape), generator=generator).to(policy.device)
+        drawn = policy.sample(context[owner], self._ask(count), noise, guidance=self._guidance)
+        chunks = policy.within_limits(drawn).unflatten(0, (envs.num_envs, config.group))
+        proposed = np.ones((envs.num_envs, config.group), bool)
+        if position == 0 and config.recorded_member:
+            recorded, known = envs.recorded_actions()
+            proposed[:, 0] = ~known
+            chunks[torch.from_numpy(known), 0] = torch.from_numpy(recorded[known]).to(chunks)
+        return chunks, proposed
 
     def _part(
         self,
         context: Context,
         seen: dict[str, torch.Tensor] | None,
         chunks: torch.Tensor,
-        rewards: np.ndarray,
-        infos: Mapping[str, Any],
+        advantages: np.ndarray,
+        uncertainty: np.ndarray,
         position: int,
         proposed: np.ndarray,
         kept: np.ndarray,
     ) -> Round:
-        """The chunks of one step, with their levels."""
-        config, codec = self.config, self.policy.codec
-        advantages = np.asarray(rewards, np.float64)
+        """The chunks (N, group, ...) of one step, with their levels; of the environments `kept`, bool (N,)."""
+        config, codec, device = self.config, self.policy.codec, self.policy.device
+        advantages = np.asarray(advantages, np.float64)
         if not np.isfinite(advantages[kept]).all():
             raise TrainingError("the world model gave an advantage that is not finite; nothing was trained on it")
-        judged = advantages
+        judged = np.where(kept[:, None], advantages, 0.0)
         if config.relative:
-            # What follows an imagined chunk starts from states of their own, which only the first chunk shares.
-            judged = _relative(advantages, config.group) if position == 0 else advantages - advantages[kept].mean()
+            judged = judged - judged.mean(axis=1, keepdims=True)
             if codec.form == "bins":
                 best_edge = codec.edges[-1] / codec.scale
                 judged = judged * best_edge / max(float(judged[kept].std()), 1e-6)
-        levels = codec.encode(np.where(kept, judged, 0.0))
         if config.shuffled:
-            rows = np.flatnonzero(kept)
-            levels[rows] = levels[np.random.default_rng([config.seed, self.rounds, 2 + position]).permutation(rows)]
-        weights = np.exp(-config.certainty * np.asarray(infos["uncertainty"], np.float64))
-        index, device = np.flatnonzero(kept), self.policy.device
+            rows = np.flatnonzero(np.repeat(kept, config.group))
+            order = np.random.default_rng([config.seed, self.rounds, 2 + position]).permutation(rows)
+            judged.flat[rows] = judged.flat[order]
+        levels, chosen = codec.encode(judged), np.repeat(kept[:, None], config.group, axis=1)
+        if config.keep:
+            rank = (-judged).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+            chosen &= rank < config.keep
+            levels = np.full_like(levels, codec.best)
+        row, member = (torch.from_numpy(index) for index in np.nonzero(chosen))
+        weights = np.exp(-config.certainty * np.asarray(uncertainty, np.float64))
+
+        def of(column: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(column[chosen])
+
         return Round(
-            context=context[torch.from_numpy(index).to(device)],
-            observations=None if seen is None else {key: value[index] for key, value in seen.items()},
-            chunks=chunks[torch.from_numpy(index).to(device)],
-            advantages=torch.from_numpy(advantages[index]).float(),
-            levels=torch.from_numpy(levels[index]).to(device),
-            weights=torch.from_numpy(weights[index]).float().to(device),
-            position=torch.full((len(index),), position),
-            proposed=torch.from_numpy(proposed[index]),
+            context=context[row.to(device)],
+            observations=None if seen is None else {key: value[row] for key, value in seen.items()},
+            chunks=chunks[row.to(device), member.to(device)],
+            advantages=of(advantages).float(),
+            levels=of(levels).to(device),
+            weights=of(weights).float().to(device),
+            position=torch.full((len(row),), position),
+            proposed=of(proposed),
         )
 
     # ------------------------------------------------------------------ training
@@ -378,8 +410,9 @@ class RISE:
                 context = self.actor.context(seen, [self.actor.spec.prompt] * len(which), generator)
             weights = imagined.weights[index]
             levels, chunks = imagined.levels[index], imagined.chunks[index]
-            # Proposals were asked to be good: the branch without a level is to go on meaning "as recorded".
-            losses = self.actor.loss(context, levels, chunks, generator, hidden=0.0)
+            # Proposals were asked to be good: the branch without a level is to go on meaning "as recorded". Where only the
+            # best are kept, it follows them, lest guidance add the difference to recorded chunks on top.
+            losses = self.actor.loss(context, levels, chunks, generator, hidden=None if self.config.keep else 0.0)
             total, weight = total + (weights * losses).sum(), weight + float(weights.sum())
         if offline:
             assert self.offline is not None
@@ -526,15 +559,6 @@ class _OfflineFeatures:
         return like.new_zeros((len(self._data), *like.shape[1:]))
 
 
-def _relative(advantages: np.ndarray, group: int) -> np.ndarray:
-    """Advantages less the mean of their group."""
-    count = len(advantages) // group * group
-    result = advantages - advantages.mean()
-    rows = advantages[:count].reshape(-1, group)
-    result[:count] = (rows - rows.mean(axis=1, keepdims=True)).ravel()
-    return result
-
-
 def _joined(rounds: list[Round]) -> Round:
     first = rounds[0]
     if len(rounds) == 1:
@@ -576,5 +600,4 @@ def _check(policy: Policy, envs: ImaginationVectorEnv, offline: ChunkSource | No
     require(envs.output == "numpy", 'make the environment with output="numpy"')
     require(envs.max_chunks >= config.chunks_per_state, f"the environment ends after {envs.max_chunks} chunks, "
             f"{config.chunks_per_state} are wanted: max_chunks={config.chunks_per_state}")  # fmt: skip
-    require(envs.num_envs % config.group == 0, f"{envs.num_envs} environments are no multiple of group {config.group}")
     require(offline is not None or config.offline_ratio == 0, "recorded chunks are needed, or offline_ratio=0")

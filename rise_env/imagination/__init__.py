@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from rise_env.imagination.single import ImaginationEnv
-from rise_env.imagination.vector import ImaginationVectorEnv
+from rise_env.imagination.vector import Foresight, ImaginationVectorEnv
 
-__all__ = ["ImaginationEnv", "ImaginationVectorEnv"]
+__all__ = ["Foresight", "ImaginationEnv", "ImaginationVectorEnv"]

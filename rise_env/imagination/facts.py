@@ -29,12 +29,12 @@ class Facts:
         episode_index: int64 (N,), of the recorded state.
         frame_index: int64 (N,), of the recorded state.
         state_source: "dataset" or "imagined" (N,).
-        reward_backend: Class of the value model (N,).
+        reward_backend: Class of what judges imagined frames (N,).
         task: Instruction (N,).
 
     Args:
         count: Number of environments N.
-        backend: Class of the value model.
+        backend: Class of what judges imagined frames.
     """
 
     def __init__(self, count: int, backend: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gymnasium.vector.vector_env import AutoresetMode
 from rise_env.advantage import check_mode, chunk_advantage, penalized
 from rise_env.autoreset import autoreset_mode as parse_mode
 from rise_env.drawing import picture
-from rise_env.errors import ConfigError, RiseError
+from rise_env.errors import ActionError, ConfigError, RiseError
 from rise_env.imagination.facts import Facts
 from rise_env.imagination.inputs import checked_actions, mask_of, option_of, seeds_of
 from rise_env.imagination.outputs import observation_of, require_finite, rows_of
@@ -27,7 +28,7 @@ from rise_env.spaces import action_space, check_lags, observation_space
 from rise_env.starts import StartStates
 from rise_env.world_model import CompositionalWorldModel, Imagined, Session
 
-__all__ = ["OUTPUTS", "ImaginationVectorEnv"]
+__all__ = ["OUTPUTS", "Foresight", "ImaginationVectorEnv"]
 
 OUTPUTS = ("numpy", "torch")
 
@@ -37,6 +38,19 @@ _DEFAULTS = {"success_threshold": 0.95, "uncertainty_limit": None}
 _FILTERS = ("episode_index", "frame_index", "group", "start_index")
 #: Methods whose result holds one entry per environment.
 _PER_ENV = ("render", "film")
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What several chunks from the same state would lead to; N environments, G chunks each.
+
+    Attributes:
+        advantage: float32 (N, G), raw.
+        uncertainty: float32 (N, G).
+    """
+
+    advantage: np.ndarray
+    uncertainty: np.ndarray
 
 
 class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
@@ -179,7 +193,8 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._states: torch.Tensor = torch.zeros(0)  # float32 (N, L, D)
         self._imagined: tuple[np.ndarray, Imagined] | None = None
         self._done = np.zeros(num_envs, bool)
-        self._facts = Facts(num_envs, type(self.world_model.value).__name__)
+        judge = self.world_model.dynamics if self.world_model.judge == "dynamics" else self.world_model.value
+        self._facts = Facts(num_envs, type(judge).__name__)
 
     # ------------------------------------------------------------------ Gymnasium
 
@@ -290,6 +305,36 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                     texts = [f"value {value:.3f}", f"frame {k}/{len(values[place])}"]
                     films[i].append(picture(frames[place, k - 1], texts, float(value)))
         return tuple(films)
+
+    def foresee(self, actions: Any) -> Foresight:
+        """Imagine and judge several chunks from every environment's present state, and go on from none of them.
+
+        No picture is made of what is imagined, where the judge needs none. All chunks of an environment are imagined
+        from the same noise, that of its next step: they differ by what they do alone.
+
+        Args:
+            actions: (num_envs, G, chunk, D) absolute joint targets, rad and m; an array or a tensor.
+
+        Raises:
+            ActionError: If the actions have the wrong shape or are not finite.
+            RiseError: Before the first reset, or if the world model gives values that are not finite.
+        """
+        self._require_session()
+        session, everyone = self._session, np.ones(self.num_envs, bool)
+        assert session is not None
+        if len(actions) != self.num_envs or len(actions.shape) != 4 or not actions.shape[1]:
+            expected = (self.num_envs, "G", self.task.chunk, self.task.layout.dim)
+            raise ActionError(f"chunks to foresee have shape {tuple(actions.shape)}, expected {expected}")
+        found = []
+        for member in range(actions.shape[1]):
+            chunks, _ = checked_actions(actions[:, member], everyone, self.task.chunk, self.task.layout, self._device)
+            twins = [torch.Generator().set_state(generator.get_state()) for generator in self._noise]
+            imagined = self.world_model.imagine(session, chunks, twins)
+            advantage = chunk_advantage(imagined.values, session.value, self.advantage_mode)
+            found.append(torch.stack([advantage, imagined.uncertainty]).float())
+        table = torch.stack(found, dim=-1).cpu().numpy()  # 2, N, G
+        require_finite(table.sum((0, 2)), np.arange(self.num_envs))
+        return Foresight(table[0], table[1])
 
     def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
         """What was done in the recorded states that the environments are in.

@@ -73,12 +73,22 @@ def agent(**changes: Any) -> RISE:
     return RISE(base, envs(), offline, RiseConfig(**settings))  # type: ignore[arg-type]
 
 
-def test_it_learns_what_pays() -> None:
-    learner = agent(offline_ratio=0.0, group=4, relative=True, epochs=8, warm_up=5)
-    before = np.mean([learner.imagine().advantages.mean() for _ in range(4)])
-    learner.learn(total_chunks=16 * 2 * 40)
-    learner.rounds += 1000  # rounds that training has not seen
-    after = np.mean([learner.imagine().advantages.mean() for _ in range(4)])
+@pytest.mark.parametrize("form", [{"relative": True}, {"keep": 1, "epochs": 32}])
+def test_it_learns_what_pays(form: dict[str, Any]) -> None:
+    learner = agent(**{"offline_ratio": 0.0, "group": 4, "epochs": 8, "warm_up": 5, **form})
+
+    def imagined() -> float:  # of all proposals, those that are not learned as well
+        envs, total = learner.envs, 0.0
+        for seed in range(4):
+            observation, _ = envs.reset(seed=1000 * seed)
+            chunks = learner.predict(observation, deterministic=False)[0]
+            total += float(envs.foresee(chunks[:, None]).advantage.mean()) / 4
+        return total
+
+    torch.manual_seed(0)
+    before = imagined()
+    learner.learn(total_chunks=16 * 2 * 4 * 20)
+    after = imagined()
     assert after > before + 0.03
     learner.envs.close()
 
@@ -154,13 +164,30 @@ def test_two_chunks_follow_a_recorded_state_and_ended_ones_are_left_out() -> Non
 def test_a_group_shares_its_state_and_may_hold_what_was_recorded() -> None:
     learner = agent(group=4, relative=True, recorded_member=True)
     found = learner.imagine()
+    assert learner.num_chunks == len(found) == 16 * 4 * 2
     first = found.position == 0
-    state = found.context.state[first]
-    torch.testing.assert_close(state, state[::4].repeat_interleave(4, 0))
-    assert found.proposed[first].tolist() == [False, True, True, True] * 4
+    for part in (first, ~first):  # the second chunks of a group share a state too: the end of its best first one
+        state = found.context.state[part]
+        torch.testing.assert_close(state, state[::4].repeat_interleave(4, 0))
+    ends = found.chunks[first].unflatten(0, (16, 4))[
+        torch.arange(16), found.advantages[first].view(16, 4).argmax(1), -1
+    ]
+    torch.testing.assert_close(found.context.state[~first][::4], ends)
+    assert found.proposed[first].tolist() == [False, True, True, True] * 16
     middle = torch.from_numpy((SPEC.layout.low + SPEC.layout.high) / 2)
-    torch.testing.assert_close(found.chunks[first][::4], middle.expand(4, SPEC.chunk, -1))
-    assert found.levels[first].reshape(4, 4).float().mean() < CODEC.best  # relative: not all can be best
+    torch.testing.assert_close(found.chunks[first][::4], middle.expand(16, SPEC.chunk, -1))
+    assert found.levels[first].float().mean() < CODEC.best  # relative: not all can be best
+
+
+def test_only_the_best_of_a_group_are_kept() -> None:
+    whole, kept = agent(group=4, chunks_per_state=1).imagine(), agent(group=4, keep=2, chunks_per_state=1).imagine()
+    assert (len(whole), len(kept)) == (64, 32)
+    assert set(kept.levels.tolist()) == {CODEC.best}
+    best = whole.advantages.view(16, 4).sort(dim=1, descending=True).values[:, :2]
+    torch.testing.assert_close(kept.advantages.view(16, 2).sort(dim=1, descending=True).values, best)
+    shuffled = agent(group=4, keep=2, chunks_per_state=1, shuffled=True).imagine()
+    assert len(shuffled) == 32
+    assert shuffled.advantages.mean() < kept.advantages.mean()
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
@@ -216,7 +243,8 @@ def test_histories_are_those_of_the_moment() -> None:
     ("changes", "message"),
     [
         ({"relative": True}, "group"),
-        ({"group": 3}, "multiple"),
+        ({"group": 3, "keep": 3}, "keep 3"),
+        ({"group": 3, "keep": 1, "relative": True}, "leave out relative"),
         ({"chunks_per_state": 3}, "max_chunks=3"),
         ({"offline_ratio": 1.5}, r"\[0, 1\]"),
         ({"scope": "nothing"}, "scope"),

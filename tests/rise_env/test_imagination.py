@@ -482,3 +482,44 @@ def test_lagged_observations_keep_the_contract() -> None:
     assert set(report.skipped) == {"spec"}
     with pytest.raises(ConfigError, match=r"observation_lags \[3\]"):
         counting_envs(observation_lags=[3])
+
+
+# ---------------------------------------------------------------------- foreseeing
+
+
+def test_foreseeing_is_stepping_without_going_on() -> None:
+    world_model = counting_world_model(doubt=0.5)
+    envs, twin = (counting_envs(3, world_model=world_model, autoreset_mode="disabled") for _ in range(2))
+    chunks = np.random.default_rng(0).uniform(SPEC.layout.low, SPEC.layout.high, (3, 2, SPEC.chunk, 3))
+    for seed in (0, 1):
+        envs.reset(seed=seed)
+        twin.reset(seed=seed)
+        if seed:  # from an imagined state as well
+            envs.step(middle(3))
+            twin.step(middle(3))
+        before = envs.render_mode, envs._frames.clone(), [g.get_state() for g in envs._noise]
+        found = envs.foresee(chunks)
+        assert found.advantage.shape == found.uncertainty.shape == (3, 2)
+        assert torch.equal(before[1], envs._frames)
+        assert all(torch.equal(a, b.get_state()) for a, b in zip(before[2], envs._noise, strict=True))
+        for member in (1, 0):
+            alone = counting_envs(3, world_model=world_model, autoreset_mode="disabled", max_chunks=3)
+            alone.reset(seed=seed)
+            if seed:
+                alone.step(middle(3))
+            _, rewards, *_, infos = alone.step(chunks[:, member])
+            np.testing.assert_allclose(found.advantage[:, member], rewards, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(found.uncertainty[:, member], infos["uncertainty"], rtol=0, atol=1e-6)
+        for mine, theirs in zip(envs.step(chunks[:, 0])[:4], twin.step(chunks[:, 0])[:4], strict=True):
+            if not isinstance(mine, dict):
+                np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 3), (3, 0, 8, 3), (3, 8, 3), (3, 1, 7, 3)])
+def test_chunks_to_foresee_are_checked(shape: tuple[int, ...]) -> None:
+    envs = counting_envs(3)
+    with pytest.raises(RiseError, match="reset"):
+        envs.foresee(np.zeros((3, 1, 8, 3)))
+    envs.reset(seed=0)
+    with pytest.raises(ActionError, match="shape"):
+        envs.foresee(np.zeros(shape))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from rise_env.errors import CheckpointError, ConfigError, RiseError
-from rise_env.protocols import Dynamics, History, Value
+from rise_env.protocols import Dynamics, History, Value, ValueEstimate
 from rise_env.testing import (
     FrameCountingDynamics,
     LinearValue,
@@ -245,3 +248,36 @@ def test_values_must_be_one_per_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.dynamics, "predict", compressed)
     with pytest.raises(RiseError, match="2 latents for 4 frames"):
         model.imagine(model.open(history(0)), actions(1), noise(0))
+
+
+class Foreseeing(FrameCountingDynamics):
+    """Says itself what its frames are worth."""
+
+    def predict(self, state: Any, actions: torch.Tensor, generators: Sequence[torch.Generator]) -> Any:
+        prediction, after = super().predict(state, actions, generators)
+        ones = torch.ones(len(actions), 4)
+        return dataclasses.replace(prediction, values=ValueEstimate(0.25 * ones, 0.125 * ones)), after
+
+
+def test_the_dynamics_may_judge_what_it_imagines() -> None:
+    model = CompositionalWorldModel(Foreseeing(SPEC), LinearValue(), SPEC, judge="dynamics")
+    session = model.open(history(0, 1))
+    recorded = counting_world_model().open(history(0, 1)).value
+    torch.testing.assert_close(session.value, recorded)  # recorded frames are the value model's business
+    imagined = model.imagine(session, actions(2), noise(0, 1))
+    assert imagined.values.tolist() == [[0.25] * 4] * 2
+    assert imagined.uncertainty.tolist() == [0.125] * 2
+    assert imagined.session.value.tolist() == [0.25] * 2
+    assert imagined.frames([-1]).shape[:2] == (2, 1)
+    assert (model.with_options(judge="value").imagine(session, actions(2), noise(0, 1)).values != 0.25).all()
+    blind = counting_world_model().with_options(judge="dynamics")
+    with pytest.raises(RiseError, match="value_head"):
+        blind.imagine(blind.open(history(0)), actions(1), noise(0))
+    with pytest.raises(ConfigError, match="judge"):
+        model.with_options(judge="nobody")
+
+
+def test_who_judges_is_saved(tmp_path: Path) -> None:
+    counting_world_model().with_options(judge="dynamics").save_pretrained(tmp_path / "model")
+    assert CompositionalWorldModel.from_pretrained(tmp_path / "model").judge == "dynamics"
+    assert CompositionalWorldModel.from_pretrained(tmp_path / "model", judge="value").judge == "value"

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from dynamics_world import CONFIG, SPEC, World, with_flow, with_training, with_transformer
@@ -13,8 +15,9 @@ from rise_env.dynamics import training as training_module
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.trainer import Budget, Progress
-from rise_env.dynamics.training import Training, train_dynamics
+from rise_env.dynamics.training import FrameValues, Training, train_dynamics
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
+from rise_env.protocols import History
 
 
 def session(folder: Path, config: DynamicsConfig = CONFIG, steps: int = 4, **changes: Any) -> Training:
@@ -228,3 +231,52 @@ def test_a_video_autoencoder_needs_weights(tmp_path: Path) -> None:
         train_dynamics(
             Training(World(4, 30, spec), config, tmp_path, Budget(steps=1), Budget(steps=1), tensorboard=False)
         )
+
+
+def square_values(known: bool = True) -> FrameValues:
+    """How far right the square is."""
+    world = World()
+    return FrameValues((world.state[:, 0] + 1) / 2, np.full(len(world.state), known))
+
+
+def test_the_value_head_foresees_values(tmp_path: Path) -> None:
+    config = with_transformer(value_head=2)
+    config = dataclasses.replace(config, flow=dataclasses.replace(CONFIG.flow, pure_noise=1.0))
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, batch=16, rate=3e-3))
+    values = square_values()
+    model = train_dynamics(session(tmp_path, config, 120, values=values))
+    error = json.loads((tmp_path / "metrics.json").read_text())["value_error"]
+    assert error < 0.5 * values.progress.var()
+    run = session(tmp_path, config, values=values)
+    batch = run.held_out.batch(np.arange(3))
+    past = History(
+        torch.from_numpy(run.dataset.frames(batch.history_index)), torch.from_numpy(batch.states), batch.prompts
+    )
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    prediction, _ = model.predict(model.open(past), torch.from_numpy(batch.actions), generators)
+    assert prediction.values is not None
+    assert prediction.values.value.shape == prediction.values.spread.shape == (3, 2)
+    assert (prediction.values.spread > 0).all()  # its members learned from different episodes
+
+
+def test_the_value_head_learns_nothing_from_a_future_it_can_see_or_that_has_no_label(tmp_path: Path) -> None:
+    run = session(tmp_path, with_transformer(value_head=2), values=square_values())
+    batch = run.train.batch(np.arange(4))
+    logits = torch.randn(2, 4, 2, requires_grad=True)
+    for values, sigma, learns in (
+        (square_values(), torch.full((4,), 0.99), False),
+        (square_values(known=False), torch.ones(4), False),
+        (square_values(), torch.ones(4), True),
+    ):
+        (gradient,) = torch.autograd.grad(training_module._value_loss(values, batch, logits, sigma), logits)
+        assert bool(gradient.any()) == learns
+
+
+def test_a_value_head_needs_labels_and_can_be_added_to_a_trained_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="value labels"):
+        session(tmp_path, with_transformer(value_head=2))
+    first = train_dynamics(session(tmp_path / "first"))
+    later = session(tmp_path / "second", with_transformer(value_head=2), steps=1, values=square_values())
+    second = train_dynamics(later, initial=tmp_path / "first" / "model")
+    assert_same(first.autoencoder.state_dict(), second.autoencoder.state_dict())
+    assert any(name.startswith("transformer.value_head.") for name in second.state_dict())
