@@ -410,8 +410,8 @@ class RISE:
                 context = self.actor.context(seen, [self.actor.spec.prompt] * len(which), generator)
             weights = imagined.weights[index]
             levels, chunks = imagined.levels[index], imagined.chunks[index]
-            # Proposals were asked to be good: the branch without a level is to go on meaning "as recorded". Where the best
-            # alone are kept, it follows them, lest guidance add the difference to recorded chunks on top.
+            # Proposals were asked to be good: without a level the branch is to go on meaning "as recorded". Where
+            # the best alone are kept, it follows them, lest guidance add the difference on top.
             losses = self.actor.loss(context, levels, chunks, generator, hidden=None if self.config.keep else 0.0)
             total, weight = total + (weights * losses).sum(), weight + float(weights.sum())
         if offline:
