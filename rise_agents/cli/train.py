@@ -105,7 +105,7 @@ def _train_dynamics(args: argparse.Namespace) -> int:
             steps = args.autoencoder_steps or config.training.autoencoder_steps
             budgets = [Budget(steps=steps), Budget(steps=args.steps or config.training.steps)]
         values = None
-        if config.transformer_kind == "rise" and config.transformer.value_head:
+        if config.foresees_values:
             labels = make_labels(dataset, load_value_config(args.task, args.preset, args.overrides).labels)
             values = FrameValues(labels.progress, labels.progress_known)
         training = Training(

@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     spec = load_task(args.task, args.preset, args.overrides)
     say("drawing start states")
     starts = StartStates.from_dataset(open_dataset(args.data, spec), spec, args.starts, seed=0)
-    model = CompositionalWorldModel(LatentDynamics.from_pretrained(dynamics), ValueModel.from_pretrained(value), spec)
+    imagines = LatentDynamics.from_pretrained(dynamics)
+    judge = "dynamics" if imagines.foresees_values else "value"
+    model = CompositionalWorldModel(imagines, ValueModel.from_pretrained(value), spec, judge=judge)
     about = {
         "data": [Path(path).name for path in args.data],
         "minutes": args.minutes,

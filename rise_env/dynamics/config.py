@@ -326,6 +326,11 @@ class DynamicsConfig:
         _require(self.details >= 0, f"dynamics.details is {self.details}, expected at least 0")
         _require(not self.details or self.autoencoder_kind == "image", "dynamics.details needs an image autoencoder")
 
+    @property
+    def foresees_values(self) -> bool:
+        """Whether predictions come with the values of their frames."""
+        return self.transformer_kind == "rise" and self.transformer.value_head > 0
+
 
 def load_dynamics_config(
     task: str = "brick_sorting", preset: str = "small", overrides: Iterable[str] = ()

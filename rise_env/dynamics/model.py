@@ -146,6 +146,11 @@ class LatentDynamics(nn.Module):
             )
         self.device = torch.device("cpu")
 
+    @property
+    def foresees_values(self) -> bool:
+        """Whether its predictions come with the values of their frames."""
+        return self.config.foresees_values
+
     # ------------------------------------------------------------------ the model
 
     def denoise(

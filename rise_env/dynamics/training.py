@@ -90,7 +90,7 @@ class Training:
 
     def __post_init__(self) -> None:
         spec = self.dataset.spec
-        if self.config.transformer_kind == "rise" and self.config.transformer.value_head and self.values is None:
+        if self.config.foresees_values and self.values is None:
             raise ConfigError("dynamics.transformer.value_head needs value labels: give `values`, or set it to 0")
         share = self.config.training.held_out
         self.shape = DynamicsShape.of(spec)
