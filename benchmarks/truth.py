@@ -24,7 +24,8 @@ from rise_env.metrics import (
     within_group_correlation,
 )
 from rise_env.metrics.perceptual import FVD_NOT_RUN, LPIPS_NOT_RUN, Lpips, VideoFeatures, frechet_distance
-from rise_env.protocols import Dynamics, History, Value
+from rise_env.protocols import History
+from rise_env.world_model import CompositionalWorldModel
 
 __all__ = ["Imagined", "imagine", "measure"]
 
@@ -57,14 +58,14 @@ class Imagined:
 
 @torch.no_grad()
 def imagine(
-    dynamics: Dynamics,
-    value: Value,
+    model: CompositionalWorldModel,
     truth: TruthSet,
     prompt: str,
     seed: int = 0,
     on_state: Callable[[], object] = lambda: None,
 ) -> Imagined:
-    """Imagine every chunk, a state at a time, and value real and imagined frames with the same value model."""
+    """Imagine every chunk, a state at a time; true frames are valued by the value model, imagined ones by the judge."""
+    dynamics, value = model.dynamics, model.value
     device, (states, chunks, horizon) = dynamics.device, truth.frames.shape[:3]
     frames, values, true_values, starts, doubts = [], [], [], [], []
     for s in range(states):
@@ -80,11 +81,9 @@ def imagine(
         true = torch.from_numpy(np.ascontiguousarray(truth.frames[s])).to(device)
         start = history.frames[:1, -1:]
         if value.reads_latents:
-            assert prediction.latents is not None
-            inputs = prediction.latents, dynamics.encode(true), dynamics.encode(start)
-        else:
-            inputs = pixels, true, start
-        estimates = [value.estimate(x, [prompt] * len(x)) for x in inputs]
+            true, start = dynamics.encode(true), dynamics.encode(start)
+        judged = model.judge_prediction(prediction, [prompt] * chunks)
+        estimates = [judged, *(value.estimate(x, [prompt] * len(x)) for x in (true, start))]
         frames.append(pixels.cpu().numpy())
         values.append(estimates[0].value.float().cpu().numpy())
         true_values.append(estimates[1].value.float().cpu().numpy())

@@ -227,6 +227,10 @@ class CompositionalWorldModel:
             ends.append(Session(state, part.prompts, *last))
         return Imagined(self.dynamics, ends[0] if len(ends) == 1 else self._join(ends, count), pieces)
 
+    def judge_prediction(self, prediction: Prediction, prompts: Sequence[str]) -> ValueEstimate:
+        """Values (B, K) of imagined frames, by whoever is the judge."""
+        return self._judge(prediction, prompts)[0]
+
     # ------------------------------------------------------------------ the two models
 
     def _imagine(

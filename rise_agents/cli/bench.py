@@ -201,12 +201,13 @@ def _truth(args: argparse.Namespace) -> dict[str, Any]:
         if args.truth_set:
             found.save(args.truth_set)
     with bar(len(found.seeds), "imagining", "states") as progress:
-        imagined = truth.imagine(model.dynamics, model.value, found, spec.prompt, on_state=progress.update)
+        imagined = truth.imagine(model, found, spec.prompt, on_state=progress.update)
     if args.pictures:
         for path in write_pictures(args.pictures, found, imagined, list(spec.cameras), spec.fps // spec.stride):
             say(f"picture: {path}")
     with bar(len(found.seeds) if video else 0, "reading clips", "states", disable=video is None) as progress:
         result = truth.measure(found, imagined, list(spec.cameras), lpips, video, progress.update)
+    result["judge"] = model.judge
     for name, reason in result["not_run"].items():
         say(f"{name}: not run: {reason}")
     return result
