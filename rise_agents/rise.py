@@ -54,7 +54,9 @@ class RiseConfig:
         ema: Decay of the rollout policy (paper: 0.995).
         scope: What is trained: "action" (the action expert, as in the release; what the images are encoded to is then
             computed once) or "all".
-        guidance: Classifier-free guidance of the proposals; the policy's own when None.
+        guidance: Classifier-free guidance of the proposals, 1 for none, as released. What is proposed with guidance and
+            learned is guided once more in the next round: 31,000 chunks with guidance 2 took a policy from 47 to 0 %
+            success (lab notebook). Acting, the policy keeps its own.
         group: Proposals per state, all imagined from there. With more than one, imagination goes on from the best.
         keep: Learn only so many of a group, those imagined best, and under the best level: the policy becomes its own
             best of `group`. 0 learns all of them under what was measured, as in the paper. Wants `group` > `keep`.
@@ -79,7 +81,7 @@ class RiseConfig:
     clip: float = 1.0
     ema: float = 0.995
     scope: str = "action"
-    guidance: float | None = None
+    guidance: float = 1.0
     group: int = 1
     keep: int = 0
     relative: bool = False
@@ -170,7 +172,6 @@ class RISE:
         self.parameters = self.actor.action_parameters()
         if self.config.scope == "all":
             self.parameters = [p for p in self.actor.parameters() if p.requires_grad]
-        self._guidance = policy.guidance if self.config.guidance is None else self.config.guidance
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.config.rate, betas=(0.9, 0.95))
         self.rounds, self.updates, self.num_chunks = 0, 0, 0
         self.figures: dict[str, float] = {}
@@ -243,13 +244,13 @@ class RISE:
         with torch.no_grad():
             context = self._context(self.policy, observation)
             chunks = self.policy.sample(
-                context, self._ask(count), noise.to(self.policy.device), guidance=self._guidance
+                context, self._ask(count), noise.to(self.policy.device), guidance=self.policy.guidance
             )
         return self.policy.within_limits(chunks).cpu().numpy(), None
 
     def runner(self) -> PolicyRunner:
         """The rollout policy for `rise_agents.evaluation`."""
-        return PolicyRunner(self.policy, guidance=self.config.guidance)
+        return PolicyRunner(self.policy)
 
     # ------------------------------------------------------------------ a round
 
@@ -299,7 +300,7 @@ class RISE:
         count = envs.num_envs * config.group
         owner = torch.arange(envs.num_envs, device=policy.device).repeat_interleave(config.group)
         noise = torch.randn((count, *policy.noise_shape), generator=generator).to(policy.device)
-        drawn = policy.sample(context[owner], self._ask(count), noise, guidance=self._guidance)
+        drawn = policy.sample(context[owner], self._ask(count), noise, guidance=config.guidance)
         chunks = policy.within_limits(drawn).unflatten(0, (envs.num_envs, config.group))
         proposed = np.ones((envs.num_envs, config.group), bool)
         if position == 0 and config.recorded_member:

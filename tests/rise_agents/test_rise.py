@@ -263,3 +263,26 @@ def test_parts_that_do_not_fit_each_other_are_refused() -> None:
         make_agent("rise", counting_envs(2, observation_lags=[2]), policy(), offline_ratio=0.0)
     with pytest.raises(ConfigError, match="unknown agent"):
         make_agent("rice", without, policy())
+
+
+def test_proposals_are_not_guided_what_acts_is() -> None:
+    """Guidance that is learned and guided anew, round by round, ruins a policy."""
+    learner = agent(offline_ratio=0.0)
+    assert learner.policy.guidance == 2.0
+    asked: list[float] = []
+    inner = learner.policy.sample
+
+    def spy(*args: Any, guidance: float = 1.0, **kwargs: Any) -> torch.Tensor:
+        asked.append(guidance)
+        return inner(*args, guidance=guidance, **kwargs)
+
+    learner.policy.sample = spy  # type: ignore[method-assign]
+    learner.imagine()
+    assert set(asked) == {1.0}
+    asked.clear()
+    observation, _ = learner.envs.reset(seed=0)
+    learner.predict(observation)
+    runner = learner.runner()
+    runner.begin([0] * 16, np.ones(16, bool))
+    runner.act(observation)
+    assert asked == [2.0, 2.0]
