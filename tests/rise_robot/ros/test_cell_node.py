@@ -134,7 +134,9 @@ def test_wrong_commands_are_refused_and_counted(cell_driver: RosCellDriver, wait
     wait_for(lambda: told)
     refused, publisher = told["refused"], cell_driver._publishers["left"]
     stamp = ros.rospy.Time.from_sec(time.time())
+    # One after the other: a publisher of commands keeps the newest only, so the second could replace the first.
     publisher.publish(messages.joint_message(["a"], np.zeros(3), stamp))
+    wait_for(lambda: told["refused"] == refused + 1)
     publisher.publish(messages.joint_message(["a"], np.full(7, np.nan), stamp))
     wait_for(lambda: told["refused"] == refused + 2)
     listener.unregister()
