@@ -11,13 +11,67 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.true_world import TrueWorldEnv
+from benchmarks.true_world import Leader, TrueWorldEnv
 from rise_agents.best_of_n import BestOfN
+from rise_agents.cli.cell_policy import PolicyInCell
+from rise_agents.policies.base import Policy
 from rise_env.metrics import rank_correlation, within_group_correlation
+from rise_env.world_model import CompositionalWorldModel
+from rise_robot.cell.cell import WorkCell
+from rise_robot.cell.config import load_cell
+from rise_robot.cell.render import CellRenderer
+from rise_robot.cell.scripted import ScriptedPolicy
 
-__all__ = ["audit"]
+__all__ = ["audit", "audit_policy", "led_by"]
 
 _LEAST_SPREAD = 0.02
+_TOGETHER = 8  # states at once
+
+
+def led_by(policy: Policy, guidance: float | None = None) -> Leader:
+    """States that a policy gets to itself: a leader for `TrueWorldEnv`."""
+
+    def lead(cell: WorkCell, renderer: CellRenderer) -> ScriptedPolicy:
+        return PolicyInCell(cell, renderer, policy, "policy", seed=0, guidance=guidance)
+
+    return lead
+
+
+def audit_policy(
+    policy: Policy,
+    world_model: CompositionalWorldModel,
+    *,
+    states: int,
+    group: int,
+    seed: int,
+    task: str = "brick_sorting",
+    preset: str = "small",
+    leader: Policy | None = None,
+    guidance: float | None = None,
+) -> dict[str, Any]:
+    """`audit` of a policy at states that it gets to itself.
+
+    Args:
+        policy: Proposes.
+        world_model: Imagines.
+        states: Number of states.
+        group: Proposals per state.
+        seed: Seed of states and noise.
+        task: Task of the cell.
+        preset: Its preset.
+        leader: Policy that leads to the states, for audits of several policies at the same ones; `policy` when None.
+        guidance: Classifier-free guidance of proposals and leader; the policies' own when None.
+    """
+    chooser = BestOfN(policy, world_model, group, guidance=guidance, batch=64)
+    together = min(states, _TOGETHER)
+    envs = TrueWorldEnv(
+        *load_cell(task, preset), together * group, (led_by(leader or policy, guidance),),
+        observation_lags=chooser.lags, max_chunks=1,
+    )  # fmt: skip
+    try:
+        return audit(chooser, envs, -(-states // together), group, seed)
+    finally:
+        envs.close()
 
 
 @torch.no_grad()

@@ -8,12 +8,13 @@ state as often as it likes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
+from tqdm import trange
 
 from rise_env.imagination import Foresight
 from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
@@ -27,6 +28,12 @@ from rise_robot.cell.scripted import ScriptedPolicy
 __all__ = ["Leader", "TrueWorldEnv"]
 
 type Leader = Callable[[WorkCell, CellRenderer], ScriptedPolicy]
+
+
+class _Start(NamedTuple):
+    state: CellState
+    seen: list[tuple[np.ndarray, np.ndarray]]
+    progress: float
 
 
 class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
@@ -44,6 +51,8 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         observation_lags: As in the other environments.
         max_chunks: Chunks from a start state until truncation.
         latest_start: Start states lie at most so many control steps after an episode's beginning.
+        pool: Lead so many episodes (seeds from 0) at the first reset, and start from any state of any of them
+            afterwards; 0 leads to every start state anew.
     """
 
     def __init__(
@@ -55,6 +64,7 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         observation_lags: Sequence[int] = (),
         max_chunks: int = 2,
         latest_start: int = 60,
+        pool: int = 0,
     ) -> None:
         self.task, self.num_envs, self.max_chunks = spec, num_envs, max_chunks
         self.lags = (0, *check_lags(spec, observation_lags))
@@ -70,6 +80,7 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._states: dict[int, CellState] = {}
         self._seen: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._progress, self._chunks = np.zeros(num_envs), np.zeros(num_envs, int)
+        self._pool_size, self._pool = pool, list[_Start]()
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
@@ -123,10 +134,37 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         return np.full(shape, np.nan, np.float32), np.zeros(self.num_envs, bool)
 
     def _lead(self, row: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
+        if self._pool_size:
+            if not self._pool:
+                self._fill_pool()
+            start = self._pool[int(np.random.default_rng(seed).integers(len(self._pool)))]
+        else:
+            start = self._lead_to(seed)
+        self._states[row], self._seen[row], self._progress[row] = start
+
+    def _fill_pool(self) -> None:
+        for seed in trange(self._pool_size, desc="leading to start states", unit=" episodes", disable=None):
+            policy = self._leader(np.random.default_rng(seed), seed)
+            self._cell.reset(episode_rng(seed))
+            policy.reset()
+            seen = [self._look()]
+            while True:
+                moments = [seen[max(0, len(seen) - 1 - lag)] for lag in self.lags]
+                self._pool.append(_Start(self._cell.save(), moments, self._cell.status.progress))
+                self._cell.step(policy.plan(1)[0])
+                if self._cell.status.finished or self._cell.steps >= self.latest_start:
+                    break
+                seen.append(self._look())
+
+    def _leader(self, rng: np.random.Generator, seed: int) -> ScriptedPolicy:
         leader = self.leaders[int(rng.integers(len(self.leaders)))]
-        scripted = self._cell.task.scripted
-        policy = scripted(leader, seed) if isinstance(leader, str) else leader(self._cell, self._renderer)
+        if isinstance(leader, str):
+            return self._cell.task.scripted(leader, seed)
+        return leader(self._cell, self._renderer)
+
+    def _lead_to(self, seed: int) -> _Start:
+        rng = np.random.default_rng(seed)
+        policy = self._leader(rng, seed)
         start = int(rng.integers(self.latest_start))
         while True:  # an episode that ends before the drawn step: stop earlier
             self._cell.reset(episode_rng(seed))
@@ -139,8 +177,8 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
             if not self._cell.status.finished:
                 break
             start = int(rng.integers(self._cell.steps))
-        self._seen[row] = [seen[max(0, start - lag)] for lag in self.lags]
-        self._states[row], self._progress[row] = self._cell.save(), self._cell.status.progress
+        moments = [seen[max(0, start - lag)] for lag in self.lags]
+        return _Start(self._cell.save(), moments, self._cell.status.progress)
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
         return self._renderer.render(list(self.task.cameras), self.task.image_size), self._cell.state()

@@ -27,6 +27,7 @@ import torch
 from rise_agents.policies.base import Context, Policy, PolicyRunner, observation_tensors
 from rise_agents.policies.data import ChunkSource
 from rise_agents.policies.loading import load_policy
+from rise_agents.rise_log import RiseLog
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.files import atomic_path, to_plain, write_json
 from rise_env.imagination import ImaginationVectorEnv
@@ -34,6 +35,8 @@ from rise_env.imagination import ImaginationVectorEnv
 __all__ = ["RISE", "RiseConfig", "Round"]
 
 _STATE = "rise_state.pt"
+#: Which recorded states are filmed.
+_FILM_SEED = 4711
 #: Part of the kept proposals that is learned without a level. With a tenth, as in warm-up, proposals chosen at random
 #: took a policy from 48 to 25 % success; with half, and a lower rate, to 37 % (lab notebook).
 _HIDDEN_OF_KEPT = 0.5
@@ -177,8 +180,7 @@ class RISE:
         self.figures: dict[str, float] = {}
         self._memory: list[Round] = []
         self._offline = _OfflineFeatures(self.policy, offline) if offline and self.config.scope == "action" else None
-        self._writer: Any = None
-        self._log = None if log is None else Path(log)
+        self.log = RiseLog(log)
 
     # ------------------------------------------------------------------ as in Stable-Baselines3
 
@@ -251,6 +253,19 @@ class RISE:
     def runner(self) -> PolicyRunner:
         """The rollout policy for `rise_agents.evaluation`."""
         return PolicyRunner(self.policy)
+
+    @torch.no_grad()
+    def film(self) -> None:
+        """Imagine chunks of the rollout policy from the same few recorded states every time, for TensorBoard.
+
+        Nothing is learned from what is imagined here. Environments without `render_mode="rgb_array"` give no films.
+        """
+        if not self.log or self.envs.render_mode is None:
+            return
+        observations, _ = self.envs.reset(seed=_FILM_SEED)
+        chunks, _ = self._propose(self._context(self.policy, observations), torch.Generator().manual_seed(0), 1)
+        self.envs.step(chunks[:, 0].cpu().numpy())
+        self.log.film(self.envs, self.num_chunks)
 
     # ------------------------------------------------------------------ a round
 
@@ -514,18 +529,8 @@ class RISE:
         return agent
 
     def _write(self) -> None:
-        if self._log is None:
-            return
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._log))
-        last = self._memory[-1]
-        for name, value in self.figures.items():
-            self._writer.add_scalar(f"rise/{name}", value, self.num_chunks)
-        if self.rounds % 10 == 1:
-            self._writer.add_histogram("rise/advantages", last.advantages, self.num_chunks)
-            self._writer.add_histogram("rise/levels", last.levels.cpu(), self.num_chunks)
+        self.log.scalars("rise", self.figures, self.num_chunks)
+        self.log.round(self.rounds, self._memory[-1], self.policy.codec.levels, self.num_chunks)
 
 
 class _OfflineFeatures:

@@ -23,7 +23,8 @@ AlexNet or VGG-16 (https://download.pytorch.org/models/alexnet-owt-7be5be79.pth 
 of an lpips.LPIPS, and needs `pip install 'rise-robotics[metrics]'`. `--fvd` takes i3d_torchscript.pt, the I3D of
 Kinetics-400; TorchScript runs code, so name only a file that you trust.
 
-`audit`: the same for a policy's own proposals, eight from each state: does imagination know which of them is best?
+`audit`: the same for a policy's own proposals, eight from each of the states that it gets to itself: does imagination
+know which of them is best?
 `rise bench audit --policy base --states 64 --seed 960000 --json out/audit.json`
 
 `serving`: what the policy server adds to an inference on loopback, by layout of the observations and number of clients.
@@ -214,13 +215,10 @@ def _truth(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
-    from benchmarks.audit import audit
-    from benchmarks.true_world import TrueWorldEnv
-    from rise_agents.best_of_n import BestOfN
+    from benchmarks.audit import audit_policy
     from rise_agents.policies.loading import find_policy, load_policy
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.world_model import CompositionalWorldModel
-    from rise_robot.cell.config import load_cell
 
     bundle = load_bundle(args.bundle or find_bundle(args.task))
     path = str(bundle.policy) if args.policy == "base" and bundle.policy else find_policy(args.policy, args.task)
@@ -229,11 +227,10 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     model = bundle.world_model(device=args.device)
     if args.world_model:
         model = CompositionalWorldModel.from_pretrained(args.world_model, device=args.device)
-    chooser = BestOfN(load_policy(path), model, _PROPOSALS, batch=64)
-    spec, config = load_cell(args.task, args.preset or "small")
-    together = min(args.states, 8)
-    envs = TrueWorldEnv(spec, config, together * _PROPOSALS, observation_lags=chooser.lags, max_chunks=1)
-    return audit(chooser, envs, -(-args.states // together), _PROPOSALS, args.seed)
+    return audit_policy(
+        load_policy(path), model,
+        states=args.states, group=_PROPOSALS, seed=args.seed, task=args.task, preset=args.preset or "small",
+    )  # fmt: skip
 
 
 def _serving(args: argparse.Namespace) -> dict[str, Any]:

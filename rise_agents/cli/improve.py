@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from rise_env.errors import ConfigError
 
 __all__ = ["add_arguments", "learn", "parsed_settings", "run", "set_up"]
 
-_SAVE_SECONDS = 60.0
+_SAVE_SECONDS, _WATCH_SECONDS = 60.0, 120.0
+_AUDIT_SEED = 970_000
+_POOL = 300  # episodes of the policy whose states the true world starts from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--true-world", action="store_true",
         help="the work cell in place of imagination: the ceiling, not a method (from a checkout; needs --data)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--audit", type=int, default=0, metavar="N",
+        help="before, every other minute and after, hold imagination against the cell: four chunks of the policy from "
+        "each of N states that it got to at first (from a checkout; nothing is learned from it)",
     )  # fmt: skip
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
@@ -75,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"going on after {agent.num_chunks} chunks")
     config = {"agent": args.agent, "env": args.env, "policy": str(args.policy), "settings": settings}
     write_json(args.out / "config.json", {**config, "provenance": provenance(config, args.seed)})
-    learn(agent, args.out, args.chunks, None if args.minutes is None else 60 * args.minutes)
+    watch = _audit(agent, args) if args.audit else None
+    learn(agent, args.out, args.chunks, None if args.minutes is None else 60 * args.minutes, watch)
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"policy: {args.out / 'model'}")
     return 0
@@ -121,7 +129,7 @@ def set_up(
         data: Recorded datasets: start states, and chunks to mix in; the bundle's start states when None.
         labels: Tag of their advantages, with `data`.
         bundle: Bundle whose world model imagines; that of the environment's task when None.
-        true_world: Let the work cell take the place of imagination; it starts from states of operators.
+        true_world: Let the work cell take the place of imagination; it starts from states that the policy gets to.
         num_envs: Imaginations at once.
         starts: Start states drawn from the data.
         log: Directory for TensorBoard.
@@ -143,6 +151,7 @@ def set_up(
         "bundle": str(found.path),
         "observation_lags": list(policy.lags),
         "autoreset_mode": "disabled",
+        "render_mode": "rgb_array",  # for films in TensorBoard
     }
     envs: Any
     offline: Any
@@ -154,10 +163,13 @@ def set_up(
         levels, _ = levels_of(*measured_advantages(dataset, labels), policy.codec)
         offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
         if true_world:
+            from benchmarks.audit import led_by
             from benchmarks.true_world import TrueWorldEnv
             from rise_robot.cell.config import load_cell
 
-            envs = TrueWorldEnv(*load_cell(found.spec.name), num_envs, observation_lags=policy.lags)
+            envs = TrueWorldEnv(
+                *load_cell(found.spec.name), num_envs, (led_by(policy, 1.0),), observation_lags=policy.lags, pool=_POOL
+            )
         else:
             kwargs["starts"] = StartStates.from_dataset(dataset, found.spec, starts, seed=0)
             envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
@@ -185,18 +197,69 @@ def _imagined_advantages(envs: Any) -> Any:
     return np.concatenate(found)[:count]
 
 
-def learn(agent: Any, out: Path, chunks: int, seconds: float | None) -> None:
-    """Let an agent learn, and save it now and then and at the end, whatever happens."""
-    saved = time.monotonic()
+def learn(
+    agent: Any, out: Path, chunks: int, seconds: float | None, watch: Callable[[Any], None] | None = None
+) -> None:
+    """Let an agent learn, and save it now and then and at the end, whatever happens.
+
+    Args:
+        agent: Agent.
+        out: Its folder.
+        chunks: Imagined chunks in all.
+        seconds: Longest time to spend.
+        watch: Called with the agent before, every other minute, and after.
+    """
+    saved = watched = time.monotonic()
+
+    def look() -> None:
+        agent.film()
+        if watch is not None:
+            watch(agent)
 
     def callback(trained: Any) -> None:
-        nonlocal saved
+        nonlocal saved, watched
         if time.monotonic() - saved > _SAVE_SECONDS:
             trained.save(out)
             saved = time.monotonic()
+        if time.monotonic() - watched > _WATCH_SECONDS:
+            look()
+            watched = time.monotonic()
 
     try:
+        look()
         agent.learn(chunks, callback=callback, progress_bar=True, seconds=seconds)
+        look()
     finally:
         agent.save(out)
         agent.envs.close()
+
+
+def _audit(agent: Any, args: argparse.Namespace) -> Callable[[Any], None]:
+    """A function that writes to TensorBoard and to `audit.json` how far imagination and the cell agree."""
+    import copy
+
+    from rise_agents.cli.progress import say
+    from rise_env.files import write_json
+
+    try:
+        from benchmarks.audit import audit_policy
+    except ImportError as error:
+        raise ConfigError("--audit needs the cell of a checkout: `benchmarks` is not part of the package") from error
+    if args.true_world:
+        raise ConfigError("--audit holds imagination against the cell: it makes no sense with --true-world")
+    first, rows = copy.deepcopy(agent.policy), []
+
+    def watch(trained: Any) -> None:
+        figures = audit_policy(
+            trained.policy, trained.envs.world_model,
+            states=args.audit, group=4, seed=_AUDIT_SEED, leader=first, guidance=1.0,
+        )  # fmt: skip
+        rows.append({"chunks": trained.num_chunks, **figures})
+        write_json(args.out / "audit.json", rows)
+        trained.log.scalars("audit", figures, trained.num_chunks)
+        say(
+            f"audit of {figures['states']} states: imagined and true advantage agree to {figures['overall']:.2f}, "
+            f"{figures['within_state']:.2f} within a state; true advantage {figures['advantage_mean']:+.3f}"
+        )
+
+    return watch

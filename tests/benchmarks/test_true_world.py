@@ -58,3 +58,15 @@ def test_an_agent_learns_there_as_it_does_in_imagination(envs: TrueWorldEnv) -> 
     agent.learn(12)
     assert agent.rounds >= 1
     assert np.isfinite(agent.figures["loss"])
+
+
+def test_a_pool_starts_from_any_state_of_its_episodes() -> None:
+    spec, config = load_cell("brick_sorting", "tiny")
+    envs = TrueWorldEnv(spec, config, 6, ("expert",), observation_lags=[2], latest_start=12, pool=2)
+    observations, infos = envs.reset(seed=list(range(6)))
+    again, _ = envs.reset(seed=list(range(6)))
+    np.testing.assert_array_equal(observations["image_head"], again["image_head"])
+    assert len(np.unique(infos["progress"])) > 2  # more states than episodes
+    assert (observations["state"] != observations["state_lag2"]).any()  # the past is of the same episode, not a copy
+    hold = np.repeat(observations["state"][:, None], spec.chunk, axis=1)
+    assert np.isfinite(envs.step(hold)[1]).all()

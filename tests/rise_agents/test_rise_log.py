@@ -1,0 +1,41 @@
+"""What RISE leaves in TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rise_agents.rise import RISE, RiseConfig
+from rise_agents.rise_log import RiseLog
+from rise_env.testing import counting_envs, counting_starts, counting_world_model
+from tests.rise_agents.test_rise import policy
+
+
+def test_scalars_levels_advantages_and_films(tmp_path: Path) -> None:
+    envs = counting_envs(
+        4, starts=counting_starts(count=8), world_model=counting_world_model(), observation_lags=[2],
+        autoreset_mode="disabled", render_mode="rgb_array",
+    )  # fmt: skip
+    agent = RISE(policy(), envs, None, RiseConfig(offline_ratio=0.0, epochs=1), log=tmp_path)
+    agent.film()
+    agent.learn(20)
+    before = agent.num_chunks
+    agent.film()
+    assert agent.num_chunks == before  # what is filmed is not learned
+    written = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    tags = written.Tags()
+    assert {"rise/loss", "rise/ema_distance", "rise/advantage", "levels/00", "levels/09"} <= set(tags["scalars"])
+    assert sum(written.Scalars(f"levels/{level:02d}")[0].value for level in range(10)) == pytest.approx(1)
+    assert "rise/advantages" in tags["histograms"]
+    assert [film.step for film in written.Images("imagined")] == [0, before]
+    assert written.Images("imagined")[0].height > written.Images("imagined")[0].width / 2  # four, one above the other
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = RiseLog(None)
+    log.scalars("rise", {"loss": 1.0}, 1)
+    assert not log
+    assert not list(tmp_path.iterdir())
