@@ -37,8 +37,9 @@ __all__ = ["RISE", "RiseConfig", "Round"]
 _STATE = "rise_state.pt"
 #: Which recorded states are filmed.
 _FILM_SEED = 4711
-#: Part of the kept proposals that is learned without a level. With a tenth, as in warm-up, proposals chosen at random
-#: took a policy from 48 to 25 % success; with half, and a lower rate, to 37 % (lab notebook).
+#: Part of the kept proposals that is learned without a level, where the policy acts with guidance. With a tenth, as in
+#: warm-up, proposals chosen at random took a policy from 48 to 25 % success; with half, and a lower rate, to 37 % (lab
+#: notebook).
 _HIDDEN_OF_KEPT = 0.5
 
 
@@ -431,7 +432,7 @@ class RISE:
             levels, chunks = imagined.levels[index], imagined.chunks[index]
             # Proposals were asked to be good: without a level the branch is to go on meaning "as recorded". Where only
             # the best are kept, it follows them closely: guidance would be learned, and added anew, round by round.
-            hidden = _HIDDEN_OF_KEPT if self.config.keep else 0.0
+            hidden = _HIDDEN_OF_KEPT if self.config.keep and self.policy.guidance != 1.0 else 0.0
             losses = self.actor.loss(context, levels, chunks, generator, hidden=hidden)
             total, weight = total + (weights * losses).sum(), weight + float(weights.sum())
         if offline:

@@ -5,9 +5,8 @@
 
 On two CPU cores, in at most a quarter of an hour:
 
-1. episodes of imperfect operators, of corrections and of an expert are recorded in the MuJoCo work cell, which stands
-   for the robot, and scored by the value model;
-2. the shipped base policy is evaluated in the cell;
+1. the shipped base policy is evaluated in the MuJoCo work cell, which stands for the robot;
+2. episodes of it are recorded there, and scored by the value model: the offline data;
 3. RISE improves it inside the shipped world model, from the recorded states; the cell is not used;
 4. the improved policy meets the same episodes in the cell;
 5. one HTML report shows numbers with intervals, curves and films. Its path is printed last.
@@ -25,13 +24,14 @@ from typing import Any
 
 from rise_env.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["LABELS", "SETTINGS", "add_arguments", "record_base", "run"]
 
 _CELL, _IMAGINATION, _TASK = "RISE-BrickSorting-Cell-v0", "RISE-BrickSorting-v0", "brick_sorting"
-#: What is recorded: policy, episodes, first seed, and whether these are demonstrations. The seeds are those of the
-#: first episodes that the base policy was trained on, so nothing here is news to it.
-_RECORDINGS = (("operator", 60, 10_000, False), ("corrected", 20, 20_000, False), ("expert", 20, 30_000, True))
-_LABELS = "demo"
+#: Recorded episodes of the base policy, and the seed of the first: none of those that it is evaluated on.
+_RECORDED, _RECORDED_SEED = 120, 70_000
+LABELS = "demo"
+#: Settings of RISE on top of its defaults: of eight proposals per state the one imagined best is learned.
+SETTINGS = {"group": 8, "keep": 1, "chunks_per_state": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,19 +60,18 @@ def run(args: argparse.Namespace) -> int:
     path = str(bundle.policy) if args.policy == "base" and bundle.policy else find_policy(args.policy, _TASK)
     if path is None:
         raise ConfigError(f"the bundle {bundle.path} holds no base policy: give --policy")
-    settings = {**parsed_settings(args.overrides), "seed": args.seed}
+    settings = {**SETTINGS, **parsed_settings(args.overrides), "seed": args.seed}
     config = {"policy": path, "settings": settings, "episodes": args.episodes, "minutes": args.minutes}
     _same_run(args.out, config)
     base = load_policy(path)
-    with clock.timed("recording"):
-        data = [_record(args.out / "data" / name, name, count, seed, bundle, forced)
-                for name, count, seed, forced in _RECORDINGS]  # fmt: skip
     with clock.timed("evaluating the base"):
         before = _evaluate("base", base, args)
+    with clock.timed("recording"):
+        data = record_base(args.out / "data" / "base", base, bundle)
     run_folder = args.out / "rise"
     if not (run_folder / "done.json").exists():
         with clock.timed("improving"):
-            agent = set_up("rise", _IMAGINATION, base, data, _LABELS, bundle=bundle.path, num_envs=32,
+            agent = set_up("rise", _IMAGINATION, base, [data], LABELS, bundle=bundle.path, num_envs=32,
                            log=run_folder / "tensorboard", settings=settings)  # fmt: skip
             history = _History(run_folder / "history.json", agent.restore(run_folder))
             left = 60 * args.minutes - clock.spent("improving")
@@ -106,26 +105,29 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _record(folder: Path, name: str, episodes: int, seed: int, bundle: Any, demonstrations: bool) -> Path:
-    """Record (or go on recording) a scripted policy and label what was recorded."""
+def record_base(folder: Path, policy: Any, bundle: Any) -> Path:
+    """Record (or go on recording) the base policy in the cell, and label what was recorded."""
+    from rise_agents.cli.cell_policy import PolicyInCell
     from rise_agents.cli.progress import bar
     from rise_env.data import label_tags, open_dataset
     from rise_env.value.labelling import label_frames, write_labels
     from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import load_cell
 
-    if folder.exists() and _LABELS in label_tags(folder):
+    if folder.exists() and LABELS in label_tags(folder):
         return folder
     spec, config = load_cell(_TASK, "small")
-    with bar(episodes, f"recording {name}", "episodes") as progress:
+    with bar(_RECORDED, "recording the base", "episodes") as progress:
 
         def on_episode(saved: int, _: CollectedEpisode | None) -> None:
             progress.update(saved - progress.n)
 
-        collect(spec, config, name, episodes, seed, folder, on_episode=on_episode)
+        def base(cell: Any, renderer: Any) -> PolicyInCell:
+            return PolicyInCell(cell, renderer, policy, "base", _RECORDED_SEED)
+
+        collect(spec, config, "base", _RECORDED, _RECORDED_SEED, folder, on_episode=on_episode, make_policy=base)
     dataset = open_dataset(folder, bundle.spec)
-    labels = label_frames(bundle.world_model().value, dataset, spec.chunk, demonstrations=demonstrations)
-    write_labels(dataset, _LABELS, labels)
+    write_labels(dataset, LABELS, label_frames(bundle.world_model().value, dataset, spec.chunk))
     return folder
 
 

@@ -30,7 +30,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_records_improves_evaluates_and_reports_and_goes_on_after_an_interruption(
     tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "_RECORDINGS", (("operator", 4, 10_000, False), ("expert", 4, 30_000, True)))
+    monkeypatch.setattr(demo, "_RECORDED", 4)
     out, file = tmp_path / "out", tmp_path / "demo.json"
     command = ["demo", "--out", str(out), "--json", str(file), "--policy", str(policy), "--episodes", "2",
                "--minutes", "0.05", "--set", "batch=16", "epochs=1"]  # fmt: skip

@@ -1,0 +1,162 @@
+"""The ladder: RISE beside the controls that say what its gain is due to, all on the same episodes, in one table.
+
+  python -m benchmarks.ladder --policy base --out out/ladder
+  python -m benchmarks.ladder --policy base --out out/ladder --rows rise shuffled --seeds 0 1 2 --threads 1
+  python -m benchmarks.ladder --policy base --out out/ladder --table-only
+
+Every row is a training run of its own below `--out` (where the data are recorded and labelled first), is resumed after
+an interruption, and is evaluated on `--episodes` episodes of the work cell from `--seed` on, which no other part of the
+project uses. Several processes may work on different rows in the same folder once the data are there. `table.md` holds
+the table, `<row>-<seed>/evaluation.json` every episode.
+
+Rows: `base`; `guided` (the base with guidance 2); `best-of` (the base, of whose 8 proposals the one imagined best is
+executed; nothing trained); `rise` (what `rise demo` does); `paper` (one proposal per state, two chunks in a row, all
+learned under their measured levels); `shuffled` (`rise` with the advantages of every round shuffled); `offline`
+(recorded chunks only); `true` (`rise` with the cell in place of imagination: the ceiling, nothing a robot could do).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_agents.cli.demo import LABELS, SETTINGS, record_base
+from rise_agents.evaluation import EvaluationResult, evaluate, policy_of, wilson_interval
+from rise_agents.paired import paired_change
+
+__all__ = ["ROWS", "main", "table"]
+
+_CELL, _IMAGINATION = "RISE-BrickSorting-Cell-v0", "RISE-BrickSorting-v0"
+_PROPOSALS = 8
+
+#: Settings of RISE by row, on top of `SETTINGS`; None where nothing is trained.
+ROWS: dict[str, dict[str, Any] | None] = {
+    "base": None,
+    "guided": None,
+    "best-of": None,
+    "rise": {},
+    "paper": {"group": 1, "keep": 0, "chunks_per_state": 2, "offline_ratio": 0.6},
+    "shuffled": {"shuffled": True},
+    "offline": {"group": 1, "keep": 0, "chunks_per_state": 1, "offline_ratio": 1.0, "epochs": 1},
+    "true": {},
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train and evaluate the rows asked for, then write the table."""
+    import torch
+
+    import rise_env  # noqa: F401  (registers the environments)
+    from rise_agents.cli.improve import learn, set_up
+    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_env.bundle import find_bundle, load_bundle
+
+    args = _parsed(arguments)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    bundle = load_bundle(args.bundle or find_bundle("brick_sorting"))
+    path = str(bundle.policy) if args.policy == "base" and bundle.policy else find_policy(args.policy, "brick_sorting")
+    if path is None:
+        raise SystemExit(f"--policy {args.policy}: there is no such policy")
+    base = load_policy(path)
+    rows = [] if args.table_only else args.rows
+    if rows:
+        data = record_base(args.out / "data", base, bundle)
+    for row in rows:
+        settings = ROWS[row]
+        for seed in args.seeds if settings is not None else [0]:
+            folder = args.out / f"{row}-{seed}"
+            if settings is not None and not (folder / "done.json").exists():
+                merged = {**SETTINGS, **settings, "seed": seed}
+                agent = set_up("rise", _IMAGINATION, base, [data], LABELS, bundle=bundle.path, num_envs=32,
+                               true_world=row == "true", log=folder / "tensorboard", settings=merged)  # fmt: skip
+                agent.restore(folder)
+                budget = round(args.chunks * args.true_share) if row == "true" else args.chunks
+                learn(agent, folder, budget, None)
+                done = {"chunks": agent.num_chunks, "updates": agent.updates}
+                (folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
+            _evaluate(row, folder, path, args)
+    text = table(args.out)
+    (args.out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def table(folder: Path) -> str:
+    """Markdown table of all rows that have been evaluated below `folder`."""
+    base = _result(folder / "base-0")
+    lines = [
+        "| row | training seeds | success | 95 % interval | gain on the base, points | score |",
+        "|" + " --- |" * 6,
+    ]
+    for row in ROWS:
+        found = [_result(path) for path in sorted(folder.glob(f"{row}-[0-9]*"))]
+        results = [result for result in found if result is not None]
+        if not results:
+            continue
+        wins = sum(round(result.success_rate * result.episodes) for result in results)
+        episodes = sum(result.episodes for result in results)
+        low, high = wilson_interval(wins, episodes)
+        gain = ""
+        if base is not None and row != "base":
+            changes = [paired_change(base, result) for result in results]
+            gain = "; ".join(f"{c.gain:+.1f} ({c.interval[0]:+.1f} to {c.interval[1]:+.1f})" for c in changes)
+        each = ", ".join(f"{result.success_rate:.1%}" for result in results)
+        success = f"{wins / episodes:.1%}" + (f" ({each})" if len(results) > 1 else "")
+        score = np.mean([result.score_mean for result in results])
+        count = len(results) if ROWS[row] is not None else "-"
+        lines.append(f"| {row} | {count} | {success} | {low:.1%} to {high:.1%} | {gain} | {score:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _result(folder: Path) -> EvaluationResult | None:
+    file = folder / "evaluation.json"
+    return EvaluationResult.from_dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+
+
+def _evaluate(row: str, folder: Path, base: str, args: argparse.Namespace) -> None:
+    from rise_env.files import write_json
+    from rise_env.provenance import provenance
+
+    if (folder / "evaluation.json").exists():
+        return
+    options: dict[str, Any] = {"bundle": args.bundle}
+    if row == "guided":
+        options["guidance"] = 2.0
+    if row == "best-of":
+        options["best_of"] = _PROPOSALS
+    policy = base if ROWS[row] is None else str(folder)
+    make, needs = policy_of(policy, _CELL, **options)
+    result = evaluate(_CELL, make, args.episodes, args.seed, env_kwargs=needs)
+    config = {"row": row, "settings": ROWS[row], "chunks": args.chunks, "episodes": args.episodes}
+    write_json(folder / "evaluation.json", {**result.to_dict(), "provenance": provenance(config, args.seed)})
+    print(f"{folder.name}: {result.success_rate:.1%} {result.failure_modes}", flush=True)
+
+
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ladder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
+    parser.add_argument("--out", type=Path, default=Path("out/ladder"), help="directory (default: %(default)s)")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
+    parser.add_argument("--chunks", type=int, default=60_000, help="imagined chunks per run (default: %(default)s)")
+    parser.add_argument(
+        "--true-share", type=float, default=1.0, help="part of that for `true`, which is slow (default: all)"
+    )
+    parser.add_argument("--episodes", type=int, default=200, help="episodes per evaluation (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=600_000, help="seed of the first one (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--table-only", action="store_true", help="only write the table of what is there")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
