@@ -64,6 +64,8 @@ class RiseConfig:
         group: Proposals per state, all imagined from there. With more than one, imagination goes on from the best.
         keep: Learn only so many of a group, those imagined best, and under the best level: the policy becomes its own
             best of `group`. 0 learns all of them under what was measured, as in the paper. Wants `group` > `keep`.
+        margin: With `keep`: leave out groups whose best is imagined less than this above their mean: where it makes no
+            difference what is done (the outcome is certain already), there is nothing to learn.
         relative: Take advantages relative to the mean of their group, in units of the deviation of all such
             differences, and spread them over the bins so that the best one begins one deviation above the mean; wants
             `group` > 1.
@@ -88,6 +90,7 @@ class RiseConfig:
     guidance: float = 1.0
     group: int = 1
     keep: int = 0
+    margin: float = 0.0
     relative: bool = False
     recorded_member: bool = False
     shuffled: bool = False
@@ -111,6 +114,7 @@ class RiseConfig:
         require(self.group > 1 or not self.relative, "relative advantages need a group of at least 2 proposals")
         require(0 <= self.keep < self.group or not self.keep, f"keep {self.keep} is not less than group {self.group}")
         require(not (self.keep and self.relative), "keep learns the best under the best level: leave out relative")
+        require(self.margin >= 0 and (self.keep > 0 or not self.margin), f"margin {self.margin} wants keep")
         require(self.certainty >= 0, f"certainty is {self.certainty}, expected at least 0")
 
 
@@ -355,6 +359,9 @@ class RISE:
         if config.keep:
             rank = (-judged).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
             chosen &= rank < config.keep
+            lead = np.where(kept, judged.max(axis=1) - judged.mean(axis=1), -np.inf)
+            # Whatever the margin, a round learns something.
+            chosen &= (lead >= min(config.margin, float(lead.max())))[:, None]
             levels = np.full_like(levels, codec.best)
         row, member = (torch.from_numpy(index) for index in np.nonzero(chosen))
         weights = np.exp(-config.certainty * np.asarray(uncertainty, np.float64))

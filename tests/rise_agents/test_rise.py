@@ -214,6 +214,24 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
         other.restore(tmp_path)
 
 
+def test_groups_without_a_difference_are_left_out() -> None:
+    settings = {"group": 4, "keep": 1, "chunks_per_state": 1}
+    learner = agent(**settings)
+    found = learner.envs.foresee  # the lead of every group, as the first round will meet it
+    leads: list[np.ndarray] = []
+
+    def noted(chunks: Any) -> Any:
+        result = found(chunks)
+        leads.append(result.advantage.max(axis=1) - result.advantage.mean(axis=1))
+        return result
+
+    learner.envs.foresee = noted
+    assert len(learner.imagine()) == len(leads[0])
+    middle = float(np.median(leads[0]))
+    assert len(agent(**settings, margin=middle).imagine()) == int((leads[0] >= middle).sum()) < len(leads[0])
+    assert len(agent(**settings, margin=1e9).imagine()) >= 1  # the best of them, rather than nothing
+
+
 def test_the_shuffled_control_keeps_the_levels_and_loses_whose_they_are() -> None:
     plain, shuffled = agent().imagine(), agent(shuffled=True).imagine()
     torch.testing.assert_close(plain.chunks, shuffled.chunks)
@@ -244,6 +262,7 @@ def test_histories_are_those_of_the_moment() -> None:
     [
         ({"relative": True}, "group"),
         ({"group": 3, "keep": 3}, "keep 3"),
+        ({"margin": 0.1}, "wants keep"),
         ({"group": 3, "keep": 1, "relative": True}, "leave out relative"),
         ({"chunks_per_state": 3}, "max_chunks=3"),
         ({"offline_ratio": 1.5}, r"\[0, 1\]"),
