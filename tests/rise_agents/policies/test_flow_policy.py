@@ -127,6 +127,27 @@ def test_more_steps_follow_the_same_velocity(policy: FlowPolicy, context: Contex
     )
 
 
+def test_one_step_of_a_policy_that_predicts_chunks_is_its_prediction(spec: TaskSpec, context: Context) -> None:
+    policy = make(spec, dataclasses.replace(CONFIG, predicts="chunk"))
+    best, noise = full(policy, policy.codec.best), noise_of(policy)
+    predicted = policy.denoiser(noise.flatten(1), context.features, torch.ones(COUNT), best)
+    torch.testing.assert_close(
+        policy.sample(context, best, noise, steps=1), policy.denormalise(predicted, context.state), atol=1e-5, rtol=1e-5
+    )
+    policy.denoiser.write.weight.data.zero_()  # whatever the noise and the steps, it ends at the same chunk
+    ends = [policy.sample(context, best, noise_of(policy, seed=seed), steps=3 + seed) for seed in range(2)]
+    torch.testing.assert_close(ends[0], ends[1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_policy_that_predicts_the_right_chunk_has_no_loss(spec: TaskSpec, context: Context) -> None:
+    policy = make(spec, dataclasses.replace(CONFIG, predicts="chunk"))
+    policy.denoiser.write.weight.data.zero_()
+    right = policy.denormalise(policy.denoiser.write.bias.expand(COUNT, -1), context.state)
+    level = full(policy, 3)
+    assert policy.loss(context, level, right, torch.Generator().manual_seed(0)).max() < 1e-6
+    assert policy.loss(context, level, right + 0.1, torch.Generator().manual_seed(0)).min() > 1e-2
+
+
 def test_an_observation_without_its_past_names_the_argument(
     policy: FlowPolicy, spec: TaskSpec, observe: Observe
 ) -> None:
@@ -196,8 +217,9 @@ def test_the_loss_depends_on_the_level(spec: TaskSpec, context: Context) -> None
     assert (low - high).abs().min() > 1e-5
 
 
-def test_levels_are_learned(spec: TaskSpec, context: Context) -> None:
-    policy = make(spec, dataclasses.replace(CONFIG, unsaid=0.0))
+@pytest.mark.parametrize("predicts", ["velocity", "chunk"])
+def test_levels_are_learned(spec: TaskSpec, context: Context, predicts: str) -> None:
+    policy = make(spec, dataclasses.replace(CONFIG, unsaid=0.0, predicts=predicts))
     chunks = {0: context.state[:, None] - 0.3, 9: context.state[:, None] + 0.3}
     chunks = {level: chunk.repeat(1, spec.chunk, 1) for level, chunk in chunks.items()}
     generator = torch.Generator().manual_seed(0)
@@ -384,6 +406,7 @@ def test_a_damaged_checkpoint_is_named(policy: FlowPolicy, tmp_path: Path, damag
         ({"steps": 0}, "steps is 0"),
         ({"unsaid": 1.0}, "unsaid is 1.0"),
         ({"shift": -1}, "shift is -1"),
+        ({"predicts": "noise"}, "predicts is 'noise'"),
         ({"storage": "int8"}, "storage is 'int8'"),
     ],
 )
