@@ -7,7 +7,8 @@
 Every row is a training run of its own below `--out` (where the data are recorded and labelled first), is resumed after
 an interruption, and is evaluated on `--episodes` episodes of the work cell from `--seed` on, which no other part of the
 project uses. Several processes may work on different rows in the same folder once the data are there. `table.md` holds
-the table, `<row>-<seed>/evaluation.json` every episode.
+the table, `<row>-<seed>/evaluation*.json` every episode. All are evaluated twice: with the noise that a flow policy
+starts its chunks from, as it was trained, and without, which makes a policy act more steadily and costs nothing.
 
 Rows: `base`; `guided` (the base with guidance 2); `best-of` (the base, of whose 8 proposals the one imagined best is
 executed; nothing trained); `rise` (what `rise demo` does); `paper` (one proposal per state, two chunks in a row, all
@@ -23,8 +24,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rise_agents.cli.demo import LABELS, SETTINGS, record_base
 from rise_agents.evaluation import EvaluationResult, evaluate, policy_of, wilson_interval
 from rise_agents.paired import paired_change
@@ -33,6 +32,8 @@ __all__ = ["ROWS", "main", "table"]
 
 _CELL, _IMAGINATION = "RISE-BrickSorting-Cell-v0", "RISE-BrickSorting-v0"
 _PROPOSALS = 8
+#: What a row is evaluated with, noise of the acting policy, and where.
+_EVALUATIONS = {1.0: "evaluation.json", 0.0: "evaluation-without-noise.json"}
 
 #: Settings of RISE by row, on top of `SETTINGS`; None where nothing is trained.
 ROWS: dict[str, dict[str, Any] | None] = {
@@ -89,33 +90,37 @@ def main(arguments: list[str] | None = None) -> int:
 
 def table(folder: Path) -> str:
     """Markdown table of all rows that have been evaluated below `folder`."""
-    base = _result(folder / "base-0")
-    lines = [
-        "| row | training seeds | success | 95 % interval | gain on the base, points | score |",
-        "|" + " --- |" * 6,
-    ]
+    heading = ["row", "training seeds"]
+    for name in ("acting with noise", "acting without"):
+        heading += [f"{name}: success", "95 % interval", "gain on the base, points, by seed"]
+    lines = ["| " + " | ".join(heading) + " |", "|" + " --- |" * len(heading)]
     for row in ROWS:
-        found = [_result(path) for path in sorted(folder.glob(f"{row}-[0-9]*"))]
-        results = [result for result in found if result is not None]
-        if not results:
-            continue
-        wins = sum(round(result.success_rate * result.episodes) for result in results)
-        episodes = sum(result.episodes for result in results)
-        low, high = wilson_interval(wins, episodes)
-        gain = ""
-        if base is not None and row != "base":
-            changes = [paired_change(base, result) for result in results]
-            gain = "; ".join(f"{c.gain:+.1f} ({c.interval[0]:+.1f} to {c.interval[1]:+.1f})" for c in changes)
-        each = ", ".join(f"{result.success_rate:.1%}" for result in results)
-        success = f"{wins / episodes:.1%}" + (f" ({each})" if len(results) > 1 else "")
-        score = np.mean([result.score_mean for result in results])
-        count = len(results) if ROWS[row] is not None else "-"
-        lines.append(f"| {row} | {count} | {success} | {low:.1%} to {high:.1%} | {gain} | {score:.2f} |")
+        cells = [_cells(folder, row, name) for name in _EVALUATIONS.values()]
+        if any(cells):
+            seeds = len(list(folder.glob(f"{row}-[0-9]*"))) if ROWS[row] is not None else "-"
+            lines.append(f"| {row} | {seeds} | " + " | ".join(" | ".join(part or [""] * 3) for part in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _result(folder: Path) -> EvaluationResult | None:
-    file = folder / "evaluation.json"
+def _cells(folder: Path, row: str, name: str) -> list[str]:
+    """Success, its interval, and the gains of a row; none if it was not evaluated."""
+    base = _result(folder / "base-0" / name)
+    results = [_result(path / name) for path in sorted(folder.glob(f"{row}-[0-9]*"))]
+    found = [result for result in results if result is not None]
+    if not found:
+        return []
+    wins = sum(round(result.success_rate * result.episodes) for result in found)
+    episodes = sum(result.episodes for result in found)
+    low, high = wilson_interval(wins, episodes)
+    each = ", ".join(f"{result.success_rate:.1%}" for result in found)
+    gain = ""
+    if base is not None and row != "base":
+        changes = [paired_change(base, result) for result in found]
+        gain = "; ".join(f"{c.gain:+.1f} ({c.interval[0]:+.1f} to {c.interval[1]:+.1f})" for c in changes)
+    return [f"{wins / episodes:.1%}" + (f" ({each})" if len(found) > 1 else ""), f"{low:.1%} to {high:.1%}", gain]
+
+
+def _result(file: Path) -> EvaluationResult | None:
     return EvaluationResult.from_dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
@@ -123,19 +128,20 @@ def _evaluate(row: str, folder: Path, base: str, args: argparse.Namespace) -> No
     from rise_env.files import write_json
     from rise_env.provenance import provenance
 
-    if (folder / "evaluation.json").exists():
-        return
     options: dict[str, Any] = {"bundle": args.bundle}
     if row == "guided":
         options["guidance"] = 2.0
     if row == "best-of":
         options["best_of"] = _PROPOSALS
     policy = base if ROWS[row] is None else str(folder)
-    make, needs = policy_of(policy, _CELL, **options)
-    result = evaluate(_CELL, make, args.episodes, args.seed, env_kwargs=needs)
-    config = {"row": row, "settings": ROWS[row], "chunks": args.chunks, "episodes": args.episodes}
-    write_json(folder / "evaluation.json", {**result.to_dict(), "provenance": provenance(config, args.seed)})
-    print(f"{folder.name}: {result.success_rate:.1%} {result.failure_modes}", flush=True)
+    for noise, name in _EVALUATIONS.items():
+        if (folder / name).exists() or (row == "best-of" and not noise):
+            continue
+        make, needs = policy_of(policy, _CELL, **options, **({} if row == "best-of" else {"noise": noise}))
+        result = evaluate(_CELL, make, args.episodes, args.seed, env_kwargs=needs)
+        config = {"row": row, "settings": ROWS[row], "chunks": args.chunks, "episodes": args.episodes, "noise": noise}
+        write_json(folder / name, {**result.to_dict(), "provenance": provenance(config, args.seed)})
+        print(f"{folder.name}, noise {noise:g}: {result.success_rate:.1%} {result.failure_modes}", flush=True)
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:

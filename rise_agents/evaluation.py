@@ -93,8 +93,9 @@ def policy_of(name: str, env_id: str, **options: Any) -> tuple[PolicyMaker, dict
     Args:
         name: "base", the path or Hub id of a policy, or a name for `named_policy`.
         env_id: Environment id, which decides on the task of "base".
-        **options: For trained policies: `advantage` (see `policies.loading.level_of`), `guidance`, `steps`, `device`;
-            `best_of`: imagine so many proposals and take the best; `bundle`: whose world model imagines them.
+        **options: For trained policies: `advantage` (see `policies.loading.level_of`), `guidance`, `steps` and `noise`
+            (see `PolicyRunner`), `device`; `best_of`: imagine so many proposals and take the best; `bundle`: whose
+            world model imagines them.
 
     Returns:
         A function that makes the policy for a vector environment, and keyword arguments for that environment.
@@ -124,7 +125,8 @@ def policy_of(name: str, env_id: str, **options: Any) -> tuple[PolicyMaker, dict
         bundle = load_bundle(options.get("bundle") or find_bundle(policy.spec.name))
         chooser = BestOfN(policy, bundle.world_model(device=options.get("device") or "cpu"), count, level, guidance)
         return lambda envs: chooser, {"observation_lags": list(chooser.lags)}
-    runner = PolicyRunner(policy, level, guidance, options.get("steps"))
+    noise = 1.0 if options.get("noise") is None else options["noise"]
+    runner = PolicyRunner(policy, level, guidance, options.get("steps"), noise)
     return lambda envs: runner, {"observation_lags": list(policy.lags)} if policy.lags else {}
 
 

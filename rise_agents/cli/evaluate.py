@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
     parser.add_argument(
+        "--noise", type=float, metavar="S", help="deviation of the noise a chunk starts from (default: 1; 0: none)"
+    )
+    parser.add_argument(
         "--best-of", type=int, metavar="N", help="imagine N proposals per decision and execute the best"
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="whose world model imagines them (default: shipped)")
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     make, needs = policy_of(
         args.policy, args.env,
-        advantage=args.advantage, guidance=args.guidance, best_of=args.best_of, bundle=args.bundle,
+        advantage=args.advantage, guidance=args.guidance, noise=args.noise, best_of=args.best_of, bundle=args.bundle,
     )  # fmt: skip
     env_kwargs |= needs
     successes = 0
@@ -94,7 +97,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         config = {"env": args.env, "policy": args.policy, "episodes": args.episodes, **env_kwargs}
         config |= (
-            {"advantage": args.advantage or "best", "guidance": args.guidance, "best_of": args.best_of or 1}
+            {
+                "advantage": args.advantage or "best",
+                "guidance": args.guidance,
+                "noise": 1.0 if args.noise is None else args.noise,
+                "best_of": args.best_of or 1,
+            }
             if needs
             else {}
         )

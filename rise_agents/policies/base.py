@@ -205,14 +205,21 @@ class PolicyRunner:
         level: Advantage level to ask for; the best when None.
         guidance: As in `Policy.sample`; the policy's own when None.
         steps: As in `Policy.sample`.
+        noise: Deviation of the initial noise; 1 as trained, 0 for its middle: then nothing is drawn.
     """
 
     def __init__(
-        self, policy: Policy, level: int | None = None, guidance: float | None = None, steps: int | None = None
+        self,
+        policy: Policy,
+        level: int | None = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+        noise: float = 1.0,
     ) -> None:
         self.policy = policy.eval()
         self.level = policy.codec.best if level is None else level
         self.guidance, self.steps = policy.guidance if guidance is None else guidance, steps
+        self.noise = noise
         self._generators: list[torch.Generator] = []
 
     def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:
@@ -230,6 +237,6 @@ class PolicyRunner:
         count = len(observations["state"])
         context = policy.context(observation_tensors(observations, policy.device), [policy.spec.prompt] * count)
         levels = torch.full((count,), self.level, device=policy.device)
-        noise = policy.draw_noise(self._generators)
+        noise = self.noise * policy.draw_noise(self._generators)
         chunks = policy.sample(context, levels, noise, guidance=self.guidance, steps=self.steps)
         return policy.within_limits(chunks).cpu().numpy()

@@ -464,6 +464,17 @@ def test_chunks_stay_within_the_joint_limits(policy: FlowPolicy, spec: TaskSpec,
     assert (chunks == spec.layout.high).any()
 
 
+def test_without_noise_nothing_is_drawn(policy: FlowPolicy, spec: TaskSpec, observe: Observe) -> None:
+    observations = {key: value.numpy() for key, value in observe(spec, COUNT, policy.lags).items()}
+    drawn, still = [], []
+    for seed in (1, 2):
+        for runner, found in ((PolicyRunner(policy), drawn), (PolicyRunner(policy, noise=0.0), still)):
+            runner.begin([seed] * COUNT, np.ones(COUNT, bool))
+            found.append(runner.act(observations))
+    assert (drawn[0] != drawn[1]).any()
+    np.testing.assert_array_equal(still[0], still[1])
+
+
 def test_the_runner_asks_for_the_level_it_is_told(policy: FlowPolicy, spec: TaskSpec, observe: Observe) -> None:
     observations = {key: value.numpy() for key, value in observe(spec, 1, policy.lags).items()}
 
