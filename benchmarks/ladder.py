@@ -13,7 +13,8 @@ starts its chunks from, as it was trained, and without, which makes a policy act
 Rows: `base`; `guided` (the base with guidance 2); `best-of` (the base, of whose 8 proposals the one imagined best is
 executed; nothing trained); `rise` (what `rise demo` does); `paper` (one proposal per state, two chunks in a row, all
 learned under their measured levels); `shuffled` (`rise` with the advantages of every round shuffled); `offline`
-(recorded chunks only); `true` (`rise` with the cell in place of imagination: the ceiling, nothing a robot could do).
+(recorded chunks only, as many updates); `bc` (the warm-up continued, if `rise train policy --initial base --out
+<out>/bc-0` was run); `true` (`rise` with the cell in place of imagination: the ceiling, nothing a robot could do).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rise_agents.cli.demo import LABELS, SETTINGS, record_base
+from rise_agents.cli.demo import LABELS, SETTINGS, STARTS, record_data
 from rise_agents.evaluation import EvaluationResult, evaluate, policy_of, wilson_interval
 from rise_agents.paired import paired_change
 
@@ -41,11 +42,16 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "guided": None,
     "best-of": None,
     "rise": {},
-    "paper": {"group": 1, "keep": 0, "chunks_per_state": 2, "offline_ratio": 0.6},
+    "paper": {"group": 1, "keep": 0, "margin": 0.0, "noise": 1.0, "chunks_per_state": 2, "offline_ratio": 0.6},
     "shuffled": {"shuffled": True},
-    "offline": {"group": 1, "keep": 0, "chunks_per_state": 1, "offline_ratio": 1.0, "epochs": 1},
+    "offline": {"group": 1, "keep": 0, "margin": 0.0, "offline_ratio": 1.0, "epochs": 1},
+    "bc": None,
     "true": {},
 }
+#: Part of the chunks that a row imagines, where not all. `offline` learns from none of them: so few rounds are as many
+#: updates as those of `rise`. Of `paper`, which learns every chunk, and `true`, which is slow, it is what time allows.
+SHARES = {"paper": 0.2, "offline": 0.01, "true": 0.3}
+_ACTS_AS_BASE = ("base", "guided", "best-of")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,21 +73,21 @@ def main(arguments: list[str] | None = None) -> int:
     base = load_policy(path)
     rows = [] if args.table_only else args.rows
     if rows:
-        data = record_base(args.out / "data", base, bundle)
+        data = record_data(args.out / "data", path, bundle)
     for row in rows:
         settings = ROWS[row]
         for seed in args.seeds if settings is not None else [0]:
             folder = args.out / f"{row}-{seed}"
             if settings is not None and not (folder / "done.json").exists():
                 merged = {**SETTINGS, **settings, "seed": seed}
-                agent = set_up("rise", _IMAGINATION, base, [data], LABELS, bundle=bundle.path, num_envs=32,
+                agent = set_up("rise", _IMAGINATION, base, data, LABELS, bundle=bundle.path, starts=STARTS,
                                true_world=row == "true", log=folder / "tensorboard", settings=merged)  # fmt: skip
                 agent.restore(folder)
-                budget = round(args.chunks * args.true_share) if row == "true" else args.chunks
-                learn(agent, folder, budget, None)
+                learn(agent, folder, round(args.chunks * SHARES.get(row, 1.0)), None)
                 done = {"chunks": agent.num_chunks, "updates": agent.updates}
                 (folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
-            _evaluate(row, folder, path, args)
+            if settings is not None or row in _ACTS_AS_BASE or (folder / "model").exists():
+                _evaluate(row, folder, path, args)
     text = table(args.out)
     (args.out / "table.md").write_text(text, encoding="utf-8")
     print(text)
@@ -133,7 +139,7 @@ def _evaluate(row: str, folder: Path, base: str, args: argparse.Namespace) -> No
         options["guidance"] = 2.0
     if row == "best-of":
         options["best_of"] = _PROPOSALS
-    policy = base if ROWS[row] is None else str(folder)
+    policy = base if row in _ACTS_AS_BASE else str(folder)
     for noise, name in _EVALUATIONS.items():
         if (folder / name).exists() or (row == "best-of" and not noise):
             continue
@@ -153,10 +159,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out/ladder"), help="directory (default: %(default)s)")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument("--chunks", type=int, default=60_000, help="imagined chunks per run (default: %(default)s)")
-    parser.add_argument(
-        "--true-share", type=float, default=1.0, help="part of that for `true`, which is slow (default: all)"
-    )
+    parser.add_argument("--chunks", type=int, default=100_000, help="imagined chunks per run (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=200, help="episodes per evaluation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=600_000, help="seed of the first one (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")

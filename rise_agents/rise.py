@@ -61,6 +61,7 @@ class RiseConfig:
         guidance: Classifier-free guidance of the proposals, 1 for none, as released. What is proposed with guidance and
             learned is guided once more in the next round: 31,000 chunks with guidance 2 took a policy from 47 to 0 %
             success (lab notebook). Acting, the policy keeps its own.
+        noise: Deviation of the noise that proposals start from; less than 1 keeps them nearer to the policy's middle.
         group: Proposals per state, all imagined from there. With more than one, imagination goes on from the best.
         keep: Learn only so many of a group, those imagined best, and under the best level: the policy becomes its own
             best of `group`. 0 learns all of them under what was measured, as in the paper. Wants `group` > `keep`.
@@ -88,6 +89,7 @@ class RiseConfig:
     ema: float = 0.995
     scope: str = "action"
     guidance: float = 1.0
+    noise: float = 1.0
     group: int = 1
     keep: int = 0
     margin: float = 0.0
@@ -106,7 +108,7 @@ class RiseConfig:
 
         for name in ("chunks_per_state", "epochs", "batch", "group", "memory"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("offline_ratio", "near_failure"):
+        for name in ("offline_ratio", "near_failure", "noise"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}, expected in [0, 1]")
         require(0 <= self.ema < 1, f"ema is {self.ema}, expected in [0, 1)")
         require(self.rate > 0 and self.clip > 0, "rate and clip must be positive")
@@ -319,7 +321,7 @@ class RISE:
         config, envs, policy = self.config, self.envs, self.policy
         count = envs.num_envs * config.group
         owner = torch.arange(envs.num_envs, device=policy.device).repeat_interleave(config.group)
-        noise = torch.randn((count, *policy.noise_shape), generator=generator).to(policy.device)
+        noise = config.noise * torch.randn((count, *policy.noise_shape), generator=generator).to(policy.device)
         drawn = policy.sample(context[owner], self._ask(count), noise, guidance=config.guidance)
         chunks = policy.within_limits(drawn).unflatten(0, (envs.num_envs, config.group))
         proposed = np.ones((envs.num_envs, config.group), bool)

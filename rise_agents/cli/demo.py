@@ -6,7 +6,7 @@
 On two CPU cores, in at most a quarter of an hour:
 
 1. the shipped base policy is evaluated in the MuJoCo work cell, which stands for the robot;
-2. episodes of it are recorded there, and scored by the value model: the offline data;
+2. episodes of it and of operators are recorded there, and scored by the value model: the offline data;
 3. RISE improves it inside the shipped world model, from the recorded states; the cell is not used;
 4. the improved policy meets the same episodes in the cell;
 5. one HTML report shows numbers with intervals, curves and films. Its path is printed last.
@@ -24,14 +24,31 @@ from typing import Any
 
 from rise_env.errors import ConfigError
 
-__all__ = ["LABELS", "SETTINGS", "add_arguments", "record_base", "run"]
+__all__ = ["LABELS", "RECORDINGS", "SETTINGS", "STARTS", "add_arguments", "record_data", "run"]
 
 _CELL, _IMAGINATION, _TASK = "RISE-BrickSorting-Cell-v0", "RISE-BrickSorting-v0", "brick_sorting"
-#: Recorded episodes of the base policy, and the seed of the first: none of those that it is evaluated on.
-_RECORDED, _RECORDED_SEED = 120, 70_000
+#: The offline data: policy, episodes, and seed of the first; no episode that anything is evaluated on. The operators'
+#: are the first of those that the base policy was trained on.
+RECORDINGS = (
+    ("base", 120, 70_000),
+    ("operator", 80, 160_000),
+    ("operator-confused", 100, 100_000),
+    ("expert", 100, 170_000),
+)
 LABELS = "demo"
 #: Settings of RISE on top of its defaults: of eight proposals per state the one imagined best is learned.
-SETTINGS = {"group": 8, "keep": 1, "chunks_per_state": 1}
+SETTINGS = {
+    "group": 8,
+    "keep": 1,
+    "margin": 0.02,
+    "noise": 0.5,
+    "chunks_per_state": 1,
+    "offline_ratio": 0.4,
+    "epochs": 6,
+    "rate": 5e-4,
+}
+#: Recorded states to start from.
+STARTS = 8192
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +84,11 @@ def run(args: argparse.Namespace) -> int:
     with clock.timed("evaluating the base"):
         before = _evaluate("base", base, args)
     with clock.timed("recording"):
-        data = record_base(args.out / "data" / "base", base, bundle)
+        data = record_data(args.out / "data", path, bundle)
     run_folder = args.out / "rise"
     if not (run_folder / "done.json").exists():
         with clock.timed("improving"):
-            agent = set_up("rise", _IMAGINATION, base, [data], LABELS, bundle=bundle.path, num_envs=32,
+            agent = set_up("rise", _IMAGINATION, base, data, LABELS, bundle=bundle.path, starts=STARTS,
                            log=run_folder / "tensorboard", settings=settings)  # fmt: skip
             history = _History(run_folder / "history.json", agent.restore(run_folder))
             left = 60 * args.minutes - clock.spent("improving")
@@ -105,30 +122,64 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def record_base(folder: Path, policy: Any, bundle: Any) -> Path:
-    """Record (or go on recording) the base policy in the cell, and label what was recorded."""
-    from rise_agents.cli.cell_policy import PolicyInCell
-    from rise_agents.cli.progress import bar
+def record_data(folder: Path, policy: str, bundle: Any) -> list[Path]:
+    """Record (or go on recording) the offline data, two sets at a time, and label them with the bundle's value model.
+
+    Args:
+        folder: Below it, every set gets a directory of its own.
+        policy: Path of the base policy.
+        bundle: Whose value model labels them.
+
+    Returns:
+        The directories.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     from rise_env.data import label_tags, open_dataset
     from rise_env.value.labelling import label_frames, write_labels
+
+    folders = [folder / name for name, _, _ in RECORDINGS]
+    missing = [(path, *recording, policy) for path, recording in zip(folders, RECORDINGS, strict=True)
+               if not path.exists() or LABELS not in label_tags(path)]  # fmt: skip
+    if missing:
+        # Processes of their own: OpenGL and threads do not survive a fork.
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(_record, missing))
+    value = bundle.world_model().value
+    for path, *_ in missing:
+        dataset = open_dataset(path, bundle.spec)
+        write_labels(dataset, LABELS, label_frames(value, dataset, bundle.spec.chunk))
+    return folders
+
+
+def _record(job: tuple[Path, str, int, int, str]) -> None:
+    """Record one set, in a process of its own."""
+    import torch
+
+    from rise_agents.cli.cell_policy import PolicyInCell
+    from rise_agents.cli.progress import bar
+    from rise_agents.policies.loading import load_policy
     from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import load_cell
 
-    if folder.exists() and LABELS in label_tags(folder):
-        return folder
+    folder, name, episodes, seed, path = job
+    torch.set_num_threads(1)
     spec, config = load_cell(_TASK, "small")
-    with bar(_RECORDED, "recording the base", "episodes") as progress:
+    policy = load_policy(path) if name == "base" else None
+    with bar(episodes, f"recording {name}", "episodes") as progress:
 
         def on_episode(saved: int, _: CollectedEpisode | None) -> None:
             progress.update(saved - progress.n)
 
         def base(cell: Any, renderer: Any) -> PolicyInCell:
-            return PolicyInCell(cell, renderer, policy, "base", _RECORDED_SEED)
+            assert policy is not None
+            return PolicyInCell(cell, renderer, policy, name, seed)
 
-        collect(spec, config, "base", _RECORDED, _RECORDED_SEED, folder, on_episode=on_episode, make_policy=base)
-    dataset = open_dataset(folder, bundle.spec)
-    write_labels(dataset, LABELS, label_frames(bundle.world_model().value, dataset, spec.chunk))
-    return folder
+        collect(
+            spec, config, name, episodes, seed, folder,
+            on_episode=on_episode, make_policy=base if policy is not None else None,
+        )  # fmt: skip
 
 
 def _evaluate(name: str, policy: Any, args: argparse.Namespace) -> Any:

@@ -30,7 +30,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_records_improves_evaluates_and_reports_and_goes_on_after_an_interruption(
     tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "_RECORDED", 4)
+    monkeypatch.setattr(demo, "RECORDINGS", (("base", 4, 70_000), ("expert", 4, 170_000)))
     out, file = tmp_path / "out", tmp_path / "demo.json"
     command = ["demo", "--out", str(out), "--json", str(file), "--policy", str(policy), "--episodes", "2",
                "--minutes", "0.05", "--set", "batch=16", "epochs=1"]  # fmt: skip
