@@ -32,6 +32,7 @@ class BestOfN(PolicyRunner):
         level: Advantage level to ask for; the best when None.
         guidance: As in `Policy.sample`; the policy's own when None.
         batch: Chunks imagined at once.
+        noise: Deviation of the noise that proposals start from.
 
     Attributes:
         lags: `observation_lags` that the environment needs: the history that imagination starts from.
@@ -48,13 +49,14 @@ class BestOfN(PolicyRunner):
         level: int | None = None,
         guidance: float | None = None,
         batch: int = 128,
+        noise: float = 1.0,
     ) -> None:
         if count < 1:
             raise ConfigError(f"best of {count}: expected at least 1 proposal")
         spec = world_model.spec
         if spec.layout.names != policy.spec.layout.names or list(spec.cameras) != list(policy.spec.cameras):
             raise ConfigError("policy and world model have different joints or cameras")
-        super().__init__(policy, level, guidance)
+        super().__init__(policy, level, guidance, noise=noise)
         self.world_model, self.count, self.batch = world_model, count, batch
         self.lags = tuple(spec.stride * k for k in range(1, spec.history))
         if not set(policy.lags) <= set(self.lags):
@@ -68,7 +70,7 @@ class BestOfN(PolicyRunner):
         noise = torch.stack([policy.draw_noise([g] * self.count) for g in self._generators]).flatten(0, 1)
         owner = torch.arange(envs).repeat_interleave(self.count)
         levels = torch.full((len(owner),), self.level, device=policy.device)
-        chunks = policy.sample(context[owner.to(policy.device)], levels, noise, guidance=self.guidance)
+        chunks = policy.sample(context[owner.to(policy.device)], levels, self.noise * noise, guidance=self.guidance)
         chunks = policy.within_limits(chunks)
         score = self.score(observations, chunks, owner).reshape(envs, self.count)
         best = torch.arange(envs) * self.count + score.argmax(dim=1).cpu()
