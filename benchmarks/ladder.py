@@ -159,7 +159,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out/ladder"), help="directory (default: %(default)s)")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument("--chunks", type=int, default=100_000, help="imagined chunks per run (default: %(default)s)")
+    parser.add_argument("--chunks", type=int, default=60_000, help="imagined chunks per run (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=200, help="episodes per evaluation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=600_000, help="seed of the first one (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
