@@ -36,8 +36,8 @@ RECORDINGS = (
     ("expert", 100, 170_000),
 )
 LABELS = "demo"
-#: Settings of RISE on top of its defaults: of eight proposals per state the one imagined best is learned, where it makes a
-#: difference. Smaller margins, higher rates and fewer recorded chunks make the policy less precise (lab notebook).
+#: Settings of RISE on top of its defaults: of eight proposals per state the one imagined best is learned, where it
+#: makes a difference. Smaller margins, higher rates and fewer recorded chunks cost precision (lab notebook).
 SETTINGS = {"group": 8, "keep": 1, "margin": 0.08, "chunks_per_state": 1, "offline_ratio": 0.5}
 #: Recorded states to start from.
 STARTS = 8192
