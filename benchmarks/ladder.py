@@ -25,6 +25,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rise_agents.cli.demo import LABELS, SETTINGS, STARTS, record_data
 from rise_agents.evaluation import EvaluationResult, evaluate, policy_of, wilson_interval
 from rise_agents.paired import paired_change
@@ -98,7 +100,7 @@ def table(folder: Path) -> str:
     """Markdown table of all rows that have been evaluated below `folder`."""
     heading = ["row", "training seeds"]
     for name in ("acting with noise", "acting without"):
-        heading += [f"{name}: success", "95 % interval", "gain on the base, points, by seed"]
+        heading += [f"{name}: success", "95 % interval", "gain on the base, points"]
     lines = ["| " + " | ".join(heading) + " |", "|" + " --- |" * len(heading)]
     for row in ROWS:
         cells = [_cells(folder, row, name) for name in _EVALUATIONS.values()]
@@ -119,11 +121,21 @@ def _cells(folder: Path, row: str, name: str) -> list[str]:
     episodes = sum(result.episodes for result in found)
     low, high = wilson_interval(wins, episodes)
     each = ", ".join(f"{result.success_rate:.1%}" for result in found)
-    gain = ""
-    if base is not None and row != "base":
-        changes = [paired_change(base, result) for result in found]
-        gain = "; ".join(f"{c.gain:+.1f} ({c.interval[0]:+.1f} to {c.interval[1]:+.1f})" for c in changes)
+    gain = _gain(base, found) if base is not None and row != "base" else ""
     return [f"{wins / episodes:.1%}" + (f" ({each})" if len(found) > 1 else ""), f"{low:.1%} to {high:.1%}", gain]
+
+
+def _gain(base: EvaluationResult, found: list[EvaluationResult]) -> str:
+    """Mean gain and its 95 % interval; of several seeds, the interval of the episodes' means over the seeds."""
+    if len(found) == 1:
+        change = paired_change(base, found[0])
+        return f"{change.gain:+.1f} ({change.interval[0]:+.1f} to {change.interval[1]:+.1f})"
+    before = {episode.seed: float(episode.success) for episode in base.details}
+    after = np.array([[episode.success for episode in result.details] for result in found], np.float64).mean(axis=0)
+    gains = 100 * (after - np.array([before[episode.seed] for episode in found[0].details]))
+    half = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
+    mean = float(gains.mean())
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 
 def _result(file: Path) -> EvaluationResult | None:
