@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="directory (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    parser.add_argument("--episodes", type=int, default=100, help="episodes per evaluation (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=200, help="episodes per evaluation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of evaluation and training (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=5.0, help="time to improve (default: %(default)s)")
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
