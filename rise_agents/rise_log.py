@@ -69,6 +69,7 @@ class RiseLog:
                                   encoded_image_string=gif)  # fmt: skip
             summary = Summary(value=[Summary.Value(tag="imagined", image=image)])
             self._open().file_writer.add_summary(summary, chunks)
+            self._open().flush()  # films are rare: whoever looks now sees the last one, and all figures up to it
 
     def _open(self) -> Any:
         if self._writer is None:
