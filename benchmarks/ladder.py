@@ -5,15 +5,15 @@
   python -m benchmarks.ladder --policy base --out out/ladder --table-only
 
 Every row is a training run of its own below `--out` (where the data are recorded and labelled first), is resumed after
-an interruption, and is evaluated on `--episodes` episodes of the work cell from `--seed` on, which no other part of the
-project uses. Several processes may work on different rows in the same folder once the data are there. `table.md` holds
-the table, `<row>-<seed>/evaluation*.json` every episode. All are evaluated twice: with the noise that a flow policy
-starts its chunks from, as it was trained, and without, which makes a policy act more steadily and costs nothing.
+an interruption, and is evaluated on `--episodes` episodes of the work cell from `--seed` on. Several processes may work
+on different rows in the same folder once the data are there. `table.md` is the table, `<row>-<seed>/evaluation*.json`
+every episode. All are evaluated twice: with the noise that a flow policy starts its chunks from, as it was trained, and
+without, which makes a policy act more steadily and costs nothing.
 
 Rows: `base`; `guided` (the base with guidance 2); `best-of` (the base, of whose 8 proposals the one imagined best is
 executed; nothing trained); `rise` (what `rise demo` does); `paper` (one proposal per state, two chunks in a row, all
 learned under their measured levels); `shuffled` (`rise` with the advantages of every round shuffled); `offline`
-(recorded chunks only, as many updates); `bc` (the warm-up continued, if `rise train policy --initial base --out
+(recorded chunks only); `bc` (the warm-up continued, if `rise train policy --initial base --out
 <out>/bc-0` was run); `true` (`rise` with the cell in place of imagination: the ceiling, nothing a robot could do).
 """
 
@@ -30,6 +30,7 @@ import numpy as np
 from rise_agents.cli.demo import LABELS, SETTINGS, STARTS, record_data
 from rise_agents.evaluation import EvaluationResult, evaluate, policy_of, wilson_interval
 from rise_agents.paired import paired_change
+from rise_env.files import write_json, write_text
 
 __all__ = ["ROWS", "main", "table"]
 
@@ -50,8 +51,8 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "bc": None,
     "true": {},
 }
-#: Part of the chunks that a row imagines, where not all. `offline` learns from none of them: so few rounds are as many
-#: updates as those of `rise`. Of `paper`, which learns every chunk, and `true`, which is slow, it is what time allows.
+#: Part of the chunks that a row imagines, where not all. `offline` learns from none of them, and makes an update for
+#: every one. Of `paper`, which learns every chunk, and `true`, which is slow, it is what time allows.
 SHARES = {"paper": 0.2, "offline": 0.01, "true": 0.3}
 _ACTS_AS_BASE = ("base", "guided", "best-of")
 
@@ -86,12 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
                                true_world=row == "true", log=folder / "tensorboard", settings=merged)  # fmt: skip
                 agent.restore(folder)
                 learn(agent, folder, round(args.chunks * SHARES.get(row, 1.0)), None)
-                done = {"chunks": agent.num_chunks, "updates": agent.updates}
-                (folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
+                write_json(folder / "done.json", {"chunks": agent.num_chunks, "updates": agent.updates})
             if settings is not None or row in _ACTS_AS_BASE or (folder / "model").exists():
                 _evaluate(row, folder, path, args)
     text = table(args.out)
-    (args.out / "table.md").write_text(text, encoding="utf-8")
+    write_text(args.out / "table.md", text)
     print(text)
     return 0
 
@@ -143,7 +143,6 @@ def _result(file: Path) -> EvaluationResult | None:
 
 
 def _evaluate(row: str, folder: Path, base: str, args: argparse.Namespace) -> None:
-    from rise_env.files import write_json
     from rise_env.provenance import provenance
 
     options: dict[str, Any] = {"bundle": args.bundle}

@@ -78,11 +78,11 @@ def run(args: argparse.Namespace) -> int:
         log=args.out / "tensorboard",
         settings={**settings, "seed": args.seed},
     )  # fmt: skip
+    watch = _audit(agent.policy, args) if args.audit else None  # before `restore`: at the states of the base
     if agent.restore(args.out):
         say(f"going on after {agent.num_chunks} chunks")
     config = {"agent": args.agent, "env": args.env, "policy": str(args.policy), "settings": settings}
     write_json(args.out / "config.json", {**config, "provenance": provenance(config, args.seed)})
-    watch = _audit(agent, args) if args.audit else None
     learn(agent, args.out, args.chunks, None if args.minutes is None else 60 * args.minutes, watch)
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"policy: {args.out / 'model'}")
@@ -234,9 +234,10 @@ def learn(
         agent.envs.close()
 
 
-def _audit(agent: Any, args: argparse.Namespace) -> Callable[[Any], None]:
+def _audit(base: Any, args: argparse.Namespace) -> Callable[[Any], None]:
     """A function that writes to TensorBoard and to `audit.json` how far imagination and the cell agree."""
     import copy
+    import json
 
     from rise_agents.cli.progress import say
     from rise_env.files import write_json
@@ -247,7 +248,8 @@ def _audit(agent: Any, args: argparse.Namespace) -> Callable[[Any], None]:
         raise ConfigError("--audit needs the cell of a checkout: `benchmarks` is not part of the package") from error
     if args.true_world:
         raise ConfigError("--audit holds imagination against the cell: it makes no sense with --true-world")
-    first, rows = copy.deepcopy(agent.policy), []
+    first, file = copy.deepcopy(base), args.out / "audit.json"
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []  # of a run that goes on
 
     def watch(trained: Any) -> None:
         figures = audit_policy(
@@ -255,7 +257,7 @@ def _audit(agent: Any, args: argparse.Namespace) -> Callable[[Any], None]:
             states=args.audit, group=4, seed=_AUDIT_SEED, leader=first, guidance=1.0,
         )  # fmt: skip
         rows.append({"chunks": trained.num_chunks, **figures})
-        write_json(args.out / "audit.json", rows)
+        write_json(file, rows)
         trained.log.scalars("audit", figures, trained.num_chunks)
         say(
             f"audit of {figures['states']} states: imagined and true advantage agree to {figures['overall']:.2f}, "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rise_agents.cli import improve
 from rise_agents.rise import RISE, RiseConfig
 from rise_agents.rise_log import RiseLog
 from rise_env.testing import counting_envs, counting_starts, counting_world_model
@@ -39,3 +43,26 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     log.scalars("rise", {"loss": 1.0}, 1)
     assert not log
     assert not list(tmp_path.iterdir())
+
+
+def test_audits_of_a_run_that_goes_on_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"states": 2, "overall": 0.5, "within_state": 0.4, "advantage_mean": 0.1}
+    leaders: list[Any] = []
+
+    def audited(_policy: Any, _model: Any, *, leader: Any, **_: Any) -> dict[str, float]:
+        leaders.append(leader)
+        return figures
+
+    monkeypatch.setattr("benchmarks.audit.audit_policy", audited)
+    base = policy()
+    args = argparse.Namespace(out=tmp_path, audit=2, true_world=False)
+    envs = counting_envs(
+        2, starts=counting_starts(count=8), world_model=counting_world_model(), observation_lags=[2],
+        autoreset_mode="disabled",
+    )  # fmt: skip
+    agent = RISE(base, envs, None, RiseConfig(offline_ratio=0.0))
+    for chunks in (0, 8):  # two processes, one after the other
+        agent.num_chunks = chunks
+        improve._audit(base, args)(agent)
+    assert [row["chunks"] for row in json.loads((tmp_path / "audit.json").read_text())] == [0, 8]
+    assert all(leader is not agent.policy for leader in leaders)  # the states stay those of the base
