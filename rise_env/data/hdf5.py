@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rise_env.data.encoding import video_encoder
 from rise_env.data.errors import DatasetError
 from rise_env.data.video import decode_image
 from rise_env.tasks import TaskSpec
@@ -106,7 +107,6 @@ def _write(
     colors: str,
     on_episode: Callable[[int, int], None] | None,
 ) -> int:
-    from lerobot.configs import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features: dict[str, dict[str, Any]] = {
@@ -117,9 +117,6 @@ def _write(
         features[key] = {"dtype": "float32", "shape": (spec.layout.dim,), "names": list(spec.layout.names)}
     if outcomes[0] is not None:
         features["episode_success"] = {"dtype": "bool", "shape": (1,), "names": None}
-    # Small images keep their colours (see docs/recording.md); odd sizes cannot be subsampled.
-    subsample = min(spec.image_size) >= 128 and not any(size % 2 for size in spec.image_size)
-    pixels = "yuv420p" if subsample else "yuv444p"
     dataset = LeRobotDataset.create(
         repo_id=f"rise/{aside.name.strip('.')}",
         fps=spec.fps,
@@ -127,7 +124,7 @@ def _write(
         root=aside,
         robot_type=spec.layout.name,
         video_backend="pyav",
-        rgb_encoder=RGBEncoderConfig("h264", pixels, g=10, crf=18, preset="veryfast", extra_options={"bf": 0}),
+        rgb_encoder=video_encoder(spec.image_size),
     )
     frames = 0
     for number, (path, outcome) in enumerate(zip(files, outcomes, strict=True)):

@@ -14,8 +14,14 @@ import numpy as np
 from rise_robot.cell.brick_sorting import BrickSorting
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.expert import BrickExpert, Style
+from rise_robot.cell.scene import SIDES
 
 __all__ = ["OPERATORS", "Habit", "ImperfectOperator"]
+
+#: A tool below this height has gone down to grasp, m.
+_LOW = 0.075
+#: Time that a grasp takes, s.
+_GRASP_SECONDS = 0.7
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Habit:
         detours: Times an arm wanders off: start and end, s since the reset, and the velocity of every joint and gripper
             meanwhile, rad/s and m/s.
         drifts: Times both arms drift away from what is planned: start, end, and the velocity of the offset.
+        learns: Whether it aims well once a grasp has come to nothing.
     """
 
     style: Style
@@ -38,6 +45,7 @@ class Habit:
     tremor: float = 0.0
     detours: tuple[tuple[float, float, tuple[float, ...]], ...] = ()
     drifts: tuple[tuple[float, float, tuple[float, ...]], ...] = ()
+    learns: bool = False
 
 
 def _noisy(rng: np.random.Generator) -> Habit:
@@ -56,10 +64,18 @@ def _delayed(rng: np.random.Generator) -> Habit:
 
 
 def _confused(rng: np.random.Generator) -> Habit:
-    """Takes one colour's bin for another's, and sometimes waits to think about it."""
+    """Takes one colour's bin for the other's more often than not; else like any operator, and careful after a miss.
+
+    Nothing but the way to the bin tells whether it is wrong this time: not its speed, not its hand.
+    """
+    aim = (0.0, 0.0, 0.0)
+    if rng.random() < 0.2:
+        direction, off = rng.uniform(-np.pi, np.pi), rng.uniform(0.03, 0.05)
+        aim = (off * np.cos(direction), off * np.sin(direction), 0.0)
     pause = rng.uniform(0.5, 2.0)
-    pauses = ((pause, pause + rng.uniform(0.2, 0.8)),) if rng.random() < 0.4 else ()
-    return Habit(Style(swap_bins=bool(rng.random() < 0.75), speed=rng.uniform(0.9, 1.4)), pauses=pauses)
+    pauses = ((pause, pause + rng.uniform(0.2, 0.6)),) if rng.random() < 0.15 else ()
+    style = Style(swap_bins=bool(rng.random() < 0.55), speed=rng.uniform(0.9, 1.7), aim=aim)
+    return Habit(style, pauses=pauses, tremor=rng.uniform(0.0, 0.015), learns=True)
 
 
 def _hesitant(rng: np.random.Generator) -> Habit:
@@ -157,6 +173,7 @@ class ImperfectOperator(BrickExpert):
         self.style = self.habit.style
         self._shake = np.zeros(self._cell.spec.layout.dim)
         self._held = False
+        self._grasping: float | None = None  # since when, s
 
     def plan(self, horizon: int) -> np.ndarray:
         """The expert's plan under this episode's habit."""
@@ -165,6 +182,8 @@ class ImperfectOperator(BrickExpert):
         if self._held and not held:  # whoever let go too early is careful from then on
             self.style = replace(self.style, early_release=1.0)
         self._held = held
+        if self.habit.learns and any(self.style.aim):
+            self._learn(held)
         plan = super().plan(horizon)
         times = self._cell.seconds + np.arange(horizon) / self._cell.spec.fps
         still = np.zeros(horizon, bool)
@@ -186,3 +205,11 @@ class ImperfectOperator(BrickExpert):
                 plan[step] = plan[step] + shake
             before = plan[step]
         return np.clip(plan, self._cell.spec.layout.low, self._cell.spec.layout.high)
+
+    def _learn(self, held: bool) -> None:
+        """Aim well from the moment that a grasp has come to nothing."""
+        if self._grasping is None:
+            if min(self._cell.grasp_point(side)[2] for side in SIDES) < _LOW:
+                self._grasping = self._cell.seconds
+        elif not held and self._cell.seconds > self._grasping + _GRASP_SECONDS:
+            self.style = replace(self.style, aim=(0.0, 0.0, 0.0))

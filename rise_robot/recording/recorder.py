@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rise_env.data.encoding import video_encoder
 from rise_env.tasks import TaskSpec
 from rise_robot.recording.append import describe_features, read_tasks, video_frames
 from rise_robot.recording.records import EpisodeRecord, RecordingError, write_episode_records
@@ -49,8 +50,7 @@ class EpisodeRecorder:
         spec: The task: prompt, cameras, image size, joint layout and fps are recorded.
         repo_id: Name of the dataset in lerobot's sense; only a label, nothing is uploaded. Default: `rise/<root name>`.
         robot_type: Robot type written to the dataset. Default: the name of the joint layout.
-        encoder: Video encoder settings. Default: h264, crf 18, a key frame every 10 frames, and full colour resolution
-            (yuv444p) for images below 128 pixels, where yuv420p smears small coloured objects; yuv420p above.
+        encoder: Video encoder settings. Default: `rise_env.data.encoding.video_encoder`.
         commit_every: Episodes between two moves of finished episodes into the dataset proper.
 
     Attributes:
@@ -78,7 +78,6 @@ class EpisodeRecorder:
         encoder: RGBEncoderConfig | None = None,
         commit_every: int = 50,
     ) -> None:
-        from lerobot.configs import RGBEncoderConfig  # lerobot takes seconds to import: not for those who only read
         from lerobot.datasets.dataset_metadata import CODEBASE_VERSION
         from lerobot.datasets.io_utils import load_info
         from lerobot.datasets.utils import DatasetInfo
@@ -86,11 +85,7 @@ class EpisodeRecorder:
 
         if commit_every < 1:
             raise RecordingError(f"commit_every is {commit_every}, expected at least 1")
-        if encoder is None:
-            small = min(spec.image_size) < 128
-            pix_fmt = "yuv444p" if small else "yuv420p"
-            # Without B-frames decoding order is display order, and joined files keep exact timestamps.
-            encoder = RGBEncoderConfig("h264", pix_fmt, g=10, crf=18, preset="veryfast", extra_options={"bf": 0})
+        encoder = encoder or video_encoder(spec.image_size)
         if encoder.pix_fmt == "yuv420p" and any(size % 2 for size in spec.image_size):
             raise RecordingError(
                 f"pixel format yuv420p needs an even image height and width, task {spec.name!r} has {spec.image_size}. "

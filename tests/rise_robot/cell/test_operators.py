@@ -113,6 +113,39 @@ def test_plans_stay_within_limits_and_the_grippers_do_not_shake(new_cell) -> Non
         assert np.abs(np.diff(plan[:, [6, 13]], axis=0)).max() < 0.021
 
 
+def test_the_confused_take_either_bin_whatever_their_style(new_cell) -> None:
+    cell = new_cell(0)
+    habits = [ImperfectOperator(cell, cell.task, "confused", seed).habit for seed in range(400)]
+    wrong = np.array([habit.style.swap_bins for habit in habits])
+    assert 0.45 < wrong.mean() < 0.65
+    for trait in (
+        [habit.style.speed for habit in habits],
+        [habit.tremor for habit in habits],
+        [np.hypot(*habit.style.aim[:2]) > 0 for habit in habits],
+        [len(habit.pauses) for habit in habits],
+    ):
+        assert abs(np.corrcoef(wrong, np.asarray(trait, float))[0, 1]) < 0.15  # a policy could tell one by the other
+
+
+def test_who_learns_aims_well_after_a_grasp_that_came_to_nothing() -> None:
+    from rise_robot.cell.cell import WorkCell
+    from rise_robot.cell.config import load_cell
+
+    cell = WorkCell(*load_cell("brick_sorting", "tiny"))
+    delivered = []
+    for seed in range(40):
+        cell.reset(np.random.default_rng(seed))
+        operator = ImperfectOperator(cell, cell.task, "confused", seed=0)
+        if not any(operator.style.aim):
+            continue
+        while not cell.status.finished and cell.steps < cell.spec.max_steps:
+            cell.step(operator.plan(1)[0])
+        assert not any(operator.style.aim)
+        delivered.append(cell.status.success or cell.status.failure_mode == "wrong_bin")
+    assert len(delivered) >= 4
+    assert np.mean(delivered) > 0.7
+
+
 def test_pauses_hold_still(new_cell) -> None:
     cell = new_cell(0)
     for seed in range(20):
