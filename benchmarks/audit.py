@@ -48,6 +48,7 @@ def audit_policy(
     preset: str = "small",
     leader: Policy | None = None,
     guidance: float | None = None,
+    level: int | None = None,
 ) -> dict[str, Any]:
     """`audit` of a policy at states that it gets to itself.
 
@@ -61,8 +62,9 @@ def audit_policy(
         preset: Its preset.
         leader: Policy that leads to the states, for audits of several policies at the same ones; `policy` when None.
         guidance: Classifier-free guidance of proposals and leader; the policies' own when None.
+        level: Advantage level that is proposed for; the best when None. The leader is asked for the best.
     """
-    chooser = BestOfN(policy, world_model, group, guidance=guidance, batch=64)
+    chooser = BestOfN(policy, world_model, group, level, guidance, batch=64)
     together = min(states, _TOGETHER)
     envs = TrueWorldEnv(
         *load_cell(task, preset), together * group, (led_by(leader or policy, guidance),),

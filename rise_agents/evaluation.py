@@ -118,14 +118,14 @@ def policy_of(name: str, env_id: str, **options: Any) -> tuple[PolicyMaker, dict
     policy = load_policy(path, device=options.get("device") or "cpu")
     level = level_of(policy, options.get("advantage") or "best")
     guidance = options.get("guidance")
-    noise = 1.0 if options.get("noise") is None else options["noise"]
+    noise = options.get("noise")
     if count := options.get("best_of"):
         from rise_agents.best_of_n import BestOfN
         from rise_env.bundle import find_bundle, load_bundle
 
         bundle = load_bundle(options.get("bundle") or find_bundle(policy.spec.name))
         model = bundle.world_model(device=options.get("device") or "cpu")
-        chooser = BestOfN(policy, model, count, level, guidance, noise=noise)
+        chooser = BestOfN(policy, model, count, level, guidance, noise=1.0 if noise is None else noise)
         return lambda envs: chooser, {"observation_lags": list(chooser.lags)}
     runner = PolicyRunner(policy, level, guidance, options.get("steps"), noise)
     return lambda envs: runner, {"observation_lags": list(policy.lags)} if policy.lags else {}

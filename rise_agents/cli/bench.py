@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     speed.add_argument("--force", action="store_true", help="measure a model that takes minutes per chunk here")
     parser.add_argument("--policy", default="base", help="policy to audit or to serve (default: the bundle's)")
+    parser.add_argument("--advantage", metavar="LEVEL", help="audit: what to ask it for (default: best)")
     against = parser.add_argument_group("truth, audit")
     against.add_argument("--states", type=int, default=64, help="start states (default: %(default)s)")
     against.add_argument("--truth-set", type=Path, metavar="NPZ", help="keep the ground truth here for reuse")
@@ -216,7 +217,7 @@ def _truth(args: argparse.Namespace) -> dict[str, Any]:
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.audit import audit_policy
-    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_agents.policies.loading import find_policy, level_of, load_policy
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.world_model import CompositionalWorldModel
 
@@ -227,9 +228,11 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     model = bundle.world_model(device=args.device)
     if args.world_model:
         model = CompositionalWorldModel.from_pretrained(args.world_model, device=args.device)
+    policy = load_policy(path)
     return audit_policy(
-        load_policy(path), model,
+        policy, model,
         states=args.states, group=_PROPOSALS, seed=args.seed, task=args.task, preset=args.preset or "small",
+        level=level_of(policy, args.advantage or "best"),
     )  # fmt: skip
 
 

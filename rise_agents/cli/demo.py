@@ -30,10 +30,9 @@ _CELL, _IMAGINATION, _TASK = "RISE-BrickSorting-Cell-v0", "RISE-BrickSorting-v0"
 #: The offline data: policy, episodes, and seed of the first; no episode that anything is evaluated on. The operators'
 #: are the first of those that the base policy was trained on.
 RECORDINGS = (
-    ("base", 120, 70_000),
-    ("operator", 80, 160_000),
-    ("operator-confused", 100, 100_000),
-    ("expert", 100, 170_000),
+    ("base", 160, 70_000),
+    ("operator-confused", 140, 200_000),
+    ("operator", 60, 160_000),
 )
 LABELS = "demo"
 #: Settings of RISE on top of its defaults: of eight proposals per state the one imagined best is learned, where it

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
     parser.add_argument(
-        "--noise", type=float, metavar="S", help="deviation of the noise a chunk starts from (default: 1; 0: none)"
+        "--noise", type=float, metavar="S", help="noise a chunk starts from, 0 to 1 (default: the policy's; best-of: 1)"
     )
     parser.add_argument(
         "--best-of", type=int, metavar="N", help="imagine N proposals per decision and execute the best"
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             {
                 "advantage": args.advantage or "best",
                 "guidance": args.guidance,
-                "noise": 1.0 if args.noise is None else args.noise,
+                "noise": "the policy's" if args.noise is None else args.noise,
                 "best_of": args.best_of or 1,
             }
             if needs

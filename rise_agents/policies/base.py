@@ -47,9 +47,12 @@ class Policy(nn.Module, ABC):
         codec: What its advantage levels mean.
         lags: Past observations that it reads besides the present one, in control steps.
         guidance: Weight of classifier-free guidance when nobody says otherwise.
+        noise: Deviation of the noise that it starts from when it acts and nobody says otherwise: 1 as in training, 0 for
+            its middle.
     """
 
     guidance: float = 1.0
+    noise: float = 1.0
     spec: TaskSpec
     codec: AdvantageCodec
     lags: tuple[int, ...]
@@ -205,7 +208,7 @@ class PolicyRunner:
         level: Advantage level to ask for; the best when None.
         guidance: As in `Policy.sample`; the policy's own when None.
         steps: As in `Policy.sample`.
-        noise: Deviation of the initial noise; 1 as trained, 0 for its middle: then nothing is drawn.
+        noise: Deviation of the initial noise; 1 as trained, 0 for its middle; the policy's own when None.
     """
 
     def __init__(
@@ -214,12 +217,12 @@ class PolicyRunner:
         level: int | None = None,
         guidance: float | None = None,
         steps: int | None = None,
-        noise: float = 1.0,
+        noise: float | None = None,
     ) -> None:
         self.policy = policy.eval()
         self.level = policy.codec.best if level is None else level
         self.guidance, self.steps = policy.guidance if guidance is None else guidance, steps
-        self.noise = noise
+        self.noise = policy.noise if noise is None else noise
         self._generators: list[torch.Generator] = []
 
     def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:

@@ -45,6 +45,7 @@ class FlowPolicyConfig:
             second need not carry the noise through the network, and gets to the same precision in far fewer updates.
         steps: Integration steps when acting.
         guidance: Weight of classifier-free guidance over the advantage when acting; 1 for none.
+        noise: Deviation of the noise that a chunk starts from when acting; 0 makes the policy deterministic.
         draws: Noises and times drawn per chunk in training: images are dear to encode, chunks are cheap to denoise.
         unsaid: Part of the training samples whose advantage level is hidden, for classifier-free guidance.
         jitter: Largest relative change of brightness and contrast in training.
@@ -57,6 +58,7 @@ class FlowPolicyConfig:
     predicts: str = "velocity"
     steps: int = 6
     guidance: float = 2.0
+    noise: float = 1.0
     draws: int = 2
     unsaid: float = 0.1
     jitter: float = 0.1
@@ -71,6 +73,7 @@ class FlowPolicyConfig:
         require(self.predicts in ("velocity", "chunk"), f"predicts is {self.predicts!r}, expected velocity or chunk")
         require(self.steps >= 1, f"steps is {self.steps}, expected at least 1")
         require(self.draws >= 1, f"draws is {self.draws}, expected at least 1")
+        require(0 <= self.noise <= 1, f"noise is {self.noise}, expected in [0, 1]")
         require(0 <= self.unsaid < 1, f"unsaid is {self.unsaid}, expected in [0, 1)")
         require(0 <= self.jitter < 1, f"jitter is {self.jitter}, expected in [0, 1)")
         require(self.shift >= 0, f"shift is {self.shift}, expected at least 0")
@@ -114,7 +117,7 @@ class FlowPolicy(Policy):
         super().__init__()
         self.spec, self.config = spec, config or FlowPolicyConfig()
         self.codec, self.lags = codec or AdvantageCodec(), self.config.lags
-        self.guidance = self.config.guidance
+        self.guidance, self.noise = self.config.guidance, self.config.noise
         dim, moments = spec.layout.dim, 1 + len(self.lags)
         network = self.config.network
         self.encoders = nn.ModuleList([ViewEncoder(moments, spec.image_size, network) for _ in spec.cameras])

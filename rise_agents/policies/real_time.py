@@ -168,7 +168,8 @@ class RealTimeRunner(PolicyRunner):
         count = len(observations["state"])
         context = policy.context(observation_tensors(observations, policy.device), [policy.spec.prompt] * count)
         levels = torch.full((count,), self.level, device=policy.device)
-        noise, old = policy.draw_noise(self._generators), torch.as_tensor(previous, dtype=torch.float32)
+        noise = self.noise * policy.draw_noise(self._generators)
+        old = torch.as_tensor(previous, dtype=torch.float32)
         chunks = sample_tied(
             policy, context, levels, noise, old.to(policy.device), delay, horizon,
             guidance=self.guidance, steps=self.steps,

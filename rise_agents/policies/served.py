@@ -144,7 +144,10 @@ class ServedSession:
         with torch.no_grad():
             context = policy.context(observation_tensors(batch, policy.device), [options["prompt"]])
             noise = options["noise"]
-            noise = policy.draw_noise([self._generator]) if noise is None else noise.to(policy.device)[None]
+            if noise is None:
+                noise = policy.noise * policy.draw_noise([self._generator])
+            else:
+                noise = noise.to(policy.device)[None]
             levels = torch.full((1,), options["level"], device=policy.device)
             how: dict[str, Any] = {"guidance": service.guidance, "steps": service.steps}
             if playing := options["playing"]:
