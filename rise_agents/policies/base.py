@@ -47,7 +47,7 @@ class Policy(nn.Module, ABC):
         codec: What its advantage levels mean.
         lags: Past observations that it reads besides the present one, in control steps.
         guidance: Weight of classifier-free guidance when nobody says otherwise.
-        noise: Deviation of the noise that it starts from when nobody says otherwise: 1 as in training, 0 for its middle.
+        noise: Deviation of the noise that it starts from by default: 1 as in training, 0 for its middle.
     """
 
     guidance: float = 1.0
