@@ -475,6 +475,26 @@ def test_without_noise_nothing_is_drawn(policy: FlowPolicy, spec: TaskSpec, obse
     np.testing.assert_array_equal(still[0], still[1])
 
 
+def test_a_policy_acts_with_the_noise_of_its_settings(
+    policy: FlowPolicy, spec: TaskSpec, observe: Observe, tmp_path: Path
+) -> None:
+    still = FlowPolicy(spec, dataclasses.replace(policy.config, noise=0.0), policy.codec)
+    still.load_state_dict(policy.state_dict())
+    still.save_pretrained(tmp_path)
+    still = FlowPolicy.from_pretrained(tmp_path)
+    observations = {key: value.numpy() for key, value in observe(spec, COUNT, policy.lags).items()}
+
+    def act(**arguments: float) -> np.ndarray:
+        runner = PolicyRunner(still, **arguments)  # type: ignore[arg-type]
+        runner.begin([4] * COUNT, np.ones(COUNT, bool))
+        return runner.act(observations)
+
+    np.testing.assert_array_equal(act(), act(noise=0.0))
+    assert (act() != act(noise=1.0)).any()
+    with pytest.raises(ConfigError, match="noise is 2"):
+        dataclasses.replace(policy.config, noise=2.0)
+
+
 def test_the_runner_asks_for_the_level_it_is_told(policy: FlowPolicy, spec: TaskSpec, observe: Observe) -> None:
     observations = {key: value.numpy() for key, value in observe(spec, 1, policy.lags).items()}
 

@@ -183,7 +183,9 @@ def test_after_a_pause_the_present_stands_in() -> None:
 # ---------------------------------------------------------------------- optional keys
 
 
-def test_advantage_noise_and_seed_are_what_they_say(plain: FlowPolicy, spec: TaskSpec) -> None:
+def test_advantage_noise_and_seed_are_what_they_say(
+    plain: FlowPolicy, spec: TaskSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = PolicyService(plain).open()
     frame = observe(spec)
     ask = lambda **extra: session.infer({**frame, **extra})["actions"]  # noqa: E731
@@ -199,6 +201,9 @@ def test_advantage_noise_and_seed_are_what_they_say(plain: FlowPolicy, spec: Tas
     generator = torch.Generator().manual_seed(1)
     assert np.array_equal(ask(noise=plain.draw_noise([generator])[0].numpy()), best)
     assert not np.array_equal(ask(), ask())
+    monkeypatch.setattr(plain, "noise", 0.0)  # a policy that acts without noise, unless it is given some
+    assert np.array_equal(ask(), ask())
+    assert np.array_equal(ask(noise=plain.draw_noise([generator.manual_seed(1)])[0].numpy()), best)
 
 
 def test_chunks_tie_in_with_what_is_being_played(plain: FlowPolicy, spec: TaskSpec) -> None:
