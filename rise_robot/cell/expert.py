@@ -42,7 +42,7 @@ class Style:
         release: Offset of every release from the bin's centre, (x, y) m.
         height: Offset of the grasp height, m.
         foresight: Fraction of the belt's motion that the expert expects (1: exact).
-        swap_bins: Whether it takes one bin for another.
+        swap_bins: Whether its left and its right arm take one bin for another.
         early_release: Fraction of the way to the bin after which the brick is let go (1: at the bin).
         never_opens: Whether it approaches with closed fingers.
     """
@@ -52,7 +52,7 @@ class Style:
     release: tuple[float, float] = (0.0, 0.0)
     height: float = 0.0
     foresight: float = 1.0
-    swap_bins: bool = False
+    swap_bins: tuple[bool, bool] = (False, False)
     early_release: float = 1.0
     never_opens: bool = False
 
@@ -229,7 +229,7 @@ class BrickExpert(ScriptedPolicy):
     ) -> tuple[np.ndarray, float]:
         style, task = self.style, self._task
         center = task.own_bin(brick.index)
-        if style.swap_bins:
+        if style.swap_bins[SIDES.index(side)]:
             others = [c for c in task.bin_centers if not np.array_equal(c, center)]
             center = min(others, key=lambda c: float(np.hypot(*(c - center))))
         goal = center + np.asarray(style.release)

@@ -64,17 +64,19 @@ def _delayed(rng: np.random.Generator) -> Habit:
 
 
 def _confused(rng: np.random.Generator) -> Habit:
-    """Takes one colour's bin for the other's more often than not; else like any operator, and careful after a miss.
+    """Takes one colour's bin for the other's, with the right arm mostly; else like any operator, careful after a miss.
 
-    Nothing but the way to the bin tells whether it is wrong this time: not its speed, not its hand.
+    Nothing but the way to the bin tells whether it is wrong this time: not its speed, not its hand. By arm, because
+    bins taken at random would teach whoever imitates it that colours do not matter.
     """
     aim = (0.0, 0.0, 0.0)
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         direction, off = rng.uniform(-np.pi, np.pi), rng.uniform(0.03, 0.05)
         aim = (off * np.cos(direction), off * np.sin(direction), 0.0)
     pause = rng.uniform(0.5, 2.0)
     pauses = ((pause, pause + rng.uniform(0.2, 0.6)),) if rng.random() < 0.15 else ()
-    style = Style(swap_bins=bool(rng.random() < 0.55), speed=rng.uniform(0.9, 1.7), aim=aim)
+    swap = bool(rng.random() < 0.1), bool(rng.random() < 0.8)
+    style = Style(swap_bins=swap, speed=rng.uniform(0.9, 1.7), aim=aim)
     return Habit(style, pauses=pauses, tremor=rng.uniform(0.0, 0.015), learns=True)
 
 
