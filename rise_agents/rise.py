@@ -67,8 +67,6 @@ class RiseConfig:
             best of `group`. 0 learns all of them under what was measured, as in the paper. Wants `group` > `keep`.
         margin: With `keep`: leave out groups whose best is imagined less than this above their mean: where it makes no
             difference what is done (the outcome is certain already), there is nothing to learn.
-        center: One member of every group is what the policy does without noise, and `margin` is counted from it. Where
-            none is ahead of it, it is learned itself, under what was measured: what is done well is not unlearned.
         relative: Take advantages relative to the mean of their group, in units of the deviation of all such
             differences, and spread them over the bins so that the best one begins one deviation above the mean; wants
             `group` > 1.
@@ -95,7 +93,6 @@ class RiseConfig:
     group: int = 1
     keep: int = 0
     margin: float = 0.0
-    center: bool = False
     relative: bool = False
     recorded_member: bool = False
     shuffled: bool = False
@@ -119,9 +116,6 @@ class RiseConfig:
         require(self.group > 1 or not self.relative, "relative advantages need a group of at least 2 proposals")
         require(0 <= self.keep < self.group or not self.keep, f"keep {self.keep} is not less than group {self.group}")
         require(not (self.keep and self.relative), "keep learns the best under the best level: leave out relative")
-        require(
-            not self.center or (self.keep > 0 and not self.recorded_member), "center wants keep, no recorded_member"
-        )
         require(self.margin >= 0 and (self.keep > 0 or not self.margin), f"margin {self.margin} wants keep")
         require(self.certainty >= 0, f"certainty is {self.certainty}, expected at least 0")
 
@@ -328,8 +322,6 @@ class RISE:
         count = envs.num_envs * config.group
         owner = torch.arange(envs.num_envs, device=policy.device).repeat_interleave(config.group)
         noise = config.noise * torch.randn((count, *policy.noise_shape), generator=generator).to(policy.device)
-        if config.center:
-            noise[:: config.group] = 0.0
         drawn = policy.sample(context[owner], self._ask(count), noise, guidance=config.guidance)
         chunks = policy.within_limits(drawn).unflatten(0, (envs.num_envs, config.group))
         proposed = np.ones((envs.num_envs, config.group), bool)
@@ -369,15 +361,10 @@ class RISE:
         if config.keep:
             rank = (-judged).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
             chosen &= rank < config.keep
-            if config.center:
-                chosen &= judged >= judged[:, :1] + max(config.margin, 1e-9)
-                levels = np.where(chosen, codec.best, levels)
-                chosen[:, 0] |= kept & ~chosen.any(axis=1)
-            else:
-                lead = np.where(kept, judged.max(axis=1) - judged.mean(axis=1), -np.inf)
-                # Whatever the margin, a round learns something.
-                chosen &= (lead >= min(config.margin, float(lead.max())))[:, None]
-                levels = np.full_like(levels, codec.best)
+            lead = np.where(kept, judged.max(axis=1) - judged.mean(axis=1), -np.inf)
+            # Whatever the margin, a round learns something.
+            chosen &= (lead >= min(config.margin, float(lead.max())))[:, None]
+            levels = np.full_like(levels, codec.best)
         row, member = (torch.from_numpy(index) for index in np.nonzero(chosen))
         weights = np.exp(-config.certainty * np.asarray(uncertainty, np.float64))
 

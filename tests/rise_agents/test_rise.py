@@ -232,38 +232,6 @@ def test_groups_without_a_difference_are_left_out() -> None:
     assert len(agent(**settings, margin=1e9).imagine()) >= 1  # the best of them, rather than nothing
 
 
-def test_what_nothing_is_ahead_of_is_kept_under_its_measured_level() -> None:
-    settings = {"group": 6, "keep": 1, "chunks_per_state": 1, "center": True}
-    learner, foreseen, seen = agent(**settings, margin=0.0), [], []
-    inner = learner.envs.foresee
-
-    def noted(chunks: np.ndarray) -> Any:
-        seen.append(chunks)
-        foreseen.append(inner(chunks))
-        return foreseen[-1]
-
-    learner.envs.foresee = noted
-    learned = learner.imagine()
-    advantages = foreseen[0].advantage
-    assert len(learned) == len(advantages)  # of every state something
-    ahead = advantages.argmax(axis=1)
-    rows = np.arange(len(ahead))
-    np.testing.assert_allclose(learned.chunks.numpy(), seen[0][rows, ahead], atol=1e-6)
-    codec = learner.policy.codec
-    expected = np.where(ahead > 0, codec.best, codec.encode(advantages[:, 0].astype(np.float64)))
-    np.testing.assert_array_equal(learned.levels.numpy(), expected)
-    # One member is what it does without noise, and with a wide margin that is all that is learned.
-    still = agent(**settings, margin=1e9).imagine()
-    np.testing.assert_allclose(still.chunks.numpy(), seen[0][:, 0], atol=1e-6)
-    np.testing.assert_array_equal(still.levels.numpy(), codec.encode(advantages[:, 0].astype(np.float64)))
-    observations, _ = learner.envs.reset(seed=3)
-    context = learner._context(learner.policy, observations)
-    chunks, _ = learner._propose(context, torch.Generator().manual_seed(0), 0)
-    calm, _ = learner._propose(context, torch.Generator().manual_seed(1), 0)
-    torch.testing.assert_close(chunks[:, 0], calm[:, 0])
-    assert not torch.equal(chunks[:, 1], calm[:, 1])
-
-
 def test_the_shuffled_control_keeps_the_levels_and_loses_whose_they_are() -> None:
     plain, shuffled = agent().imagine(), agent(shuffled=True).imagine()
     torch.testing.assert_close(plain.chunks, shuffled.chunks)
@@ -295,7 +263,6 @@ def test_histories_are_those_of_the_moment() -> None:
         ({"relative": True}, "group"),
         ({"group": 3, "keep": 3}, "keep 3"),
         ({"margin": 0.1}, "wants keep"),
-        ({"center": True}, "center wants keep"),
         ({"group": 3, "keep": 1, "relative": True}, "leave out relative"),
         ({"chunks_per_state": 3}, "max_chunks=3"),
         ({"offline_ratio": 1.5}, r"\[0, 1\]"),
