@@ -75,7 +75,7 @@ def _confused(rng: np.random.Generator) -> Habit:
         aim = (off * np.cos(direction), off * np.sin(direction), 0.0)
     pause = rng.uniform(0.5, 2.0)
     pauses = ((pause, pause + rng.uniform(0.2, 0.6)),) if rng.random() < 0.15 else ()
-    swap = bool(rng.random() < 0.1), bool(rng.random() < 0.8)
+    swap = bool(rng.random() < 0.2), bool(rng.random() < 0.9)
     style = Style(swap_bins=swap, speed=rng.uniform(0.9, 1.7), aim=aim)
     return Habit(style, pauses=pauses, tremor=rng.uniform(0.0, 0.015), learns=True)
 

@@ -92,7 +92,9 @@ def test_it_takes_over_from_anyone(new_cell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("style", "mode"), [(Style(swap_bins=(True, True)), "wrong_bin"), (Style(aim=(0.0, 0.06, 0.0)), None)], ids=["swap", "aim"]
+    ("style", "mode"),
+    [(Style(swap_bins=(True, True)), "wrong_bin"), (Style(aim=(0.0, 0.06, 0.0)), None)],
+    ids=["swap", "aim"],
 )
 def test_a_bad_style_fails(new_cell, style: Style, mode: str | None) -> None:
     cell = new_cell(0)
