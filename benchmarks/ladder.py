@@ -12,8 +12,8 @@ without, which makes a policy act more steadily and costs nothing.
 
 Rows: `base`; `guided` (the base with guidance 2); `best-of` (the base, of whose 8 proposals the one imagined best is
 executed; nothing trained); `rise` (what `rise demo` does); `paper` (one proposal per state, two chunks in a row, all
-learned under their measured levels); `shuffled` (`rise` with the advantages of every round shuffled); `offline`
-(recorded chunks only); `bc` (the warm-up continued, if `rise train policy --initial base --out
+learned under their measured levels, by the action expert alone); `shuffled` (`rise` with the advantages of every round
+shuffled); `offline` (recorded chunks only); `bc` (the warm-up continued, if `rise train policy --initial base --out
 <out>/bc-0` was run); `true` (`rise` with the cell in place of imagination: the ceiling, nothing a robot could do).
 """
 
@@ -45,12 +45,15 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "guided": None,
     "best-of": None,
     "rise": {},
-    "paper": {"group": 1, "keep": 0, "margin": 0.0, "noise": 1.0, "chunks_per_state": 2, "offline_ratio": 0.6},
+    "paper": {
+        "group": 1, "keep": 0, "margin": 0.0, "chunks_per_state": 2, "offline_ratio": 0.6, "epochs": 4, "memory": 1,
+        "rate": 3e-4, "scope": "action",
+    },
     "shuffled": {"shuffled": True},
     "offline": {"group": 1, "keep": 0, "margin": 0.0, "offline_ratio": 1.0, "epochs": 1},
     "bc": None,
     "true": {},
-}
+}  # fmt: skip
 #: Part of the chunks that a row imagines, where not all. `offline` learns from none of them, and makes an update for
 #: every one. Of `paper`, which learns every chunk, and `true`, which is slow, it is what time allows.
 SHARES = {"paper": 0.2, "offline": 0.01, "true": 0.3}
