@@ -484,8 +484,8 @@ def test_a_policy_acts_with_the_noise_of_its_settings(
     still = FlowPolicy.from_pretrained(tmp_path)
     observations = {key: value.numpy() for key, value in observe(spec, COUNT, policy.lags).items()}
 
-    def act(**arguments: float) -> np.ndarray:
-        runner = PolicyRunner(still, **arguments)  # type: ignore[arg-type]
+    def act(noise: float | None = None) -> np.ndarray:
+        runner = PolicyRunner(still, noise=noise)
         runner.begin([4] * COUNT, np.ones(COUNT, bool))
         return runner.act(observations)
 
