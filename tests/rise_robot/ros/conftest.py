@@ -100,7 +100,7 @@ class FakeRobot:
             for side in sides
         }
         cameras = {camera: CameraConfig(f"{space}/{camera}/color/image_raw") for camera in task.cameras}
-        self.config = RosConfig(arms, cameras, connect_timeout=3.0, watch_interval=0.1, status_timeout=0.5)
+        self.config = RosConfig(arms, cameras, connect_timeout=30.0, watch_interval=0.1, status_timeout=0.5)
         self.position = task.layout.low.astype(float).copy()
         self.image = np.full((*(2 * side for side in task.image_size), 3), 100, np.uint8)
         self.status: dict[str, Any] = {}
