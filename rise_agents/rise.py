@@ -6,7 +6,8 @@ imagined. The actor is then trained by flow matching on the chunks that were *pr
 *measured*, mixed sample by sample with recorded chunks under their labelled advantages.
 
 Beyond the paper, behind switches: several proposals per state (`group`) with advantages relative to them (`relative`),
-or of which the best alone are learned (`keep`); samples weighted by certainty; starts near failures.
+or of which the best alone are learned (`keep`); learning only where the base policy is imagined to do badly, and
+holding on to it elsewhere (`anchor`); samples weighted by certainty; starts near failures.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from rise_agents.policies.base import Context, Policy, PolicyRunner, observation_tensors
 from rise_agents.policies.data import ChunkSource
 from rise_agents.policies.loading import load_policy
+from rise_agents.rise_anchor import Held, HeldStates
 from rise_agents.rise_log import RiseLog
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.files import atomic_path, to_plain, write_json
@@ -35,6 +37,10 @@ from rise_env.imagination import ImaginationVectorEnv
 __all__ = ["RISE", "RiseConfig", "Round"]
 
 _STATE = "rise_state.pt"
+#: How often, compared with the others, a bad state is tried again where nothing was ahead of the base's chunk.
+_HOPELESS = 0.1
+#: States that are surveyed at most, and so many good ones that are held.
+_SURVEY = _HELD = 4096
 #: Which recorded states are filmed.
 _FILM_SEED = 4711
 #: Part of the kept proposals that is learned without a level, where the policy acts with guidance. With a tenth, as in
@@ -67,6 +73,13 @@ class RiseConfig:
             best of `group`. 0 learns all of them under what was measured, as in the paper. Wants `group` > `keep`.
         margin: With `keep`: leave out groups whose best is imagined less than this above their mean: where it makes no
             difference what is done (the outcome is certain already), there is nothing to learn.
+        anchor: With `keep`: change the policy only where it has to be. At first the base policy's own chunks, from the
+            middle of its noise, are imagined at all recorded states. Rounds then start where they gain less than
+            `mend`; the base's chunk is one of every group, and of the proposals that are `margin` ahead of it `keep`
+            are learned, whichever. To all other states every batch is extended by `anchor` times `batch` samples, in
+            which the actor is held to what the base puts out. 0 for none.
+        mend: With `anchor`: raw advantage of the base's chunk below which there is something to mend. Advantages above
+            are mostly paid for speed, and a policy that learns to be fast lifts before it has a grip (lab notebook).
         relative: Take advantages relative to the mean of their group, in units of the deviation of all such
             differences, and spread them over the bins so that the best one begins one deviation above the mean; wants
             `group` > 1.
@@ -93,6 +106,8 @@ class RiseConfig:
     group: int = 1
     keep: int = 0
     margin: float = 0.0
+    anchor: float = 0.0
+    mend: float = 0.05
     relative: bool = False
     recorded_member: bool = False
     shuffled: bool = False
@@ -117,6 +132,7 @@ class RiseConfig:
         require(0 <= self.keep < self.group or not self.keep, f"keep {self.keep} is not less than group {self.group}")
         require(not (self.keep and self.relative), "keep learns the best under the best level: leave out relative")
         require(self.margin >= 0 and (self.keep > 0 or not self.margin), f"margin {self.margin} wants keep")
+        require(self.anchor >= 0 and (self.keep > 0 or not self.anchor), f"anchor {self.anchor} wants keep")
         require(self.certainty >= 0, f"certainty is {self.certainty}, expected at least 0")
 
 
@@ -132,7 +148,7 @@ class Round:
         levels: int64 (n,), what the actor is trained under.
         weights: float32 (n,), weight of each sample.
         position: 0 for chunks from recorded states, 1 for those that follow them, ...; int64 (n,).
-        proposed: Whether the policy proposed it, bool (n,); else it was recorded.
+        proposed: Whether the policy proposed it, bool (n,); else it was recorded, or is the base policy's.
     """
 
     context: Context
@@ -179,6 +195,7 @@ class RISE:
         _check(policy, envs, offline, self.config)
         self.actor = copy.deepcopy(policy).train()
         self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
+        self.base = copy.deepcopy(self.policy) if self.config.anchor else None
         self.parameters = self.actor.action_parameters()
         if self.config.scope == "all":
             self.parameters = [p for p in self.actor.parameters() if p.requires_grad]
@@ -186,6 +203,9 @@ class RISE:
         self.rounds, self.updates, self.num_chunks = 0, 0, 0
         self.figures: dict[str, float] = {}
         self._memory: list[Round] = []
+        self._held = HeldStates(_HELD)
+        self._bad: np.ndarray | None = None  # start states at which the base does badly
+        self._promise = np.ones(0)  # how often to start from each of them
         self._offline = _OfflineFeatures(self.policy, offline) if offline and self.config.scope == "action" else None
         self.log = RiseLog(log)
 
@@ -211,6 +231,8 @@ class RISE:
         """
         from tqdm import tqdm
 
+        if self.base is not None and self._bad is None:
+            self.survey()
         started, before = time.perf_counter(), self.num_chunks
         quiet = not sys.stderr.isatty()
         bar = tqdm(
@@ -228,7 +250,7 @@ class RISE:
                 used = max(self.num_chunks / total_chunks, 0.0 if seconds is None else elapsed / seconds)
                 bar.update(round(1000 * min(used, 1.0)) - bar.n)
                 shown = ("chunks_per_second", "loss", "advantage", "best_share")
-                figures = {name: f"{self.figures[name]:.3g}" for name in shown}
+                figures = {name: f"{self.figures[name]:.3g}" for name in shown if name in self.figures}
                 bar.set_postfix({"chunks": self.num_chunks, **figures}, refresh=False)
                 if callback is not None and callback(self) is False:
                     break
@@ -277,6 +299,27 @@ class RISE:
     # ------------------------------------------------------------------ a round
 
     @torch.no_grad()
+    def survey(self) -> None:
+        """Imagine the base policy's own chunks at the recorded states: where it does badly, and where it is held to."""
+        config, envs = self.config, self.envs
+        rng = np.random.default_rng([config.seed, _SURVEY])
+        rows = rng.permutation(np.flatnonzero(envs.starts.split == "train"))[:_SURVEY]
+        bad = []
+        for first in range(0, len(rows), envs.num_envs):
+            some = rows[first : first + envs.num_envs]
+            index = np.resize(some, envs.num_envs)
+            observations, _ = envs.reset(seed=0, options={"start_index": index.tolist()})
+            context, chunks = self._of_base(observations)
+            good = envs.foresee(chunks[:, None].cpu().numpy()).advantage[: len(some), 0] >= config.mend
+            bad.append(some[~good])
+            seen = observation_tensors(observations) if config.scope == "all" else None
+            self._held.add(Held(context, seen, chunks)[torch.from_numpy(np.flatnonzero(good))])
+            self.num_chunks += len(some)
+        self._bad = np.concatenate(bad)
+        self._promise = np.ones(len(self._bad))
+        self.figures["to_mend"] = len(self._bad) / len(rows)
+
+    @torch.no_grad()
     def imagine(self) -> Round:
         """Let the rollout policy propose chunks at recorded states, and imagine and score them."""
         config, envs, policy = self.config, self.envs, self.policy
@@ -284,7 +327,12 @@ class RISE:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         seeds = [int(seed) for seed in rng.integers(2**31, size=envs.num_envs)]
         options: dict[str, Any] = {}
-        if config.near_failure and rng.random() < config.near_failure:
+        met: np.ndarray | None = None
+        if self._bad is not None and len(self._bad):
+            often = self._promise / self._promise.sum()
+            met = rng.choice(len(self._bad), envs.num_envs, p=often, replace=len(self._bad) < envs.num_envs)
+            options["start_index"] = self._bad[met].tolist()
+        elif config.near_failure and rng.random() < config.near_failure:
             failed = np.flatnonzero((envs.starts.success == 0) & (envs.starts.split == "train"))
             if len(failed):
                 options["start_index"] = rng.choice(failed, envs.num_envs).tolist()
@@ -293,6 +341,8 @@ class RISE:
         for position in range(config.chunks_per_state):
             context = self._context(policy, observations)
             chunks, proposed = self._propose(context, generator, position)
+            if self.base is not None:
+                chunks[:, 0], proposed[:, 0] = self._of_base(observations)[1], False
             if over.any():  # the ended ones must not be stepped on: begin anew there, and leave the result out
                 envs.reset(options={"reset_mask": over})
             seen = observation_tensors(observations) if config.scope == "all" else None
@@ -310,6 +360,9 @@ class RISE:
             if config.group == 1:
                 advantages, uncertainty = np.asarray(rewards)[:, None], np.asarray(infos["uncertainty"])[:, None]
             parts.append(self._part(context, seen, chunks, advantages, uncertainty, position, proposed, ~over))
+            if met is not None and position == 0:
+                ahead = advantages.max(axis=1) - advantages[:, 0] >= config.margin
+                self._promise[met] = np.where(ahead, 1.0, _HOPELESS)
             self.num_chunks += int((~over).sum()) * config.group
             over = over | ended
             if over.all():
@@ -359,11 +412,17 @@ class RISE:
             judged.flat[rows] = judged.flat[order]
         levels, chosen = codec.encode(judged), np.repeat(kept[:, None], config.group, axis=1)
         if config.keep:
-            rank = (-judged).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
-            chosen &= rank < config.keep
-            lead = np.where(kept, judged.max(axis=1) - judged.mean(axis=1), -np.inf)
-            # Whatever the margin, a round learns something.
-            chosen &= (lead >= min(config.margin, float(lead.max())))[:, None]
+            if config.anchor:
+                # Whichever of those ahead, not the best: that would be the fastest.
+                chosen &= judged - judged[:, :1] >= max(config.margin, 1e-6)
+                drawn = np.random.default_rng([config.seed, self.rounds, 3 + position]).random(chosen.shape)
+                chosen &= np.where(chosen, drawn, 2.0).argsort(axis=1).argsort(axis=1) < config.keep
+            else:
+                rank = (-judged).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+                chosen &= rank < config.keep
+                lead = np.where(kept, judged.max(axis=1) - judged.mean(axis=1), -np.inf)
+                # Whatever the margin, a round learns something.
+                chosen &= (lead >= min(config.margin, float(lead.max())))[:, None]
             levels = np.full_like(levels, codec.best)
         row, member = (torch.from_numpy(index) for index in np.nonzero(chosen))
         weights = np.exp(-config.certainty * np.asarray(uncertainty, np.float64))
@@ -387,6 +446,8 @@ class RISE:
     def train(self) -> None:
         """Update the actor on the chunks in memory, mixed with recorded ones, and the rollout policy with it."""
         config, imagined = self.config, _joined(self._memory)
+        if not len(imagined):  # nothing was to be mended
+            return
         rng = np.random.default_rng([config.seed, self.rounds, 1])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         torch.manual_seed(int(rng.integers(2**62)))  # dropout draws from here
@@ -418,10 +479,12 @@ class RISE:
         self.figures |= {
             "loss": float(np.mean(losses)),
             "gradient": float(np.mean(norms)),
-            "advantage": float(last.advantages[first & last.proposed].mean()),
-            "best_share": float((last.levels.cpu()[first] == best).float().mean()),
+            "learned": float(len(last)),
             "ema_distance": self._distance(),
         }
+        if (first & last.proposed).any():
+            self.figures["advantage"] = float(last.advantages[first & last.proposed].mean())
+            self.figures["best_share"] = float((last.levels.cpu()[first] == best).float().mean())
         if (~first).any():
             self.figures["advantage_second"] = float(last.advantages[~first].mean())
 
@@ -455,6 +518,15 @@ class RISE:
                 levels, chunks = batch.levels, batch.chunks
             total = total + self.actor.loss(context, levels, chunks, generator).sum()
             weight += offline
+        if self.base is not None and len(self._held):
+            held = self._held.draw(rng, round(self.config.anchor * self.config.batch))
+            context = held.base
+            if held.observations is not None:
+                seen = {key: value.to(device) for key, value in held.observations.items()}
+                context = self.actor.context(seen, [self.actor.spec.prompt] * len(held), generator)
+            losses = self.actor.hold_loss(context, self._ask(len(held)), held.chunks, self.base, held.base, generator)
+            self.figures["held_loss"] = float(losses.detach().mean())
+            total, weight = total + losses.sum(), weight + len(held)
         return total / max(weight, 1e-6)
 
     @torch.no_grad()
@@ -475,6 +547,14 @@ class RISE:
         tensors = observation_tensors(observations, policy.device)
         return policy.context(tensors, [policy.spec.prompt] * len(tensors["state"]))
 
+    def _of_base(self, observations: Mapping[str, Any]) -> tuple[Context, torch.Tensor]:
+        """What the base policy sees, and its chunks from the middle of the noise."""
+        assert self.base is not None
+        context = self._context(self.base, observations)
+        middle = torch.zeros((len(context), *self.base.noise_shape), device=self.base.device)
+        chunks = self.base.sample(context, self._ask(len(context)), middle, guidance=self.base.guidance)
+        return context, self.base.within_limits(chunks)
+
     def _ask(self, count: int) -> torch.Tensor:
         return torch.full((count,), self.policy.codec.best, device=self.policy.device)
 
@@ -493,6 +573,8 @@ class RISE:
             "policy": self.policy.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
+        if self.base is not None:
+            state["base"] = self.base.state_dict()
         with atomic_path(folder / _STATE) as aside:
             torch.save(state, aside)
         write_json(folder / "metrics.json", {"rounds": self.rounds, "num_chunks": self.num_chunks, **self.figures})
@@ -500,7 +582,8 @@ class RISE:
     def restore(self, path: str | Path) -> bool:
         """Go on from what `save` wrote; False if nothing was saved there.
 
-        Chunks in memory are not kept: with `memory` 1 the run goes on to the very same result.
+        Chunks in memory are not kept: with `memory` 1 the run goes on to the very same result. With an anchor the
+        states are surveyed anew.
 
         Raises:
             CheckpointError: If the state is damaged or of other settings.
@@ -515,6 +598,8 @@ class RISE:
             self.actor.load_state_dict(state["actor"])
             self.policy.load_state_dict(state["policy"])
             self.optimiser.load_state_dict(state["optimiser"])
+            if self.base is not None:
+                self.base.load_state_dict(state["base"])
         except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{file} is cut short or damaged: {error}. Delete it to start anew.") from error
         self.rounds, self.updates, self.num_chunks = state["rounds"], state["updates"], state["num_chunks"]

@@ -45,7 +45,7 @@ class RiseLog:
 
     def round(self, number: int, last: Round, levels: int, chunks: int) -> None:
         """Write what a round's chunks were worth, every few rounds: advantages, and the share of every level."""
-        if self and number % _HISTOGRAM_ROUNDS == 1:
+        if self and number % _HISTOGRAM_ROUNDS == 1 and len(last):
             self._open().add_histogram("rise/advantages", last.advantages, chunks)
             occupied = torch.bincount(last.levels.cpu(), minlength=levels).double() / max(len(last), 1)
             self.scalars("levels", {f"{level:02d}": float(share) for level, share in enumerate(occupied)}, chunks)

@@ -126,6 +126,32 @@ class Policy(nn.Module, ABC):
                 when None.
         """
 
+    def hold_loss(
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        chunks: torch.Tensor,
+        other: Policy,
+        other_context: Context,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """How far this policy's answers are from another's, (B,): trained on it, it goes on acting as that one.
+
+        Flow matching on chunks that the other policy samples; policies that can compare velocities may do better.
+
+        Args:
+            context: What was seen, encoded by this policy.
+            levels: Advantage levels asked for, int64 (B,).
+            chunks: Chunks near which the two are compared, float32 (B, chunk, D), rad and m; not used here.
+            other: Policy with the same spaces.
+            other_context: What was seen, encoded by the other.
+            generator: Source of noise and times.
+        """
+        noise = torch.randn((len(context), *self.noise_shape), generator=generator).to(self.device)
+        with torch.no_grad():
+            target = other.sample(other_context, levels, noise)
+        return self.loss(context, levels, target, generator, hidden=0.0)
+
     @abstractmethod
     def action_parameters(self) -> list[nn.Parameter]:
         """Weights of the action expert, which are those that RISE trains online (FIELD A2)."""

@@ -226,6 +226,33 @@ class FlowPolicy(Policy):
             losses = (predicted - clean).square().mean(dim=1) / (time.square() + _TIME_FLOOR)
         return losses.unflatten(0, (draws, -1)).mean(dim=0)
 
+    def hold_loss(
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        chunks: torch.Tensor,
+        other: Policy,
+        other_context: Context,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Difference of what two networks put out near some chunks, (B,) (see `Policy.hold_loss`).
+
+        Half of the comparisons are without noise, where a policy of `noise` 0 acts.
+        """
+        assert isinstance(other, FlowPolicy)
+        draws = self.config.draws
+        clean = self.normalise(chunks, context.state).repeat(draws, 1)
+        noise, time, levels = self.training_draws(clean, levels.repeat(draws), generator, 0.0)
+        noise = noise * (torch.rand((len(clean), 1), generator=generator) < 0.5).to(noise)
+        noisy = time[:, None] * noise + (1 - time[:, None]) * clean
+        mine = self.denoiser(noisy, context.features.repeat(draws, 1), time, levels)
+        with torch.no_grad():
+            theirs = other.denoiser(noisy, other_context.features.repeat(draws, 1), time, levels)
+        losses = (mine - theirs).square().mean(dim=1)
+        if self.config.predicts == "chunk":
+            losses = losses / (time.square() + _TIME_FLOOR)
+        return losses.unflatten(0, (draws, -1)).mean(dim=0)
+
     def action_parameters(self) -> list[nn.Parameter]:
         """Weights of the denoiser; the image encoders stay as warm-up left them."""
         return list(self.denoiser.parameters())

@@ -66,8 +66,8 @@ class Offline:
         return Recorded(observations, chunks.contiguous(), levels, [SPEC.prompt] * len(rows))
 
 
-def agent(**changes: Any) -> RISE:
-    base = policy()
+def agent(base: FlowPolicy | None = None, **changes: Any) -> RISE:
+    base = base or policy()
     settings = {"scope": "all", "batch": 64, "rate": 3e-3, "ema": 0.9, **changes}
     offline = Offline(base) if settings.get("offline_ratio", 0.6) else None
     return RISE(base, envs(), offline, RiseConfig(**settings))  # type: ignore[arg-type]
@@ -232,6 +232,72 @@ def test_groups_without_a_difference_are_left_out() -> None:
     assert len(agent(**settings, margin=1e9).imagine()) >= 1  # the best of them, rather than nothing
 
 
+def test_with_an_anchor_only_what_the_base_does_badly_is_changed() -> None:
+    settings = {"group": 4, "keep": 3, "chunks_per_state": 1, "offline_ratio": 0.0, "margin": 0.02, "anchor": 1.0}
+
+    aside = policy()  # from the middle of the noise it does not do the best that there is
+    aside.chunk_mean.fill_(0.5)
+
+    def first_round(**changes: Any) -> tuple[Any, dict[str, Any], np.ndarray, np.ndarray]:
+        learner, met = agent(aside, **settings, **changes), []
+        foresee, reset = learner.envs.foresee, learner.envs.reset
+
+        def noted_reset(**kwargs: Any) -> Any:
+            met.append(reset(**kwargs))
+            return met[-1]
+
+        def noted(chunks: np.ndarray) -> Any:
+            met.append((chunks, foresee(chunks).advantage))
+            return foresee(chunks)
+
+        learner.envs.reset, learner.envs.foresee = noted_reset, noted
+        found = learner.imagine()
+        return found, met[0][0], *met[1]
+
+    _, observations, chunks, advantages = first_round()
+    own = advantages[:, 0]
+    np.testing.assert_array_equal(chunks[:, 0], agent(aside).predict(observations)[0])  # from the middle of the noise
+    found, _, again, _ = first_round(mend=float(np.median(own)))
+    np.testing.assert_array_equal(again, chunks)
+    bad = own < np.median(own)
+    ahead = bad[:, None] & (advantages - own[:, None] >= settings["margin"])
+    assert ahead.any()
+    np.testing.assert_array_equal(found.chunks, chunks[ahead])
+    assert set(found.levels.tolist()) == {CODEC.best}
+    assert [len(held) for held in found.held] == [16 - bad.sum()]
+
+
+def test_what_is_held_goes_back_to_the_base(tmp_path: Path) -> None:
+    settings = {"group": 4, "keep": 3, "chunks_per_state": 1, "offline_ratio": 0.0, "anchor": 1.0}
+    learner = agent(**settings, mend=-10.0)
+    learner.remember(learner.imagine())
+    learner.train()
+    assert learner.updates == 0  # the base does nothing badly
+    assert learner.base is not None
+    learner.save(tmp_path)
+    held, generator = learner._held.draw(np.random.default_rng(0), 64), torch.Generator().manual_seed(0)
+
+    def apart() -> torch.Tensor:
+        context = learner.actor.context(held.observations, [SPEC.prompt] * len(held))
+        asked = learner._ask(len(held))
+        return learner.actor.hold_loss(context, asked, held.chunks, learner.base, held.base, generator).mean()
+
+    learner.actor.eval()
+    assert float(apart().detach()) < 1e-9
+    with torch.no_grad():
+        learner.actor.denoiser.write.weight.add_(0.3)
+    before = float(apart().detach())
+    for _ in range(40):
+        learner.optimiser.zero_grad()
+        apart().backward()
+        learner.optimiser.step()
+    assert 0.0 < float(apart().detach()) < 0.2 * before
+    loaded = RISE.load(tmp_path, envs(), None, learner.config)  # given the improved policy, it knows the base
+    assert loaded.base is not None
+    for mine, theirs in zip(loaded.base.parameters(), learner.base.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
 def test_the_shuffled_control_keeps_the_levels_and_loses_whose_they_are() -> None:
     plain, shuffled = agent().imagine(), agent(shuffled=True).imagine()
     torch.testing.assert_close(plain.chunks, shuffled.chunks)
@@ -263,6 +329,7 @@ def test_histories_are_those_of_the_moment() -> None:
         ({"relative": True}, "group"),
         ({"group": 3, "keep": 3}, "keep 3"),
         ({"margin": 0.1}, "wants keep"),
+        ({"anchor": 1.0}, "wants keep"),
         ({"group": 3, "keep": 1, "relative": True}, "leave out relative"),
         ({"chunks_per_state": 3}, "max_chunks=3"),
         ({"offline_ratio": 1.5}, r"\[0, 1\]"),
