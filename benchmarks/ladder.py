@@ -13,8 +13,9 @@ without, which makes a policy act more steadily and costs nothing.
 Rows: `base`; `guided` (the base with guidance 2); `best-of` (the base, of whose 8 proposals the one imagined best is
 executed; nothing trained); `rise` (what `rise demo` does); `paper` (one proposal per state, two chunks in a row, all
 learned under their measured levels, by the action expert alone); `shuffled` (`rise` with the advantages of every round
-shuffled); `offline` (recorded chunks only); `bc` (the warm-up continued, if `rise train policy --initial base --out
-<out>/bc-0` was run); `true` (`rise` with the cell in place of imagination: the ceiling, nothing a robot could do).
+shuffled); `offline` (recorded chunks only); `free` (`rise` without an anchor: the best of the proposals is learned
+everywhere, beside recorded chunks); `bc` (the warm-up continued, if `rise train policy --initial base --out
+<out>/bc-0` was run); `true` (`free` with the cell in place of imagination: the ceiling, nothing a robot could do).
 """
 
 from __future__ import annotations
@@ -46,17 +47,18 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "best-of": None,
     "rise": {},
     "paper": {
-        "group": 1, "keep": 0, "margin": 0.0, "chunks_per_state": 2, "offline_ratio": 0.6, "epochs": 4, "memory": 1,
-        "rate": 3e-4, "scope": "action",
+        "group": 1, "keep": 0, "margin": 0.0, "anchor": 0.0, "chunks_per_state": 2, "offline_ratio": 0.6, "epochs": 4,
+        "batch": 128, "memory": 1, "rate": 3e-4, "ema": 0.995, "scope": "action",
     },
     "shuffled": {"shuffled": True},
-    "offline": {"group": 1, "keep": 0, "margin": 0.0, "offline_ratio": 1.0, "epochs": 1},
+    "offline": {"group": 1, "keep": 0, "margin": 0.0, "anchor": 0.0, "offline_ratio": 1.0, "epochs": 1},
+    "free": {"keep": 1, "margin": 0.08, "anchor": 0.0, "offline_ratio": 0.3},
     "bc": None,
-    "true": {},
+    "true": {"keep": 1, "margin": 0.08, "anchor": 0.0, "offline_ratio": 0.3},
 }  # fmt: skip
 #: Part of the chunks that a row imagines, where not all. `offline` learns from none of them, and makes an update for
 #: every one. Of `paper`, which learns every chunk, and `true`, which is slow, it is what time allows.
-SHARES = {"paper": 0.2, "offline": 0.01, "true": 0.3}
+SHARES = {"paper": 0.35, "offline": 0.018, "true": 0.5}
 _ACTS_AS_BASE = ("base", "guided", "best-of")
 
 
@@ -173,7 +175,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out/ladder"), help="directory (default: %(default)s)")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument("--chunks", type=int, default=60_000, help="imagined chunks per run (default: %(default)s)")
+    parser.add_argument("--chunks", type=int, default=34_000, help="imagined chunks per run (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=200, help="episodes per evaluation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=600_000, help="seed of the first one (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")

@@ -37,10 +37,11 @@ from rise_env.imagination import ImaginationVectorEnv
 __all__ = ["RISE", "RiseConfig", "Round"]
 
 _STATE = "rise_state.pt"
-#: How often, compared with the others, a bad state is tried again where nothing was ahead of the base's chunk.
-_HOPELESS = 0.1
+#: How often bad states are tried again: in proportion to the advantage that their proposals still miss on average, and
+#: to this part of what has been found to be gained there; and where nothing was ahead of the base's chunk.
+_LEARNED, _HOPELESS = 0.2, 0.01
 #: States that are surveyed at most, and so many good ones that are held.
-_SURVEY = _HELD = 4096
+_SURVEY = _HELD = 8192
 #: Which recorded states are filmed.
 _FILM_SEED = 4711
 #: Part of the kept proposals that is learned without a level, where the policy acts with guidance. With a tenth, as in
@@ -193,7 +194,8 @@ class RISE:
     ) -> None:
         self.config, self.envs, self.offline = config or RiseConfig(), envs, offline
         _check(policy, envs, offline, self.config)
-        self.actor = copy.deepcopy(policy).train()
+        self.actor = copy.deepcopy(policy)
+        self.actor.train(not self.config.anchor)  # what dropout changes cannot be held
         self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
         self.base = copy.deepcopy(self.policy) if self.config.anchor else None
         self.parameters = self.actor.action_parameters()
@@ -231,9 +233,9 @@ class RISE:
         """
         from tqdm import tqdm
 
+        started, before = time.perf_counter(), self.num_chunks
         if self.base is not None and self._bad is None:
             self.survey()
-        started, before = time.perf_counter(), self.num_chunks
         quiet = not sys.stderr.isatty()
         bar = tqdm(
             total=1000, unit=" ‰", desc="improving in imagination", disable=not progress_bar, dynamic_ncols=True,
@@ -300,7 +302,13 @@ class RISE:
 
     @torch.no_grad()
     def survey(self) -> None:
-        """Imagine the base policy's own chunks at the recorded states: where it does badly, and where it is held to."""
+        """Imagine the base policy's own chunks at recorded states: where it does badly, and where it is held to.
+
+        `learn` does so first, with an anchor.
+
+        Raises:
+            TrainingError: If it does well everywhere.
+        """
         config, envs = self.config, self.envs
         rng = np.random.default_rng([config.seed, _SURVEY])
         rows = rng.permutation(np.flatnonzero(envs.starts.split == "train"))[:_SURVEY]
@@ -316,6 +324,11 @@ class RISE:
             self._held.add(Held(context, seen, chunks)[torch.from_numpy(np.flatnonzero(good))])
             self.num_chunks += len(some)
         self._bad = np.concatenate(bad)
+        if not len(self._bad):
+            raise TrainingError(
+                f"at all of {len(rows)} recorded states the policy's own chunk is imagined to gain {config.mend} "
+                "or more: nothing is to be mended. Record episodes in which it fails, or raise mend."
+            )
         self._promise = np.ones(len(self._bad))
         self.figures["to_mend"] = len(self._bad) / len(rows)
 
@@ -328,7 +341,7 @@ class RISE:
         seeds = [int(seed) for seed in rng.integers(2**31, size=envs.num_envs)]
         options: dict[str, Any] = {}
         met: np.ndarray | None = None
-        if self._bad is not None and len(self._bad):
+        if self._bad is not None:
             often = self._promise / self._promise.sum()
             met = rng.choice(len(self._bad), envs.num_envs, p=often, replace=len(self._bad) < envs.num_envs)
             options["start_index"] = self._bad[met].tolist()
@@ -361,8 +374,10 @@ class RISE:
                 advantages, uncertainty = np.asarray(rewards)[:, None], np.asarray(infos["uncertainty"])[:, None]
             parts.append(self._part(context, seen, chunks, advantages, uncertainty, position, proposed, ~over))
             if met is not None and position == 0:
-                ahead = advantages.max(axis=1) - advantages[:, 0] >= config.margin
-                self._promise[met] = np.where(ahead, 1.0, _HOPELESS)
+                self.figures |= {"proposed": float(advantages[:, 1:].mean()), "own": float(advantages[:, 0].mean())}
+                lead = advantages.max(axis=1) - advantages[:, 0]
+                missing = advantages.max(axis=1) - advantages[:, 1:].mean(axis=1)
+                self._promise[met] = np.where(lead >= config.margin, missing + _LEARNED * lead, _HOPELESS)
             self.num_chunks += int((~over).sum()) * config.group
             over = over | ended
             if over.all():
@@ -523,7 +538,7 @@ class RISE:
             context = held.base
             if held.observations is not None:
                 seen = {key: value.to(device) for key, value in held.observations.items()}
-                context = self.actor.context(seen, [self.actor.spec.prompt] * len(held), generator)
+                context = self.actor.context(seen, [self.actor.spec.prompt] * len(held))
             losses = self.actor.hold_loss(context, self._ask(len(held)), held.chunks, self.base, held.base, generator)
             self.figures["held_loss"] = float(losses.detach().mean())
             total, weight = total + losses.sum(), weight + len(held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.rise import RISE, RiseConfig
-from rise_env.errors import CheckpointError, ConfigError
+from rise_agents.rise_anchor import HeldStates
+from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.testing import counting_envs, counting_spec, counting_starts, counting_world_model
 
 SPEC = counting_spec()
@@ -232,62 +234,84 @@ def test_groups_without_a_difference_are_left_out() -> None:
     assert len(agent(**settings, margin=1e9).imagine()) >= 1  # the best of them, rather than nothing
 
 
+ANCHORED = {"group": 4, "keep": 2, "chunks_per_state": 1, "offline_ratio": 0.0, "margin": 0.02, "anchor": 1.0}
+
+
+def aside() -> FlowPolicy:
+    """A policy that does not do the best that there is when it starts from the middle of the noise."""
+    made = policy()
+    made.chunk_mean.fill_(0.5)
+    return made
+
+
 def test_with_an_anchor_only_what_the_base_does_badly_is_changed() -> None:
-    settings = {"group": 4, "keep": 3, "chunks_per_state": 1, "offline_ratio": 0.0, "margin": 0.02, "anchor": 1.0}
+    learner, met = agent(aside(), **ANCHORED, mend=-10.0), []
+    foresee, reset = learner.envs.foresee, learner.envs.reset
 
-    aside = policy()  # from the middle of the noise it does not do the best that there is
-    aside.chunk_mean.fill_(0.5)
+    def noted_reset(**kwargs: Any) -> Any:
+        met.append((kwargs["options"]["start_index"], *reset(**kwargs)))
+        return met[-1][1:]
 
-    def first_round(**changes: Any) -> tuple[Any, dict[str, Any], np.ndarray, np.ndarray]:
-        learner, met = agent(aside, **settings, **changes), []
-        foresee, reset = learner.envs.foresee, learner.envs.reset
+    def noted(chunks: np.ndarray) -> Any:
+        result = foresee(chunks)
+        met[-1] = (*met[-1][:2], chunks, result.advantage)
+        return result
 
-        def noted_reset(**kwargs: Any) -> Any:
-            met.append(reset(**kwargs))
-            return met[-1]
-
-        def noted(chunks: np.ndarray) -> Any:
-            met.append((chunks, foresee(chunks).advantage))
-            return foresee(chunks)
-
-        learner.envs.reset, learner.envs.foresee = noted_reset, noted
-        found = learner.imagine()
-        return found, met[0][0], *met[1]
-
-    _, observations, chunks, advantages = first_round()
-    own = advantages[:, 0]
-    np.testing.assert_array_equal(chunks[:, 0], agent(aside).predict(observations)[0])  # from the middle of the noise
-    found, _, again, _ = first_round(mend=float(np.median(own)))
-    np.testing.assert_array_equal(again, chunks)
-    bad = own < np.median(own)
-    ahead = bad[:, None] & (advantages - own[:, None] >= settings["margin"])
-    assert ahead.any()
-    np.testing.assert_array_equal(found.chunks, chunks[ahead])
+    learner.envs.reset, learner.envs.foresee = noted_reset, noted
+    with pytest.raises(TrainingError, match="nothing is to be mended"):
+        learner.survey()
+    own = {row: float(gain) for rows, _, _, gains in met for row, gain in zip(rows, gains[:, 0], strict=True)}
+    mend = float(np.median(list(own.values())))
+    learner.config = dataclasses.replace(learner.config, mend=mend)
+    learner._held = HeldStates(100)
+    learner.survey()
+    bad = {row for row, gain in own.items() if gain < mend}
+    assert set(learner._bad.tolist()) == bad  # type: ignore[union-attr]
+    assert 0 < len(learner._held) == len(own) - len(bad)
+    before, met[:] = learner.num_chunks, []
+    found = learner.imagine()
+    (rows, observations, chunks, gains), *_ = met
+    assert learner.num_chunks == before + 64
+    assert set(rows) <= bad
+    np.testing.assert_array_equal(chunks[:, 0], agent(aside()).predict(observations)[0])  # the base's own
+    ahead = gains - gains[:, :1] >= 0.02
+    assert len(found) == np.minimum(ahead.sum(axis=1), 2).sum() > 0
+    wanted = {chunk.tobytes() for chunk in chunks[ahead]}
+    assert {chunk.tobytes() for chunk in found.chunks.numpy()} <= wanted
     assert set(found.levels.tolist()) == {CODEC.best}
-    assert [len(held) for held in found.held] == [16 - bad.sum()]
+    promising = dict(zip(rows, ahead.any(axis=1), strict=True))
+    for row, promise in zip(learner._bad, learner._promise, strict=True):  # type: ignore[arg-type]
+        if row not in promising:
+            assert promise == 1.0
+        elif not promising[row]:
+            assert promise == pytest.approx(0.01)
 
 
 def test_what_is_held_goes_back_to_the_base(tmp_path: Path) -> None:
-    settings = {"group": 4, "keep": 3, "chunks_per_state": 1, "offline_ratio": 0.0, "anchor": 1.0}
-    learner = agent(**settings, mend=-10.0)
-    learner.remember(learner.imagine())
-    learner.train()
-    assert learner.updates == 0  # the base does nothing badly
+    probe = agent(aside(), **ANCHORED)
+    rows = np.flatnonzero(probe.envs.starts.split == "train").tolist()
+    observations, _ = probe.envs.reset(seed=0, options={"start_index": rows})
+    gains = probe.envs.foresee(probe.predict(observations)[0][:, None]).advantage
+    learner = agent(aside(), **ANCHORED, mend=float(np.median(gains)))
+    learner.learn(1)
     assert learner.base is not None
     learner.save(tmp_path)
     held, generator = learner._held.draw(np.random.default_rng(0), 64), torch.Generator().manual_seed(0)
+    learner.actor.load_state_dict(learner.base.state_dict())
+    learner.actor.eval()
 
     def apart() -> torch.Tensor:
+        assert held.observations is not None
+        assert learner.base is not None
         context = learner.actor.context(held.observations, [SPEC.prompt] * len(held))
         asked = learner._ask(len(held))
         return learner.actor.hold_loss(context, asked, held.chunks, learner.base, held.base, generator).mean()
 
-    learner.actor.eval()
     assert float(apart().detach()) < 1e-9
     with torch.no_grad():
-        learner.actor.denoiser.write.weight.add_(0.3)
+        learner.actor.denoiser.write.bias.add_(0.05)
     before = float(apart().detach())
-    for _ in range(40):
+    for _ in range(60):
         learner.optimiser.zero_grad()
         apart().backward()
         learner.optimiser.step()

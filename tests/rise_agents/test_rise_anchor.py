@@ -16,8 +16,7 @@ from rise_agents.rise_anchor import Held, HeldStates
 def held(numbers: list[int], seen: bool) -> Held:
     column = torch.tensor(numbers, dtype=torch.float32)[:, None]
     observations = {"image_head": column[:, :, None, None].to(torch.uint8).expand(-1, 2, 2, 3)} if seen else None
-    context, base = Context(column, -column), Context(2 * column, -column)
-    return Held(context, base, observations, column[:, :, None].expand(-1, 4, 3))
+    return Held(Context(2 * column, -column), observations, column[:, :, None].expand(-1, 4, 3))
 
 
 @given(st.lists(st.integers(0, 7), max_size=8), st.integers(1, 9), st.booleans())
@@ -33,7 +32,7 @@ def test_the_latest_are_kept_and_their_parts_stay_together(sizes: list[int], cap
     numbers = drawn.chunks[:, 0, 0]
     expected = set(range(max(0, added - capacity), added))
     assert set(numbers.tolist()) <= expected
-    parts: list[Any] = [drawn.context.features[:, 0], -drawn.context.state[:, 0], drawn.base.features[:, 0] / 2]
+    parts: list[Any] = [drawn.base.features[:, 0] / 2, -drawn.base.state[:, 0]]
     if seen:
         assert drawn.observations is not None
         parts.append(drawn.observations["image_head"][:, 0, 0, 0].float())
