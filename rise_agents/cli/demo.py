@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument("--episodes", type=int, default=200, help="episodes per evaluation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of evaluation and training (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=7.0, help="time to improve (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=6.0, help="time to improve (default: %(default)s)")
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="settings of RISE")
