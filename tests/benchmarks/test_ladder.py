@@ -46,7 +46,7 @@ def test_rows_are_trained_evaluated_and_not_done_twice(tmp_path: Path, monkeypat
                "--chunks", "256", "--episodes", "2"]  # fmt: skip
     assert ladder.main(command) == 0
     folder = tmp_path / "out" / "shuffled-7"
-    assert json.loads((folder / "done.json").read_text())["chunks"] == 256
+    assert json.loads((folder / "done.json").read_text())["chunks"] >= 256  # the survey, then whole rounds
     trained = (folder / "model" / "model.safetensors").stat().st_mtime_ns
     assert "| shuffled | 1 |" in (tmp_path / "out" / "table.md").read_text()
     assert ladder.main(command) == 0
