@@ -266,7 +266,8 @@ def test_with_an_anchor_only_what_the_base_does_badly_is_changed() -> None:
     learner._held = HeldStates(100)
     learner.survey()
     bad = {row for row, gain in own.items() if gain < mend}
-    assert set(learner._bad.tolist()) == bad  # type: ignore[union-attr]
+    assert learner._bad is not None
+    assert set(learner._bad.tolist()) == bad
     assert 0 < len(learner._held) == len(own) - len(bad)
     before, met[:] = learner.num_chunks, []
     found = learner.imagine()
@@ -280,7 +281,7 @@ def test_with_an_anchor_only_what_the_base_does_badly_is_changed() -> None:
     assert {chunk.tobytes() for chunk in found.chunks.numpy()} <= wanted
     assert set(found.levels.tolist()) == {CODEC.best}
     promising = dict(zip(rows, ahead.any(axis=1), strict=True))
-    for row, promise in zip(learner._bad, learner._promise, strict=True):  # type: ignore[arg-type]
+    for row, promise in zip(learner._bad, learner._promise, strict=True):
         if row not in promising:
             assert promise == 1.0
         elif not promising[row]:
