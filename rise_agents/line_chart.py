@@ -21,7 +21,7 @@ STYLES = 6
 
 @dataclass(frozen=True)
 class Curve:
-    """One learning curve.
+    """One chart.
 
     Attributes:
         title: What it shows.

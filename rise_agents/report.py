@@ -136,7 +136,7 @@ def write_report(
         summary: One sentence that says what happened; see `one_sentence`.
         rows: Success table. The first row is what all others are compared with, on the same seeds; the second is what
             the report is about, and is shown large beside the first.
-        curves: Learning curves.
+        curves: Learning curves, value curves.
         films: Videos.
         pictures: Caption and file (PNG, JPEG, WebP, GIF) of every picture.
         provenance: Where the numbers come from; see `rise_env.provenance`.
@@ -165,7 +165,7 @@ def write_report(
         _section("success", "Success", _table(rows, changes)),
         _section("films", "Films", _films(films, sources[: len(films)])),
         _section("pictures", "Pictures", _pictures(pictures, sources[len(films) :])),
-        _section("curves", "Learning curves", _curves(curves)),
+        _section("curves", "Curves", _curves(curves)),
         _section("commands", "Run it again", _commands(commands)),
         _section("provenance", "Where this comes from", _provenance(provenance)),
     ]

@@ -213,11 +213,13 @@ def _report(
     from rise_agents.filming import film_episodes, outcome, write_video
     from rise_agents.policies.base import PolicyRunner
     from rise_agents.report import Curve, Film, Row, one_sentence, side_by_side, write_gif, write_report
+    from rise_agents.value_curves import value_curve
     from rise_env.provenance import provenance
 
     won = [b.seed for b, a in zip(before.details, after.details, strict=True) if a.success and not b.success]
     lost = [b.seed for b, a in zip(before.details, after.details, strict=True) if b.success and not a.success]
-    films, kwargs = [], {"observation_lags": list(base.lags)}
+    films, curves, kwargs = [], [], {"observation_lags": list(base.lags)}
+    model = bundle.world_model()
     for seed in [*won[:2], *lost[:1]]:
         pair = []
         for policy in (base, improved):
@@ -228,14 +230,17 @@ def _report(
         joined = side_by_side(left, right, labels)
         path = write_video(args.out / "films" / f"episode-{seed}.mp4", joined, fps)
         films.append(Film(f"Episode {seed}, {labels[0]} and {labels[1]}", path))
+        lines = {label: value_curve(_CELL, PolicyRunner(policy), model, seed)
+                 for label, policy in zip(labels[::-1], (improved, base), strict=True)}  # fmt: skip
+        curves.append(Curve(f"Value in episode {seed}", "seconds", "value", lines))
         if seed == (won or [None])[0]:
             write_gif(args.out / "before-after.gif", joined[::2], fps / 2, 720)
-    films.append(_imagined(args, improved, bundle))
+    films.append(_imagined(args, improved, model))
     history = _History(args.out / "rise" / "history.json", True).rows
     names = {"proposed": "after RISE, proposals", "own": "base, its own chunk"}
     if not config["settings"]["anchor"]:
         names = {"advantage": "first chunk", "advantage_second": "second chunk"}
-    curves = [
+    learning = [
         Curve("Imagined advantage at the states that are worked on", "imagined chunks", "mean advantage",
               {label: [(row["chunks"], row[name]) for row in history] for name, label in names.items()}),
         Curve("Flow-matching loss", "imagined chunks", "loss", {"RISE": [(r["chunks"], r["loss"]) for r in history]}),
@@ -250,7 +255,7 @@ def _report(
         title="RISE: improved in imagination, checked in the cell",
         summary=one_sentence(rows[0], rows[1], minutes),
         rows=rows,
-        curves=curves if history else [],
+        curves=[*(learning if history else []), *curves],
         films=films,
         provenance=provenance(config, args.seed),
         commands=["rise demo --json out/demo.json"],
@@ -261,7 +266,7 @@ def _acting(runner: Any) -> Any:
     return lambda envs: runner
 
 
-def _imagined(args: argparse.Namespace, policy: Any, bundle: Any) -> Any:
+def _imagined(args: argparse.Namespace, policy: Any, model: Any) -> Any:
     """A film of a chunk of the improved policy: what the cameras saw, and what had been imagined."""
     import gymnasium
     import numpy as np
@@ -273,7 +278,6 @@ def _imagined(args: argparse.Namespace, policy: Any, bundle: Any) -> Any:
     from rise_agents.report import Film, imagined_film
     from rise_env.spaces import image_key
 
-    model = bundle.world_model()
     spec, history = model.spec, BestOfN(policy, model, 1)
     env: Any = gymnasium.make_vec(
         _CELL, num_envs=1, autoreset_mode="disabled", execute=spec.stride, observation_lags=list(history.lags)

@@ -304,7 +304,7 @@ def test_what_is_not_given_has_no_heading(tmp_path: Path) -> None:
 
 def test_all_headings(tmp_path: Path, video: Path, picture: Path) -> None:
     page = report(tmp_path / "report.html", films=[Film("before", video)], pictures=[("grid", picture)])
-    heads = ["Success", "Films", "Pictures", "Learning curves", "Run it again", "Where this comes from"]
+    heads = ["Success", "Films", "Pictures", "Curves", "Run it again", "Where this comes from"]
     assert [element.text for element in page.all("h2")] == heads
 
 
