@@ -35,7 +35,7 @@ def value_curve(
     asked_every = max(1, spec.execute // spec.stride)  # moments
     kwargs = {**(env_kwargs or {}), "execute": spec.stride, "observation_lags": list(history.lags)}
     env: Any = gymnasium.make_vec(env_id, num_envs=1, autoreset_mode="disabled", **kwargs)
-    points = []
+    points: list[tuple[float, float]] = []
     try:
         observations, _ = env.reset(seed=seed)
         runner.begin([seed], np.ones(1, bool))
