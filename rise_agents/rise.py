@@ -61,6 +61,7 @@ class RiseConfig:
         batch: Samples per update, recorded ones included (release: 128).
         rate: Learning rate of Adam.
         warm_up: Updates over which it rises.
+        cool: Last part of a run over which it falls to zero, in a straight line.
         clip: Largest norm of the gradient.
         ema: Decay of the rollout policy (paper: 0.995).
         scope: What is trained: "action" (the action expert, as in the release; what the images are encoded to is then
@@ -99,6 +100,7 @@ class RiseConfig:
     batch: int = 128
     rate: float = 3e-4
     warm_up: int = 50
+    cool: float = 0.0
     clip: float = 1.0
     ema: float = 0.995
     scope: str = "action"
@@ -124,7 +126,7 @@ class RiseConfig:
 
         for name in ("chunks_per_state", "epochs", "batch", "group", "memory"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("offline_ratio", "near_failure", "noise"):
+        for name in ("offline_ratio", "near_failure", "noise", "cool"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}, expected in [0, 1]")
         require(0 <= self.ema < 1, f"ema is {self.ema}, expected in [0, 1)")
         require(self.rate > 0 and self.clip > 0, "rate and clip must be positive")
@@ -179,6 +181,7 @@ class RISE:
         actor: What is trained.
         policy: The rollout policy, which `predict` and `save` use.
         num_chunks: Chunks imagined so far.
+        seconds: Time spent in `learn` so far.
 
     Raises:
         ConfigError: If the parts do not fit each other.
@@ -202,7 +205,8 @@ class RISE:
         if self.config.scope == "all":
             self.parameters = [p for p in self.actor.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.config.rate, betas=(0.9, 0.95))
-        self.rounds, self.updates, self.num_chunks = 0, 0, 0
+        self.rounds, self.updates, self.num_chunks, self.seconds = 0, 0, 0, 0.0
+        self._used = 0.0  # part of the run that is over
         self.figures: dict[str, float] = {}
         self._memory: list[Round] = []
         self._held = HeldStates(_HELD)
@@ -226,16 +230,17 @@ class RISE:
             total_chunks: Imagined chunks in all, those before a `load` included.
             callback: Called after every round; False stops.
             progress_bar: Show one.
-            seconds: Longest time to spend in this call.
+            seconds: Longest time to spend in all, that before a `load` included; at least one round is made.
 
         Raises:
             TrainingError: If a loss is not finite; the rollout policy is still that of the round before.
         """
         from tqdm import tqdm
 
-        started, before = time.perf_counter(), self.num_chunks
+        started, before, spent = time.perf_counter(), self.num_chunks, self.seconds
         if self.base is not None and self._bad is None:
             self.survey()
+            self.seconds = spent + time.perf_counter() - started
         quiet = not sys.stderr.isatty()
         bar = tqdm(
             total=1000, unit=" ‰", desc="improving in imagination", disable=not progress_bar, dynamic_ncols=True,
@@ -243,22 +248,26 @@ class RISE:
         )  # fmt: skip
         with bar:
             while self.num_chunks < total_chunks:
+                self._used = min(self._part_used(total_chunks, seconds), 1.0)
                 self._memory = [*self._memory, self.imagine()][-self.config.memory :]
                 self.train()
                 self.rounds += 1
                 elapsed = time.perf_counter() - started
+                self.seconds = spent + elapsed
                 self.figures["chunks_per_second"] = (self.num_chunks - before) / elapsed
                 self._write()
-                used = max(self.num_chunks / total_chunks, 0.0 if seconds is None else elapsed / seconds)
+                used = self._part_used(total_chunks, seconds)
                 bar.update(round(1000 * min(used, 1.0)) - bar.n)
                 shown = ("chunks_per_second", "loss", "advantage", "best_share")
                 figures = {name: f"{self.figures[name]:.3g}" for name in shown if name in self.figures}
                 bar.set_postfix({"chunks": self.num_chunks, **figures}, refresh=False)
-                if callback is not None and callback(self) is False:
-                    break
-                if seconds is not None and elapsed > seconds:
+                if (callback is not None and callback(self) is False) or used >= 1.0:
                     break
         return self
+
+    def _part_used(self, total_chunks: int, seconds: float | None) -> float:
+        """How much of what `learn` was given is used up; 1 and more for all of it."""
+        return max(self.num_chunks / total_chunks, 0.0 if seconds is None else self.seconds / max(seconds, 1e-9))
 
     def predict(
         self, observation: Mapping[str, Any], noise: torch.Tensor | None = None, deterministic: bool = True
@@ -320,8 +329,10 @@ class RISE:
             context, chunks = self._of_base(observations)
             good = envs.foresee(chunks[:, None].cpu().numpy()).advantage[: len(some), 0] >= config.mend
             bad.append(some[~good])
-            seen = observation_tensors(observations) if config.scope == "all" else None
-            self._held.add(Held(context, seen, chunks)[torch.from_numpy(np.flatnonzero(good))])
+            states = Held(context, None, chunks)
+            if config.scope == "all":
+                states = Held(None, observation_tensors(observations), chunks)
+            self._held.add(states[torch.from_numpy(np.flatnonzero(good))])
             self.num_chunks += len(some)
         self._bad = np.concatenate(bad)
         if not len(self._bad):
@@ -479,8 +490,9 @@ class RISE:
             loss = self._loss(imagined, which, rng, offline, generator)
             if not bool(torch.isfinite(loss)):
                 raise TrainingError(f"RISE, round {self.rounds}: the loss is {float(loss)}; lower the learning rate")
+            rising, falling = (self.updates + 1) / max(config.warm_up, 1), (1.0 - self._used) / max(config.cool, 1e-9)
             for group in self.optimiser.param_groups:
-                group["lr"] = config.rate * min(1.0, (self.updates + 1) / max(config.warm_up, 1))
+                group["lr"] = config.rate * min(1.0, rising, falling if config.cool else 1.0)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             norms.append(float(torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)))
@@ -535,14 +547,26 @@ class RISE:
             weight += offline
         if self.base is not None and len(self._held):
             held = self._held.draw(rng, round(self.config.anchor * self.config.batch))
-            context = held.base
-            if held.observations is not None:
-                seen = {key: value.to(device) for key, value in held.observations.items()}
-                context = self.actor.context(seen, [self.actor.spec.prompt] * len(held))
-            losses = self.actor.hold_loss(context, self._ask(len(held)), held.chunks, self.base, held.base, generator)
+            losses = self._hold_loss(held, generator)
             self.figures["held_loss"] = float(losses.detach().mean())
             total, weight = total + losses.sum(), weight + len(held)
         return total / max(weight, 1e-6)
+
+    def _hold_loss(self, held: Held, generator: torch.Generator) -> torch.Tensor:
+        """How far the actor is from the base at some states, (n,)."""
+        assert self.base is not None
+        mine = theirs = held.base
+        if held.observations is not None:
+            # The same augmented pictures for both: they are held together around a state, not at its pixels alone
+            # (a consistent teacher, arXiv 2106.05237).
+            seen = {key: value.to(self.actor.device) for key, value in held.observations.items()}
+            prompts, state = [self.actor.spec.prompt] * len(held), generator.get_state()
+            mine = self.actor.context(seen, prompts, generator)
+            with torch.no_grad():
+                theirs = self.base.context(seen, prompts, torch.Generator().set_state(state))
+        assert mine is not None
+        assert theirs is not None
+        return self.actor.hold_loss(mine, self._ask(len(held)), held.chunks, self.base, theirs, generator)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -584,6 +608,7 @@ class RISE:
             "rounds": self.rounds,
             "updates": self.updates,
             "num_chunks": self.num_chunks,
+            "seconds": self.seconds,
             "actor": self.actor.state_dict(),
             "policy": self.policy.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -617,7 +642,8 @@ class RISE:
                 self.base.load_state_dict(state["base"])
         except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{file} is cut short or damaged: {error}. Delete it to start anew.") from error
-        self.rounds, self.updates, self.num_chunks = state["rounds"], state["updates"], state["num_chunks"]
+        self.rounds, self.updates = state["rounds"], state["updates"]
+        self.num_chunks, self.seconds = state["num_chunks"], state["seconds"]
         return True
 
     @classmethod

@@ -21,12 +21,12 @@ class Held:
     """States at which the actor is held to the base policy: n of them.
 
     Attributes:
-        base: What was seen, as the base policy encodes it.
-        observations: The same before encoding; None where the encoders are not trained.
+        base: What was seen, as the base policy encodes it; None where the encoders are trained.
+        observations: The same before encoding; None where they are not.
         chunks: What the base policy does there, float32 (n, chunk, D), rad and m.
     """
 
-    base: Context
+    base: Context | None
     observations: dict[str, torch.Tensor] | None
     chunks: torch.Tensor
 
@@ -37,7 +37,7 @@ class Held:
         there = index.to(self.chunks.device)
         seen = self.observations
         return Held(
-            self.base[there],
+            None if self.base is None else self.base[there],
             None if seen is None else {key: value[index.to(value.device)] for key, value in seen.items()},
             self.chunks[there],
         )
@@ -83,9 +83,9 @@ class HeldStates:
             return type(of)(**{field.name: room(getattr(of, field.name)) for field in fields(of)})
 
         seen = None if like.observations is None else {key: room(value) for key, value in like.observations.items()}
-        return Held(context(like.base), seen, room(like.chunks))
+        return Held(None if like.base is None else context(like.base), seen, room(like.chunks))
 
 
 def _tensors(held: Held) -> list[torch.Tensor]:
-    context = [getattr(held.base, field.name) for field in fields(held.base)]
+    context = [] if held.base is None else [getattr(held.base, field.name) for field in fields(held.base)]
     return [*context, *(held.observations or {}).values(), held.chunks]

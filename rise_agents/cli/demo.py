@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             left = 60 * args.minutes - clock.spent("improving")
             agent.learn = history.watching(agent.learn)
             if left > 0:
-                learn(agent, run_folder, 10**9, left)
+                learn(agent, run_folder, 10**9, agent.seconds + left)
         write_json(run_folder / "done.json", {"chunks": agent.num_chunks, "updates": agent.updates})
     improved = load_policy(run_folder / "model")
     with clock.timed("evaluating the improved policy"):

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", metavar="TAG", help="tag of their advantages, with --data")
     parser.add_argument("--chunks", type=int, default=30_000, help="chunks to imagine (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="longest time to spend")
+    parser.add_argument("--minutes", type=float, help="longest time to spend, interruptions left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder; an old one is resumed")
     parser.add_argument("--num-envs", type=int, default=32, help="imaginations at once (default: %(default)s)")
@@ -206,7 +206,7 @@ def learn(
         agent: Agent.
         out: Its folder.
         chunks: Imagined chunks in all.
-        seconds: Longest time to spend.
+        seconds: Longest time to spend in all.
         watch: Called with the agent before, every other minute, and after.
     """
     saved = watched = time.monotonic()

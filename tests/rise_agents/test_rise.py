@@ -216,6 +216,25 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
         other.restore(tmp_path)
 
 
+def test_towards_the_end_the_rate_falls_to_zero_whatever_limits_the_run(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    def note(trained: RISE) -> bool:
+        rates.append(trained.optimiser.param_groups[0]["lr"])
+        return len(rates) != 6
+
+    learner = agent(cool=0.5, warm_up=1, rate=1e-3)
+    learner.learn(32 * 8, callback=note)  # stopped after six rounds of eight
+    learner.save(tmp_path)
+    again = agent(cool=0.5, warm_up=1, rate=1e-3)
+    assert again.restore(tmp_path)
+    again.learn(32 * 8, callback=note)
+    assert rates == pytest.approx([1e-3] * 5 + [0.75e-3, 0.5e-3, 0.25e-3])
+    again.seconds, rates[:] = 90.0, []
+    again.learn(10**9, callback=note, seconds=100.0)  # 90 of them were spent before
+    assert rates[0] == pytest.approx(0.2e-3)
+
+
 def test_groups_without_a_difference_are_left_out() -> None:
     settings = {"group": 4, "keep": 1, "chunks_per_state": 1}
     learner = agent(**settings)
@@ -302,11 +321,7 @@ def test_what_is_held_goes_back_to_the_base(tmp_path: Path) -> None:
     learner.actor.eval()
 
     def apart() -> torch.Tensor:
-        assert held.observations is not None
-        assert learner.base is not None
-        context = learner.actor.context(held.observations, [SPEC.prompt] * len(held))
-        asked = learner._ask(len(held))
-        return learner.actor.hold_loss(context, asked, held.chunks, learner.base, held.base, generator).mean()
+        return learner._hold_loss(held, generator).mean()
 
     assert float(apart().detach()) < 1e-9
     with torch.no_grad():
