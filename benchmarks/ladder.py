@@ -157,7 +157,7 @@ def _evaluate(row: str, folder: Path, base: str, args: argparse.Namespace) -> No
         options["best_of"] = _PROPOSALS
     policy = base if row in _ACTS_AS_BASE else str(folder)
     for noise, name in _EVALUATIONS.items():
-        if (folder / name).exists() or (row == "best-of" and not noise):
+        if (folder / name).exists() or noise not in args.noise or (row == "best-of" and not noise):
             continue
         make, needs = policy_of(policy, _CELL, **options, **({} if row == "best-of" else {"noise": noise}))
         result = evaluate(_CELL, make, args.episodes, args.seed, env_kwargs=needs)
@@ -175,9 +175,13 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out/ladder"), help="directory (default: %(default)s)")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument("--chunks", type=int, default=34_000, help="imagined chunks per run (default: %(default)s)")
+    parser.add_argument("--chunks", type=int, default=44_000, help="imagined chunks per run (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=200, help="episodes per evaluation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=600_000, help="seed of the first one (default: %(default)s)")
+    parser.add_argument(
+        "--noise", type=float, nargs="+", choices=list(_EVALUATIONS), default=list(_EVALUATIONS),
+        help="how policies act when they are evaluated: as trained, 1, and without noise, 0 (default: both)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--table-only", action="store_true", help="only write the table of what is there")
     return parser.parse_args(arguments)

@@ -42,7 +42,7 @@ LABELS = "demo"
 #: cannot learn from (lab notebook).
 SETTINGS = {
     "group": 8, "keep": 4, "margin": 0.2, "anchor": 1.0, "mend": 0.05, "chunks_per_state": 1, "offline_ratio": 0.0,
-    "epochs": 12, "batch": 96, "memory": 30, "rate": 5e-4, "ema": 0.98, "scope": "all",
+    "epochs": 12, "batch": 96, "memory": 30, "rate": 5e-4, "cool": 0.5, "ema": 0.98, "scope": "all",
 }  # fmt: skip
 #: Recorded states to start from.
 STARTS = 8192
