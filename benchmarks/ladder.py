@@ -15,7 +15,7 @@ executed; nothing trained); `rise` (what `rise demo` does); `paper` (one proposa
 learned under their measured levels, by the action expert alone); `shuffled` (`rise` with the advantages of every round
 shuffled); `offline` (recorded chunks only); `free` (`rise` without an anchor: the best of the proposals is learned
 everywhere, beside recorded chunks); `bc` (the warm-up continued, if `rise train policy --initial base --out
-<out>/bc-0` was run); `true` (`free` with the cell in place of imagination: the ceiling, nothing a robot could do).
+<out>/bc-0` was run); `true` (`rise` with the cell in place of imagination: the ceiling, nothing a robot could do).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "offline": {"group": 1, "keep": 0, "margin": 0.0, "anchor": 0.0, "offline_ratio": 1.0, "epochs": 1},
     "free": {"keep": 1, "margin": 0.08, "anchor": 0.0, "offline_ratio": 0.3},
     "bc": None,
-    "true": {"keep": 1, "margin": 0.08, "anchor": 0.0, "offline_ratio": 0.3},
+    "true": {},
 }  # fmt: skip
 #: Part of the chunks that a row imagines, where not all. `offline` learns from none of them, and makes an update for
 #: every one. Of `paper`, which learns every chunk, and `true`, which is slow, it is what time allows.

@@ -25,7 +25,7 @@ from rise_robot.cell.config import CellConfig
 from rise_robot.cell.render import CellRenderer
 from rise_robot.cell.scripted import ScriptedPolicy
 
-__all__ = ["Leader", "TrueWorldEnv"]
+__all__ = ["Leader", "Starts", "TrueWorldEnv"]
 
 type Leader = Callable[[WorkCell, CellRenderer], ScriptedPolicy]
 
@@ -34,6 +34,12 @@ class _Start(NamedTuple):
     state: CellState
     seen: list[tuple[np.ndarray, np.ndarray]]
     progress: float
+
+
+class Starts(NamedTuple):
+    """What agents ask of start states, one entry each: `split`, str, is "train"."""
+
+    split: np.ndarray
 
 
 class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
@@ -85,8 +91,12 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Lead every environment (of `reset_mask`) to a start state; `group_size` neighbours share one."""
+        """Lead every environment (of `reset_mask`) to a start state; `group_size` neighbours share one.
+
+        With a pool, `start_index` says to which of its states, one for every environment.
+        """
         options = options or {}
+        index = options.get("start_index")
         mask = options.get("reset_mask", np.ones(self.num_envs, bool))
         group = options.get("group_size", 1)
         seeds = seed if seed is not None else np.random.default_rng().integers(2**31, size=self.num_envs).tolist()
@@ -96,7 +106,9 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
                 self._states[i], self._seen[i] = self._states[leader], self._seen[leader]
                 self._progress[i] = self._progress[leader]
             else:
-                self._lead(i, int(seeds[i]))
+                self._states[i], self._seen[i], self._progress[i] = (
+                    self._lead(int(seeds[i])) if index is None else self._pooled()[int(index[i])]
+                )
             self._chunks[i] = 0
         return self._observe(), self._infos()
 
@@ -133,14 +145,21 @@ class TrueWorldEnv(VectorEnv[dict[str, Any], Any, Any]):
         shape = (self.num_envs, self.task.chunk, self.task.layout.dim)
         return np.full(shape, np.nan, np.float32), np.zeros(self.num_envs, bool)
 
-    def _lead(self, row: int, seed: int) -> None:
-        if self._pool_size:
-            if not self._pool:
-                self._fill_pool()
-            start = self._pool[int(np.random.default_rng(seed).integers(len(self._pool)))]
-        else:
-            start = self._lead_to(seed)
-        self._states[row], self._seen[row], self._progress[row] = start
+    @property
+    def starts(self) -> Starts:
+        """The states of the pool."""
+        return Starts(np.full(len(self._pooled()), "train"))
+
+    def _lead(self, seed: int) -> _Start:
+        if not self._pool_size:
+            return self._lead_to(seed)
+        pool = self._pooled()
+        return pool[int(np.random.default_rng(seed).integers(len(pool)))]
+
+    def _pooled(self) -> list[_Start]:
+        if self._pool_size and not self._pool:
+            self._fill_pool()
+        return self._pool
 
     def _fill_pool(self) -> None:
         for seed in trange(self._pool_size, desc="leading to start states", unit=" episodes", disable=None):

@@ -25,7 +25,8 @@ __all__ = ["add_arguments", "learn", "parsed_settings", "run", "set_up"]
 
 _SAVE_SECONDS, _WATCH_SECONDS = 60.0, 120.0
 _AUDIT_SEED = 970_000
-_POOL = 300  # episodes of the policy whose states the true world starts from
+#: The true world starts from states of so many episodes, a quarter of them an operator's, as in the demo's recordings.
+_POOL, _OPERATOR = 560, "operator-confused"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +130,8 @@ def set_up(
         data: Recorded datasets: start states, and chunks to mix in; the bundle's start states when None.
         labels: Tag of their advantages, with `data`.
         bundle: Bundle whose world model imagines; that of the environment's task when None.
-        true_world: Let the work cell take the place of imagination; it starts from states that the policy gets to.
+        true_world: Let the work cell take the place of imagination; it starts from states that the policy, and in a
+            quarter of the episodes an operator, gets to.
         num_envs: Imaginations at once.
         starts: Start states drawn from the data.
         log: Directory for TensorBoard.
@@ -167,8 +169,10 @@ def set_up(
             from benchmarks.true_world import TrueWorldEnv
             from rise_robot.cell.config import load_cell
 
+            own = led_by(policy, 1.0)
+            leaders = (own, own, own, _OPERATOR)
             envs = TrueWorldEnv(
-                *load_cell(found.spec.name), num_envs, (led_by(policy, 1.0),), observation_lags=policy.lags, pool=_POOL
+                *load_cell(found.spec.name), num_envs, leaders, observation_lags=policy.lags, pool=_POOL
             )
         else:
             kwargs["starts"] = StartStates.from_dataset(dataset, found.spec, starts, seed=0)

@@ -60,9 +60,14 @@ def test_an_agent_learns_there_as_it_does_in_imagination(envs: TrueWorldEnv) -> 
     assert np.isfinite(agent.figures["loss"])
 
 
-def test_a_pool_starts_from_any_state_of_its_episodes() -> None:
+@pytest.fixture(scope="module")
+def pooled() -> TrueWorldEnv:
     spec, config = load_cell("brick_sorting", "tiny")
-    envs = TrueWorldEnv(spec, config, 6, ("expert",), observation_lags=[2], latest_start=12, pool=2)
+    return TrueWorldEnv(spec, config, 6, ("expert",), observation_lags=[2], latest_start=12, pool=2)
+
+
+def test_a_pool_starts_from_any_state_of_its_episodes(pooled: TrueWorldEnv) -> None:
+    envs, spec = pooled, pooled.task
     observations, infos = envs.reset(seed=list(range(6)))
     again, _ = envs.reset(seed=list(range(6)))
     np.testing.assert_array_equal(observations["image_head"], again["image_head"])
@@ -70,3 +75,20 @@ def test_a_pool_starts_from_any_state_of_its_episodes() -> None:
     assert (observations["state"] != observations["state_lag2"]).any()  # the past is of the same episode, not a copy
     hold = np.repeat(observations["state"][:, None], spec.chunk, axis=1)
     assert np.isfinite(envs.step(hold)[1]).all()
+    envs.close()
+
+
+def test_states_of_a_pool_can_be_chosen_and_surveyed(pooled: TrueWorldEnv) -> None:
+    states = [state.progress for state in pooled._pooled()]
+    assert pooled.starts.split.tolist() == ["train"] * len(states)
+    chosen = np.linspace(0, len(states) - 1, 6).astype(int)
+    infos = pooled.reset(options={"start_index": chosen.tolist()})[1]
+    np.testing.assert_array_equal(infos["progress"], np.array(states)[chosen])
+    network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
+    policy = FlowPolicy(pooled.task, FlowPolicyConfig(network=network, lags=(2,), steps=1, draws=1))
+    settings = RiseConfig(offline_ratio=0.0, chunks_per_state=1, group=4, keep=2, anchor=1.0)
+    agent = RISE(policy, pooled, None, settings)  # type: ignore[arg-type]
+    agent.survey()
+    assert agent.num_chunks == len(states)
+    assert agent._bad is not None
+    assert len(agent._bad) + len(agent._held) == len(states)
