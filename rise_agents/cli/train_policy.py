@@ -47,8 +47,6 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.cli.train import Bars
     from rise_agents.policies.config import load_policy_config
     from rise_agents.policies.data import levels_of, measured_advantages
-    from rise_agents.policies.flow_policy import FlowPolicy
-    from rise_agents.policies.loading import find_policy
     from rise_env.data import open_dataset
     from rise_env.dynamics.trainer import Budget
     from rise_env.tasks import load_task
@@ -57,19 +55,14 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     config = load_policy_config(args.task, args.preset, args.overrides)
+    initial = _initial(args)
     with Bars() as bars:
         dataset = open_dataset(args.data, load_task(args.task, args.preset, args.overrides), progress=bars.decoding)
-        codec = config.advantage
+        codec = config.advantage if initial is None else initial.codec
         if args.plain:
             levels = np.full(dataset.num_frames, codec.unsaid, np.int64)
         else:
             levels, codec = levels_of(*measured_advantages(dataset, args.labels), codec)
-        initial = None
-        if args.initial:
-            path = find_policy(args.initial, args.task)
-            if path is None:
-                raise ConfigError(f"--initial {args.initial}: there is no such policy")
-            initial = FlowPolicy.from_pretrained(path)
         budget = Budget(steps=args.steps or config.training.steps)
         if args.minutes is not None:
             budget = Budget(seconds=60 * args.minutes)
@@ -83,6 +76,24 @@ def run(args: argparse.Namespace) -> int:
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"model: {args.out / 'model'}")
     return 0
+
+
+def _initial(args: argparse.Namespace) -> Any:
+    """The policy to go on from, if one was named."""
+    from rise_agents.policies.flow_policy import FlowPolicy
+    from rise_agents.policies.loading import find_policy
+
+    if not args.initial:
+        return None
+    fixed = [item for item in args.overrides if item.startswith(("policy.model", "policy.advantage"))]
+    if fixed:
+        raise ConfigError(
+            f"--initial {args.initial}: its model and levels are given; leave out {fixed}"
+        )
+    path = find_policy(args.initial, args.task)
+    if path is None:
+        raise ConfigError(f"--initial {args.initial}: there is no such policy")
+    return FlowPolicy.from_pretrained(path)
 
 
 def _try_out(args: argparse.Namespace) -> Any:

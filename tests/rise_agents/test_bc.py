@@ -120,6 +120,10 @@ def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main([*command, "--labels", "none-such", "--out", str(tmp_path / "labelled"), *small]) == 2
     assert "rise label" in capsys.readouterr().err
+    first = ["--plain", "--initial", str(tmp_path / "plain"), "--out", str(tmp_path / "on")]
+    assert main([*command, *first, *small]) == 2  # what is given is not silently kept
+    assert "policy.model.lags" in capsys.readouterr().err
+    assert main([*command, *first, "--set", *small[-2:]]) == 0
     with pytest.raises(SystemExit):
         main([*command, "--out", str(tmp_path / "neither")])
 
