@@ -41,8 +41,8 @@ LABELS = "demo"
 #: The encoders are trained along: what a policy has not been taught to look at, here the colour, its action expert
 #: cannot learn from (lab notebook).
 SETTINGS = {
-    "group": 8, "keep": 4, "margin": 0.2, "anchor": 1.0, "mend": 0.05, "chunks_per_state": 1, "offline_ratio": 0.0,
-    "epochs": 12, "batch": 96, "memory": 30, "rate": 5e-4, "cool": 0.5, "ema": 0.98, "scope": "all",
+    "group": 8, "keep": 4, "margin": 0.2, "anchor": 1.0, "mend": 0.15, "chunks_per_state": 1, "offline_ratio": 0.0,
+    "epochs": 12, "batch": 96, "memory": 30, "rate": 5e-4, "cool": 0.3, "ema": 0.98, "scope": "all",
 }  # fmt: skip
 #: Recorded states to start from.
 STARTS = 8192
