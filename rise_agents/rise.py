@@ -80,8 +80,9 @@ class RiseConfig:
             `mend`; the base's chunk is one of every group, and of the proposals that are `margin` ahead of it `keep`
             are learned, whichever. To all other states every batch is extended by `anchor` times `batch` samples, in
             which the actor is held to what the base puts out. 0 for none.
-        mend: With `anchor`: raw advantage of the base's chunk below which there is something to mend. Advantages above
-            are mostly paid for speed, and a policy that learns to be fast lifts before it has a grip (lab notebook).
+        mend: With `anchor`: raw advantage of the base's chunk below which there is something to mend. Where it is high,
+            mistakes are seen early, and precision is lost: what is ahead of a good chunk is mostly faster, and a policy
+            that learns to be fast lifts before it has a grip (lab notebook).
         relative: Take advantages relative to the mean of their group, in units of the deviation of all such
             differences, and spread them over the bins so that the best one begins one deviation above the mean; wants
             `group` > 1.
@@ -110,7 +111,7 @@ class RiseConfig:
     keep: int = 0
     margin: float = 0.0
     anchor: float = 0.0
-    mend: float = 0.05
+    mend: float = 0.15
     relative: bool = False
     recorded_member: bool = False
     shuffled: bool = False
