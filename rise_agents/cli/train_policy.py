@@ -87,9 +87,7 @@ def _initial(args: argparse.Namespace) -> Any:
         return None
     fixed = [item for item in args.overrides if item.startswith(("policy.model", "policy.advantage"))]
     if fixed:
-        raise ConfigError(
-            f"--initial {args.initial}: its model and levels are given; leave out {fixed}"
-        )
+        raise ConfigError(f"--initial {args.initial}: its model and levels are given; leave out {fixed}")
     path = find_policy(args.initial, args.task)
     if path is None:
         raise ConfigError(f"--initial {args.initial}: there is no such policy")
