@@ -57,8 +57,8 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "true": {},
 }  # fmt: skip
 #: Part of the chunks that a row imagines, where not all. `offline` learns from none of them, and makes an update for
-#: every one. Of `paper`, which learns every chunk, and `true`, which is slow, it is what time allows.
-SHARES = {"paper": 0.35, "offline": 0.018, "true": 0.5}
+#: every one. Of `paper`, which learns every chunk, it is what time allows.
+SHARES = {"paper": 0.35, "offline": 0.018}
 _ACTS_AS_BASE = ("base", "guided", "best-of")
 
 
