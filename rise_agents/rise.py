@@ -234,7 +234,8 @@ class RISE:
             seconds: Longest time to spend in all, that before a `load` included; at least one round is made.
 
         Raises:
-            TrainingError: If a loss is not finite; the rollout policy is still that of the round before.
+            TrainingError: If a loss is not finite; the rollout policy is still that of the round before. Or if, with
+                `cool`, the time is up before the first round.
         """
         from tqdm import tqdm
 
@@ -242,6 +243,11 @@ class RISE:
         if self.base is not None and self._bad is None:
             self.survey()
             self.seconds = spent + time.perf_counter() - started
+            if seconds is not None and self.seconds >= seconds and self.config.cool and not self.rounds:
+                raise TrainingError(
+                    f"to survey the recorded states took {self.seconds:.0f} s, all of the time given: the rate would "
+                    "be zero. Give more, or cool=0 for one round at the full rate."
+                )
         quiet = not sys.stderr.isatty()
         bar = tqdm(
             total=1000, unit=" ‰", desc="improving in imagination", disable=not progress_bar, dynamic_ncols=True,

@@ -33,7 +33,7 @@ def test_it_records_improves_evaluates_and_reports_and_goes_on_after_an_interrup
     monkeypatch.setattr(demo, "RECORDINGS", (("base", 4, 70_000), ("expert", 4, 170_000)))
     out, file = tmp_path / "out", tmp_path / "demo.json"
     command = ["demo", "--out", str(out), "--json", str(file), "--policy", str(policy), "--episodes", "2",
-               "--minutes", "0.05", "--set", "batch=16", "epochs=1"]  # fmt: skip
+               "--minutes", "0.05", "--set", "batch=16", "epochs=1", "cool=0"]  # fmt: skip
     evaluated: list[str] = []
     inner = demo._evaluate
 

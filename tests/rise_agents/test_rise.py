@@ -312,7 +312,9 @@ def test_what_is_held_goes_back_to_the_base(tmp_path: Path) -> None:
     rows = np.flatnonzero(probe.envs.starts.split == "train").tolist()
     observations, _ = probe.envs.reset(seed=0, options={"start_index": rows})
     gains = probe.envs.foresee(probe.predict(observations)[0][:, None]).advantage
-    learner = agent(aside(), **ANCHORED, mend=float(np.median(gains)))
+    learner = agent(aside(), **ANCHORED, mend=float(np.median(gains)), cool=0.3)
+    with pytest.raises(TrainingError, match="rate would be zero"):
+        learner.learn(10**6, seconds=1e-6)
     learner.learn(1)
     assert learner.base is not None
     learner.save(tmp_path)
