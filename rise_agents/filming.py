@@ -30,7 +30,8 @@ def film_episodes(
 ) -> Iterator[tuple[Episode, np.ndarray, int]]:
     """Run episodes one by one and film every control step.
 
-    Episodes are reproducible: this shows exactly what `evaluate` counted.
+    Episodes are reproducible: this shows what `evaluate` counted. Only where a hair decides may it end otherwise: a
+    policy that is asked for one environment rounds differently from one that is asked for many at once.
 
     Args:
         env_id: Registered environment id whose environment can film (`start_film`, `take_film`).

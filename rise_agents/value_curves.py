@@ -11,7 +11,12 @@ from rise_agents.best_of_n import BestOfN
 from rise_agents.policies.base import PolicyRunner
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["value_curve"]
+__all__ = ["remaining", "value_curve"]
+
+
+def remaining(chunk: np.ndarray, done: int) -> np.ndarray:
+    """What is left of chunks (N, chunk, D) after `done` steps, filled up with their last action."""
+    return np.concatenate([chunk[:, done:], np.repeat(chunk[:, -1:], done, axis=1)], axis=1)
 
 
 def value_curve(
@@ -19,7 +24,8 @@ def value_curve(
 ) -> list[tuple[float, float]]:
     """Run one episode and judge every moment that the world model would imagine.
 
-    The policy is asked as often as in an evaluation, so the episode is the one that an evaluation counts.
+    The policy is asked as often as in an evaluation, so the episode is the one that an evaluation counts (up to
+    rounding, see `rise_agents.filming.film_episodes`).
 
     Args:
         env_id: Registered environment id.
@@ -49,10 +55,7 @@ def value_curve(
             step = (len(points) - 1) % asked_every
             if step == 0:
                 chunk = runner.act(observations)
-            done = step * spec.stride
-            # What is left of the chunk, filled up with its end.
-            rest = np.concatenate([chunk[:, done:], np.repeat(chunk[:, -1:], done, axis=1)], axis=1)
-            observations, _, terminated, truncated, _ = env.step(rest)
+            observations, _, terminated, truncated, _ = env.step(remaining(chunk, step * spec.stride))
             over = terminated | truncated
     finally:
         env.close()

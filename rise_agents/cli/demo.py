@@ -276,6 +276,7 @@ def _imagined(args: argparse.Namespace, policy: Any, model: Any) -> Any:
     from rise_agents.filming import write_video
     from rise_agents.policies.base import PolicyRunner
     from rise_agents.report import Film, imagined_film
+    from rise_agents.value_curves import remaining
     from rise_env.spaces import image_key
 
     spec, history = model.spec, BestOfN(policy, model, 1)
@@ -300,8 +301,7 @@ def _imagined(args: argparse.Namespace, policy: Any, model: Any) -> Any:
         imagined = model.imagine(session, torch.from_numpy(chunk), [torch.Generator().manual_seed(seed)])
         real = []
         for step in range(0, spec.chunk, spec.stride):
-            rest = np.concatenate([chunk[:, step:], np.repeat(chunk[:, -1:], step, axis=1)], axis=1)
-            observations, _, terminated, truncated, _ = env.step(rest)
+            observations, _, terminated, truncated, _ = env.step(remaining(chunk, step))
             real.append(np.stack([observations[image_key(camera)][0] for camera in spec.cameras]))
             if (terminated | truncated).any():
                 break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -87,7 +89,8 @@ def test_states_of_a_pool_can_be_chosen_and_surveyed(pooled: TrueWorldEnv) -> No
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
     policy = FlowPolicy(pooled.task, FlowPolicyConfig(network=network, lags=(2,), steps=1, draws=1))
     settings = RiseConfig(offline_ratio=0.0, chunks_per_state=1, group=4, keep=2, anchor=1.0)
-    agent = RISE(policy, pooled, None, settings)  # type: ignore[arg-type]
+    envs: Any = pooled  # takes the place of an imagination
+    agent = RISE(policy, envs, None, settings)
     agent.survey()
     assert agent.num_chunks == len(states)
     assert agent._bad is not None

@@ -21,7 +21,7 @@ def test_it_follows_the_evaluated_episode_and_rises_where_that_succeeds() -> Non
     assert bundle.policy is not None
     policy, model = load_policy(str(bundle.policy)), bundle.world_model()
     kwargs = {"observation_lags": list(policy.lags), "num_workers": 0}
-    result = evaluate(CELL, lambda envs: PolicyRunner(policy), 6, 0, env_kwargs=kwargs)
+    result = evaluate(CELL, lambda envs: PolicyRunner(policy), 6, 0, num_envs=1, env_kwargs=kwargs)
     won = next(episode for episode in result.details if episode.success)
     points = value_curve(CELL, PolicyRunner(policy), model, won.seed, {"num_workers": 0})
     times, values = np.array(points).T
