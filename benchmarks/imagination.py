@@ -13,9 +13,9 @@ import torch
 
 from rise_env.dynamics.config import PRECISIONS
 from rise_env.dynamics.model import LatentDynamics, precision
+from rise_env.envs.starts import StartStates
+from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ConfigError
-from rise_env.imagination import ImaginationVectorEnv
-from rise_env.starts import StartStates
 from rise_env.world_model import CompositionalWorldModel
 
 __all__ = ["BATCHES", "compile_parts", "describe", "measure", "set_precision"]

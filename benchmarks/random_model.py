@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from rise_env.config import decode, load_config
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import DynamicsShape, LatentDynamics, fast_bf16_cpu
+from rise_env.envs.starts import StartStates
 from rise_env.errors import ConfigError
-from rise_env.starts import StartStates
 from rise_env.tasks import TaskSpec, task_from_section
 from rise_env.value.config import ValueConfig
 from rise_env.value.model import InputShape, ValueModel

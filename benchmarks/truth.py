@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.truth_set import TruthSet
-from rise_env.advantage import chunk_advantage
+from rise_env.envs.advantage import chunk_advantage
 from rise_env.metrics import (
     area_under_roc,
     endpoint_error,
@@ -82,7 +82,7 @@ def imagine(
         start = history.frames[:1, -1:]
         if value.reads_latents:
             true, start = dynamics.encode(true), dynamics.encode(start)
-        judged = model.judge_prediction(prediction, [prompt] * chunks)
+        judged = model.value_of_prediction(prediction, [prompt] * chunks)
         estimates = [judged, *(value.estimate(x, [prompt] * len(x)) for x in (true, start))]
         frames.append(pixels.cpu().numpy())
         values.append(estimates[0].value.float().cpu().numpy())

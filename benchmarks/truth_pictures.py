@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.truth import Imagined
 from benchmarks.truth_set import TruthSet
-from rise_agents.filming import caption, write_video
+from rise_agents.reporting.filming import caption, write_video
 from rise_env.files import atomic_path
 
 __all__ = ["write_pictures"]

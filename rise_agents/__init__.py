@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ["AGENTS", "make_agent"]
 
 #: Agents by name: module, class, and the class of their settings.
-AGENTS = {"rise": ("rise_agents.rise", "RISE", "RiseConfig")}
+AGENTS = {"rise": ("rise_agents.algorithms.rise", "RISE", "RiseConfig")}
 
 
 def make_agent(name: str, env: Any, policy: Any, *, offline: Any = None, log: Any = None, **config: Any) -> Any:

@@ -2,7 +2,7 @@
 
 <bundle>/
     bundle.json      format version, task, defaults of the environment, where everything comes from
-    starts/          start states (`rise_env.starts`)
+    starts/          start states (`rise_env.envs.starts`)
     world_model/     dynamics and value (`rise_env.world_model`)
     policy/          base policy; optional
 """
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import atomic_directory, to_plain, write_json
 from rise_env.provenance import provenance
-from rise_env.starts import StartStates
 from rise_env.tasks import TaskSpec, task_from_section
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 from gymnasium.vector.vector_env import AutoresetMode
 
+from rise_env.envs.playback import Inspector, Run, VectorEnvCheckError, arrays_of, difference, join_actions, timelines
 from rise_env.errors import ConfigError
-from rise_env.playback import Inspector, Run, VectorEnvCheckError, arrays_of, difference, join_actions, timelines
 
 __all__ = ["CHECKS", "CheckReport", "VectorEnvCheckError", "check_vector_env"]
 

@@ -20,7 +20,16 @@ import yaml
 
 from rise_env.errors import ConfigError, RiseError
 
-__all__ = ["available_presets", "config_root", "decode", "load_config", "load_yaml", "with_overrides"]
+__all__ = [
+    "available_presets",
+    "config_files",
+    "config_root",
+    "config_roots",
+    "decode",
+    "load_config",
+    "load_yaml",
+    "with_overrides",
+]
 
 #: Every section a preset may hold, with its owner.
 SECTIONS = {
@@ -54,13 +63,30 @@ def config_root() -> Path:
     )
 
 
+def config_roots() -> list[Path]:
+    """Directories of presets, ours first, then those of registered tasks (`rise_env.registry.register_task`)."""
+    from rise_env.registry import plugin_config_roots
+
+    return [config_root(), *plugin_config_roots()]
+
+
+def config_files(folder: str) -> dict[str, Path]:
+    """Files `<folder>/<name>.yaml` by name, e.g. of "layouts"; where two have the same name the first root wins.
+
+    Names that begin with an underscore are left out: those are only extended by others.
+    """
+    found: dict[str, Path] = {}
+    for root in config_roots():
+        for path in sorted(root.glob(f"{folder}/*.yaml")):
+            if not path.stem.startswith("_"):
+                found.setdefault(path.stem, path)
+    return found
+
+
 def available_presets() -> dict[str, list[str]]:
-    """Shipped presets by task name, e.g. `{"brick_sorting": ["paper", "small", "tiny"]}`."""
-    presets: dict[str, list[str]] = {}
-    for path in sorted(config_root().glob("*/*.yaml")):
-        if path.parent.name not in {"layouts", "robots"} and not path.stem.startswith("_"):
-            presets.setdefault(path.parent.name, []).append(path.stem)
-    return presets
+    """Presets by task name, e.g. `{"brick_sorting": ["paper", "small", "tiny"]}`."""
+    folders = {path.parent.name for root in config_roots() for path in root.glob("*/*.yaml")} - {"layouts", "robots"}
+    return {folder: list(config_files(folder)) for folder in sorted(folders)}
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -109,7 +135,7 @@ def load_config(task: str, preset: str = "small", overrides: Iterable[str] = ())
             known = ", ".join(presets[folder])
             hint = _nearest(preset, presets[folder])
             raise ConfigError(f"task {folder!r} has no preset {preset!r}.{hint} Known presets: {known}.")
-        path = config_root() / folder / f"{preset}.yaml"
+        path = config_files(folder)[preset]
     return with_overrides(_load_extended(path, ()), overrides)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 __all__ = [
     "ActionError",
     "CheckpointError",
@@ -11,6 +13,7 @@ __all__ = [
     "RiseError",
     "RobotError",
     "TrainingError",
+    "requirement",
 ]
 
 
@@ -44,3 +47,13 @@ class TrainingError(RiseError, RuntimeError):
 
 class RobotError(RiseError, RuntimeError):
     """A robot, or the link to it, is missing, stale, unsafe or faulty."""
+
+
+def requirement(where: str) -> Callable[[object, str], None]:
+    """A function `require(condition, message)` that raises ConfigError("<where>: <message>") if a condition fails."""
+
+    def require(condition: object, message: str) -> None:
+        if not condition:
+            raise ConfigError(f"{where}: {message}")
+
+    return require

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rise_env.config import config_root, decode, load_config, load_yaml
-from rise_env.errors import ConfigError, LayoutError
+from rise_env.config import config_files, decode, load_config, load_yaml
+from rise_env.errors import ConfigError, LayoutError, requirement
 
 __all__ = ["JointLayout", "TaskSpec", "flatten_names", "load_layout", "load_task"]
 
@@ -128,10 +129,7 @@ class TaskSpec:
     max_seconds: float
 
     def __post_init__(self) -> None:
-        def require(condition: bool, message: str) -> None:
-            if not condition:
-                raise ConfigError(f"task {self.name!r}: {message}")
-
+        require = requirement(f"task {self.name!r}")
         require(bool(self.prompt.strip()), "the prompt is empty")
         require(bool(self.cameras), "at least one camera is needed")
         for camera in self.cameras:
@@ -167,14 +165,11 @@ def load_layout(layout: str | Mapping[str, Any]) -> JointLayout:
         return decode(JointLayout, {"name": "inline", **layout}, "joint layout")
     if not isinstance(layout, str):
         raise ConfigError(f"joint layout {layout!r}: expected a name, the path of a YAML file, or a mapping")
-    path = config_root() / "layouts" / f"{layout}.yaml"
-    if layout.endswith((".yaml", ".yml")):
-        from pathlib import Path
-
-        path = Path(layout)
-    elif not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise ConfigError(f"unknown joint layout {layout!r}. Known layouts: {known}; or give the path of a YAML file.")
+    known = config_files("layouts")
+    if not layout.endswith((".yaml", ".yml")) and layout not in known:
+        names = ", ".join(sorted(known))
+        raise ConfigError(f"unknown joint layout {layout!r}. Known layouts: {names}; or give the path of a YAML file.")
+    path = known.get(layout, Path(layout))
     return decode(JointLayout, {"name": path.stem, **load_yaml(path)}, f"joint layout {path}")
 
 

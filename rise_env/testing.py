@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from rise_env.alignment import align_actions
+from rise_env.envs.starts import StartStates
 from rise_env.files import to_plain
 from rise_env.pretrained import read_config, read_weights, save_checkpoint
 from rise_env.protocols import History, Prediction, ValueEstimate
-from rise_env.starts import StartStates
 from rise_env.tasks import JointLayout, TaskSpec, task_from_section
 from rise_env.world_model import CompositionalWorldModel
 
@@ -257,7 +257,7 @@ def counting_envs(num_envs: int = 2, **kwargs: Any) -> Any:
         num_envs: Environments.
         **kwargs: Passed to `ImaginationVectorEnv`.
     """
-    from rise_env.imagination import ImaginationVectorEnv
+    from rise_env.envs.vector import ImaginationVectorEnv
 
     world_model = kwargs.pop("world_model", None) or counting_world_model()
     starts = kwargs.pop("starts", None) or counting_starts(getattr(world_model, "spec", None))

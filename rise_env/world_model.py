@@ -16,7 +16,7 @@ from rise_env.pretrained import CONFIG, load_class, local_directory, read_config
 from rise_env.protocols import Dynamics, History, Prediction, Value, ValueEstimate
 from rise_env.tasks import TaskSpec, task_from_section
 
-__all__ = ["JUDGES", "UNCERTAINTIES", "CompositionalWorldModel", "Imagined", "Session", "resolve_device"]
+__all__ = ["REWARD_SOURCES", "UNCERTAINTIES", "CompositionalWorldModel", "Imagined", "Session", "resolve_device"]
 
 #: Where the uncertainty of a chunk comes from. "spread": disagreement of the value ensemble, mean over the frames, in
 #: units of value. "noise": root mean square difference of two predictions from different noise, in latents (in pixels
@@ -27,7 +27,7 @@ UNCERTAINTIES = ("spread", "noise", "noise_value", "dynamics")
 #: Who says what imagined frames are worth. "value": the value model, looking at them. "dynamics": the dynamics model's
 #: own value head, which foresees their values instead of judging a picture of them. Recorded frames are judged by the
 #: value model in either case.
-JUDGES = ("value", "dynamics")
+REWARD_SOURCES = ("value", "dynamics")
 
 _KIND, _VERSION = "rise-world-model", 1
 _PARTS = ("dynamics", "value")
@@ -116,7 +116,7 @@ class CompositionalWorldModel:
         spec: Task that both were made for.
         uncertainty: One of `UNCERTAINTIES`. "noise" and "noise_value" imagine every chunk twice; what is imagined does
             not change by that.
-        judge: One of `JUDGES`.
+        reward_source: One of `REWARD_SOURCES`.
         max_batch: Environments per call of the models, or None for all. Results of batched matrix products depend on
             the size of the batch in their last bits; with 1 they do not depend on it at all.
 
@@ -137,17 +137,17 @@ class CompositionalWorldModel:
         spec: TaskSpec,
         *,
         uncertainty: str = "spread",
-        judge: str = "value",
+        reward_source: str = "value",
         max_batch: int | None = None,
     ) -> None:
-        if judge not in JUDGES:
-            raise ConfigError(f"unknown judge {judge!r}. Known: {', '.join(JUDGES)}.")
+        if reward_source not in REWARD_SOURCES:
+            raise ConfigError(f"unknown reward source {reward_source!r}. Known: {', '.join(REWARD_SOURCES)}.")
         if uncertainty not in UNCERTAINTIES:
             raise ConfigError(f"unknown uncertainty {uncertainty!r}. Known: {', '.join(UNCERTAINTIES)}.")
         if max_batch is not None and max_batch < 1:
             raise ConfigError(f"max_batch is {max_batch}, expected at least 1 or None")
         self.dynamics, self.value, self.spec = dynamics, value, spec
-        self.uncertainty, self.judge, self.max_batch = uncertainty, judge, max_batch
+        self.uncertainty, self.reward_source, self.max_batch = uncertainty, reward_source, max_batch
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +155,7 @@ class CompositionalWorldModel:
         return self.dynamics.device
 
     def with_options(
-        self, uncertainty: str | None = None, max_batch: int | None = None, judge: str | None = None
+        self, uncertainty: str | None = None, max_batch: int | None = None, reward_source: str | None = None
     ) -> CompositionalWorldModel:
         """The same models with other settings; None keeps a setting."""
         return CompositionalWorldModel(
@@ -163,7 +163,7 @@ class CompositionalWorldModel:
             self.value,
             self.spec,
             uncertainty=uncertainty or self.uncertainty,
-            judge=judge or self.judge,
+            reward_source=reward_source or self.reward_source,
             max_batch=max_batch or self.max_batch,
         )
 
@@ -227,8 +227,8 @@ class CompositionalWorldModel:
             ends.append(Session(state, part.prompts, *last))
         return Imagined(self.dynamics, ends[0] if len(ends) == 1 else self._join(ends, count), pieces)
 
-    def judge_prediction(self, prediction: Prediction, prompts: Sequence[str]) -> ValueEstimate:
-        """Values (B, K) of imagined frames, by whoever is the judge."""
+    def value_of_prediction(self, prediction: Prediction, prompts: Sequence[str]) -> ValueEstimate:
+        """Values (B, K) of imagined frames, from the reward source."""
         return self._judge(prediction, prompts)[0]
 
     # ------------------------------------------------------------------ the two models
@@ -256,10 +256,10 @@ class CompositionalWorldModel:
         return _Piece(prediction, estimate, uncertainty, pixels), state
 
     def _judge(self, prediction: Prediction, prompts: Sequence[str]) -> tuple[ValueEstimate, torch.Tensor | None]:
-        if self.judge == "dynamics":
+        if self.reward_source == "dynamics":
             if prediction.values is None:
                 raise RiseError(
-                    f"{type(self.dynamics).__name__} foresees no values: take judge='value', or train it with "
+                    f"{type(self.dynamics).__name__} predicts no values: take reward_source='value', or train it with "
                     "dynamics.transformer.value_head=4"
                 )
             return prediction.values, None
@@ -325,7 +325,7 @@ class CompositionalWorldModel:
             "format_version": _VERSION,
             "task": to_plain(dataclasses.asdict(self.spec)),
             "uncertainty": self.uncertainty,
-            "judge": self.judge,
+            "reward_source": self.reward_source,
             "parts": {},
         }
         with atomic_directory(path, CONFIG) as aside:
@@ -345,7 +345,7 @@ class CompositionalWorldModel:
         device: str | torch.device = "cpu",
         trusted: Sequence[str] = ("rise_env",),
         uncertainty: str | None = None,
-        judge: str | None = None,
+        reward_source: str | None = None,
         max_batch: int | None = None,
     ) -> CompositionalWorldModel:
         """Load what `save_pretrained` wrote.
@@ -355,7 +355,7 @@ class CompositionalWorldModel:
             device: Where to put the weights; "auto" takes a GPU where there is one.
             trusted: Packages whose classes the checkpoint may name.
             uncertainty: As in the constructor; None takes the checkpoint's.
-            judge: As in the constructor; None takes the checkpoint's.
+            reward_source: As in the constructor; None takes the checkpoint's.
             max_batch: As in the constructor.
 
         Raises:
@@ -368,14 +368,14 @@ class CompositionalWorldModel:
             spec = task_from_section(config["task"])
             classes = {name: load_class(config["parts"][name], trusted) for name in _PARTS}
             chosen = uncertainty or config["uncertainty"]
-            who = judge or config.get("judge", "value")
+            who = reward_source or config.get("reward_source", config.get("judge", "value"))  # "judge" until 0.1
         except (ConfigError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}") from error
         for name in _PARTS:
             if not (folder / name).is_dir():
                 raise CheckpointError(f"world model {folder} lacks its part {name!r}: {folder / name} is missing")
         parts = {name: classes[name].from_pretrained(folder / name, device=target) for name in _PARTS}
-        return cls(parts["dynamics"], parts["value"], spec, uncertainty=chosen, judge=who, max_batch=max_batch)
+        return cls(parts["dynamics"], parts["value"], spec, uncertainty=chosen, reward_source=who, max_batch=max_batch)
 
 
 #: From each older format version, a function to the next one's configuration.

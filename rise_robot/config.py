@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from rise_env.config import config_root, decode, load_yaml
+from rise_env.config import config_files, decode, load_yaml
 from rise_env.errors import ConfigError
 from rise_env.tasks import JointLayout
 
@@ -288,12 +288,13 @@ def load_robot(name: str | Path = "piper", overrides: Iterable[str] = ()) -> Rob
 def _find(name: str, beside: Path | None) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    shipped = config_root() / "robots"
-    for folder in (beside, shipped):
-        if folder is not None and (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    known = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml")))
-    raise ConfigError(f"unknown robot {name!r}. Known robots: {known}; or give the path of a YAML file.")
+    if beside is not None and (beside / f"{name}.yaml").is_file():
+        return beside / f"{name}.yaml"
+    known = config_files("robots")
+    if name not in known:
+        names = ", ".join(sorted(known))
+        raise ConfigError(f"unknown robot {name!r}. Known robots: {names}; or give the path of a YAML file.")
+    return known[name]
 
 
 def _load(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rise_env.errors import ConfigError, RobotError
 from rise_env.spaces import image_key
 from rise_robot.config import ExecutionConfig
 from rise_robot.deployed import DeployedPolicy
-from rise_robot.driver import Driver, SceneDriver
+from rise_robot.drivers.base import Driver, SceneDriver
 from rise_robot.env import RobotEnv
 from rise_robot.execution import RTC_KEYS, make_executor
 from rise_robot.execution.asynchronous import ChunkRunner, DelayedInference, Inference, ThreadedInference

@@ -11,8 +11,8 @@ import numpy as np
 from rise_env.errors import ConfigError, RobotError
 from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
 from rise_robot.config import RobotConfig, load_robot
-from rise_robot.driver import Driver, SceneDriver
 from rise_robot.drivers import make_driver
+from rise_robot.drivers.base import Driver, SceneDriver
 from rise_robot.operator_keys import Key, Keys, ask_in_terminal, terminal_keys
 from rise_robot.safety import Stop, StopReason
 from rise_robot.session import RobotSession

@@ -11,7 +11,7 @@ import numpy as np
 
 from rise_env.tasks import JointLayout
 from rise_robot.config import SafetyConfig
-from rise_robot.driver import JointSample, Observation
+from rise_robot.drivers.base import JointSample, Observation
 
 __all__ = ["Admitted", "SafetyGuard", "Stop", "StopReason"]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rise_env.errors import ActionError, RobotError
 from rise_robot.config import RobotConfig
-from rise_robot.driver import Driver, Observation
+from rise_robot.drivers.base import Driver, Observation
 from rise_robot.operator_keys import Key, Keys, NoKeys
 from rise_robot.safety import Admitted, SafetyGuard, Stop, StopReason
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rise_env.errors import RobotError
 from rise_env.tasks import TaskSpec
-from rise_robot.driver import Driver, JointSample, Observation
+from rise_robot.drivers.base import Driver, JointSample, Observation
 from rise_robot.operator_keys import Key
 
 __all__ = ["FakeRobot", "Fault", "FaultyDriver", "ScriptedKeys"]

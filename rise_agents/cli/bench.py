@@ -141,7 +141,7 @@ def _imagination(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _trained_parts(args: argparse.Namespace) -> tuple[Any, Any]:
-    from rise_env.imagination.sources import resolve
+    from rise_env.envs.sources import resolve
 
     if args.overrides or args.force:
         raise ConfigError("--set and --force go with --random: a trained model is as it is")
@@ -209,14 +209,14 @@ def _truth(args: argparse.Namespace) -> dict[str, Any]:
             say(f"picture: {path}")
     with bar(len(found.seeds) if video else 0, "reading clips", "states", disable=video is None) as progress:
         result = truth.measure(found, imagined, list(spec.cameras), lpips, video, progress.update)
-    result["judge"] = model.judge
+    result["reward_source"] = model.reward_source
     for name, reason in result["not_run"].items():
         say(f"{name}: not run: {reason}")
     return result
 
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
-    from benchmarks.audit import audit_policy
+    from rise_agents.evaluation.audit import audit_policy
     from rise_agents.policies.loading import find_policy, level_of, load_policy
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.world_model import CompositionalWorldModel

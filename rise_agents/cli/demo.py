@@ -182,7 +182,7 @@ def _record(job: tuple[Path, str, int, int, str]) -> None:
 def _evaluate(name: str, policy: Any, args: argparse.Namespace) -> Any:
     """Evaluate a policy in the cell, or read what is there already."""
     from rise_agents.cli.progress import bar
-    from rise_agents.evaluation import Episode, EvaluationResult, evaluate
+    from rise_agents.evaluation.evaluate import Episode, EvaluationResult, evaluate
     from rise_agents.policies.base import PolicyRunner
     from rise_env.files import write_json
 
@@ -210,10 +210,10 @@ def _report(
     args: argparse.Namespace, clock: _Clock, base: Any, improved: Any, before: Any, after: Any, bundle: Any, config: Any
 ) -> Path:
     """Films and the HTML page."""
-    from rise_agents.filming import film_episodes, outcome, write_video
     from rise_agents.policies.base import PolicyRunner
-    from rise_agents.report import Curve, Film, Row, one_sentence, side_by_side, write_gif, write_report
-    from rise_agents.value_curves import value_curve
+    from rise_agents.reporting.filming import film_episodes, outcome, write_video
+    from rise_agents.reporting.report import Curve, Film, Row, one_sentence, side_by_side, write_gif, write_report
+    from rise_agents.reporting.value_curves import value_curve
     from rise_env.provenance import provenance
 
     won = [b.seed for b, a in zip(before.details, after.details, strict=True) if a.success and not b.success]
@@ -272,11 +272,11 @@ def _imagined(args: argparse.Namespace, policy: Any, model: Any) -> Any:
     import numpy as np
     import torch
 
-    from rise_agents.best_of_n import BestOfN
-    from rise_agents.filming import write_video
+    from rise_agents.algorithms.best_of_n import BestOfN
     from rise_agents.policies.base import PolicyRunner
-    from rise_agents.report import Film, imagined_film
-    from rise_agents.value_curves import remaining
+    from rise_agents.reporting.filming import write_video
+    from rise_agents.reporting.report import Film, imagined_film
+    from rise_agents.reporting.value_curves import remaining
     from rise_env.spaces import image_key
 
     spec, history = model.spec, BestOfN(policy, model, 1)

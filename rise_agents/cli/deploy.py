@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes}, expected at least 1")
     import rise_robot.deploy as deployment
-    from rise_agents.evaluation import Episode, summarise
+    from rise_agents.evaluation.evaluate import Episode, summarise
     from rise_env.files import write_json
     from rise_env.provenance import provenance
     from rise_robot.execution.log import ExecutionLog
@@ -140,8 +140,8 @@ def _parts(args: argparse.Namespace, signals: Any, stack: contextlib.ExitStack) 
     from rise_robot.cell.env import cell_overrides
     from rise_robot.config import load_robot
     from rise_robot.deployed import ServerPolicy
-    from rise_robot.driver import SceneDriver
     from rise_robot.drivers import make_driver
+    from rise_robot.drivers.base import SceneDriver
     from rise_robot.env import RobotEnv
     from rise_robot.operator_keys import ask_in_terminal, terminal_keys
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rise_agents.evaluation import Episode, PolicyMaker
+    from rise_agents.evaluation.evaluate import Episode, PolicyMaker
 
 __all__ = ["add_arguments", "run"]
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write JSON and videos."""
     import rise_env  # noqa: F401  (registers the environments)
     from rise_agents.cli.progress import bar
-    from rise_agents.evaluation import evaluate, policy_of
+    from rise_agents.evaluation.evaluate import evaluate, policy_of
     from rise_env.files import write_json
     from rise_env.provenance import provenance
 
@@ -118,7 +118,7 @@ def _film(
     args: argparse.Namespace, make: PolicyMaker, details: Sequence[Episode], env_kwargs: dict[str, Any]
 ) -> Iterator[Path]:
     """Film the first episodes of every outcome."""
-    from rise_agents.filming import film_episodes, outcome, write_video
+    from rise_agents.reporting.filming import film_episodes, outcome, write_video
 
     by_outcome: dict[str, list[int]] = {}
     for episode in details:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-envs", type=int, default=32, help="imaginations at once (default: %(default)s)")
     parser.add_argument("--starts", type=int, default=4096, metavar="N", help="recorded states to start from")
     parser.add_argument(
-        "--true-world", action="store_true",
+        "--oracle", action="store_true",
         help="the work cell in place of imagination: the ceiling, not a method (from a checkout; needs --data)",
     )  # fmt: skip
     parser.add_argument(
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
     agent = set_up(
         args.agent, args.env, load_policy(path), args.data, args.labels,
-        bundle=args.bundle, true_world=args.true_world, num_envs=args.num_envs, starts=args.starts,
+        bundle=args.bundle, oracle=args.oracle, num_envs=args.num_envs, starts=args.starts,
         log=args.out / "tensorboard",
         settings={**settings, "seed": args.seed},
     )  # fmt: skip
@@ -115,7 +115,7 @@ def set_up(
     labels: str | None,
     *,
     bundle: Path | None = None,
-    true_world: bool = False,
+    oracle: bool = False,
     num_envs: int = 32,
     starts: int = 4096,
     log: Path | None = None,
@@ -130,7 +130,7 @@ def set_up(
         data: Recorded datasets: start states, and chunks to mix in; the bundle's start states when None.
         labels: Tag of their advantages, with `data`.
         bundle: Bundle whose world model imagines; that of the environment's task when None.
-        true_world: Let the work cell take the place of imagination; it starts from states that the policy, and in a
+        oracle: Let the work cell take the place of imagination; it starts from states that the policy, and in a
             quarter of the episodes an operator, gets to.
         num_envs: Imaginations at once.
         starts: Start states drawn from the data.
@@ -146,7 +146,7 @@ def set_up(
     from rise_agents.policies.data import RecordedChunks, StartChunks, levels_of, measured_advantages
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.data import open_dataset, split_episodes
-    from rise_env.starts import StartStates
+    from rise_env.envs.starts import StartStates
 
     found = load_bundle(bundle or find_bundle(gymnasium.spec(env_id).kwargs.get("task", "")))
     kwargs: dict[str, Any] = {
@@ -164,21 +164,21 @@ def set_up(
         say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames" + (f"; TensorBoard: {log}" if log else ""))
         levels, _ = levels_of(*measured_advantages(dataset, labels), policy.codec)
         offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
-        if true_world:
-            from benchmarks.audit import led_by
-            from benchmarks.true_world import TrueWorldEnv
+        if oracle:
+            from rise_agents.evaluation.audit import led_by
             from rise_robot.cell.config import load_cell
+            from rise_robot.cell.oracle import OracleVectorEnv
 
             own = led_by(policy, 1.0)
             leaders = (own, own, own, _OPERATOR)
-            envs = TrueWorldEnv(
+            envs = OracleVectorEnv(
                 *load_cell(found.spec.name), num_envs, leaders, observation_lags=policy.lags, pool=_POOL
             )
         else:
             kwargs["starts"] = StartStates.from_dataset(dataset, found.spec, starts, seed=0)
             envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
-    elif true_world:
-        raise ConfigError("--true-world needs --data and --labels: it has no recordings of its own")
+    elif oracle:
+        raise ConfigError("--oracle needs --data and --labels: it has no recordings of its own")
     else:
         envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
         advantages = _imagined_advantages(envs)
@@ -247,11 +247,11 @@ def _audit(base: Any, args: argparse.Namespace) -> Callable[[Any], None]:
     from rise_env.files import write_json
 
     try:
-        from benchmarks.audit import audit_policy
+        from rise_agents.evaluation.audit import audit_policy
     except ImportError as error:
         raise ConfigError("--audit needs the cell of a checkout: `benchmarks` is not part of the package") from error
-    if args.true_world:
-        raise ConfigError("--audit holds imagination against the cell: it makes no sense with --true-world")
+    if args.oracle:
+        raise ConfigError("--audit holds imagination against the cell: it makes no sense with --oracle")
     first, file = copy.deepcopy(base), args.out / "audit.json"
     rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []  # of a run that goes on
 

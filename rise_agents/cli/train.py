@@ -83,9 +83,9 @@ def _train_dynamics(args: argparse.Namespace) -> int:
     from rise_agents.cli.train_value import load_value_config
     from rise_env.data import open_dataset
     from rise_env.dynamics.config import load_dynamics_config
-    from rise_env.dynamics.trainer import Budget
     from rise_env.dynamics.training import FrameValues, Training, train_dynamics
     from rise_env.tasks import load_task
+    from rise_env.training.loop import Budget
     from rise_env.value.labels import make_labels
     from rise_env.world_model import resolve_device
 
@@ -105,7 +105,7 @@ def _train_dynamics(args: argparse.Namespace) -> int:
             steps = args.autoencoder_steps or config.training.autoencoder_steps
             budgets = [Budget(steps=steps), Budget(steps=args.steps or config.training.steps)]
         values = None
-        if config.foresees_values:
+        if config.predicts_values:
             labels = make_labels(dataset, load_value_config(args.task, args.preset, args.overrides).labels)
             values = FrameValues(labels.progress, labels.progress_known)
         training = Training(

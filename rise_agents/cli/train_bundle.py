@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.bundle import save_bundle
     from rise_env.data import open_dataset
     from rise_env.dynamics.model import LatentDynamics
-    from rise_env.starts import StartStates
+    from rise_env.envs.starts import StartStates
     from rise_env.tasks import load_task
     from rise_env.value.model import ValueModel
     from rise_env.world_model import CompositionalWorldModel
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     say("drawing start states")
     starts = StartStates.from_dataset(open_dataset(args.data, spec), spec, args.starts, seed=0)
     imagines = LatentDynamics.from_pretrained(dynamics)
-    judge = "dynamics" if imagines.foresees_values else "value"
-    model = CompositionalWorldModel(imagines, ValueModel.from_pretrained(value), spec, judge=judge)
+    reward_source = "dynamics" if imagines.predicts_values else "value"
+    model = CompositionalWorldModel(imagines, ValueModel.from_pretrained(value), spec, reward_source=reward_source)
     about = {
         "data": [Path(path).name for path in args.data],
         "minutes": args.minutes,

@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     import rise_env  # noqa: F401  (registers the environments)
-    from rise_agents.bc import WarmUp, train_policy
+    from rise_agents.algorithms.bc import WarmUp, train_policy
     from rise_agents.cli.progress import say
     from rise_agents.cli.train import Bars
     from rise_agents.policies.config import load_policy_config
     from rise_agents.policies.data import levels_of, measured_advantages
     from rise_env.data import open_dataset
-    from rise_env.dynamics.trainer import Budget
     from rise_env.tasks import load_task
+    from rise_env.training.loop import Budget
     from rise_env.world_model import resolve_device
 
     if args.threads is not None:
@@ -97,7 +97,7 @@ def _initial(args: argparse.Namespace) -> Any:
 def _try_out(args: argparse.Namespace) -> Any:
     """A function that lets a policy act in the environment."""
     from rise_agents.cli.progress import say
-    from rise_agents.evaluation import evaluate
+    from rise_agents.evaluation.evaluate import evaluate
     from rise_agents.policies.base import Policy, PolicyRunner
 
     def try_out(policy: Policy) -> dict[str, float]:

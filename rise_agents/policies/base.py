@@ -126,7 +126,7 @@ class Policy(nn.Module, ABC):
                 when None.
         """
 
-    def hold_loss(
+    def distillation_loss(
         self,
         context: Context,
         levels: torch.Tensor,
@@ -224,7 +224,7 @@ def stack_views(
 
 
 class PolicyRunner:
-    """A policy in an environment: satisfies `rise_agents.evaluation.ChunkPolicy`.
+    """A policy in an environment: satisfies `rise_agents.evaluation.evaluate.ChunkPolicy`.
 
     The noise of an episode depends on its seed alone, whatever else runs beside it.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, requirement
 
 __all__ = ["FORMS", "AdvantageCodec"]
 
@@ -46,10 +46,7 @@ class AdvantageCodec:
     edges: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        def require(condition: bool, message: str) -> None:
-            if not condition:
-                raise ConfigError(f"advantage codec: {message}")
-
+        require = requirement("advantage codec")
         require(self.form in FORMS, f"form {self.form!r} is not one of {', '.join(FORMS)}")
         require(self.levels >= 2, f"levels is {self.levels}, expected at least 2")
         require(self.form != "binary" or self.levels == 2, f"form 'binary' has 2 levels, not {self.levels}")

@@ -11,9 +11,9 @@ import torch
 
 from rise_agents.policies.codec import AdvantageCodec
 from rise_env.data import Dataset, Windows, interventions, read_advantages
+from rise_env.envs.starts import StartStates
 from rise_env.errors import ConfigError
 from rise_env.spaces import check_lags, image_key, lag_key
-from rise_env.starts import StartStates
 from rise_env.tasks import TaskSpec
 
 __all__ = ["ChunkSource", "Recorded", "RecordedChunks", "StartChunks", "levels_of", "measured_advantages"]

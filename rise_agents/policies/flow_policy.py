@@ -22,7 +22,7 @@ from rise_agents.policies.base import Context, Policy, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import ChunkDenoiser, NetworkConfig, ViewEncoder
 from rise_env.config import decode
-from rise_env.errors import CheckpointError, ConfigError
+from rise_env.errors import CheckpointError, ConfigError, requirement
 from rise_env.files import to_plain
 from rise_env.pretrained import local_directory, read_config, read_weights, save_checkpoint
 from rise_env.tasks import TaskSpec, task_from_section
@@ -66,10 +66,7 @@ class FlowPolicyConfig:
     storage: str = "fp16"
 
     def __post_init__(self) -> None:
-        def require(condition: bool, message: str) -> None:
-            if not condition:
-                raise ConfigError(f"section 'policy': {message}")
-
+        require = requirement("section 'policy'")
         require(self.predicts in ("velocity", "chunk"), f"predicts is {self.predicts!r}, expected velocity or chunk")
         require(self.steps >= 1, f"steps is {self.steps}, expected at least 1")
         require(self.draws >= 1, f"draws is {self.draws}, expected at least 1")
@@ -226,7 +223,7 @@ class FlowPolicy(Policy):
             losses = (predicted - clean).square().mean(dim=1) / (time.square() + _TIME_FLOOR)
         return losses.unflatten(0, (draws, -1)).mean(dim=0)
 
-    def hold_loss(
+    def distillation_loss(
         self,
         context: Context,
         levels: torch.Tensor,
@@ -235,7 +232,7 @@ class FlowPolicy(Policy):
         other_context: Context,
         generator: torch.Generator,
     ) -> torch.Tensor:
-        """Difference of what two networks put out near some chunks, (B,) (see `Policy.hold_loss`).
+        """Difference of what two networks put out near some chunks, (B,) (see `Policy.distillation_loss`).
 
         Half of the comparisons are without noise, where a policy of `noise` 0 acts.
         """

@@ -24,7 +24,7 @@ _TRUSTED = ("lerobot", "rise_agents")  # packages that a pre-processing may name
 
 
 class LeRobotBase:
-    """A LeRobot policy in our environments: satisfies `rise_agents.evaluation.ChunkPolicy`.
+    """A LeRobot policy in our environments: satisfies `rise_agents.evaluation.evaluate.ChunkPolicy`.
 
     The random numbers of an episode depend on its seed alone. LeRobot draws them from torch's global generator, so a
     policy that draws any is asked for one environment at a time.

@@ -10,15 +10,10 @@ from typing import Any
 from rise_agents.policies.base import Policy
 from rise_env.bundle import find_bundle, load_bundle
 from rise_env.errors import CheckpointError, ConfigError
-from rise_env.pretrained import CONFIG, load_class, local_directory
+from rise_env.pretrained import CONFIG, local_directory
+from rise_env.registry import POLICIES
 
-__all__ = ["KINDS", "find_policy", "level_of", "load_policy"]
-
-#: Class by the kind that a checkpoint's config.json names.
-KINDS = {
-    "rise-flow-policy": "rise_agents.policies.flow_policy:FlowPolicy",
-    "rise-pi05-policy": "rise_agents.policies.pi05:Pi05Policy",
-}
+__all__ = ["find_policy", "level_of", "load_policy"]
 
 
 def find_policy(name: str | os.PathLike[str], task: str | None = None) -> str | None:
@@ -62,9 +57,10 @@ def load_policy(path: str | os.PathLike[str], **kwargs: Any) -> Policy:
         kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder} is no policy checkpoint: {CONFIG} is missing or damaged ({error})") from error
-    if kind not in KINDS:
-        raise CheckpointError(f"{folder} is of kind {kind!r}, expected one of {', '.join(KINDS)}")
-    policy: Policy = load_class(KINDS[kind], trusted=("rise_agents",)).from_pretrained(folder, **kwargs)
+    if not isinstance(kind, str) or kind not in POLICIES:
+        known = ", ".join(POLICIES.names())
+        raise CheckpointError(f"{folder} is of kind {kind!r}, expected one of {known}")
+    policy: Policy = POLICIES.load(kind).from_pretrained(folder, **kwargs)
     return policy
 
 

@@ -21,7 +21,7 @@ from rise_agents.policies.base import Context, Policy, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.prompt import STATE_WIDTH, build_prompt, level_bin
 from rise_env.config import decode
-from rise_env.errors import CheckpointError, ConfigError
+from rise_env.errors import CheckpointError, ConfigError, requirement
 from rise_env.files import atomic_directory, to_plain, write_json
 from rise_env.pretrained import CONFIG, WEIGHTS, local_directory, read_config, read_weights
 from rise_env.tasks import TaskSpec, task_from_section
@@ -122,10 +122,7 @@ class Pi05PolicyConfig:
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        def require(condition: bool, message: str) -> None:
-            if not condition:
-                raise ConfigError(f"section 'policy': {message}")
-
+        require = requirement("section 'policy'")
         for name in ("tokens", "max_dim", "steps"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
         require(self.empty_views >= 0, f"empty_views is {self.empty_views}, expected 0 or more")

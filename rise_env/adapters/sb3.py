@@ -13,8 +13,8 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.vector_env import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
+from rise_env.envs.infos import info_of
 from rise_env.errors import ConfigError, RiseError
-from rise_env.infos import info_of
 
 __all__ = ["SB3VecEnv"]
 

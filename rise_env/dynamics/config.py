@@ -327,7 +327,7 @@ class DynamicsConfig:
         _require(not self.details or self.autoencoder_kind == "image", "dynamics.details needs an image autoencoder")
 
     @property
-    def foresees_values(self) -> bool:
+    def predicts_values(self) -> bool:
         """Whether predictions come with the values of their frames."""
         return self.transformer_kind == "rise" and self.transformer.value_head > 0
 

@@ -147,9 +147,9 @@ class LatentDynamics(nn.Module):
         self.device = torch.device("cpu")
 
     @property
-    def foresees_values(self) -> bool:
+    def predicts_values(self) -> bool:
         """Whether its predictions come with the values of their frames."""
-        return self.config.foresees_values
+        return self.config.predicts_values
 
     # ------------------------------------------------------------------ the model
 

@@ -22,10 +22,10 @@ from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.evaluation import evaluate_autoencoder, evaluate_dynamics
 from rise_env.dynamics.flow import add_noise, draw_sigma, foreground_weight
 from rise_env.dynamics.model import DynamicsShape, LatentDynamics, precision
-from rise_env.dynamics.trainer import Budget, Loop, Progress, settings_of
 from rise_env.errors import ConfigError
 from rise_env.files import to_plain, write_json
 from rise_env.provenance import provenance
+from rise_env.training.loop import Budget, Loop, Progress, settings_of
 
 __all__ = ["FrameValues", "Training", "train_autoencoder", "train_dynamics"]
 
@@ -90,7 +90,7 @@ class Training:
 
     def __post_init__(self) -> None:
         spec = self.dataset.spec
-        if self.config.foresees_values and self.values is None:
+        if self.config.predicts_values and self.values is None:
             raise ConfigError("dynamics.transformer.value_head needs value labels: give `values`, or set it to 0")
         share = self.config.training.held_out
         self.shape = DynamicsShape.of(spec)

@@ -111,7 +111,7 @@ def evaluate_value(
         model: Value model.
         dataset: Where the frames are.
         labels: Labels of the dataset.
-        episodes: Held-out episodes.
+        episodes: ReferenceBatch-out episodes.
         chunk: Control steps per chunk, for the advantage.
         max_frames: Whole episodes are read until there are this many frames.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
@@ -11,12 +11,13 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from rise_env.errors import ConfigError
+from rise_env.registry import TASKS, load_object
 
 if TYPE_CHECKING:
     from rise_robot.cell.cell import WorkCell
     from rise_robot.cell.scripted import ScriptedPolicy
 
-__all__ = ["CellTask", "TaskStatus", "make_cell_task", "register_cell_task"]
+__all__ = ["CellTask", "TaskStatus", "make_cell_task"]
 
 
 @dataclass(frozen=True)
@@ -85,27 +86,19 @@ class CellTask(ABC):
         """
 
 
-_TASKS: dict[str, Callable[[Mapping[str, Any]], CellTask]] = {}
-
-
-def register_cell_task(name: str) -> Callable[[Callable[[Mapping[str, Any]], CellTask]], Callable[..., CellTask]]:
-    """Class decorator: make a task known under its TaskSpec name. The class takes the difficulty's ranges."""
-
-    def decorator(factory: Callable[[Mapping[str, Any]], CellTask]) -> Callable[..., CellTask]:
-        _TASKS[name] = factory
-        return factory
-
-    return decorator
-
-
 def make_cell_task(name: str, ranges: Mapping[str, Any]) -> CellTask:
     """Make the cell's side of a task.
 
-    Raises:
-        ConfigError: If no such task is simulated.
-    """
-    from rise_robot.cell import brick_sorting  # noqa: F401  (registers itself)
+    Args:
+        name: Name of a task of `rise_env.registry.TASKS`.
+        ranges: Randomisation of the difficulty, as plain values.
 
-    if name not in _TASKS:
-        raise ConfigError(f"task {name!r} has no work cell. Tasks with a work cell: {', '.join(_TASKS)}.")
-    return _TASKS[name](ranges)
+    Raises:
+        ConfigError: If there is no such task, or it is not simulated.
+    """
+    simulated = [task.name for task in TASKS if task.target.cell is not None]
+    cell = TASKS.load(name).cell if name in TASKS else None
+    if cell is None:
+        raise ConfigError(f"task {name!r} has no work cell. Tasks with a work cell: {', '.join(simulated)}.")
+    made: CellTask = load_object(cell, f"task {name!r}")(ranges)
+    return made

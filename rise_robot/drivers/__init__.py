@@ -1,24 +1,21 @@
 """Robots by name.
 
-A module of a driver has `make_driver(task, preset, overrides, robot, **options) -> Driver`: task, preset and overrides
-are those of `rise_env.tasks.load_task`, `robot` is a `rise_robot.config.RobotConfig`, and the options are plain values
-(JSON), whatever the driver takes. Nothing is opened: `Driver.connect` does that.
+What `rise_env.registry.DRIVERS` names is a function or class `(task, preset, overrides, robot, **options) -> Driver`:
+task, preset and overrides are those of `rise_env.tasks.load_task`, `robot` is a `rise_robot.config.RobotConfig`, the
+options are plain values (JSON), whatever the driver takes. Nothing is opened: `Driver.connect` does that.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 from rise_env.errors import ConfigError
+from rise_env.registry import DRIVERS
 from rise_robot.config import RobotConfig
-from rise_robot.driver import Driver
+from rise_robot.drivers.base import Driver
 
-__all__ = ["DRIVERS", "make_driver"]
-
-#: Module by the name of the driver.
-DRIVERS = {"cell": "rise_robot.drivers.cell", "ros": "rise_robot.ros.driver"}
+__all__ = ["make_driver"]
 
 
 def make_driver(
@@ -27,7 +24,7 @@ def make_driver(
     """Make a driver.
 
     Args:
-        name: Key of `DRIVERS`.
+        name: Name in `rise_env.registry.DRIVERS`.
         task: Task name or the path of a YAML file.
         preset: Preset name.
         overrides: Overrides of the task's configuration.
@@ -37,11 +34,9 @@ def make_driver(
     Raises:
         ConfigError: If there is no such driver, or it takes no such option.
     """
-    if name not in DRIVERS:
-        raise ConfigError(f"unknown driver {name!r}. Known drivers: {', '.join(DRIVERS)}.")
-    module = importlib.import_module(DRIVERS[name])
+    make = DRIVERS.load(name)
     try:
-        driver: Driver = module.make_driver(task, preset, overrides, robot, **options)
+        driver: Driver = make(task, preset, overrides, robot, **options)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise

@@ -16,7 +16,7 @@ from rise_robot.cell.config import CellConfig, load_cell
 from rise_robot.cell.render import CellRenderer
 from rise_robot.cell.scripted import ScriptedPolicy
 from rise_robot.config import RobotConfig
-from rise_robot.driver import JointSample, Observation
+from rise_robot.drivers.base import JointSample, Observation
 from rise_robot.pacing import Pacer
 
 __all__ = ["CellDriver", "make_driver"]

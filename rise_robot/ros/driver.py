@@ -12,7 +12,7 @@ import numpy as np
 from rise_env.errors import RobotError
 from rise_env.tasks import TaskSpec, load_task
 from rise_robot.config import RobotConfig
-from rise_robot.driver import JointSample, Observation
+from rise_robot.drivers.base import JointSample, Observation
 from rise_robot.pacing import Pacer
 from rise_robot.ros import messages, ros1
 from rise_robot.ros.config import ArmConfig, RosConfig, ros_config

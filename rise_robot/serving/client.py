@@ -195,7 +195,7 @@ class PolicyClient:
 
 
 class RemotePolicy:
-    """A policy behind a server in our environments: satisfies `rise_agents.evaluation.ChunkPolicy`.
+    """A policy behind a server in our environments: satisfies `rise_agents.evaluation.evaluate.ChunkPolicy`.
 
     Every environment has a connection of its own, so the noise of an episode depends on its seed alone, as with a
     policy in this process.

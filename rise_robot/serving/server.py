@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
-from rise_env.errors import ConfigError, RiseError, RobotError
+from rise_env.errors import ConfigError, RiseError, RobotError, requirement
 from rise_robot.serving.codec import WireError, decode, encode
 from rise_robot.serving.connection import Gate, GuardedConnection, library_logger
 from rise_robot.serving.latency import Latencies
@@ -60,10 +60,7 @@ class ServerConfig:
     send_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        def require(condition: bool, message: str) -> None:
-            if not condition:
-                raise ConfigError(f"policy server: {message}")
-
+        require = requirement("policy server")
         require(0 <= self.port < 2**16, f"port is {self.port}, expected 0 (any free one) to 65535")
         require(self.max_clients >= 1, f"max_clients is {self.max_clients}, expected at least 1")
         require(self.max_bytes is None or self.max_bytes >= 1, f"max_bytes is {self.max_bytes}, expected at least 1")

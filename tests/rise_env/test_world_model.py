@@ -260,7 +260,7 @@ class Foreseeing(FrameCountingDynamics):
 
 
 def test_the_dynamics_may_judge_what_it_imagines() -> None:
-    model = CompositionalWorldModel(Foreseeing(SPEC), LinearValue(), SPEC, judge="dynamics")
+    model = CompositionalWorldModel(Foreseeing(SPEC), LinearValue(), SPEC, reward_source="dynamics")
     session = model.open(history(0, 1))
     recorded = counting_world_model().open(history(0, 1)).value
     torch.testing.assert_close(session.value, recorded)  # recorded frames are the value model's business
@@ -269,15 +269,15 @@ def test_the_dynamics_may_judge_what_it_imagines() -> None:
     assert imagined.uncertainty.tolist() == [0.125] * 2
     assert imagined.session.value.tolist() == [0.25] * 2
     assert imagined.frames([-1]).shape[:2] == (2, 1)
-    assert (model.with_options(judge="value").imagine(session, actions(2), noise(0, 1)).values != 0.25).all()
-    blind = counting_world_model().with_options(judge="dynamics")
+    assert (model.with_options(reward_source="value").imagine(session, actions(2), noise(0, 1)).values != 0.25).all()
+    blind = counting_world_model().with_options(reward_source="dynamics")
     with pytest.raises(RiseError, match="value_head"):
         blind.imagine(blind.open(history(0)), actions(1), noise(0))
-    with pytest.raises(ConfigError, match="judge"):
-        model.with_options(judge="nobody")
+    with pytest.raises(ConfigError, match="reward_source"):
+        model.with_options(reward_source="nobody")
 
 
 def test_who_judges_is_saved(tmp_path: Path) -> None:
-    counting_world_model().with_options(judge="dynamics").save_pretrained(tmp_path / "model")
-    assert CompositionalWorldModel.from_pretrained(tmp_path / "model").judge == "dynamics"
-    assert CompositionalWorldModel.from_pretrained(tmp_path / "model", judge="value").judge == "value"
+    counting_world_model().with_options(reward_source="dynamics").save_pretrained(tmp_path / "model")
+    assert CompositionalWorldModel.from_pretrained(tmp_path / "model").reward_source == "dynamics"
+    assert CompositionalWorldModel.from_pretrained(tmp_path / "model", reward_source="value").reward_source == "value"

@@ -9,7 +9,7 @@ import numpy as np
 
 from rise_env.tasks import TaskSpec, load_task
 from rise_robot.config import PerUnit, RobotConfig, SafetyConfig, StartConfig
-from rise_robot.driver import Driver
+from rise_robot.drivers.base import Driver
 from rise_robot.env import RobotEnv
 from rise_robot.testing import FakeRobot
 

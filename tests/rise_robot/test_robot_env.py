@@ -16,7 +16,7 @@ from rise_env.checks import CHECKS, check_vector_env
 from rise_env.errors import ConfigError, RobotError
 from rise_robot.cell.env import CellEnv
 from rise_robot.config import PerUnit, SafetyConfig, StartConfig, load_robot
-from rise_robot.driver import Driver, SceneDriver
+from rise_robot.drivers.base import Driver, SceneDriver
 from rise_robot.drivers.cell import CellDriver
 from rise_robot.env import RobotEnv, make_robot_env
 from rise_robot.operator_keys import Key

@@ -14,7 +14,7 @@ from robot_fakes import chunk_near, fake_env, robot_config, tiny_task
 
 from rise_env.errors import ConfigError, RobotError
 from rise_robot.config import PerUnit, SafetyConfig, StartConfig
-from rise_robot.driver import JointSample, Observation
+from rise_robot.drivers.base import JointSample, Observation
 from rise_robot.operator_keys import Key
 from rise_robot.safety import Admitted, SafetyGuard, Stop, StopReason
 from rise_robot.signals import StopSignals

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rise_agents.evaluation import ChunkPolicy
+from rise_agents.evaluation.evaluate import ChunkPolicy
 from rise_agents.policies.base import Context, PolicyRunner
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import NetworkConfig

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from rise_agents.evaluation import ChunkPolicy
+from rise_agents.evaluation.evaluate import ChunkPolicy
 from rise_agents.policies.lerobot_base import LeRobotBase
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.tasks import TaskSpec, load_task

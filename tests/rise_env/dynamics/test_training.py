@@ -14,10 +14,10 @@ from rise_env.data import ShuffledSampler
 from rise_env.dynamics import training as training_module
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import LatentDynamics
-from rise_env.dynamics.trainer import Budget, Progress
 from rise_env.dynamics.training import FrameValues, Training, train_dynamics
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.protocols import History
+from rise_env.training.loop import Budget, Progress
 
 
 def session(folder: Path, config: DynamicsConfig = CONFIG, steps: int = 4, **changes: Any) -> Training:

@@ -9,10 +9,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from rise_robot.cell.brick_sorting import BrickSorting
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.env import CellEnv
+from rise_robot.cell.tasks.brick_sorting.task import BrickSorting
 
 
 @functools.cache

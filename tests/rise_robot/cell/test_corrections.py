@@ -10,7 +10,7 @@ import numpy as np
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.corrections import SupervisedPolicy, Supervisor
-from rise_robot.cell.expert import BrickExpert
+from rise_robot.cell.tasks.brick_sorting.expert import BrickExpert
 
 SEEDS = range(20)
 

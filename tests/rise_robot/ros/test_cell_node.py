@@ -19,7 +19,7 @@ import rise_robot.ros as ros_package
 from rise_env.errors import ConfigError, RobotError
 from rise_robot.cell.env import CellEnv
 from rise_robot.config import load_robot
-from rise_robot.driver import SceneDriver
+from rise_robot.drivers.base import SceneDriver
 from rise_robot.ros import messages, ros1
 from rise_robot.ros.cell_node import CellNode
 from rise_robot.ros.children import ChildProcess

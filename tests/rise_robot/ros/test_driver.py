@@ -18,7 +18,7 @@ import pytest
 from rise_env.errors import ConfigError, LayoutError, RobotError
 from rise_env.tasks import load_task
 from rise_robot.config import load_robot
-from rise_robot.driver import Driver, SceneDriver
+from rise_robot.drivers.base import Driver, SceneDriver
 from rise_robot.ros import ros1
 from rise_robot.ros.children import ChildProcess
 from rise_robot.ros.config import ros_config

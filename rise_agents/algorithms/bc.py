@@ -1,0 +1,150 @@
+"""Behaviour cloning, plain or conditioned on the advantage: the warm-up of RISE (FIELD A1) and the BC baseline.
+
+Demonstrations and human corrections carry the best advantage level, rollouts the level of their labelled advantage.
+With every level "not said" it is plain behaviour cloning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rise_agents.policies.base import Policy
+from rise_agents.policies.codec import AdvantageCodec
+from rise_agents.policies.config import PolicyConfig
+from rise_agents.policies.data import RecordedChunks
+from rise_agents.policies.flow_policy import FlowPolicy
+from rise_env.data import Dataset, ShuffledSampler, split_episodes
+from rise_env.files import to_plain, write_json
+from rise_env.provenance import provenance
+from rise_env.training.loop import Budget, Loop, Progress, settings_of
+
+__all__ = ["WarmUp", "train_policy"]
+
+_HELD_OUT = 512  # chunks that are evaluated
+
+
+@dataclass
+class WarmUp:
+    """One run: data, settings and where it writes.
+
+    Attributes:
+        dataset: Recorded episodes.
+        levels: Advantage level of every frame, int64 (N,).
+        config: Settings.
+        folder: Run folder: `policy_state.pt` (for resuming), `model/` (what `FlowPolicy.from_pretrained` loads),
+            `config.json`, `metrics.json`, `tensorboard/`.
+        budget: How long.
+        codec: Meaning of the levels, fitted to the data; that of `config` when None.
+        first: Use the first so many episodes only; all when None.
+        initial: Policy to go on from; a new one when None.
+        device: Where.
+        report: Called with the progress.
+        try_out: Given the averaged policy, closed-loop figures; called at every evaluation.
+        tensorboard: Whether to write TensorBoard files.
+    """
+
+    dataset: Dataset
+    levels: np.ndarray
+    config: PolicyConfig
+    folder: Path
+    budget: Budget
+    codec: AdvantageCodec | None = None
+    first: int | None = None
+    initial: FlowPolicy | None = None
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    report: Callable[[Progress], None] | None = None
+    try_out: Callable[[Policy], dict[str, float]] | None = None
+    tensorboard: bool = True
+
+
+def train_policy(run: WarmUp) -> FlowPolicy:
+    """Train a policy on recorded chunks; an interrupted run goes on where it stood.
+
+    Returns:
+        The policy with averaged weights, as in `<folder>/model`.
+
+    Raises:
+        TrainingError: If a loss is not finite.
+        CheckpointError: If a saved state is damaged or belongs to other settings.
+    """
+    config, training = run.config, run.config.training
+    torch.manual_seed(training.seed)
+    parts = split_episodes(run.dataset, {"train": 1 - training.held_out, "heldout": training.held_out}, seed=0)
+    if run.first is not None:
+        parts["train"] = parts["train"][: run.first]
+    policy = run.initial or FlowPolicy(run.dataset.spec, config.model, run.codec or config.advantage)
+    data = RecordedChunks(run.dataset, policy.lags, run.levels, parts["train"])
+    held_out = RecordedChunks(run.dataset, policy.lags, run.levels, parts["heldout"])
+    if run.initial is None:
+        window = data.windows.at(data.windows.index)
+        policy.fit_normalisation(torch.from_numpy(window.states[:, -1]), torch.from_numpy(window.actions))
+    policy.to(run.device)
+    described = to_plain({"policy": dataclasses.asdict(config), "data": _data(run)})
+    write_json(run.folder / "config.json", {**described, **provenance(described, training.seed)})
+    sampler = ShuffledSampler(len(data), training.batch, training.seed)
+
+    def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        number = training.seed * 1_000_003 + step
+        generator = torch.Generator().manual_seed(number)
+        torch.manual_seed(number)  # dropout draws from here
+        batch = data.batch(sampler.draw(step), run.device)
+        context = policy.context(batch.observations, batch.prompts, generator)
+        total = policy.loss(context, batch.levels, batch.chunks, generator).mean()
+        return total, {"loss": total.detach()}
+
+    def evaluate(average: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(average, FlowPolicy)
+        figures = _figures(average, held_out, run.device)
+        if run.try_out is not None:
+            figures |= run.try_out(average)
+        return figures
+
+    loop = Loop(
+        "policy", run.folder, policy, loss, evaluate, settings_of(training, training.rate), run.budget,
+        {"policy": to_plain(dataclasses.asdict(config)), "data": _data(run)}, run.report, _writer(run),
+    )  # fmt: skip
+    policy.load_state_dict(loop.run().state_dict())
+    policy.eval()
+    policy.save_pretrained(run.folder / "model")
+    write_json(run.folder / "metrics.json", {"step": loop.step, "seconds": loop.elapsed, **loop.metrics})
+    return policy
+
+
+@torch.no_grad()
+def _figures(policy: FlowPolicy, held_out: RecordedChunks, device: torch.device) -> dict[str, float]:
+    """Flow loss on held-out chunks, and the error of sampled chunks under their recorded level, in normalised units."""
+    which = np.unique(np.linspace(0, len(held_out) - 1, min(len(held_out), _HELD_OUT)).astype(np.int64))
+    batch = held_out.batch(which, device)
+    context = policy.eval().context(batch.observations, batch.prompts)
+    generator = torch.Generator().manual_seed(0)
+    loss = policy.loss(context, batch.levels, batch.chunks, generator).mean()
+    noise = torch.randn((len(which), *policy.noise_shape), generator=generator).to(device)
+    sampled = policy.sample(context, batch.levels, noise)
+    error = policy.normalise(sampled, context.state) - policy.normalise(batch.chunks, context.state)
+    return {"loss_held_out": float(loss), "sample_error": float(error.abs().mean())}
+
+
+def _data(run: WarmUp) -> dict[str, Any]:
+    counts = np.bincount(run.levels, minlength=run.config.advantage.levels + 1)
+    return {
+        "episodes": run.dataset.num_episodes,
+        "frames": run.dataset.num_frames,
+        "first": run.first,
+        "levels": counts.tolist(),
+    }
+
+
+def _writer(run: WarmUp) -> Any:
+    if not run.tensorboard:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.folder / "tensorboard"))

@@ -1,0 +1,1 @@
+"""Evaluation: success rates, paired statistics, audits against the oracle environment."""

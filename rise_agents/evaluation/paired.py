@@ -1,0 +1,118 @@
+"""Two policies on the same episodes: what changed, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rise_agents.evaluation.evaluate import EvaluationResult, wilson_interval
+from rise_env.errors import ConfigError
+
+__all__ = ["PairedChange", "paired_change"]
+
+
+@dataclass(frozen=True)
+class PairedChange:
+    """Change of the success rate between two evaluations on the same seeds.
+
+    Attributes:
+        episodes: Number of pairs.
+        gain: Improved minus base, percentage points.
+        interval: 95 % interval of the gain, percentage points.
+        gained: Episodes that only the improved policy solved.
+        lost: Episodes that only the base solved.
+        both: Episodes that both solved.
+        neither: Episodes that neither solved.
+        p_value: Exact two-sided McNemar test of "as many are lost as gained".
+    """
+
+    episodes: int
+    gain: float
+    interval: tuple[float, float]
+    gained: int
+    lost: int
+    both: int
+    neither: int
+    p_value: float
+
+    @property
+    def direction(self) -> int:
+        """1 for better, -1 for worse, 0 where the interval holds zero: the two cannot be told apart."""
+        return (self.interval[0] > 0) - (self.interval[1] < 0)
+
+
+def paired_change(base: EvaluationResult, improved: EvaluationResult) -> PairedChange:
+    """Compare two evaluations episode by episode.
+
+    The same seed is the same episode, so luck with the episodes falls out of the difference. The interval is method 10
+    of Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data"
+    (Statistics in Medicine 17, 1998, 2635-2650): Wilson intervals of both rates, joined under their correlation. It is
+    also good for small numbers and for rates of 0 and 1, where a bootstrap has nothing to draw from.
+
+    Args:
+        base: What to compare with.
+        improved: On the same seeds, in any order.
+
+    Raises:
+        ConfigError: If the seeds are not the same, or there are none.
+    """
+    before, after = _outcomes(base, "base"), _outcomes(improved, "improved")
+    if before.keys() != after.keys():
+        raise ConfigError(
+            f"paired_change wants the same seeds in both evaluations: {len(before.keys() - after.keys())} are only in "
+            f"the base's {len(before)}, {len(after.keys() - before.keys())} only in the improved one's {len(after)}. "
+            "Evaluate both with the same --seed and --episodes."
+        )
+    both = sum(before[seed] and after[seed] for seed in before)
+    gained, lost = sum(after.values()) - both, sum(before.values()) - both
+    neither = len(before) - both - gained - lost
+    low, high = _newcombe(both, gained, lost, neither)
+    return PairedChange(
+        episodes=len(before),
+        gain=100 * (gained - lost) / len(before),
+        interval=(100 * low, 100 * high),
+        gained=gained,
+        lost=lost,
+        both=both,
+        neither=neither,
+        p_value=_mcnemar(gained, lost),
+    )
+
+
+def _outcomes(result: EvaluationResult, name: str) -> dict[int, bool]:
+    outcomes = {episode.seed: bool(episode.success) for episode in result.details}
+    if not outcomes:
+        raise ConfigError(f"the {name} evaluation has no episodes in `details`: nothing to pair")
+    if len(outcomes) != len(result.details):
+        raise ConfigError(f"the {name} evaluation has {len(result.details)} episodes but {len(outcomes)} seeds")
+    return outcomes
+
+
+def _newcombe(both: int, gained: int, lost: int, neither: int) -> tuple[float, float]:
+    """95 % interval of (gained - lost) / all."""
+    count = both + gained + lost + neither
+    after, before = both + gained, both + lost
+    rate_after, rate_before = after / count, before / count
+    low_after, high_after = wilson_interval(after, count)
+    low_before, high_before = wilson_interval(before, count)
+    # Correlation of the outcomes; what is positive is shrunk by the paper's continuity correction.
+    product = after * (count - after) * before * (count - before)
+    cross = both * neither - gained * lost
+    shrunk = max(0.0, cross - count / 2) if cross > 0 else float(cross)
+    correlation = shrunk / math.sqrt(product) if product else 0.0
+
+    def joined(one: float, other: float) -> float:
+        return math.sqrt(one**2 - 2 * correlation * one * other + other**2)
+
+    difference = rate_after - rate_before
+    return (
+        max(-1.0, difference - joined(rate_after - low_after, high_before - rate_before)),
+        min(1.0, difference + joined(high_after - rate_after, rate_before - low_before)),
+    )
+
+
+def _mcnemar(gained: int, lost: int) -> float:
+    """Two-sided exact p value: a fair coin decides each episode that only one of them solved."""
+    tosses = gained + lost
+    tail = sum(math.comb(tosses, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**tosses)

@@ -1,0 +1,1 @@
+"""The learned simulator as a Gymnasium environment: start states, episodes, candidate evaluation."""

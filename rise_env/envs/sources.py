@@ -1,0 +1,85 @@
+"""From keyword arguments to start states and a world model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rise_env.bundle import Bundle, find_bundle, load_bundle
+from rise_env.envs.starts import StartStates
+from rise_env.errors import ConfigError
+from rise_env.world_model import CompositionalWorldModel
+
+__all__ = ["Sources", "resolve"]
+
+type PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What an environment is made of.
+
+    Attributes:
+        starts: Start states.
+        world_model: World model.
+        defaults: Keyword arguments of the environment that the bundle decides where the caller does not.
+    """
+
+    starts: StartStates
+    world_model: CompositionalWorldModel
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve(
+    *,
+    task: str | None,
+    preset: str | None,
+    bundle: PathLike | None,
+    dataset: str | Path | Sequence[str | Path] | None,
+    starts: PathLike | StartStates | None,
+    world_model: PathLike | CompositionalWorldModel | None,
+    uncertainty: str | None,
+    max_batch: int | None,
+    device: str,
+) -> Sources:
+    """Find, load and check what was asked for.
+
+    Raises:
+        ConfigError: If something is missing or given twice; the message says which argument mends it.
+        LayoutError: If the start states have other joints than the world model.
+    """
+    if dataset is not None and starts is not None:
+        raise ConfigError("dataset= and starts= both say where episodes begin; give one of them")
+    found: Bundle | None = None
+    if bundle is not None:
+        found = load_bundle(Path(bundle))
+    elif (starts is None and dataset is None) or world_model is None:
+        if task is None:
+            missing = "world_model=" if world_model is None else "dataset= (a LeRobot dataset) or starts="
+            raise ConfigError(f"{missing} is missing. Give it, or bundle= with the directory of a bundle.")
+        found = load_bundle(find_bundle(task, preset))
+
+    if isinstance(world_model, CompositionalWorldModel):
+        model = world_model.with_options(uncertainty, max_batch)
+    elif world_model is not None:
+        model = CompositionalWorldModel.from_pretrained(
+            os.fspath(world_model), device=device, uncertainty=uncertainty, max_batch=max_batch
+        )
+    else:
+        assert found is not None
+        model = found.world_model(device=device, uncertainty=uncertainty, max_batch=max_batch)
+
+    if isinstance(starts, StartStates):
+        states = starts
+    elif starts is not None:
+        states = StartStates.load(os.fspath(starts))
+    elif dataset is not None:
+        states = StartStates.from_dataset(dataset, model.spec)
+    else:
+        assert found is not None
+        states = found.starts()
+    states.check(model.spec)
+    return Sources(states, model, found.env if found is not None else {})

@@ -1,0 +1,470 @@
+"""Many imaginations at once: `gym.make_vec("RISE-BrickSorting-v0", num_envs=...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
+from gymnasium.vector.vector_env import AutoresetMode
+
+from rise_env.envs.advantage import check_mode, chunk_advantage, penalized
+from rise_env.envs.autoreset import autoreset_mode as parse_mode
+from rise_env.envs.drawing import picture
+from rise_env.envs.facts import Facts
+from rise_env.envs.inputs import checked_actions, mask_of, option_of, seeds_of
+from rise_env.envs.outputs import observation_of, require_finite, rows_of
+from rise_env.envs.sources import PathLike, resolve
+from rise_env.envs.starts import StartStates
+from rise_env.errors import ActionError, ConfigError, RiseError
+from rise_env.protocols import History
+from rise_env.spaces import action_space, check_lags, observation_space
+from rise_env.world_model import CompositionalWorldModel, Imagined, Session
+
+__all__ = ["OUTPUTS", "CandidateScores", "ImaginationVectorEnv"]
+
+OUTPUTS = ("numpy", "torch")
+
+#: Used where neither the caller nor the bundle says anything.
+_DEFAULTS = {"success_threshold": 0.95, "uncertainty_limit": None}
+#: Options of `reset` that choose start states, environment by environment.
+_FILTERS = ("episode_index", "frame_index", "group", "start_index")
+#: Methods whose result holds one entry per environment.
+_PER_ENV = ("render", "film")
+
+
+@dataclass(frozen=True)
+class CandidateScores:
+    """What several chunks from the same state would lead to; N environments, G chunks each.
+
+    Attributes:
+        advantage: float32 (N, G), raw.
+        uncertainty: float32 (N, G).
+    """
+
+    advantage: np.ndarray
+    uncertainty: np.ndarray
+
+
+class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
+    """`num_envs` imagined work places in one batch of a world model.
+
+    **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), rad and m, and on request the
+    same of a little while ago (`observation_lags`).
+    **Action**: Box (chunk, D) float32: a chunk of absolute joint targets, rad and m, all of which is imagined. Targets
+    beyond the joint limits are clamped and counted in `infos["clamped"]`. A wrong shape or a value that is not finite
+    is an error, and nothing is imagined.
+    **Reward**: the chunk's advantage, mean_k V(o_{t+k}) - V(o_t) over its imagined frames, raw.
+    **Observation after a chunk**: its last imagined frame; `state` is what the dynamics model predicts for it, or the
+    last commanded (clamped) target.
+    **End**: `terminated` when progress at a chunk's end reaches `success_threshold`; else `truncated` after
+    `max_chunks`, or where the uncertainty is above `uncertainty_limit`.
+    **Start**: a recorded state, drawn by the environment's own generator.
+    **Infos**: arrays with `_key` masks: `value` (of the present frame), `progress` (the same, within [0, 1]),
+    `advantage`, `uncertainty`, `is_success`, `clamped` (components), `imagined_chunks`, `episode_index` and
+    `frame_index` (of the recorded start), `state_source` ("dataset" or "imagined"), `reward_backend`, `task`.
+
+    Environment i behaves as it would alone, bit for bit as far as the models do: results of batched matrix products
+    depend on the batch size in their last bits. `max_batch=1` takes that away as well, and is slower.
+
+    Args:
+        num_envs: Number of environments.
+        task: Task whose bundle to use (`rise_env.bundle.find_bundle`).
+        preset: Variant of that bundle.
+        bundle: Directory of a bundle.
+        dataset: LeRobot dataset (or several) whose states to start from, instead of the bundle's.
+        starts: Directory of start states, or `StartStates`, instead of the bundle's.
+        world_model: Directory or Hub id of a world model, or a `CompositionalWorldModel`, instead of the bundle's.
+        max_chunks: Chunks imagined from a recorded state before truncation.
+        success_threshold: Progress that counts as success; None takes the bundle's, or 0.95.
+        advantage: "mean", "last" or "tail"; see `rise_env.envs.advantage`.
+        uncertainty: Source of the uncertainty; see `rise_env.world_model.UNCERTAINTIES`.
+        uncertainty_limit: Truncate above it; None takes the bundle's, or never does.
+        uncertainty_penalty: Subtracted from the reward per unit of uncertainty; `infos["advantage"]` stays raw.
+        split: Start states to use: "train", "heldout" or None for all.
+        observation_lags: Further observations of the past, so many control steps ago; see
+            `rise_env.spaces.observation_space`.
+        group_size: So many consecutive environments share a start state. They stay together only if they are reset
+            together, as in autoreset mode "disabled".
+        max_batch: Environments per call of the models; None for all.
+        device: "auto", "cpu", "cuda", ...; a `CompositionalWorldModel` stays where it is.
+        output: "numpy", or "torch" for tensors on the device; then only a few numbers per environment are copied to
+            the host. Infos are NumPy arrays in any case.
+        autoreset_mode: "next_step", "same_step" or "disabled" (https://farama.org/Vector-Autoreset-Mode).
+        render_mode: None or "rgb_array".
+
+    Raises:
+        ConfigError: If an argument is wrong, or something to load is missing.
+        CheckpointError: If something to load is damaged.
+        LayoutError: If start states and world model have different joints.
+
+    Example:
+        >>> from rise_env.testing import counting_starts, counting_world_model
+        >>> envs = ImaginationVectorEnv(2, starts=counting_starts(), world_model=counting_world_model())
+        >>> observation, infos = envs.reset(seed=0)
+        >>> observation["image_head"].shape, infos["state_source"].tolist()
+        ((2, 36, 40, 3), ['dataset', 'dataset'])
+        >>> envs.step(envs.action_space.sample())[4]["state_source"].tolist()
+        ['imagined', 'imagined']
+        >>> envs.close()
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        task: str | None = None,
+        preset: str | None = None,
+        bundle: PathLike | None = None,
+        dataset: str | Path | Sequence[str | Path] | None = None,
+        starts: PathLike | StartStates | None = None,
+        world_model: PathLike | CompositionalWorldModel | None = None,
+        max_chunks: int = 2,
+        success_threshold: float | None = None,
+        advantage: str = "mean",
+        uncertainty: str | None = None,
+        uncertainty_limit: float | None = None,
+        uncertainty_penalty: float = 0.0,
+        split: str | None = "train",
+        observation_lags: Sequence[int] = (),
+        group_size: int = 1,
+        max_batch: int | None = None,
+        device: str = "auto",
+        output: str = "numpy",
+        autoreset_mode: str | AutoresetMode = "next_step",
+        render_mode: str | None = None,
+    ) -> None:
+        for name, number in {"num_envs": num_envs, "max_chunks": max_chunks, "group_size": group_size}.items():
+            if number < 1:
+                raise ConfigError(f"{name} is {number}, expected at least 1")
+        if render_mode not in (None, "rgb_array"):
+            raise ConfigError(f"render_mode {render_mode!r} is not 'rgb_array' or None")
+        if output not in OUTPUTS:
+            raise ConfigError(f"output {output!r} is not one of {OUTPUTS}")
+        check_mode(advantage)
+        penalized(0.0, 0.0, uncertainty_penalty)
+        self.autoreset_mode = parse_mode(autoreset_mode)
+        found = resolve(
+            task=task,
+            preset=preset,
+            bundle=bundle,
+            dataset=dataset,
+            starts=starts,
+            world_model=world_model,
+            uncertainty=uncertainty,
+            max_batch=max_batch,
+            device=device,
+        )
+        self.starts, self.world_model, self.task = found.starts, found.world_model, found.world_model.spec
+        self.starts.rows(split)  # an empty split is an error now, not at the first reset
+        defaults = {**_DEFAULTS, **found.defaults}
+        self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
+        self.max_chunks, self.advantage_mode, self.split = max_chunks, advantage, split
+        self.group_size, self.uncertainty_penalty = group_size, uncertainty_penalty
+        self.success_threshold: float = (
+            defaults["success_threshold"] if success_threshold is None else success_threshold
+        )
+        self.uncertainty_limit: float | None = (
+            defaults["uncertainty_limit"] if uncertainty_limit is None else uncertainty_limit
+        )
+        self.single_observation_space: gymnasium.spaces.Dict = observation_space(self.task, observation_lags)
+        #: Control steps that each part of the observation lies in the past, the present first.
+        self.lags = (0, *check_lags(self.task, observation_lags))
+        self._places = [-1 - lag // self.task.stride for lag in self.lags]
+        self.single_action_space = action_space(self.task)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        fps = max(1, round(self.task.fps / self.task.chunk))
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps, "autoreset_mode": self.autoreset_mode}
+        #: Control steps that one action stands for.
+        self.actions_per_step = self.task.chunk
+
+        self._device = self.world_model.device
+        self._generators = [seeding.np_random(None)[0] for _ in range(num_envs)]
+        self._noise = [torch.Generator() for _ in range(num_envs)]
+        self._session: Session | None = None
+        self._frames: torch.Tensor = torch.zeros(0)  # uint8 (N, L, V, H, W, 3), the present ones first
+        self._states: torch.Tensor = torch.zeros(0)  # float32 (N, L, D)
+        self._imagined: tuple[np.ndarray, Imagined] | None = None
+        self._done = np.zeros(num_envs, bool)
+        source = self.world_model.dynamics if self.world_model.reward_source == "dynamics" else self.world_model.value
+        self._facts = Facts(num_envs, type(source).__name__)
+
+    # ------------------------------------------------------------------ Gymnasium
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Start episodes from recorded states.
+
+        Args:
+            seed: One seed per environment, or an int s that gives environment i the seed s + i. None goes on with the
+                generators as they are.
+            options: `reset_mask`, bool (num_envs,) with at least one True: reset these only. `episode_index`,
+                `frame_index`, `group`, `start_index` (row of the start states): one number, or one (or None) per
+                environment; whoever is given one of these may start in any split. `split` and `group_size`: for this
+                reset, as in the constructor. Other keys are ignored and the dict is left as it is.
+
+        Raises:
+            ConfigError: If seeds or options do not fit, or no start state matches; nothing is reset then.
+        """
+        options = options or {}
+        seeds, mask = seeds_of(seed, self.num_envs), mask_of(options.get("reset_mask"), self.num_envs)
+        self._start(np.flatnonzero(mask), options, seeds)
+        self._imagined = None
+        return self._observe(), self._facts.infos(mask)
+
+    def step(self, actions: Any) -> tuple[dict[str, Any], Any, Any, Any, dict[str, Any]]:
+        """Imagine a chunk in every environment.
+
+        Args:
+            actions: (num_envs, chunk, D) absolute joint targets, rad and m; an array or a tensor.
+
+        Raises:
+            ActionError: If the actions have the wrong shape or are not finite; nothing is imagined.
+            RiseError: Before the first reset; in autoreset mode "disabled", if an episode has ended and was not reset;
+                or if the world model gives values that are not finite.
+        """
+        if self._session is None:
+            raise RiseError("call reset() before step()")
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._done.any():
+            raise RiseError(
+                f"the episodes of environments {np.flatnonzero(self._done).tolist()} have ended: reset them first with "
+                'reset(options={"reset_mask": terminated | truncated})'
+            )
+        beginning = self._done.copy()  # these were left over for this step by mode "next_step"
+        running = ~beginning
+        chunks, clamped = checked_actions(actions, running, self.task.chunk, self.task.layout, self._device)
+        rewards = torch.zeros(self.num_envs, device=self._device)
+        terminated = truncated = np.zeros(self.num_envs, bool)
+        self._imagined = None
+        if running.any():
+            terminated, truncated = self._advance(np.flatnonzero(running), chunks, clamped, rewards)
+        if beginning.any():
+            self._start(np.flatnonzero(beginning), {}, None)
+        over = terminated | truncated
+        final: dict[str, Any] = {}
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and over.any():
+            final = {
+                "final_obs": rows_of(self._observe(), over),
+                "_final_obs": over.copy(),
+                "final_info": self._facts.infos(over, over),
+                "_final_info": over.copy(),
+            }
+            self._start(np.flatnonzero(over), {}, None)
+        else:
+            self._done = over
+        stepped = running & ~over if final else running
+        infos = self._facts.infos(np.ones(self.num_envs, bool), stepped) | final
+        if self.output == "torch":
+            over_tensors = torch.as_tensor(np.stack([terminated, truncated]), device=self._device)
+            return self._observe(), rewards, over_tensors[0].clone(), over_tensors[1].clone(), infos
+        return self._observe(), rewards.cpu().numpy(), terminated.copy(), truncated.copy(), infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """One uint8 (H, W, 3) picture per environment: the views, with value and advantage below."""
+        if self.render_mode is None:
+            return None
+        self._require_session()
+        frames, facts = self._frames[:, 0].cpu().numpy(), self._facts
+        texts = [facts.texts(i, self.max_chunks) for i in range(self.num_envs)]
+        return tuple(picture(frames[i], texts[i], float(facts.progress[i])) for i in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the imaginations."""
+        if self._session is not None:
+            self.world_model.close(self._session)
+        self._session = self._imagined = None
+
+    # ------------------------------------------------------------------ beyond Gymnasium
+
+    def film(self) -> tuple[list[np.ndarray], ...]:
+        """Pictures of every frame that the last step imagined, per environment; none where it began an episode.
+
+        Raises:
+            RiseError: If `render_mode` is not "rgb_array".
+        """
+        if self.render_mode is None:
+            raise RiseError('film() needs render_mode="rgb_array": only then the last chunk is kept')
+        films: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
+        if self._imagined is not None:
+            rows, imagined = self._imagined
+            values = imagined.values.cpu().numpy()
+            frames = imagined.frames(range(values.shape[1])).cpu().numpy()
+            for place, i in enumerate(rows):
+                for k, value in enumerate(values[place], 1):
+                    texts = [f"value {value:.3f}", f"frame {k}/{len(values[place])}"]
+                    films[i].append(picture(frames[place, k - 1], texts, float(value)))
+        return tuple(films)
+
+    def evaluate_candidates(self, actions: Any) -> CandidateScores:
+        """Imagine and judge several chunks from every environment's present state, and go on from none of them.
+
+        No picture is made of what is imagined, where the judge needs none. All chunks of an environment are imagined
+        from the same noise, that of its next step: they differ by what they do alone.
+
+        Args:
+            actions: (num_envs, G, chunk, D) absolute joint targets, rad and m; an array or a tensor.
+
+        Raises:
+            ActionError: If the actions have the wrong shape or are not finite.
+            RiseError: Before the first reset, or if the world model gives values that are not finite.
+        """
+        self._require_session()
+        session, everyone = self._session, np.ones(self.num_envs, bool)
+        assert session is not None
+        if len(actions) != self.num_envs or len(actions.shape) != 4 or not actions.shape[1]:
+            expected = (self.num_envs, "G", self.task.chunk, self.task.layout.dim)
+            raise ActionError(f"chunks to foresee have shape {tuple(actions.shape)}, expected {expected}")
+        found = []
+        for member in range(actions.shape[1]):
+            chunks, _ = checked_actions(actions[:, member], everyone, self.task.chunk, self.task.layout, self._device)
+            twins = [torch.Generator().set_state(generator.get_state()) for generator in self._noise]
+            imagined = self.world_model.imagine(session, chunks, twins)
+            advantage = chunk_advantage(imagined.values, session.value, self.advantage_mode)
+            found.append(torch.stack([advantage, imagined.uncertainty]).float())
+        table = torch.stack(found, dim=-1).cpu().numpy()  # 2, N, G
+        require_finite(table.sum((0, 2)), np.arange(self.num_envs))
+        return CandidateScores(table[0], table[1])
+
+    def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
+        """What was done in the recorded states that the environments are in.
+
+        Returns:
+            Chunks float32 (num_envs, chunk, D), and a mask bool (num_envs,) that is False, with NaN in the chunk, where
+            the present state is an imagined one or nothing was recorded.
+        """
+        self._require_session()
+        mask = self._facts.imagined_chunks == 0
+        chunks = np.full((self.num_envs, self.task.chunk, self.task.layout.dim), np.nan, np.float32)
+        if self.starts.actions is None:
+            return chunks, np.zeros_like(mask)
+        chunks[mask] = self.starts.actions[self._start_rows[mask]]
+        return chunks, mask
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method, or read an attribute; one result per environment.
+
+        `render` and `film` give each environment its own; anything else belongs to the batch, and is repeated.
+        """
+        attribute: Any = getattr(self, name)
+        result = attribute(*args, **kwargs) if callable(attribute) else attribute
+        return tuple(result) if name in _PER_ENV and result is not None else (result,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Attribute of every environment."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute, which all environments share.
+
+        Raises:
+            ConfigError: If `values` is a list or tuple that does not hold `num_envs` equal values.
+        """
+        if isinstance(values, list | tuple):
+            if len(values) != self.num_envs or any(value != values[0] for value in values):
+                raise ConfigError(f"{name} is shared by all {self.num_envs} environments: give one value, not {values}")
+            values = values[0]
+        setattr(self, name, values)
+
+    # ------------------------------------------------------------------ episodes
+
+    def _start(self, rows: np.ndarray, options: dict[str, Any], seeds: list[int | None] | None) -> None:
+        """Begin episodes in some environments."""
+        count = len(rows)
+        if self._session is None and count < self.num_envs:
+            raise ConfigError("reset_mask leaves environments out, but the first reset must be of all")
+        generators = [self._generators[i] for i in rows]
+        if seeds is not None:
+            generators = [
+                generator if seeds[i] is None else seeding.np_random(seeds[i])[0]
+                for i, generator in zip(rows, generators, strict=True)
+            ]
+        filters = {key: option_of(key, options.get(key), rows, self.num_envs) for key in _FILTERS}
+        picked = [
+            any((value[k] if isinstance(value, list) else value) is not None for value in filters.values())
+            for k in range(count)
+        ]
+        chosen = self.starts.sample(
+            generators,
+            positions=rows,
+            split=options["split"] if "split" in options else [None if one else self.split for one in picked],
+            group_size=options.get("group_size") or self.group_size,
+            **filters,
+        )
+        batch = self.starts.batch(chosen)
+        frames = torch.from_numpy(batch.frames).to(self._device)
+        states = torch.from_numpy(batch.states).to(self._device)
+        session = self.world_model.open(History(frames, states, batch.prompts))
+        values = session.value.cpu().numpy()
+        require_finite(values, rows)
+        for i, generator in zip(rows, generators, strict=True):
+            self._generators[i] = generator
+            self._noise[i].manual_seed(int(generator.integers(2**63 - 1)))
+        if self._session is None or count == self.num_envs:
+            self._session = session
+            self._frames, self._states = frames[:, self._places], states[:, self._places]
+            self._start_rows = chosen
+        else:
+            index = torch.from_numpy(rows).to(self._device)
+            self._session = self.world_model.merge(self._session, rows.tolist(), session)
+            self._frames = self._frames.index_copy(0, index, frames[:, self._places])
+            self._states = self._states.index_copy(0, index, states[:, self._places])
+            self._start_rows = self._start_rows.copy()
+            self._start_rows[rows] = chosen
+        self._facts.begin(rows, batch, values)
+        self._done[rows] = False
+
+    def _advance(
+        self, rows: np.ndarray, chunks: torch.Tensor, clamped: np.ndarray, rewards: torch.Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Imagine one chunk in some environments; fills in their rewards and tells which episodes ended."""
+        assert self._session is not None
+        everyone = len(rows) == self.num_envs
+        index = torch.from_numpy(rows).to(self._device)
+        session = self._session if everyone else self.world_model.select(self._session, rows.tolist())
+        chunks = chunks if everyone else chunks[index]
+        imagined = self.world_model.imagine(session, chunks, [self._noise[i] for i in rows])
+        advantage = chunk_advantage(imagined.values, session.value, self.advantage_mode)
+        reward = penalized(advantage, imagined.uncertainty, self.uncertainty_penalty)
+        table = torch.stack([imagined.values[:, -1], advantage, imagined.uncertainty, reward]).float()
+        value, plain_advantage, uncertainty, _ = numbers = table.cpu().numpy()
+        require_finite(numbers.sum(0), rows)
+
+        frames = imagined.frames(self._places)
+        if imagined.states is None:
+            states = chunks[:, [-1 - lag for lag in self.lags]]
+        else:
+            states = imagined.states[:, self._places]
+        rewards[index] = table[3]
+        if everyone:
+            self._session, self._frames, self._states = imagined.session, frames, states
+        else:
+            self._session = self.world_model.merge(self._session, rows.tolist(), imagined.session)
+            self._frames = self._frames.index_copy(0, index, frames)
+            self._states = self._states.index_copy(0, index, states)
+        self._imagined = (rows, imagined) if self.render_mode else None
+
+        self._facts.advance(rows, value, plain_advantage, uncertainty, clamped[rows], self.success_threshold)
+        success, spent = self._facts.is_success[rows], self._facts.imagined_chunks[rows] >= self.max_chunks
+        if self.uncertainty_limit is not None:
+            spent |= uncertainty > self.uncertainty_limit
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        terminated[rows], truncated[rows] = success, spent & ~success
+        return terminated, truncated
+
+    def _observe(self) -> dict[str, Any]:
+        return observation_of(self._frames, self._states, list(self.task.cameras), self.lags, self.output == "torch")
+
+    def _require_session(self) -> None:
+        if self._session is None:
+            raise RiseError("call reset() first")

@@ -1,0 +1,312 @@
+"""What can be plugged in: algorithms, policies, dynamics and value models, tasks and robot drivers.
+
+A plug-in is an installed package with an entry point in the group `rise.plugins`. Its module is imported when
+`rise_env` is, and registers what it brings:
+
+    from rise_env.registry import ALGORITHMS, DRIVERS, DYNAMICS, register_task
+
+    ALGORITHMS.register("my_algorithm", "my_package.algorithm:MyAlgorithm")
+    register_task("block_pushing", title="BlockPushing", cell="my_package.task:BlockPushing", configs=CONFIGS)
+
+Targets are strings "module:Attribute" that are imported when they are first needed, so that `import rise_env` stays
+light; `register` also serves as a decorator of a class that is there already. A plug-in that fails to import is
+reported, by a warning, in `rise info` and wherever a name is not found, and does no further harm.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rise_env.errors import ConfigError
+
+__all__ = [
+    "ALGORITHMS",
+    "DRIVERS",
+    "DYNAMICS",
+    "PLUGIN_GROUP",
+    "POLICIES",
+    "REGISTRIES",
+    "TASKS",
+    "VALUES",
+    "Registration",
+    "Registry",
+    "TaskRegistration",
+    "load_object",
+    "load_plugins",
+    "plugin_config_roots",
+    "plugin_errors",
+    "register_task",
+]
+
+PLUGIN_GROUP = "rise.plugins"
+
+#: Entry points that could not be loaded, with the reason.
+_failed: dict[str, str] = {}
+#: The entry point that is being loaded.
+_loading: str | None = None
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One name of a registry.
+
+    Attributes:
+        name: Name, as given on the command line.
+        target: "module:Attribute", or the object itself.
+        plugin: Entry point that registered it; None for what comes with this package or was registered by hand.
+    """
+
+    name: str
+    target: Any
+    plugin: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Where the object is defined, "module:Attribute"."""
+        if isinstance(self.target, str):
+            return self.target
+        return f"{self.target.__module__}:{self.target.__qualname__}"
+
+
+class Registry:
+    """Names of one kind of thing.
+
+    Args:
+        kind: What the names stand for, for messages, e.g. "algorithm".
+        builtin: Targets of what comes with this package.
+    """
+
+    def __init__(self, kind: str, builtin: dict[str, str] | None = None) -> None:
+        self.kind = kind
+        self._known = {name: Registration(name, target) for name, target in (builtin or {}).items()}
+
+    def register(self, name: str, target: Any = None) -> Callable[[Any], Any]:
+        """Make a name known; registering the same target again is fine.
+
+        Args:
+            name: Name, a Python identifier; dashes count as underscores.
+            target: "module:Attribute", or the object; left out where this decorates a class or function.
+
+        Returns:
+            A decorator; its result need not be used where `target` is given.
+
+        Raises:
+            ConfigError: If the name is malformed or stands for something else already.
+        """
+        key = _key(name)
+        if not key.isidentifier():
+            raise ConfigError(f"{self.kind} {name!r} cannot be registered: the name must be an identifier")
+
+        def decorator(found: Any) -> Any:
+            new = Registration(key, found, _loading)
+            old = self._known.get(key)
+            if old is not None and old.path != new.path:
+                raise ConfigError(f"{self.kind} {name!r} is registered already, as {old.path}; choose another name")
+            self._known[key] = new
+            return found
+
+        if target is not None:
+            decorator(target)
+        return decorator
+
+    def __contains__(self, name: str) -> bool:
+        return _key(name) in self._known
+
+    def __iter__(self) -> Iterator[Registration]:
+        return iter(list(self._known.values()))
+
+    def names(self) -> list[str]:
+        """All names, in order of registration."""
+        return list(self._known)
+
+    def find(self, name: str) -> Registration:
+        """What a name stands for, not imported.
+
+        Raises:
+            ConfigError: If there is no such name; the message lists the known ones, and the plug-ins that failed.
+        """
+        if name not in self:
+            raise ConfigError(self.unknown(name))
+        return self._known[_key(name)]
+
+    def load(self, name: str) -> Any:
+        """The object that a name stands for.
+
+        Raises:
+            ConfigError: If there is no such name, or it cannot be imported.
+        """
+        found = self.find(name)
+        if not isinstance(found.target, str):
+            return found.target
+        return load_object(found.target, f"{self.kind} {name!r}")
+
+    def unknown(self, name: str) -> str:
+        """What to say when there is no such name."""
+        near = difflib.get_close_matches(_key(name), self._known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        failed = "".join(f" Plug-in {plugin!r} could not be loaded: {why}." for plugin, why in _failed.items())
+        return f"unknown {self.kind} {name!r}.{hint} Known: {', '.join(self._known)}.{failed}"
+
+
+def load_object(target: str, what: str) -> Any:
+    """The object "module:Attribute".
+
+    Raises:
+        ConfigError: If it cannot be imported; the message says for `what` it was wanted.
+    """
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{what} ({target}) cannot be imported: {error}") from error
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+@dataclass(frozen=True)
+class TaskRegistration:
+    """A task that environments are registered for.
+
+    Attributes:
+        name: Name of the task: of its presets, bundle and `TaskSpec`.
+        title: Name within environment ids, e.g. "BrickSorting".
+        cell: Its side of the work cell, "module:Class", a `rise_robot.cell.task.CellTask`; None if not simulated.
+    """
+
+    name: str
+    title: str
+    cell: str | None = None
+
+
+#: Algorithms that improve a policy: `rise_agents.algorithms.base.Algorithm`.
+ALGORITHMS = Registry(
+    "algorithm",
+    {
+        "rise": "rise_agents.algorithms.rise:RISE",
+        "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
+    },
+)
+#: Policies by the `kind` in a checkpoint's config.json: `rise_agents.policies.base.Policy`.
+POLICIES = Registry(
+    "policy kind",
+    {
+        "rise_flow_policy": "rise_agents.policies.flow_policy:FlowPolicy",
+        "rise_pi05_policy": "rise_agents.policies.pi05:Pi05Policy",
+    },
+)
+#: Dynamics models: `rise_env.protocols.Dynamics` with `save_pretrained` and `from_pretrained`.
+DYNAMICS = Registry("dynamics model", {"latent": "rise_env.dynamics.model:LatentDynamics"})
+#: Value models: `rise_env.protocols.Value` with `save_pretrained` and `from_pretrained`.
+VALUES = Registry("value model", {"ensemble": "rise_env.value.model:ValueModel"})
+#: Robot drivers: functions `(task, preset, overrides, robot, **options) -> rise_robot.drivers.base.Driver`.
+DRIVERS = Registry(
+    "driver", {"cell": "rise_robot.drivers.cell:make_driver", "ros": "rise_robot.ros.driver:make_driver"}
+)
+#: Tasks with environment ids; made by `register_task`.
+TASKS = Registry("task")
+
+REGISTRIES = {
+    "algorithms": ALGORITHMS,
+    "policies": POLICIES,
+    "dynamics": DYNAMICS,
+    "values": VALUES,
+    "tasks": TASKS,
+    "drivers": DRIVERS,
+}
+
+_config_roots: list[Path] = []
+
+
+def register_task(
+    name: str, *, title: str | None = None, cell: str | None = None, configs: str | Path | None = None
+) -> TaskRegistration:
+    """Make a task known, and register its environments with Gymnasium.
+
+    `RISE-<title>-v0` (imagination) and `RISE-<title>-Piper-v0` (robot) always; `RISE-<title>-Cell-v0` and
+    `RISE-<title>-Oracle-v0` where the task has a work cell.
+
+    Args:
+        name: Name of the task, an identifier.
+        title: Name within the ids; the capitalised words of `name` when None.
+        cell: "module:Class" of its `rise_robot.cell.task.CellTask`, if it is simulated.
+        configs: Directory that is searched for `<task>/<preset>.yaml`, `layouts/` and `robots/` like our own.
+
+    Raises:
+        ConfigError: If the name stands for something else already, or `configs` is no directory.
+    """
+    found = TaskRegistration(name, title or "".join(word.capitalize() for word in name.split("_")), cell)
+    if configs is not None:
+        folder = Path(configs)
+        if not folder.is_dir():
+            raise ConfigError(f"task {name!r}: the directory of its presets, {folder}, does not exist")
+        if folder not in _config_roots:
+            _config_roots.append(folder)
+    if name in TASKS and TASKS.load(name) == found:
+        return found
+    if name in TASKS:
+        raise ConfigError(f"task {name!r} is registered already, as {TASKS.load(name)}; choose another name")
+    TASKS._known[_key(name)] = Registration(_key(name), found, _loading)
+    _register_environments(found)
+    return found
+
+
+def _register_environments(task: TaskRegistration) -> None:
+    import gymnasium
+
+    imagination = ("rise_env.envs.single:ImaginationEnv", "rise_env.envs.vector:ImaginationVectorEnv")
+    robot = ("rise_robot.env:make_robot_env", "rise_robot.vector:RobotVectorEnv")
+    ids: dict[str, tuple[str | None, str, bool]] = {"": (*imagination, False), "-Piper": (*robot, True)}
+    if task.cell is not None:
+        ids["-Cell"] = ("rise_robot.cell.env:CellEnv", "rise_robot.cell.vector:CellVectorEnv", False)
+        ids["-Oracle"] = (None, "rise_robot.cell.oracle:OracleVectorEnv", False)
+    for part, (single, vector, nondeterministic) in ids.items():
+        gymnasium.register(
+            id=f"RISE-{task.title}{part}-v0",
+            entry_point=single,
+            vector_entry_point=vector,
+            kwargs={"task": task.name},
+            nondeterministic=nondeterministic,
+        )
+
+
+def load_plugins() -> None:
+    """Import every entry point of the group `rise.plugins` that was not imported yet; `import rise_env` does so."""
+    global _loading
+    for entry in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+        if entry.name in _loaded:
+            continue
+        _loaded.add(entry.name)
+        _loading = entry.name
+        try:
+            entry.load()
+        except Exception as error:  # noqa: BLE001  (a stranger's module: whatever it raises must not break ours)
+            _failed[entry.name] = f"{type(error).__name__}: {error}"
+            warnings.warn(
+                f"RISE plug-in {entry.name!r} ({entry.value}) could not be loaded: {_failed[entry.name]}. Mend it, or "
+                "uninstall the package that brings it.",
+                stacklevel=2,
+            )
+        finally:
+            _loading = None
+
+
+_loaded: set[str] = set()
+
+
+def plugin_errors() -> dict[str, str]:
+    """Plug-ins that could not be loaded, and why."""
+    return dict(_failed)
+
+
+def plugin_config_roots() -> list[Path]:
+    """Directories of presets that registered tasks brought."""
+    return list(_config_roots)

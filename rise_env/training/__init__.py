@@ -1,0 +1,1 @@
+"""The training loop that every model of this package shares."""

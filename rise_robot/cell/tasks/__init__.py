@@ -1,0 +1,1 @@
+"""Tasks of the work cell, a folder each."""

@@ -1,0 +1,1 @@
+"""Dynamic brick sorting: task, expert, imperfect operators."""

@@ -1,0 +1,401 @@
+"""Dynamic brick sorting: coloured bricks arrive on a conveyor; each belongs in the bin of its colour.
+
+World frame: x forward from the arm bases, y to the left, z up from the table. The belt runs along y in front of both
+arms; the bins stand between belt and robot, within reach of either arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element
+
+import mujoco
+import numpy as np
+
+from rise_env.config import decode
+from rise_env.errors import ConfigError
+from rise_robot.cell.mjcf import element
+from rise_robot.cell.scene import SCENE_CONTACT, SIDES
+from rise_robot.cell.task import CellTask, TaskStatus
+
+if TYPE_CHECKING:
+    from rise_robot.cell.cell import WorkCell
+    from rise_robot.cell.scripted import ScriptedPolicy
+
+__all__ = ["BrickRanges", "BrickSorting"]
+
+COLORS = {
+    "red": (0.80, 0.10, 0.10),
+    "blue": (0.10, 0.25, 0.85),
+    "yellow": (0.92, 0.74, 0.08),
+    "green": (0.10, 0.60, 0.22),
+}
+BELT_X, BELT_HALF_WIDTH, BELT_TOP = 0.30, 0.058, 0.030
+#: Where bricks leave the belt, m from the middle.
+BELT_END = 0.36
+BRICK_HALF = np.array([0.030, 0.017, 0.017])
+BIN_X, BIN_HALF, BIN_HEIGHT = 0.155, np.array([0.050, 0.058]), 0.050
+_BELT_HALF_LENGTH, _STRIPE = 0.80, 0.08
+#: Seconds after which a stopped brick counts as jammed, and a brick beside the belt as dropped.
+_JAM_SECONDS, _DROP_SECONDS = 1.2, 0.5
+#: Seconds between two bricks at the slowest belt of the range decide their distance, m.
+_SPACING = 0.14
+
+# Fate of a brick. Everything past _OPEN is final.
+_OPEN, _PLACED, _WRONG_BIN, _DROP, _MISS, _JAM = range(6)
+_MODES = ("none", "none", "wrong_bin", "drop", "miss", "jam")
+# Milestones of a brick and their points; they add up to ten.
+_MILESTONES = ("reached", "touched", "grasped", "lifted", "carried", "placed")
+_POINTS = np.array([1.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+
+
+@dataclass(frozen=True)
+class BrickRanges:
+    """Randomisation of an episode.
+
+    Attributes:
+        bricks: Fewest and most bricks.
+        colors: Colours in play; there is one bin for each.
+        belt_speed: Slowest and fastest belt, m/s.
+        yaw: Half-range of a brick's rotation about the vertical, rad.
+        offset: Half-range of a brick's distance from the middle of the belt, m.
+        arrival: Nearest and farthest start of the first brick, m from the middle, on the side it comes from.
+        shuffle_bins: Whether the bins change places between episodes.
+    """
+
+    bricks: tuple[int, int]
+    colors: tuple[str, ...]
+    belt_speed: tuple[float, float]
+    yaw: float
+    offset: float
+    arrival: tuple[float, float]
+    shuffle_bins: bool = False
+
+    def __post_init__(self) -> None:
+        for color in self.colors:
+            if color not in COLORS:
+                raise ConfigError(f"unknown brick colour {color!r}. Known colours: {', '.join(COLORS)}.")
+        if not 2 <= len(set(self.colors)) == len(self.colors):
+            raise ConfigError(f"colors {list(self.colors)} must be two or more different ones")
+        if not 1 <= self.bricks[0] <= self.bricks[1] <= 4:
+            raise ConfigError(f"bricks {list(self.bricks)} must be a range within 1 to 4")
+        if not 0 < self.belt_speed[0] <= self.belt_speed[1] <= 0.3:
+            raise ConfigError(f"belt_speed {list(self.belt_speed)} must be a range within (0, 0.3] m/s")
+        if not 0 < self.arrival[0] <= self.arrival[1] < BELT_END:
+            raise ConfigError(f"arrival {list(self.arrival)} must be a range within (0, {BELT_END}) m")
+        if not 0 <= self.offset <= BELT_HALF_WIDTH - BRICK_HALF[1]:
+            raise ConfigError(f"offset {self.offset} m lets bricks overhang the belt")
+
+
+class BrickSorting(CellTask):
+    """The cell's side of `brick_sorting`.
+
+    Sub-goals per brick: reached 1, touched 1, grasped 2, lifted 2, carried over its bin 2, placed 2; the score is the
+    mean over bricks. Progress of a brick: up to 0.25 for the gripper's approach, 0.35 touched, 0.4 to 0.5 held and
+    lifted, up to 0.8 carried, 1 in its bin, 0 once it is lost.
+
+    Failure modes: `wrong_bin` (lies in another colour's bin), `drop` (lies beside belt and bins), `miss` (left the
+    belt), `jam` (stands still on the moving belt, or is stuck on a rim); where several bricks fail, the first counts.
+
+    Args:
+        ranges: `BrickRanges` as plain values.
+    """
+
+    failure_modes = ("wrong_bin", "drop", "miss", "jam")
+    scripted_policies = (
+        "expert", "operator", "operator-noisy", "operator-delayed", "operator-confused", "operator-hesitant",
+        "operator-hasty", "operator-clumsy", "operator-distracted", "operator-playful", "corrected",
+    )  # fmt: skip
+
+    def __init__(self, ranges: Mapping[str, Any]) -> None:
+        self.ranges = decode(BrickRanges, ranges, "difficulty of brick_sorting")
+        colors, count = self.ranges.colors, self.ranges.bricks[1]
+        spacing = 0.15 if len(colors) == 2 else 0.13
+        self.bin_centers = np.array([(BIN_X, ((len(colors) - 1) / 2 - i) * spacing) for i in range(len(colors))])
+        self.max_bricks = count
+        self.active: np.ndarray = np.zeros(count, bool)
+        self.color: np.ndarray = np.zeros(count, np.int64)
+        self.fate: np.ndarray = np.zeros(count, np.int64)
+        self.reached: np.ndarray = np.zeros((count, len(_MILESTONES)), bool)
+        #: Arm that holds each brick between both pads (index into SIDES), or -1.
+        self.holder: np.ndarray = np.full(count, -1)
+        #: Seconds a brick has stood still on the belt, and lain beside belt and bins.
+        self.stopped: np.ndarray = np.zeros(count)
+        self.astray: np.ndarray = np.zeros(count)
+        self.first_failure: np.ndarray = np.array(_OPEN)
+        #: Belt velocity along y, m/s.
+        self.belt_velocity: np.ndarray = np.array(0.0)
+        #: Colour of each bin.
+        self.bin_color: np.ndarray = np.arange(len(colors))
+        self._previous_y: np.ndarray = np.zeros(count)
+        self.status = TaskStatus(0.0, 0.0, False, "none", False)
+
+    # ------------------------------------------------------------------ scene
+
+    def add_to_scene(self, root: Element) -> None:
+        """Add belt, rails, bins and bricks."""
+        world, actuators = root.find("worldbody"), root.find("actuator")
+        assert world is not None and actuators is not None
+        ghost = {"contype": "0", "conaffinity": "0", "mass": "0"}
+        belt = element(world, "body", name="belt", pos=(BELT_X, 0, BELT_TOP - 0.01))
+        element(belt, "joint", name="belt", type="slide", axis="0 1 0")
+        element(belt, "geom", name="belt", type="box", size=(BELT_HALF_WIDTH, _BELT_HALF_LENGTH, 0.01),
+                   mass="30", rgba="0.24 0.25 0.27 1", friction="1 0.02 0.001", **SCENE_CONTACT)  # fmt: skip
+        for index in range(int(2 * _BELT_HALF_LENGTH / _STRIPE)):
+            y = -_BELT_HALF_LENGTH + (index + 0.5) * _STRIPE
+            element(belt, "geom", type="box", size=(BELT_HALF_WIDTH, 0.004, 0.0004), pos=(0, y, 0.0102),
+                       rgba="0.32 0.33 0.35 1", **ghost)  # fmt: skip
+        element(actuators, "velocity", name="belt", joint="belt", kv="3000")
+        for sign in (-1, 1):
+            element(world, "geom", type="box", size=(0.006, 0.55, 0.019), rgba="0.55 0.57 0.60 1",
+                       pos=(BELT_X + sign * (BELT_HALF_WIDTH + 0.009), 0, 0.019), **SCENE_CONTACT)  # fmt: skip
+        for index, center in enumerate(self.bin_centers):
+            self._add_bin(world, index, center)
+        for index in range(self.max_bricks):
+            body = element(world, "body", name=f"brick{index}", pos=(*self._parking(index)[:3],))
+            element(body, "freejoint", name=f"brick{index}")
+            element(body, "geom", name=f"brick{index}", type="box", size=BRICK_HALF, mass="0.04",
+                       friction="0.9 0.02 0.001", condim="4", solref="0.01 1", **SCENE_CONTACT)  # fmt: skip
+
+    @staticmethod
+    def _add_bin(world: Element, index: int, center: np.ndarray) -> None:
+        half_x, half_y = BIN_HALF
+        wall, middle = 0.004, BIN_HEIGHT / 2
+        parts = {
+            "floor": ((half_x, half_y, 0.002), (0, 0, 0.002)),
+            "front": ((wall, half_y + wall, middle), (half_x + wall, 0, middle)),
+            "back": ((wall, half_y + wall, middle), (-half_x - wall, 0, middle)),
+            "left": ((half_x + wall, wall, middle), (0, half_y + wall, middle)),
+            "right": ((half_x + wall, wall, middle), (0, -half_y - wall, middle)),
+        }
+        body = element(world, "body", name=f"bin{index}", pos=(*center, 0))
+        for name, (size, pos) in parts.items():
+            element(body, "geom", name=f"bin{index}_{name}", type="box", size=size, pos=pos, **SCENE_CONTACT)
+
+    @staticmethod
+    def _parking(index: int) -> np.ndarray:
+        """Where a brick that is not in play rests: on the floor behind the robot, out of every camera's view."""
+        return np.array([-1.2, 0.2 * index, -0.75 + BRICK_HALF[2], 1.0, 0.0, 0.0, 0.0])
+
+    def bind(self, cell: WorkCell) -> None:
+        """Look up indices in the compiled model."""
+        self._cell, model = cell, cell.model
+        names = [f"brick{i}" for i in range(self.max_bricks)]
+        self._brick_bodies = np.array([model.body(name).id for name in names])
+        self._brick_geoms = np.array([model.geom(name).id for name in names])
+        self._brick_qpos = np.array([model.joint(name).qposadr[0] for name in names])
+        self._brick_qvel = np.array([model.joint(name).dofadr[0] for name in names])
+        self._pads = np.array([[model.geom(f"{side}_finger{i}_pad").id for i in (1, 2)] for side in SIDES])
+        self._bin_geoms = [
+            np.array([model.geom(f"bin{i}_{part}").id for part in ("floor", "front", "back", "left", "right")])
+            for i in range(len(self.bin_centers))
+        ]
+        self._belt_actuator = model.actuator("belt").id
+        self._belt_qpos = int(model.joint("belt").qposadr[0])
+        self._belt_qvel = int(model.joint("belt").dofadr[0])
+
+    # ------------------------------------------------------------------ episode
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Draw belt, bricks and bins."""
+        ranges, data = self.ranges, self._cell.data
+        count = int(rng.integers(ranges.bricks[0], ranges.bricks[1] + 1))
+        side = 1.0 if rng.random() < 0.5 else -1.0
+        self.belt_velocity = np.array(-side * rng.uniform(*ranges.belt_speed))
+        self.bin_color = np.arange(len(ranges.colors))
+        if ranges.shuffle_bins:
+            self.bin_color = rng.permutation(self.bin_color)
+        self.active = np.arange(self.max_bricks) < count
+        self.color = rng.integers(len(ranges.colors), size=self.max_bricks)
+        start = rng.uniform(*ranges.arrival)
+        for index in range(self.max_bricks):
+            pose = self._parking(index)
+            yaw, offset = rng.uniform(-ranges.yaw, ranges.yaw), rng.uniform(-ranges.offset, ranges.offset)
+            if self.active[index]:
+                y = side * (start + index * _SPACING)
+                pose[:3] = BELT_X + offset, y, BELT_TOP + BRICK_HALF[2]
+                pose[3:] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
+                data.qvel[self._brick_qvel[index] + 1] = self.belt_velocity
+            data.qpos[self._brick_qpos[index] :][:7] = pose
+        data.qvel[self._belt_qvel] = self.belt_velocity
+        data.ctrl[self._belt_actuator] = self.belt_velocity
+        self.fate = np.where(self.active, _OPEN, _PLACED)
+        self.reached = np.zeros_like(self.reached)
+        self.stopped, self.astray = np.zeros(self.max_bricks), np.zeros(self.max_bricks)
+        self.holder = np.full(self.max_bricks, -1)
+        self.first_failure = np.array(_OPEN)
+        self._previous_y = data.qpos[self._brick_qpos + 1].copy()
+        self._paint()
+
+    def _paint(self) -> None:
+        rgba = self._cell.model.geom_rgba
+        palette = np.array([COLORS[name] for name in self.ranges.colors])
+        rgba[self._brick_geoms, :3] = palette[self.color]
+        for geoms, color in zip(self._bin_geoms, self.bin_color, strict=True):
+            rgba[geoms, :3] = 0.4 * palette[color] + 0.5  # pale, so that a brick shows in its own bin
+
+    def advance(self) -> TaskStatus:
+        """Update contacts, milestones and fates after a control step."""
+        cell = self._cell
+        data, seconds = cell.data, 1 / cell.spec.fps
+        # The belt is endless: shifting it by whole stripes changes nothing that can be felt, and its far ends only in
+        # what can be seen. Positions follow at once, so that images are those of a restored snapshot.
+        if shift := _STRIPE * np.round(data.qpos[self._belt_qpos] / _STRIPE):
+            data.qpos[self._belt_qpos] -= shift
+            mujoco.mj_fwdPosition(cell.model, data)
+
+        position = self.brick_positions()
+        touching = self._pad_contacts()
+        touched = np.asarray(touching.any((0, 2)))
+        self.holder = np.where(touching.all(-1).any(0), touching.all(-1).argmax(0), -1)
+        held = self.holder >= 0
+        in_bin = self._bin_under(position)
+        still = np.linalg.norm(data.qvel[self._brick_qvel[:, None] + np.arange(3)], axis=-1) < 0.03
+        # A brick that came to rest on another one may look over the rim.
+        depth = np.where(still, BIN_HEIGHT + 2 * BRICK_HALF[2], BIN_HEIGHT)
+        inside = (in_bin >= 0) & (position[:, 2] < depth) & ~held
+        right_bin = inside & (self.bin_color[np.maximum(in_bin, 0)] == self.color)
+        above_own = (in_bin >= 0) & (self.bin_color[np.maximum(in_bin, 0)] == self.color)
+        on_belt = self._over_belt(position) & ~held
+        travelled = (position[:, 1] - self._previous_y) * np.sign(self.belt_velocity)
+        stopped = on_belt & (travelled < 0.3 * abs(self.belt_velocity) * seconds) & (cell.steps > 0)
+        self.stopped = np.where(stopped, self.stopped + seconds, np.maximum(0, self.stopped - seconds))
+        astray = ~held & ~on_belt & ~inside & (position[:, 2] < BIN_HEIGHT + 2 * BRICK_HALF[2])
+        self.astray = np.where(astray, self.astray + seconds, 0.0)
+        self._previous_y = position[:, 1].copy()
+
+        open_ = self.fate == _OPEN
+        low = position[:, 2] < BELT_TOP
+        fates = (
+            (right_bin, _PLACED),
+            (inside & ~right_bin, _WRONG_BIN),
+            (~held & (position[:, 1] * np.sign(self.belt_velocity) > BELT_END), _MISS),
+            (self.stopped > _JAM_SECONDS, _JAM),
+            ((self.astray > _DROP_SECONDS) & low | (position[:, 2] < -0.05), _DROP),
+            ((self.astray > _JAM_SECONDS) & ~low, _JAM),
+        )
+        for condition, fate in fates:
+            for index in np.flatnonzero(open_ & (self.fate == _OPEN) & condition):
+                self.fate[index] = fate
+                if fate != _PLACED and self.first_failure == _OPEN:
+                    self.first_failure = np.array(fate)
+        self._update_milestones(position, touched, held, above_own)
+        self.status = self._status(position, touched, held)
+        return self.status
+
+    def _update_milestones(
+        self, position: np.ndarray, touched: np.ndarray, held: np.ndarray, above_own: np.ndarray
+    ) -> None:
+        lifted = held & (position[:, 2] > BELT_TOP + BRICK_HALF[2] + 0.03)
+        now = np.stack(
+            [self._gripper_distance(position) < 0.05, touched, held, lifted, lifted & above_own, self.fate == _PLACED],
+            -1,
+        )
+        self.reached |= now & self.active[:, None]
+
+    def _status(self, position: np.ndarray, touched: np.ndarray, held: np.ndarray) -> TaskStatus:
+        active = self.active
+        approach = 0.25 * (1 - np.clip(self._gripper_distance(position) / 0.4, 0, 1))
+        lift = np.clip((position[:, 2] - BELT_TOP - BRICK_HALF[2]) / 0.06, 0, 1)
+        own_bin = self.bin_centers[np.argmax(self.bin_color[None] == self.color[:, None], axis=1)]
+        away = np.linalg.norm(position[:, :2] - own_bin, axis=-1)
+        carry = 0.3 * (1 - np.clip(away / 0.35, 0, 1)) * lift
+        progress = np.where(held, 0.4 + 0.1 * lift + carry, np.where(touched, np.maximum(approach, 0.35), approach))
+        # Let go above its own bin, a brick is on its last way, not lost.
+        falling = ~held & (np.abs(position[:, :2] - own_bin) < BIN_HALF).all(-1)
+        progress = np.where(falling, np.maximum(progress, 0.8), progress)
+        progress = np.where(self.fate == _PLACED, 1.0, np.where(self.fate > _PLACED, 0.0, progress))
+        success = bool((self.fate[active] == _PLACED).all())
+        return TaskStatus(
+            progress=float(progress[active].mean()),
+            score=float((self.reached[active] @ _POINTS).mean()),
+            success=success,
+            failure_mode=_MODES[int(self.first_failure)],
+            finished=bool((self.fate[active] != _OPEN).all()),
+        )
+
+    # ------------------------------------------------------------------ ground truth for experts
+
+    def brick_positions(self) -> np.ndarray:
+        """Centres of all bricks, (bricks, 3) m."""
+        return self._cell.data.qpos[self._brick_qpos[:, None] + np.arange(3)]
+
+    def brick_yaws(self) -> np.ndarray:
+        """Rotation of the bricks' long axes about the vertical, (bricks,) rad."""
+        matrix = self._cell.data.xmat[self._brick_bodies].reshape(-1, 3, 3)
+        return np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
+
+    def own_bin(self, brick: int) -> np.ndarray:
+        """Centre of the bin of a brick's colour, (2,) m."""
+        return self.bin_centers[int(np.argmax(self.bin_color == self.color[brick]))]
+
+    def over_a_bin(self, brick: int) -> bool:
+        """Whether a brick is above or in any bin."""
+        return bool(self._bin_under(self.brick_positions())[brick] >= 0)
+
+    def waiting(self) -> np.ndarray:
+        """Indices of the bricks whose fate is open, the one that leaves the belt first in front."""
+        index = np.flatnonzero(self.active & (self.fate == _OPEN))
+        along = self.brick_positions()[index, 1] * np.sign(self.belt_velocity)
+        return index[np.argsort(-along, kind="stable")]
+
+    def _gripper_distance(self, position: np.ndarray) -> np.ndarray:
+        tips = np.stack([self._cell.grasp_point(side) for side in SIDES])
+        return np.linalg.norm(position[:, None] - tips[None], axis=-1).min(-1)
+
+    def _bin_under(self, position: np.ndarray) -> np.ndarray:
+        inside = (np.abs(position[:, None, :2] - self.bin_centers[None]) < BIN_HALF).all(-1)
+        return np.where(inside.any(-1), inside.argmax(-1), -1)
+
+    @staticmethod
+    def _over_belt(position: np.ndarray) -> np.ndarray:
+        across = np.abs(position[:, 0] - BELT_X) < BELT_HALF_WIDTH + 0.012
+        return across & (position[:, 2] > BELT_TOP) & (position[:, 2] < BELT_TOP + 0.05)
+
+    def _pad_contacts(self) -> np.ndarray:
+        """Which finger pad touches which brick, bool (arms, bricks, 2)."""
+        contact = self._cell.data.contact
+        pairs = contact.geom[contact.dist < 0.001] if self._cell.data.ncon else np.empty((0, 2), int)
+        pairs = np.concatenate([pairs, pairs[:, ::-1]])
+        pad = pairs[:, 0][:, None, None] == self._pads[None]
+        brick = pairs[:, 1][:, None] == self._brick_geoms[None]
+        return (pad[:, :, None, :] & brick[:, None, :, None]).any(0)
+
+    # ------------------------------------------------------------------ snapshot
+
+    _FIELDS = ("active", "color", "fate", "reached", "stopped", "astray", "holder", "first_failure", "belt_velocity",
+               "bin_color", "_previous_y")  # fmt: skip
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Everything that `advance` remembers."""
+        return {name: np.array(getattr(self, name)) for name in self._FIELDS}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Undo everything since `get_state`."""
+        for name in self._FIELDS:
+            setattr(self, name, np.array(state[name]))
+        self._paint()
+        position = self.brick_positions()
+        self.status = self._status(position, np.asarray(self._pad_contacts().any((0, 2))), self.holder >= 0)
+
+    def scripted(self, name: str, seed: int) -> ScriptedPolicy:
+        """Make an expert, an imperfect operator, or an operator corrected by the expert.
+
+        Raises:
+            ConfigError: If `name` is not in `scripted_policies`.
+        """
+        from rise_robot.cell.corrections import SupervisedPolicy
+        from rise_robot.cell.tasks.brick_sorting.expert import BrickExpert
+        from rise_robot.cell.tasks.brick_sorting.operators import OPERATORS, ImperfectOperator
+
+        if name == "expert":
+            return BrickExpert(self._cell, self)
+        if name == "corrected":
+            student = ImperfectOperator(self._cell, self, None, seed)
+            return SupervisedPolicy(self._cell, student, BrickExpert(self._cell, self))
+        kind = name.removeprefix("operator").removeprefix("-")
+        if name == "operator" or (name.startswith("operator-") and kind in OPERATORS):
+            return ImperfectOperator(self._cell, self, kind or None, seed)
+        raise ConfigError(f"brick_sorting has no scripted policy {name!r}. Known: {', '.join(self.scripted_policies)}.")

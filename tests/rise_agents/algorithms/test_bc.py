@@ -1,0 +1,134 @@
+"""Warm-up on recorded chunks: it learns, it goes on after a kill, and the command says what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rise_agents.algorithms import bc
+from rise_agents.algorithms.bc import WarmUp, train_policy
+from rise_agents.cli.main import main
+from rise_agents.policies.config import PolicyConfig, WarmUpConfig, load_policy_config
+from rise_agents.policies.flow_network import NetworkConfig
+from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
+from rise_env.data import Dataset, open_dataset
+from rise_env.tasks import load_task
+from rise_env.training.loop import Budget
+from rise_robot.cell.collect import collect
+from rise_robot.cell.config import load_cell
+
+NETWORK = NetworkConfig(channels=(4, 8), embed=16, width=96, depth=2, condition=32, dropout=0.0)
+CONFIG = PolicyConfig(
+    FlowPolicyConfig(network=NETWORK, lags=(2,), steps=2, draws=1, storage="fp32"),
+    training=WarmUpConfig(batch=16, warm_up=2, held_out=0.3, checkpoint_seconds=0.0, rate=3e-3, ema=0.9),
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "expert"
+    spec, config = load_cell("brick_sorting", "tiny")
+    collect(spec, config, "expert", 4, 0, path)
+    return path
+
+
+@pytest.fixture
+def dataset(recorded: Path) -> Dataset:
+    return open_dataset(recorded, load_task("brick_sorting", "tiny"))
+
+
+def session(dataset: Dataset, folder: Path, steps: int = 6, config: PolicyConfig = CONFIG, **changes: Any) -> WarmUp:
+    levels = np.arange(dataset.num_frames) % 10
+    return WarmUp(dataset, levels, config, folder, Budget(steps=steps), tensorboard=False, **changes)
+
+
+def test_it_learns_what_was_recorded(dataset: Dataset, tmp_path: Path) -> None:
+    untrained = train_policy(session(dataset, tmp_path / "short", steps=1))
+    trained = train_policy(session(dataset, tmp_path / "long", steps=200))
+    before, after = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("short", "long"))
+    # Three episodes are learned by heart: what is held out says nothing, what was recorded is imitated.
+    assert after["loss"] < 0.6 * before["loss"]
+    assert np.isfinite([after["loss_held_out"], after["sample_error"]]).all()
+    assert untrained.codec == trained.codec
+    loaded = FlowPolicy.from_pretrained(tmp_path / "long" / "model")
+    for name, value in trained.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+class Killed(BaseException):
+    """Stands for kill -9."""
+
+
+def test_a_killed_run_goes_on_to_the_same_result(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = train_policy(session(dataset, tmp_path / "straight"))
+    original = bc.Loop._update
+
+    def update(self: Any) -> Any:
+        if self.step == 4:
+            raise Killed
+        return original(self)
+
+    monkeypatch.setattr(bc.Loop, "_update", update)
+    with pytest.raises(Killed):
+        train_policy(session(dataset, tmp_path / "killed"))
+    monkeypatch.setattr(bc.Loop, "_update", original)
+    torch.rand(7)  # what happened in between does not matter
+    resumed = train_policy(session(dataset, tmp_path / "killed"))
+    for name, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_it_is_tried_out_where_that_is_asked_for(dataset: Dataset, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def try_out(policy: Any) -> dict[str, float]:
+        seen.append(policy.training)
+        return {"success": 0.25}
+
+    train_policy(session(dataset, tmp_path, try_out=try_out))
+    assert seen == [False]
+    assert json.loads((tmp_path / "metrics.json").read_text())["success"] == 0.25
+
+
+def test_a_policy_is_trained_on_with_its_own_scales(dataset: Dataset, tmp_path: Path) -> None:
+    first = train_policy(session(dataset, tmp_path / "first"))
+    still = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, rate=1e-12, weight_decay=0.0))
+    initial = FlowPolicy.from_pretrained(tmp_path / "first" / "model")
+    initial.chunk_mean.add_(0.5)
+    second = train_policy(session(dataset, tmp_path / "second", config=still, initial=initial))
+    torch.testing.assert_close(second.chunk_mean, first.chunk_mean + 0.5)
+    torch.testing.assert_close(second.denoiser.write.weight, first.denoiser.write.weight, atol=1e-6, rtol=0)
+
+
+def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--set", "policy.model.network.channels=[4,8]", "policy.model.network.width=16", "policy.model.lags=[2]",
+             "policy.training.batch=8", "policy.training.held_out=0.3"]  # fmt: skip
+    command = ["train", "policy", "--preset", "tiny", "--data", str(recorded), "--steps", "2"]
+    assert main([*command, "--plain", "--out", str(tmp_path / "plain"), *small]) == 0
+    policy = FlowPolicy.from_pretrained(tmp_path / "plain" / "model")
+    assert policy.lags == (2,)
+    content = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert content["data"]["levels"][:-1] == [0] * 10  # nothing is said of any chunk
+    capsys.readouterr()
+    assert main([*command, "--labels", "none-such", "--out", str(tmp_path / "labelled"), *small]) == 2
+    assert "rise label" in capsys.readouterr().err
+    first = ["--plain", "--initial", str(tmp_path / "plain"), "--out", str(tmp_path / "on")]
+    assert main([*command, *first, *small]) == 2  # what is given is not silently kept
+    assert "policy.model.lags" in capsys.readouterr().err
+    assert main([*command, *first, "--set", *small[-2:]]) == 0
+    with pytest.raises(SystemExit):
+        main([*command, "--out", str(tmp_path / "neither")])
+
+
+def test_the_preset_of_the_embedded_default() -> None:
+    config = load_policy_config("brick_sorting", "small")
+    assert config.model.lags == (6,)
+    assert config.advantage.levels == 10
