@@ -1,4 +1,7 @@
-"""Something that acts, whoever and wherever it is: one protocol for policies, experts, operators and servers."""
+"""Something that acts, whoever and wherever it is: one protocol for policies, experts, operators and servers.
+
+`ObservationHistory` is what an environment or a server remembers for those that read the past as well.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Actor"]
+from rise_env.errors import ConfigError
+from rise_env.spaces import lag_key
+
+__all__ = ["Actor", "ObservationHistory"]
 
 
 @runtime_checkable
@@ -29,3 +35,93 @@ class Actor(Protocol):
 
     def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
         """Action chunks, (N, chunk, D) float32 in rad and m, for observations with a leading axis N."""
+
+
+class ObservationHistory:
+    """The recent observations of a batch of environments, as far back as some lags reach.
+
+    For each lag, the observation is taken that lies nearest in time to so many control steps ago. At the start of an
+    episode that is its first one. Observations may come at every control step, only at those that will be asked for, or
+    at irregular times.
+
+    Args:
+        lags: Control steps into the past.
+        num_envs: Number of environments N.
+
+    Example:
+        >>> history = ObservationHistory(lags=(2,), num_envs=1)
+        >>> for step in range(4):
+        ...     history.push({"state": np.array([[step]])})
+        >>> history.observe()
+        {'state': array([[3]]), 'state_lag2': array([[1]])}
+    """
+
+    def __init__(self, lags: Sequence[int], num_envs: int = 1) -> None:
+        self.lags = tuple(int(lag) for lag in lags)
+        self._furthest = max(self.lags, default=0)
+        self._kept: list[list[tuple[float, dict[str, np.ndarray]]]] = [[] for _ in range(num_envs)]
+
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Forget the episodes of the environments of `mask`, bool (N,); of all when None."""
+        for kept, starts in zip(self._kept, self._all if mask is None else mask, strict=True):
+            if starts:
+                kept.clear()
+
+    def push(
+        self, observations: Mapping[str, np.ndarray], mask: np.ndarray | None = None, elapsed: float = 1.0
+    ) -> None:
+        """Take in the present observations; they are copied.
+
+        Observations less than half a control step apart replace each other, so that memory stays bounded.
+
+        Args:
+            observations: Arrays (N, ...), without lagged entries.
+            mask: Environments that have moved on, bool (N,); all when None.
+            elapsed: Control steps since the last push, at least 0. The first push of an episode ignores it.
+
+        Raises:
+            ConfigError: If the arrays are not of N environments.
+        """
+        for key, value in observations.items():
+            if len(value) != len(self._kept):
+                raise ConfigError(f"{key!r} is of {len(value)} environments, the history of {len(self._kept)}")
+        for i in np.flatnonzero(self._all if mask is None else mask):
+            kept = self._kept[i]
+            now = kept[-1][0] + elapsed if kept else 0.0
+            # Compared with the last but one: else a fast stream would push the last one ever onwards.
+            if (len(kept) >= 2 and now - kept[-2][0] < 0.5) or (kept and now == kept[-1][0]):
+                kept.pop()
+            kept.append((now, {key: np.array(value[i]) for key, value in observations.items()}))
+            while len(kept) > 1 and kept[1][0] <= now - self._furthest:  # a later one is nearer to every lag
+                kept.pop(0)
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """The last observations and, under `rise_env.spaces.lag_key`, those of every lag; arrays (N, ...).
+
+        Raises:
+            ConfigError: If nothing was pushed since an environment was reset.
+        """
+        found: dict[str, np.ndarray] = {}
+        for lag in (0, *self.lags):
+            moments = [self._nearest(kept, lag)[1] for kept in self._kept]
+            found |= {lag_key(key, lag): np.stack([moment[key] for moment in moments]) for key in moments[0]}
+        return found
+
+    def ages(self) -> np.ndarray:
+        """How old the observations of every lag really are, in control steps; float64 (N, number of lags).
+
+        Raises:
+            ConfigError: As `observe`.
+        """
+        return np.array([[kept[-1][0] - self._nearest(kept, lag)[0] for lag in self.lags] for kept in self._kept])
+
+    @property
+    def _all(self) -> np.ndarray:
+        return np.ones(len(self._kept), bool)
+
+    @staticmethod
+    def _nearest(kept: list[tuple[float, dict[str, np.ndarray]]], lag: int) -> tuple[float, dict[str, np.ndarray]]:
+        if not kept:
+            raise ConfigError("an environment was reset, and no observation of it was pushed since")
+        wanted = kept[-1][0] - lag
+        return min(kept, key=lambda moment: abs(moment[0] - wanted))

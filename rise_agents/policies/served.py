@@ -15,10 +15,11 @@ from rise_agents.policies.base import Policy, observation_tensors
 from rise_agents.policies.loading import level_of
 from rise_agents.policies.reading import ObservationReader
 from rise_agents.policies.real_time import can_tie, sample_tied
+from rise_env.acting import ObservationHistory
 from rise_env.errors import ActionError, ConfigError
 from rise_env.spaces import image_key, lag_key
 
-__all__ = ["PolicyService", "RecentObservations", "ServedSession"]
+__all__ = ["PolicyService", "ServedSession"]
 
 logger = logging.getLogger(__name__)
 _PLAYING = ("prev_action_chunk", "inference_delay", "execute_horizon")  # real-time chunking
@@ -105,7 +106,8 @@ class ServedSession:
         self._service = service
         policy = service.policy
         self._reader = ObservationReader(policy.spec, policy.lags, service.bars)
-        self._recent = RecentObservations(policy.lags)
+        self._history = ObservationHistory(policy.lags)
+        self._moment: float | None = None  # of the last observation, control steps
         self._generator = torch.Generator()
         self._generator.seed()
         self._time_key: str | None = None
@@ -129,18 +131,18 @@ class ServedSession:
         options = self._options(observation)
         reset = options["reset"]
         answer: dict[str, Any] = {}
-        past = reading.past
-        if policy.lags and not past:
-            moment = self._moment(observation, reset)
-            if reset:
-                self._recent.clear()
-            past, found = self._recent.add(moment, reading.present)
-            answer["lag_steps"] = [round(steps, 3) for steps in found]
-        elif reset:
-            self._recent.clear()
+        batch = {key: value[None] for key, value in {**reading.present, **reading.past}.items()}
+        moment = self._time(observation, reset) if policy.lags and not reading.past else None
+        if reset:
+            self._history.reset()
+            self._moment = None
+        if moment is not None:
+            self._history.push(batch, elapsed=0.0 if self._moment is None else moment - self._moment)
+            self._moment = moment
+            batch = self._history.observe()
+            answer["lag_steps"] = self._history.ages()[0].round(3).tolist()
         if options["seed"] is not None:
             self._generator.manual_seed(options["seed"])
-        batch = {key: value[None] for key, value in {**reading.present, **past}.items()}
         with torch.no_grad():
             context = policy.context(observation_tensors(batch, policy.device), [options["prompt"]])
             noise = options["noise"]
@@ -231,7 +233,7 @@ class ServedSession:
                 raise ConfigError(f"{key!r} is {value!r}, expected a whole number of control steps from 0")
         return torch.from_numpy(rest.astype(np.float32))[None], counts[0], counts[1]
 
-    def _moment(self, observation: Mapping[str, Any], reset: bool) -> float:
+    def _time(self, observation: Mapping[str, Any], reset: bool) -> float:
         """When the observation was made, in control steps on the client's clock or, if it tells none, on ours."""
         given = [key for key in ("step", "timestamp") if key in observation]
         if len(given) == 2:
@@ -249,9 +251,9 @@ class ServedSession:
             raise ConfigError(
                 f"observations were timed by {self._time_key!r} and now by {key!r}: keep to one, or send 'reset': true"
             )
-        if not reset and self._recent.newest is not None and moment < self._recent.newest:
+        if not reset and self._moment is not None and moment < self._moment:
             raise ConfigError(
-                f"{key!r} went back by {self._recent.newest - moment:g} control steps: send 'reset': true with the "
+                f"{key!r} went back by {self._moment - moment:g} control steps: send 'reset': true with the "
                 "first observation of an episode"
             )
         self._time_key = key
@@ -265,55 +267,6 @@ class ServedSession:
             self._warned = True
             logger.warning("a client sends what this policy does not read: %s", ", ".join(unread))
         return unread
-
-
-class RecentObservations:
-    """The last observations of one client, as many as the lags of a policy can ask for.
-
-    Args:
-        lags: Control steps into the past.
-    """
-
-    def __init__(self, lags: tuple[int, ...]) -> None:
-        self._lags = lags
-        self._kept: list[tuple[float, dict[str, np.ndarray]]] = []
-
-    @property
-    def newest(self) -> float | None:
-        """Moment of the last observation, control steps; None if there is none."""
-        return self._kept[-1][0] if self._kept else None
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._kept.clear()
-
-    def add(self, moment: float, present: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[float]]:
-        """Take in the present observation and give back the past.
-
-        For each lag that is the observation nearest in time to so many steps ago; at the start of an episode the
-        first one stands in for what was before, as in our environments.
-
-        Args:
-            moment: When it was made, control steps; not before the last one.
-            present: The observation.
-
-        Returns:
-            Entries under `lag_key`, and how many steps ago each lag's really was.
-        """
-        # Half a step apart is enough: what comes faster takes the place of the one before, and memory stays bounded.
-        # That must not push the one before ever onwards, so it is judged against the last but one.
-        if (len(self._kept) >= 2 and moment - self._kept[-2][0] < 0.5) or (self._kept and moment == self._kept[-1][0]):
-            self._kept.pop()
-        self._kept.append((moment, present))
-        # Whatever is older than twice the longest lag is further from it than the present is.
-        self._kept = [kept for kept in self._kept if moment - kept[0] <= 2 * max(self._lags)]
-        entries: dict[str, np.ndarray] = {}
-        found = []
-        for lag in self._lags:
-            then, seen = min(self._kept, key=lambda kept: abs(moment - lag - kept[0]))
-            entries |= {lag_key(key, lag): value for key, value in seen.items()}
-            found.append(moment - then)
-        return entries, found
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.policies.reading import ObservationReader, camera_aliases
 from rise_agents.policies.real_time import RealTimeRunner
-from rise_agents.policies.served import PolicyService, RecentObservations
+from rise_agents.policies.served import PolicyService
 from rise_env.data.video import resize
 from rise_env.errors import ActionError, ConfigError
 from rise_env.spaces import lag_key, observation_space
@@ -160,24 +160,6 @@ def test_wrong_times_are_said(
     session, frame = PolicyService(policy).open(), observe(spec)
     with pytest.raises(ConfigError, match=text):
         _ = [session.infer({**frame, **extra}) for extra in (first, then)]
-
-
-def test_memory_of_the_past_is_bounded_however_fast_a_client_is() -> None:
-    recent = RecentObservations((6, 2))
-    for index in range(5000):
-        entries, steps = recent.add(index * 0.01, {"state": np.array([index * 0.01])})
-        if index > 600:
-            assert abs(steps[0] - 6) <= 0.5
-            assert abs(steps[1] - 2) <= 0.5
-            assert entries["state_lag6"] == pytest.approx(index * 0.01 - steps[0])
-    assert len(recent._kept) <= 8 * 6 + 2
-
-
-def test_after_a_pause_the_present_stands_in() -> None:
-    recent = RecentObservations((6,))
-    recent.add(0.0, {"state": np.zeros(1)})
-    _, steps = recent.add(100.0, {"state": np.ones(1)})
-    assert steps == [0]
 
 
 # ---------------------------------------------------------------------- optional keys
