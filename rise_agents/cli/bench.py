@@ -216,7 +216,7 @@ def _truth(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
-    from rise_agents.evaluation.audit import audit_policy
+    from rise_agents.cli.cell_policy import audit_policy
     from rise_agents.policies.loading import find_policy, level_of, load_policy
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.world_model import CompositionalWorldModel

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from rise_agents.algorithms.best_of_n import BestOfN
+from rise_agents.evaluation.audit import audit
 from rise_agents.policies.base import Policy, PolicyRunner
 from rise_env.spaces import image_key, lag_key
+from rise_env.world_model import CompositionalWorldModel
 from rise_robot.cell.cell import WorkCell
+from rise_robot.cell.config import load_cell
+from rise_robot.cell.oracle import Leader, OracleVectorEnv
 from rise_robot.cell.render import CellRenderer
 from rise_robot.cell.scripted import ScriptedPolicy
 
-__all__ = ["PolicyInCell"]
+__all__ = ["PolicyInCell", "audit_policy", "led_by"]
+
+_TOGETHER = 8  # states at once
 
 
 class PolicyInCell(ScriptedPolicy):
@@ -63,3 +72,51 @@ class PolicyInCell(ScriptedPolicy):
         chosen += [chosen[-1]] * (horizon - len(chosen))
         self._queue = self._queue[1:]
         return np.stack(chosen)
+
+
+def led_by(policy: Policy, guidance: float | None = None) -> Leader:
+    """States that a policy gets to itself: a leader for `OracleVectorEnv`."""
+
+    def lead(cell: WorkCell, renderer: CellRenderer) -> ScriptedPolicy:
+        return PolicyInCell(cell, renderer, policy, "policy", seed=0, guidance=guidance)
+
+    return lead
+
+
+def audit_policy(
+    policy: Policy,
+    world_model: CompositionalWorldModel,
+    *,
+    states: int,
+    group: int,
+    seed: int,
+    task: str = "brick_sorting",
+    preset: str = "small",
+    leader: Policy | None = None,
+    guidance: float | None = None,
+    level: int | None = None,
+) -> dict[str, Any]:
+    """`audit` of a policy at states that it gets to itself.
+
+    Args:
+        policy: Proposes.
+        world_model: Imagines.
+        states: Number of states.
+        group: Proposals per state.
+        seed: Seed of states and noise.
+        task: Task of the cell.
+        preset: Its preset.
+        leader: Policy that leads to the states, for audits of several policies at the same ones; `policy` when None.
+        guidance: Classifier-free guidance of proposals and leader; the policies' own when None.
+        level: Advantage level that is proposed for; the best when None. The leader is asked for the best.
+    """
+    chooser = BestOfN(policy, world_model, group, level, guidance, batch=64)
+    together = min(states, _TOGETHER)
+    envs = OracleVectorEnv(
+        *load_cell(task, preset), together * group, (led_by(leader or policy, guidance),),
+        observation_lags=chooser.lags, max_chunks=1,
+    )  # fmt: skip
+    try:
+        return audit(chooser, envs, -(-states // together), group, seed)
+    finally:
+        envs.close()

@@ -165,7 +165,7 @@ def set_up(
         levels, _ = levels_of(*measured_advantages(dataset, labels), policy.codec)
         offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
         if oracle:
-            from rise_agents.evaluation.audit import led_by
+            from rise_agents.cli.cell_policy import led_by
             from rise_robot.cell.config import load_cell
             from rise_robot.cell.oracle import OracleVectorEnv
 
@@ -247,7 +247,7 @@ def _audit(base: Any, args: argparse.Namespace) -> Callable[[Any], None]:
     from rise_env.files import write_json
 
     try:
-        from rise_agents.evaluation.audit import audit_policy
+        from rise_agents.cli.cell_policy import audit_policy
     except ImportError as error:
         raise ConfigError("--audit needs the cell of a checkout: `benchmarks` is not part of the package") from error
     if args.oracle:

@@ -53,7 +53,7 @@ def test_audits_of_a_run_that_goes_on_are_added(tmp_path: Path, monkeypatch: pyt
         leaders.append(leader)
         return figures
 
-    monkeypatch.setattr("rise_agents.evaluation.audit.audit_policy", audited)
+    monkeypatch.setattr("rise_agents.cli.cell_policy.audit_policy", audited)
     base = policy()
     args = argparse.Namespace(out=tmp_path, audit=2, oracle=False)
     envs = counting_envs(
