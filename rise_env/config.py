@@ -28,6 +28,7 @@ __all__ = [
     "decode",
     "load_config",
     "load_yaml",
+    "rename_keys",
     "with_overrides",
 ]
 
@@ -213,12 +214,29 @@ def decode[T](cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"{where}: {error}") from error
 
 
+def rename_keys(cls: Any, values: Any) -> Any:
+    """Values of the dataclass `cls` as they were written under older names, under the present ones.
+
+    A dataclass lists its older names as `RENAMED: ClassVar[Mapping[str, str]]`, old to new. In a checkpoint they are
+    understood, by an upgrade that calls this; in a preset they are an error that gives the new name (`decode`).
+    """
+    if not (dataclasses.is_dataclass(cls) and isinstance(values, Mapping)):
+        return values
+    hints: dict[str, Any] = typing.get_type_hints(cls)
+    renamed: Mapping[str, str] = getattr(cls, "RENAMED", {})
+    pairs = ((renamed.get(key, key), value) for key, value in values.items())
+    return {key: rename_keys(hints.get(key), value) for key, value in pairs}
+
+
 def _reject_unknown_keys(cls: Any, values: Any, where: str) -> None:
     if not (dataclasses.is_dataclass(cls) and isinstance(values, Mapping)):
         return
     hints = typing.get_type_hints(cls)
     known = [field.name for field in dataclasses.fields(cls) if field.init]
+    renamed = getattr(cls, "RENAMED", {})
     for key, value in values.items():
+        if key not in known and key in renamed:
+            raise ConfigError(f"{where}: key {key!r} is called {renamed[key]!r} now")
         if key not in known:
             raise ConfigError(
                 f"{where}: unknown key {key!r}.{_nearest(str(key), known)} Known keys: {', '.join(known)}."

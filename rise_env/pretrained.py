@@ -1,26 +1,144 @@
-"""Checkpoints as directories: `config.json` and, where there are weights, `model.safetensors`. Nothing is unpickled."""
+"""Checkpoints as directories: `config.json` and, where there are weights, `model.safetensors`. Nothing is unpickled.
+
+`PretrainedMixin` gives a torch module `save_pretrained` and `from_pretrained`.
+"""
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from rise_env.errors import CheckpointError
+from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import atomic_directory, write_json
+from rise_env.registry import Registry, load_object
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CONFIG", "WEIGHTS", "load_class", "local_directory", "read_config", "read_weights", "save_checkpoint"]
+    _Module = torch.nn.Module
+else:  # torch is imported when a model is
+    _Module = object
+
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "PretrainedMixin",
+    "load_class",
+    "local_directory",
+    "read_config",
+    "read_weights",
+    "save_checkpoint",
+]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_OURS = re.compile(r"rise_env(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
 
 type Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
+
+
+class PretrainedMixin(_Module):
+    """`save_pretrained` and `from_pretrained` of a torch module; put it before `nn.Module` among the bases.
+
+    A class says what `config.json` holds by `get_config` and `from_config`; the weights are its state dict.
+
+    Attributes:
+        kind: What `config.json` calls it, e.g. "rise-value"; loading asks for the same word.
+        title: What messages call it.
+        format_version: Version of what `get_config` returns.
+        upgrades: For each older version, a function from its configuration to the next version's.
+        full_precision: Beginnings of the names of weights that are kept in full precision by `half_precision`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> class Scale(PretrainedMixin, nn.Module):
+        ...     kind = "scale"
+        ...
+        ...     def __init__(self, size: int) -> None:
+        ...         super().__init__()
+        ...         self.factor = nn.Parameter(torch.ones(size))
+        ...
+        ...     def get_config(self):
+        ...         return {"size": len(self.factor)}
+        ...
+        ...     @classmethod
+        ...     def from_config(cls, config, folder, device):
+        ...         return cls(config["size"])
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str] = "model"
+    format_version: ClassVar[int] = 1
+    upgrades: ClassVar[Upgrades] = {}
+    full_precision: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def half_precision(self) -> bool:
+        """Whether matrices are written in fp16, which halves the file and does not touch computing."""
+        return False
+
+    def get_config(self) -> dict[str, Any]:
+        """What `config.json` holds beside kind and version; see `rise_env.files.to_plain` for what may be in it."""
+        raise NotImplementedError(f"{type(self).__name__} has no get_config")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
+        """A model as `get_config` describes it, its weights still to come.
+
+        Args:
+            config: What `get_config` returned.
+            folder: The checkpoint, for files that `save_files` wrote.
+            device: Where the model will live; it is moved there in any case.
+
+        Raises:
+            ConfigError, KeyError, TypeError: If the configuration is wrong; the caller says of which checkpoint.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no from_config")
+
+    def save_files(self, folder: Path) -> None:
+        """Write what belongs to the checkpoint beside configuration and weights; nothing here."""
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write `config.json`, `model.safetensors` and what `save_files` adds, in one step.
+
+        Args:
+            path: Directory to make or replace.
+
+        Raises:
+            FileExistsError: If the directory holds something else.
+        """
+        tensors = self.state_dict()
+        if self.half_precision:
+            for name, tensor in tensors.items():
+                if tensor.is_floating_point() and tensor.dim() >= 2 and not name.startswith(self.full_precision):
+                    tensors[name] = tensor.half()
+        with atomic_directory(path, CONFIG) as aside:
+            self.save_files(aside)
+            _write(aside, self.kind, self.get_config(), tensors, self.format_version)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            path: Directory, or id of a repository on the Hugging Face Hub.
+            device: Where to put the weights.
+
+        Raises:
+            CheckpointError: If something is missing, damaged, of another kind or version, or does not fit; weights are
+                compared name by name.
+        """
+        folder = local_directory(path, cls.title)
+        config = read_config(folder, cls.kind, cls.format_version, cls.upgrades)
+        try:
+            model = cls.from_config(config, folder, device)
+        except (ConfigError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
+        model.load_state_dict(read_weights(folder, model.state_dict()))
+        return model.to(device).eval()
 
 
 def save_checkpoint(
@@ -38,12 +156,17 @@ def save_checkpoint(
     Raises:
         FileExistsError: If the directory holds something else.
     """
+    with atomic_directory(path, CONFIG) as aside:
+        _write(aside, kind, config, tensors, version)
+
+
+def _write(
+    folder: Path, kind: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], version: int
+) -> None:
     from safetensors.torch import save_file
 
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with atomic_directory(path, CONFIG) as aside:
-        save_file(plain, aside / WEIGHTS)
-        write_json(aside / CONFIG, {"kind": kind, "format_version": version, **config})
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    write_json(folder / CONFIG, {"kind": kind, "format_version": version, **config})
 
 
 def read_config(path: str | Path, kind: str, version: int = 1, upgrades: Upgrades | None = None) -> dict[str, Any]:
@@ -111,31 +234,35 @@ def read_weights(path: str | Path, expected: Mapping[str, torch.Tensor]) -> dict
     return tensors
 
 
-def load_class(name: str, trusted: Sequence[str] = ("rise_env",)) -> Any:
-    """Class named "module:Class" by a checkpoint, from packages that are trusted to run code.
+def load_class(name: Any, registry: Registry) -> Any:
+    """Class that a checkpoint names: a registered name, or "module:Class" of `rise_env` (as older checkpoints have it).
+
+    Code of another package runs only if that package has registered its class, under whatever name.
 
     Args:
         name: What the checkpoint says.
-        trusted: Packages that may be imported.
+        registry: Where the class should be registered.
 
     Raises:
-        CheckpointError: If the name is malformed, of another package, or not there.
+        CheckpointError: If it is not registered, or cannot be imported.
     """
-    if not isinstance(name, str) or not _CLASS.fullmatch(name):
-        raise CheckpointError(f"{name!r} is not of the form 'module:Class'")
-    module, _, attribute = name.partition(":")
-    if not any(module == package or module.startswith(f"{package}.") for package in trusted):
-        raise CheckpointError(
-            f"the checkpoint wants to import {name!r}, which is not in {', '.join(trusted)}. "
-            "If you trust that package, name it: trusted=['rise_env', 'the_package']."
-        )
+    known = {**{one.name: one.name for one in registry}, **{one.path: one.name for one in registry}}
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"the checkpoint needs {name!r}, which cannot be imported: {error}") from error
-    if not isinstance(found, type):
-        raise CheckpointError(f"{name!r} is not a class")
-    return found
+        if name in known:
+            return registry.load(known[name])
+        if isinstance(name, str) and _OURS.fullmatch(name):
+            found = load_object(name, f"{registry.kind} of the checkpoint")
+            if isinstance(found, type):
+                return found
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    target = name if isinstance(name, str) and ":" in name else "package.module:Class"
+    call = registry.how_to_register(str(name).rpartition(":")[2].lower(), target)
+    raise CheckpointError(
+        f"the checkpoint needs the {registry.kind} {name!r}, which is not registered. {registry.unknown(str(name))} "
+        "Install the package that brings it, which registers it in its plug-in (entry point group 'rise.plugins'): "
+        f"{call}. You may also call that before loading."
+    )
 
 
 def local_directory(path: str | Path, what: str, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -146,6 +147,19 @@ class Registry:
         if not isinstance(found.target, str):
             return found.target
         return load_object(found.target, f"{self.kind} {name!r}")
+
+    def name_of(self, found: Any) -> str | None:
+        """The name under which a class or function is registered, None if it is not; the inverse of `load`."""
+        for one in self:
+            module, _, attribute = one.path.partition(":")
+            if found is one.target or found is getattr(sys.modules.get(module), attribute, None):
+                return one.name
+        return None
+
+    def how_to_register(self, name: str, target: str) -> str:
+        """The call that registers something, for messages."""
+        variable = next(key.upper() for key, registry in REGISTRIES.items() if registry is self)
+        return f"rise_env.registry.{variable}.register({_key(name)!r}, {target!r})"
 
     def unknown(self, name: str) -> str:
         """What to say when there is no such name."""

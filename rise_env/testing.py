@@ -12,15 +12,15 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import nn
 
 from rise_env.alignment import align_actions
 from rise_env.envs.starts import StartStates
-from rise_env.files import to_plain
-from rise_env.pretrained import read_config, read_weights, save_checkpoint
+from rise_env.pretrained import PretrainedMixin
 from rise_env.protocols import History, Prediction, ValueEstimate
 from rise_env.tasks import JointLayout, TaskSpec, task_from_section
 from rise_env.world_model import CompositionalWorldModel
@@ -68,7 +68,7 @@ class CountingState:
     history: torch.Tensor
 
 
-class FrameCountingDynamics:
+class FrameCountingDynamics(PretrainedMixin, nn.Module):
     """Imagines frames that count.
 
     Args:
@@ -79,14 +79,18 @@ class FrameCountingDynamics:
         device: Where tensors lie.
     """
 
+    kind, title = "counting-dynamics", "dynamics model"
+    middle: torch.Tensor
+
     def __init__(
         self, spec: TaskSpec, gain: float = 0.0625, predicts_states: bool = False, device: str | torch.device = "cpu"
     ) -> None:
+        super().__init__()
         self.spec, self.gain, self.predicts_states = spec, gain, predicts_states
         self.device = torch.device(device)
         #: History (B, T, 3) that each of the last calls of `predict` started from.
         self.seen: deque[torch.Tensor] = deque(maxlen=64)
-        self._middle = torch.as_tensor((spec.layout.low + spec.layout.high) / 2, device=self.device)
+        self.register_buffer("middle", torch.as_tensor((spec.layout.low + spec.layout.high) / 2, device=self.device))
         self._half = torch.as_tensor((spec.layout.high - spec.layout.low) / 2, device=self.device)
 
     def open(self, history: History) -> CountingState:
@@ -101,7 +105,7 @@ class FrameCountingDynamics:
         self.seen.append(state.history.clone())
         last = state.history[:, -1]
         tokens = align_actions(actions, stride, "last")
-        distance = torch.stack([row.mean(-1) for row in (tokens - self._middle).abs() / self._half])
+        distance = torch.stack([row.mean(-1) for row in (tokens - self.middle).abs() / self._half])
         progress, new = last[:, _PROGRESS], []
         for k in range(frames):
             progress = (progress + self.gain * (1 - 2 * distance[:, k])).clamp(0, 1)
@@ -110,7 +114,7 @@ class FrameCountingDynamics:
         imagined = torch.stack(new, dim=1)
         history = torch.cat([state.history, imagined], dim=1)[:, -state.history.shape[1] :]
         latents = imagined[:, :, None, :, None, None].expand(-1, -1, len(self.spec.cameras), -1, 1, 1)
-        states = (align_actions(actions, stride, "last") + self._middle) / 2 if self.predicts_states else None
+        states = (align_actions(actions, stride, "last") + self.middle) / 2 if self.predicts_states else None
         return Prediction(latents, states), CountingState(history)
 
     def decode(self, prediction: Prediction, index: Sequence[int]) -> torch.Tensor:
@@ -144,21 +148,17 @@ class FrameCountingDynamics:
     def onload(self) -> None:
         """No weights to move."""
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write a checkpoint directory."""
-        config = {"task": to_plain(self.spec), "gain": self.gain, "predicts_states": self.predicts_states}
-        save_checkpoint(path, "counting-dynamics", config, {"middle": self._middle})
+    def get_config(self) -> dict[str, Any]:
+        """See `PretrainedMixin`."""
+        return {"task": self.spec, "gain": self.gain, "predicts_states": self.predicts_states}
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> FrameCountingDynamics:
-        """Load what `save_pretrained` wrote."""
-        config = read_config(path, "counting-dynamics")
-        model = cls(task_from_section(config["task"]), config["gain"], config["predicts_states"], device)
-        model._middle = read_weights(path, {"middle": model._middle})["middle"].to(model.device)
-        return model
+    def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
+        """See `PretrainedMixin`."""
+        return cls(task_from_section(config["task"]), config["gain"], config["predicts_states"], device)
 
 
-class LinearValue:
+class LinearValue(PretrainedMixin, nn.Module):
     """Reads the progress off the frames of `FrameCountingDynamics`: value = scale * progress + offset.
 
     Args:
@@ -169,6 +169,8 @@ class LinearValue:
         device: Where tensors lie.
     """
 
+    kind, title = "linear-value", "value model"
+
     def __init__(
         self,
         scale: float = 1.0,
@@ -177,6 +179,7 @@ class LinearValue:
         reads_latents: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
+        super().__init__()
         self.scale, self.offset, self.doubt, self.reads_latents = scale, offset, doubt, reads_latents
         self.device = torch.device(device)
         #: Shape of the frames of each of the last calls of `estimate`.
@@ -189,15 +192,13 @@ class LinearValue:
         value = counters[..., _PROGRESS] * self.scale + self.offset
         return ValueEstimate(value, counters[..., _NOISE] * self.doubt)
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write a checkpoint directory."""
-        names = ("scale", "offset", "doubt", "reads_latents")
-        save_checkpoint(path, "linear-value", {name: getattr(self, name) for name in names}, {})
+    def get_config(self) -> dict[str, Any]:
+        """See `PretrainedMixin`."""
+        return {name: getattr(self, name) for name in ("scale", "offset", "doubt", "reads_latents")}
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> LinearValue:
-        """Load what `save_pretrained` wrote."""
-        config = read_config(path, "linear-value")
+    def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
+        """See `PretrainedMixin`."""
         return cls(config["scale"], config["offset"], config["doubt"], config["reads_latents"], device)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from rise_env.errors import CheckpointError, ConfigError, RiseError
-from rise_env.files import atomic_directory, to_plain, write_json
+from rise_env.files import atomic_directory, write_json
 from rise_env.pretrained import CONFIG, load_class, local_directory, read_config
 from rise_env.protocols import Dynamics, History, Prediction, Value, ValueEstimate
+from rise_env.registry import DYNAMICS, VALUES, Registry
 from rise_env.tasks import TaskSpec, task_from_section
 
 __all__ = ["REWARD_SOURCES", "UNCERTAINTIES", "CompositionalWorldModel", "Imagined", "Session", "resolve_device"]
@@ -29,18 +29,8 @@ UNCERTAINTIES = ("spread", "noise", "noise_value", "dynamics")
 #: value model in either case.
 REWARD_SOURCES = ("value", "dynamics")
 
-_KIND, _VERSION = "rise-world-model", 1
-_PARTS = ("dynamics", "value")
-
-
-class Part(Protocol):
-    """What a dynamics or value model needs on top of its protocol to be kept in a checkpoint.
-
-    A class method `from_pretrained(path, device=...)` belongs to it as well.
-    """
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write a directory with `config.json` and `model.safetensors`."""
+_KIND, _VERSION = "rise-world-model", 2
+_PARTS = {"dynamics": DYNAMICS, "value": VALUES}
 
 
 @dataclass(frozen=True)
@@ -141,7 +131,7 @@ class CompositionalWorldModel:
         max_batch: int | None = None,
     ) -> None:
         if reward_source not in REWARD_SOURCES:
-            raise ConfigError(f"unknown reward source {reward_source!r}. Known: {', '.join(REWARD_SOURCES)}.")
+            raise ConfigError(f"unknown reward_source {reward_source!r}. Known: {', '.join(REWARD_SOURCES)}.")
         if uncertainty not in UNCERTAINTIES:
             raise ConfigError(f"unknown uncertainty {uncertainty!r}. Known: {', '.join(UNCERTAINTIES)}.")
         if max_batch is not None and max_batch < 1:
@@ -318,23 +308,19 @@ class CompositionalWorldModel:
         """Write a directory: `config.json` and one directory for each part.
 
         Raises:
-            ConfigError: If a part cannot be saved.
+            ConfigError: If a part cannot be saved, or could not be loaded again because nobody has registered it.
         """
-        content: dict[str, Any] = {
+        content = {
             "kind": _KIND,
             "format_version": _VERSION,
-            "task": to_plain(dataclasses.asdict(self.spec)),
+            "task": self.spec,
             "uncertainty": self.uncertainty,
             "reward_source": self.reward_source,
-            "parts": {},
+            "parts": {name: _class_name(getattr(self, name), registry) for name, registry in _PARTS.items()},
         }
         with atomic_directory(path, CONFIG) as aside:
             for name in _PARTS:
-                part = getattr(self, name)
-                if not hasattr(part, "save_pretrained") or not hasattr(part, "from_pretrained"):
-                    raise ConfigError(f"{name} model {type(part).__name__} has no save_pretrained and from_pretrained")
-                part.save_pretrained(aside / name)
-                content["parts"][name] = f"{type(part).__module__}:{type(part).__qualname__}"
+                getattr(self, name).save_pretrained(aside / name)
             write_json(aside / CONFIG, content)
 
     @classmethod
@@ -343,7 +329,6 @@ class CompositionalWorldModel:
         path: str | Path,
         *,
         device: str | torch.device = "cpu",
-        trusted: Sequence[str] = ("rise_env",),
         uncertainty: str | None = None,
         reward_source: str | None = None,
         max_batch: int | None = None,
@@ -353,7 +338,6 @@ class CompositionalWorldModel:
         Args:
             path: Directory, or id of a repository on the Hugging Face Hub.
             device: Where to put the weights; "auto" takes a GPU where there is one.
-            trusted: Packages whose classes the checkpoint may name.
             uncertainty: As in the constructor; None takes the checkpoint's.
             reward_source: As in the constructor; None takes the checkpoint's.
             max_batch: As in the constructor.
@@ -366,20 +350,41 @@ class CompositionalWorldModel:
         target = resolve_device(device)
         try:
             spec = task_from_section(config["task"])
-            classes = {name: load_class(config["parts"][name], trusted) for name in _PARTS}
-            chosen = uncertainty or config["uncertainty"]
-            who = reward_source or config.get("reward_source", config.get("judge", "value"))  # "judge" until 0.1
+            classes = {name: load_class(config["parts"][name], registry) for name, registry in _PARTS.items()}
+            uncertainty, reward_source = uncertainty or config["uncertainty"], reward_source or config["reward_source"]
         except (ConfigError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}") from error
         for name in _PARTS:
             if not (folder / name).is_dir():
                 raise CheckpointError(f"world model {folder} lacks its part {name!r}: {folder / name} is missing")
         parts = {name: classes[name].from_pretrained(folder / name, device=target) for name in _PARTS}
-        return cls(parts["dynamics"], parts["value"], spec, uncertainty=chosen, reward_source=who, max_batch=max_batch)
+        return cls(
+            parts["dynamics"], parts["value"], spec,
+            uncertainty=uncertainty, reward_source=reward_source, max_batch=max_batch,
+        )  # fmt: skip
+
+
+def _upgrade_1(config: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 called the reward source "judge", or nothing, and named classes by their module."""
+    return {"reward_source": config.get("judge", "value"), **config}
 
 
 #: From each older format version, a function to the next one's configuration.
-_UPGRADES: dict[int, Any] = {}
+_UPGRADES: dict[int, Any] = {1: _upgrade_1}
+
+
+def _class_name(part: Any, registry: Registry) -> str:
+    """What a checkpoint calls the class of a part: its registered name, or "module:Class" within `rise_env`."""
+    kind = type(part)
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    name = registry.name_of(kind) or (path if path.startswith("rise_env.") else None)
+    if name is None or not hasattr(part, "save_pretrained") or not hasattr(part, "from_pretrained"):
+        raise ConfigError(
+            f"{registry.kind} {kind.__name__} cannot be saved. It needs save_pretrained and from_pretrained "
+            "(rise_env.pretrained.PretrainedMixin brings them), and a registered name: "
+            f"{registry.how_to_register(kind.__name__.lower(), path)}"
+        )
+    return name
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -18,15 +18,12 @@ from rise_env.dynamics.autoencoder import make_autoencoder
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.flow import draw_noise, euler, to_velocity
 from rise_env.dynamics.transformer import Denoised, LatentTransformer
-from rise_env.errors import CheckpointError, ConfigError
-from rise_env.files import to_plain
-from rise_env.pretrained import local_directory, read_config, read_weights, save_checkpoint
+from rise_env.errors import ConfigError
+from rise_env.pretrained import PretrainedMixin
 from rise_env.protocols import History, Prediction, ValueEstimate
 from rise_env.tasks import TaskSpec
 
 __all__ = ["DynamicsShape", "DynamicsState", "LatentDynamics", "VideoPrediction"]
-
-KIND = "rise-dynamics"
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class VideoPrediction(Prediction):
     frames: torch.Tensor | None = None
 
 
-class LatentDynamics(nn.Module):
+class LatentDynamics(PretrainedMixin, nn.Module):
     """Imagines chunks in the latent space of an autoencoder.
 
     Args:
@@ -110,6 +107,9 @@ class LatentDynamics(nn.Module):
         >>> model.shape.frames
         4
     """
+
+    kind = "rise-dynamics"
+    title = "dynamics model"
 
     def __init__(self, config: DynamicsConfig, shape: DynamicsShape) -> None:
         super().__init__()
@@ -335,39 +335,24 @@ class LatentDynamics(nn.Module):
 
     # ------------------------------------------------------------------ files
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, in one step."""
-        config = {"dynamics": to_plain(dataclasses.asdict(self.config)), "shape": to_plain(self.shape)}
-        half = self.config.storage == "fp16"
-        tensors = {
-            name: tensor.half() if half and tensor.is_floating_point() and tensor.dim() >= 2 else tensor
-            for name, tensor in self.state_dict().items()
-        }
-        save_checkpoint(path, KIND, config, tensors)
+    @property
+    def half_precision(self) -> bool:
+        """See `PretrainedMixin`."""
+        return self.config.storage == "fp16"
+
+    def get_config(self) -> dict[str, Any]:
+        """See `PretrainedMixin`."""
+        return {"dynamics": self.config, "shape": self.shape}
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Load what `save_pretrained` wrote.
-
-        Args:
-            path: Directory, or id of a repository on the Hugging Face Hub.
-            device: Where to put the weights.
-
-        Raises:
-            CheckpointError: If something is missing, damaged or does not fit; weights are compared name by name.
-        """
-        folder = local_directory(path, "dynamics model")
-        content = read_config(folder, KIND)
-        try:
-            config = decode(DynamicsConfig, content["dynamics"], f"{folder}, key 'dynamics'")
-            shape = decode(DynamicsShape, content["shape"], f"{folder}, key 'shape'")
-        except (ConfigError, KeyError) as error:
-            raise CheckpointError(f"{folder}/config.json is damaged: {error}") from error
-        video = dataclasses.replace(config.video_autoencoder, weights="")  # they are in the checkpoint
-        model = cls(dataclasses.replace(config, video_autoencoder=video), shape)
-        model.config = config
-        model.load_state_dict(read_weights(folder, model.state_dict()))
-        return model.to(device).eval()
+    def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
+        """See `PretrainedMixin`."""
+        settings = decode(DynamicsConfig, config["dynamics"], "key 'dynamics'")
+        shape = decode(DynamicsShape, config["shape"], "key 'shape'")
+        video = dataclasses.replace(settings.video_autoencoder, weights="")  # they are in the checkpoint
+        model = cls(dataclasses.replace(settings, video_autoencoder=video), shape)
+        model.config = settings
+        return model
 
     # ------------------------------------------------------------------ inside
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from rise_env.config import decode
-from rise_env.errors import CheckpointError, ConfigError
-from rise_env.files import to_plain
-from rise_env.pretrained import CONFIG, local_directory, read_config, read_weights, save_checkpoint
+from rise_env.errors import ConfigError
+from rise_env.pretrained import PretrainedMixin
 from rise_env.protocols import ValueEstimate
 from rise_env.tasks import TaskSpec
 from rise_env.value.config import ModelConfig
@@ -23,7 +22,6 @@ from rise_env.value.losses import bin_centers, expectation
 
 __all__ = ["InputShape", "ValueModel"]
 
-KIND = "rise-value"
 #: Frames that pass through the network at once, which keeps memory level for any batch; on a CPU, few fit its cache.
 _FRAMES_AT_ONCE = {"cpu": 64, "cuda": 1024}
 
@@ -50,7 +48,7 @@ class InputShape:
         return cls(tuple(spec.cameras), *spec.image_size)
 
 
-class ValueModel(nn.Module):
+class ValueModel(PretrainedMixin, nn.Module):
     """Multi-view, language-conditioned value of single moments; satisfies `rise_env.protocols.Value`.
 
     All views pass one encoder; M small networks read the views' features and the instruction. Their mean is the value,
@@ -71,6 +69,9 @@ class ValueModel(nn.Module):
         >>> model.estimate(torch.zeros(2, 5, 1, 48, 64, 3, dtype=torch.uint8), ["sort", "pack"]).value.shape
         torch.Size([2, 5])
     """
+
+    kind = "rise-value"
+    title = "value model"
 
     def __init__(
         self, config: ModelConfig, input_shape: InputShape, backbone_config: dict[str, Any] | None = None
@@ -219,35 +220,18 @@ class ValueModel(nn.Module):
         """Move the weights back to where `offload` took them from."""
         self.to(getattr(self, "_home", self.device))
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, in one step."""
-        content: dict[str, Any] = {"model": asdict(self.config), "input": asdict(self.input_shape)}
+    def get_config(self) -> dict[str, Any]:
+        """See `PretrainedMixin`."""
+        content: dict[str, Any] = {"model": self.config, "input": self.input_shape}
         if isinstance(self.encoder, BackboneEncoder):
             content["backbone"] = self.encoder.backbone.config.to_dict()
-        save_checkpoint(path, KIND, to_plain(content), self.state_dict())
+        return content
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> ValueModel:
-        """Load what `save_pretrained` wrote, in evaluation mode.
-
-        Args:
-            path: Directory, or id of a repository on the Hugging Face Hub.
-            device: Where to put the weights.
-
-        Raises:
-            CheckpointError: If the checkpoint is missing, damaged, of another kind or version, or does not fit its own
-                configuration.
-        """
-        folder = local_directory(path, "value model")
-        content = read_config(folder, KIND)
-        try:
-            config = decode(ModelConfig, content["model"], "key 'model'")
-            shape = decode(InputShape, content["input"], "key 'input'")
-            model = cls(config, shape, content.get("backbone"))
-        except (ConfigError, KeyError) as error:
-            raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
-        model.load_state_dict(read_weights(folder, model.state_dict()))
-        return model.to(device).eval()
+    def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
+        """See `PretrainedMixin`."""
+        shape = decode(InputShape, config["input"], "key 'input'")
+        return cls(decode(ModelConfig, config["model"], "key 'model'"), shape, config.get("backbone"))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 
 from rise_env.errors import CheckpointError, ConfigError, RiseError
 from rise_env.protocols import Dynamics, History, Value, ValueEstimate
+from rise_env.registry import DYNAMICS
 from rise_env.testing import (
     FrameCountingDynamics,
     LinearValue,
@@ -177,16 +180,16 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
     for name in ("os:system", "rise_env_evil.x:Y", "rise_env.testing:counting_spec", "rise_env.nowhere:X", "junk", 3):
         edit(folder / "config.json", parts={**parts, "value": name})
-        with pytest.raises(CheckpointError, match=r"not in rise_env|not a class|cannot be imported|not of the form"):
+        with pytest.raises(CheckpointError, match=r"is not registered|cannot be imported"):
             load(folder)
     edit(folder / "config.json", parts={"value": parts["value"]})
     with pytest.raises(CheckpointError, match="damaged"):
         load(folder)
     fresh()
-    edit(folder / "config.json", format_version=2)
-    with pytest.raises(CheckpointError, match=r"format version 2.*Update"):
+    edit(folder / "config.json", format_version=99)
+    with pytest.raises(CheckpointError, match=r"format version 99.*Update"):
         load(folder)
-    edit(folder / "config.json", format_version=1, kind="policy")
+    edit(folder / "config.json", format_version=2, kind="policy")
     with pytest.raises(CheckpointError, match="kind 'policy'"):
         load(folder)
     (folder / "config.json").write_text('{"kind": ')
@@ -214,17 +217,46 @@ def test_damage_is_named(tmp_path: Path) -> None:
         load(tmp_path / "elsewhere")
 
 
-def test_older_versions_are_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rise_env import world_model
-
-    counting_world_model().save_pretrained(tmp_path / "model")
-    content = json.loads((tmp_path / "model" / "config.json").read_text())
-    content["doubt"] = content.pop("uncertainty")
-    (tmp_path / "model" / "config.json").write_text(json.dumps({**content, "format_version": 0}))
+def test_older_versions_are_upgraded(tmp_path: Path) -> None:
+    """Version 1 called the reward source "judge", or said nothing, and named classes by their module."""
+    counting_world_model(uncertainty="noise").save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    content = json.loads(file.read_text())
+    del content["reward_source"]
+    file.write_text(json.dumps({**content, "format_version": 1, "judge": "dynamics"}))
+    loaded = CompositionalWorldModel.from_pretrained(tmp_path / "model")
+    assert (loaded.uncertainty, loaded.reward_source) == ("noise", "dynamics")
+    file.write_text(json.dumps({**content, "format_version": 1}))
+    assert CompositionalWorldModel.from_pretrained(tmp_path / "model").reward_source == "value"
+    edit(file, format_version=0)
     with pytest.raises(CheckpointError, match="format version 0"):
         CompositionalWorldModel.from_pretrained(tmp_path / "model")
-    monkeypatch.setitem(world_model._UPGRADES, 0, lambda config: {**config, "uncertainty": config["doubt"]})
-    assert CompositionalWorldModel.from_pretrained(tmp_path / "model").uncertainty == "spread"
+
+
+class Foreign(FrameCountingDynamics):
+    """A dynamics model of another package."""
+
+
+def test_registered_classes_are_kept_by_name_and_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DYNAMICS, "_known", dict(DYNAMICS._known))
+    monkeypatch.setattr(Foreign, "__module__", "foreign.package")
+    monkeypatch.setitem(sys.modules, "foreign.package", types.SimpleNamespace(Foreign=Foreign))  # type: ignore[arg-type]
+    model, folder = CompositionalWorldModel(Foreign(SPEC), LinearValue(), SPEC), tmp_path / "model"
+    with pytest.raises(ConfigError, match=r"DYNAMICS.register\('foreign', 'foreign.package:Foreign'\)"):
+        model.save_pretrained(folder)
+    assert not folder.exists()
+    DYNAMICS.register("strange", "foreign.package:Foreign")
+    model.save_pretrained(folder)
+    parts = json.loads((folder / "config.json").read_text())["parts"]
+    assert parts["dynamics"] == "strange"
+    assert type(CompositionalWorldModel.from_pretrained(folder).dynamics) is Foreign
+    edit(folder / "config.json", parts={**parts, "dynamics": "foreign.package:Foreign"})
+    assert type(CompositionalWorldModel.from_pretrained(folder).dynamics) is Foreign  # registered, so it may be loaded
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"not registered.*DYNAMICS.register\('foreign', 'foreign.package:For"):
+        CompositionalWorldModel.from_pretrained(folder)
 
 
 def test_devices() -> None:

@@ -1,0 +1,96 @@
+"""`PretrainedMixin`: what a model with one matrix and one file of its own writes and reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pytest
+import torch
+from torch import nn
+
+from rise_env.config import decode, rename_keys
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.pretrained import PretrainedMixin
+
+
+@dataclass(frozen=True)
+class Layer:
+    RENAMED: ClassVar[dict[str, str]] = {"rate": "learning_rate"}
+    learning_rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Config:
+    RENAMED: ClassVar[dict[str, str]] = {"width": "size"}
+    size: int = 3
+    storage: str = "fp16"
+    layer: Layer = dataclasses.field(default_factory=Layer)
+
+
+class Scale(PretrainedMixin, nn.Module):
+    kind, title, format_version = "scale", "scale", 2
+    upgrades: ClassVar[Any] = {1: lambda content: {**content, "scale": rename_keys(Config, content["scale"])}}
+    full_precision = ("exact",)
+
+    def __init__(self, config: Config, word: str = "") -> None:
+        super().__init__()
+        self.config, self.word = config, word
+        self.factor, self.exact = (nn.Parameter(torch.rand(config.size, config.size)) for _ in range(2))
+        self.register_buffer("count", torch.zeros(2, 2, dtype=torch.int64))
+
+    @property
+    def half_precision(self) -> bool:
+        return self.config.storage == "fp16"
+
+    def get_config(self) -> dict[str, Any]:
+        return {"scale": self.config}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
+        return cls(decode(Config, config["scale"], "key 'scale'"), (folder / "word.txt").read_text())
+
+    def save_files(self, folder: Path) -> None:
+        (folder / "word.txt").write_text(self.word)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    model = Scale(Config(size=2), "tokenizer")
+    model.save_pretrained(tmp_path / "model")
+    loaded = Scale.from_pretrained(tmp_path / "model")
+    assert not loaded.training
+    assert (loaded.config, loaded.word) == (model.config, "tokenizer")
+    assert torch.equal(loaded.factor, model.factor.half().float())
+    assert loaded.factor.dtype == torch.float32
+    assert torch.equal(loaded.exact, model.exact)
+    model.config = Config(size=2, storage="fp32")
+    model.save_pretrained(tmp_path / "model")
+    assert torch.equal(Scale.from_pretrained(tmp_path / "model").factor, model.factor)
+
+
+def test_older_names_are_understood_in_checkpoints_and_refused_in_presets(tmp_path: Path) -> None:
+    Scale(Config(size=2)).save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    old = {"width": 2, "layer": {"rate": 0.5}, "storage": "fp32"}
+    file.write_text(json.dumps({"kind": "scale", "format_version": 1, "scale": old}))
+    assert Scale.from_pretrained(tmp_path / "model").config == Config(2, "fp32", Layer(0.5))
+    with pytest.raises(ConfigError, match="section 'scale': key 'width' is called 'size' now"):
+        decode(Config, old, "section 'scale'")
+    with pytest.raises(ConfigError, match="key 'layer': key 'rate' is called 'learning_rate' now"):
+        decode(Config, {"layer": {"rate": 0.5}}, "section 'scale'")
+
+
+def test_a_wrong_configuration_is_said_to_be_the_checkpoints(tmp_path: Path) -> None:
+    Scale(Config(size=2)).save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps({"kind": "scale", "format_version": 2, "scale": {"sise": 2}}))
+    with pytest.raises(CheckpointError, match=r"config.json is damaged: .*'sise'. Did you mean 'size'"):
+        Scale.from_pretrained(tmp_path / "model")
+    file.write_text(json.dumps({"kind": "scale", "format_version": 2}))
+    with pytest.raises(CheckpointError, match=r"config.json is damaged: 'scale'"):
+        Scale.from_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="no scale at"):
+        Scale.from_pretrained(tmp_path / "nowhere")
