@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 # Before NumPy and torch are imported. Several pytest-xdist workers share the cores; the Hub is never asked.
@@ -49,3 +53,33 @@ def real_dataset() -> Path:
         where = "RISE_REAL_DATASET" if named else "../shared/data/g1_bottle"
         pytest.skip(f"no LeRobot dataset at {where} (meta/info.json is missing); set RISE_REAL_DATASET to one")
     return path
+
+
+@pytest.fixture(scope="session")
+def stranger_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory where the package of `tests/plugin` is installed: its wheel is built and unpacked, as pip does."""
+    builder = pytest.importorskip("hatchling.builders.wheel", reason="hatchling comes with the dev extra")
+    folder = tmp_path_factory.mktemp("stranger")
+    (wheel,) = builder.WheelBuilder(str(ROOT / "tests" / "plugin")).build(directory=str(folder), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+@pytest.fixture(scope="session")
+def stranger(stranger_site: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`stranger(*arguments, cwd=DIR)` runs Python where the package of `tests/plugin` is installed beside ours.
+
+    `stranger("-m", "rise_agents.cli.main", "info", cwd=tmp_path)` is `rise info` there. The result has `returncode`,
+    `stdout` and `stderr`; unless `check=False`, a failure fails the test and shows both.
+    """
+
+    def run(*arguments: str, cwd: Path, check: bool = True, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(stranger_site), str(ROOT)])}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout)
+        if check and done.returncode != 0:
+            pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return run

@@ -1,0 +1,9 @@
+"""What a stranger adds to RISE. Imported by `import rise_env`, so everything is named by strings, nothing is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rise_env.registry import register_task
+
+register_task("block_pushing", cell="rise_stranger.task:BlockPushing", configs=Path(__file__).parent / "configs")
