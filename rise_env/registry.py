@@ -1,7 +1,7 @@
 """What can be plugged in: algorithms, policies, dynamics and value models, tasks and robot drivers.
 
-A plug-in is an installed package with an entry point in the group `rise.plugins`. Its module is imported when
-`rise_env` is, and registers what it brings:
+A plug-in is an installed package with an entry point in the group `rise.plugins` that names a module. `import rise_env`
+imports the module, which registers what it brings:
 
     from rise_env.registry import ALGORITHMS, DRIVERS, DYNAMICS, register_task
 
@@ -9,8 +9,8 @@ A plug-in is an installed package with an entry point in the group `rise.plugins
     register_task("block_pushing", title="BlockPushing", cell="my_package.task:BlockPushing", configs=CONFIGS)
 
 Targets are strings "module:Attribute" that are imported when they are first needed, so that `import rise_env` stays
-light; `register` also serves as a decorator of a class that is there already. A plug-in that fails to import is
-reported, by a warning, in `rise info` and wherever a name is not found, and does no further harm.
+light; `register` also works as a decorator. A plug-in that fails to import causes a warning and is named by `rise info`
+and in the error about an unknown name; everything else keeps working.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ PLUGIN_GROUP = "rise.plugins"
 
 #: Entry points that could not be loaded, with the reason.
 _failed: dict[str, str] = {}
+_loaded: set[str] = set()
 #: The entry point that is being loaded.
 _loading: str | None = None
 
@@ -70,9 +71,11 @@ class Registration:
 
     @property
     def path(self) -> str:
-        """Where the object is defined, "module:Attribute"."""
+        """Where the object is defined, "module:Attribute"; of a task, of its side of the work cell, if it has one."""
         if isinstance(self.target, str):
             return self.target
+        if isinstance(self.target, TaskRegistration):
+            return self.target.cell or self.target.name
         return f"{self.target.__module__}:{self.target.__qualname__}"
 
 
@@ -89,7 +92,7 @@ class Registry:
         self._known = {name: Registration(name, target) for name, target in (builtin or {}).items()}
 
     def register(self, name: str, target: Any = None) -> Callable[[Any], Any]:
-        """Make a name known; registering the same target again is fine.
+        """Register a name; registering the same target again changes nothing.
 
         Args:
             name: Name, a Python identifier; dashes count as underscores.
@@ -107,10 +110,9 @@ class Registry:
 
         def decorator(found: Any) -> Any:
             new = Registration(key, found, _loading)
-            old = self._known.get(key)
-            if old is not None and old.path != new.path:
+            old = self._known.setdefault(key, new)
+            if old.target != new.target and old.path != new.path:
                 raise ConfigError(f"{self.kind} {name!r} is registered already, as {old.path}; choose another name")
-            self._known[key] = new
             return found
 
         if target is not None:
@@ -162,7 +164,7 @@ class Registry:
         return f"rise_env.registry.{variable}.register({_key(name)!r}, {target!r})"
 
     def unknown(self, name: str) -> str:
-        """What to say when there is no such name."""
+        """Error message for an unknown name: the nearest name, all known names, and plug-ins that failed to load."""
         near = difflib.get_close_matches(_key(name), self._known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         failed = "".join(f" Plug-in {plugin!r} could not be loaded: {why}." for plugin, why in _failed.items())
@@ -255,21 +257,26 @@ def register_task(
         configs: Directory that is searched for `<task>/<preset>.yaml`, `layouts/` and `robots/` like our own.
 
     Raises:
-        ConfigError: If the name stands for something else already, or `configs` is no directory.
+        ConfigError: If name or title are malformed or taken, or `configs` is no directory.
     """
+    name = _key(name)
     found = TaskRegistration(name, title or "".join(word.capitalize() for word in name.split("_")), cell)
-    if configs is not None:
-        folder = Path(configs)
-        if not folder.is_dir():
-            raise ConfigError(f"task {name!r}: the directory of its presets, {folder}, does not exist")
-        if folder not in _config_roots:
-            _config_roots.append(folder)
-    if name in TASKS and TASKS.load(name) == found:
-        return found
-    if name in TASKS:
-        raise ConfigError(f"task {name!r} is registered already, as {TASKS.load(name)}; choose another name")
-    TASKS._known[_key(name)] = Registration(_key(name), found, _loading)
-    _register_environments(found)
+    folder = None if configs is None else Path(configs)
+    if not found.title.isidentifier():
+        raise ConfigError(f"task {name!r}: title {found.title!r} is not an identifier, e.g. 'BlockPushing'")
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"task {name!r}: the directory of its presets, {folder}, does not exist")
+    known = {one.name: one.target for one in TASKS}
+    for other in known.values():
+        if other != found and found.name == other.name:
+            raise ConfigError(f"task {name!r} is registered already, as {other}; choose another name")
+        if other != found and found.title == other.title:
+            raise ConfigError(f"task {name!r}: the title {found.title!r} belongs to task {other.name!r}")
+    TASKS.register(name, found)
+    if folder is not None and folder not in _config_roots:
+        _config_roots.append(folder)
+    if name not in known:
+        _register_environments(found)
     return found
 
 
@@ -293,7 +300,7 @@ def _register_environments(task: TaskRegistration) -> None:
 
 
 def load_plugins() -> None:
-    """Import every entry point of the group `rise.plugins` that was not imported yet; `import rise_env` does so."""
+    """Import every entry point of the group `rise.plugins` once; `import rise_env` calls this."""
     global _loading
     for entry in importlib.metadata.entry_points(group=PLUGIN_GROUP):
         if entry.name in _loaded:
@@ -302,18 +309,15 @@ def load_plugins() -> None:
         _loading = entry.name
         try:
             entry.load()
-        except Exception as error:  # noqa: BLE001  (a stranger's module: whatever it raises must not break ours)
+        except Exception as error:  # noqa: BLE001  (one broken plug-in must not break the others)
             _failed[entry.name] = f"{type(error).__name__}: {error}"
             warnings.warn(
-                f"RISE plug-in {entry.name!r} ({entry.value}) could not be loaded: {_failed[entry.name]}. Mend it, or "
-                "uninstall the package that brings it.",
+                f"RISE plug-in {entry.name!r} ({entry.value}) could not be loaded: {_failed[entry.name]}. Fix it or "
+                "uninstall its package.",
                 stacklevel=2,
             )
         finally:
             _loading = None
-
-
-_loaded: set[str] = set()
 
 
 def plugin_errors() -> dict[str, str]:

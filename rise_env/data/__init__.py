@@ -4,8 +4,9 @@
 """
 
 from rise_env.data.cache import cache_root
-from rise_env.data.dataset import Dataset, EpisodeInfo, JoinedDataset, open_dataset
+from rise_env.data.dataset import Dataset, EpisodeInfo
 from rise_env.data.errors import DatasetError
+from rise_env.data.joined import JoinedDataset
 from rise_env.data.labels import (
     interventions,
     label_tags,
@@ -16,6 +17,8 @@ from rise_env.data.labels import (
     write_advantages,
     write_values,
 )
+from rise_env.data.opening import open_dataset
+from rise_env.data.recorded import RecordedDataset
 from rise_env.data.samplers import Sampler, ShuffledSampler, TaskCentricSampler
 from rise_env.data.splits import split_episodes
 from rise_env.data.stats import NORMALIZATIONS, FeatureStats, Normalizer, Stats, compute_stats
@@ -29,6 +32,7 @@ __all__ = [
     "FeatureStats",
     "JoinedDataset",
     "Normalizer",
+    "RecordedDataset",
     "Sampler",
     "ShuffledSampler",
     "Stats",

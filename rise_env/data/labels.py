@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.data.dataset import Dataset, _to_numpy
+from rise_env.data.dataset import Dataset
 from rise_env.data.errors import DatasetError
-from rise_env.data.source import locate, read_parquet, read_source
+from rise_env.data.opening import open_dataset
+from rise_env.data.parquet import read_parquet, to_numpy
 from rise_env.files import atomic_path
 
 __all__ = [
@@ -224,7 +225,7 @@ def _column(dataset: Dataset, column: str | None, known: list[str], what: str, w
 
 
 def _opened(root: Dataset | str | Path) -> Dataset:
-    return root if isinstance(root, Dataset) else Dataset(read_source(locate(root)))
+    return root if isinstance(root, Dataset) else open_dataset(root)
 
 
 def _path(root: Path, kind: str, tag: str, directory: str | Path | None) -> Path:
@@ -237,12 +238,12 @@ def _write(dataset: Dataset, kind: str, tag: str, given: Mapping[str, Any], dire
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    paths = [_path(root, kind, tag, directory) for root in dataset.roots]
+    paths = [_path(part.root, kind, tag, directory) for part in dataset.parts]
     if len(set(paths)) < len(paths):
         raise DatasetError("labels of joined datasets cannot share one directory; write them one by one")
     columns = {name: _checked(name, values, _REQUIRED[kind].get(name), dataset) for name, values in given.items()}
     first = 0
-    for path, part in zip(paths, getattr(dataset, "parts", [dataset]), strict=True):
+    for path, part in zip(paths, dataset.parts, strict=True):
         rows = slice(first, first + part.num_frames)
         first += part.num_frames
         episode = part.episode_of(np.arange(part.num_frames))
@@ -263,8 +264,7 @@ def _write(dataset: Dataset, kind: str, tag: str, given: Mapping[str, Any], dire
 
 
 def _read(dataset: Dataset, kind: str, tag: str, directory: str | Path | None) -> dict[str, np.ndarray]:
-    parts = getattr(dataset, "parts", [dataset])
-    tables = [_read_one(part, kind, tag, directory) for part in parts]
+    tables = [_read_one(part, kind, tag, directory) for part in dataset.parts]
     if len(tables) == 1:
         return tables[0]
     shared = [name for name in tables[0] if all(name in table for table in tables)]
@@ -283,7 +283,7 @@ def _read_one(dataset: Dataset, kind: str, tag: str, directory: str | Path | Non
     absent = [name for name in (*_KEYS, *_REQUIRED[kind]) if name not in table.schema.names]
     if absent:
         raise DatasetError(f"{path} lacks the column {absent[0]!r}; it has {', '.join(table.schema.names)}")
-    columns = {name: _to_numpy(table[name], f"{path}, column {name!r}") for name in table.schema.names}
+    columns = {name: to_numpy(table[name], f"{path}, column {name!r}") for name in table.schema.names}
     episodes, frames = (columns[name] for name in _KEYS)
     outside = (episodes < 0) | (episodes >= dataset.num_episodes) | (frames < 0)
     outside |= frames >= dataset.lengths[np.where(outside, 0, episodes)]

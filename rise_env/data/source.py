@@ -6,7 +6,7 @@ Only metadata is read here: JSON, JSON lines and the small parquet tables below 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from rise_env.data.errors import DatasetError
+from rise_env.data.parquet import read_parquet
 
-__all__ = ["DataFile", "Source", "VideoSegment", "locate", "read_parquet", "read_source"]
+__all__ = ["DataFile", "Source", "VideoSegment", "locate", "read_source"]
 
 INFO_PATH = "meta/info.json"
 
@@ -146,31 +147,6 @@ def read_source(root: str | Path) -> Source:
         raise DatasetError(f"the metadata of {root} ({version}) lack the key {error}") from error
     _check(source, info)
     return source
-
-
-def read_parquet(path: Path, columns: Iterable[str] | None = None) -> Any:
-    """Read (columns of) a parquet file as a pyarrow table.
-
-    Raises:
-        DatasetError: If the file is missing or damaged, or lacks a column.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise DatasetError(f"{path} is missing")
-    try:
-        with pq.ParquetFile(path) as file:
-            if columns is not None:
-                columns = list(columns)
-                missing = [name for name in columns if name not in file.schema_arrow.names]
-                if missing:
-                    raise DatasetError(
-                        f"{path} has no column {missing[0]!r}. Its columns: {', '.join(file.schema_arrow.names)}."
-                    )
-            return file.read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
 
 
 def _read_v3(root: Path, info: Mapping[str, Any], version: str) -> Source:

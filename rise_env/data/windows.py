@@ -126,7 +126,7 @@ class Windows:
             DatasetError: If a window would leave its episode.
         """
         dataset = self.dataset
-        index = dataset._checked_index(index).astype(np.int64)
+        index = dataset.check_index(index).astype(np.int64)
         episode = dataset.episode_of(index)
         start = dataset.starts[episode]
         future_index = index[:, None] + self._future

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rise_env.alignment import ALIGNMENTS, align_actions
-from rise_env.data import Dataset, DatasetError, Windows, open_dataset
+from rise_env.data import Dataset, DatasetError, RecordedDataset, Windows, open_dataset
 from rise_env.data.source import Source
 from rise_env.tasks import JointLayout, TaskSpec
 
@@ -23,7 +23,7 @@ def in_memory(lengths: list[int], spec: TaskSpec) -> Dataset:
     features |= {key: {"dtype": "video", "shape": [16, 24, 3]} for key in spec.cameras.values()}
     sizes = np.array(lengths)
     source = Source(Path("memory"), "v3.0", spec.fps, "", features, sizes, (), None, {0: spec.prompt}, (), {})
-    dataset = Dataset(source, spec)
+    dataset = RecordedDataset(source, spec)
     frame = np.concatenate([np.arange(n) for n in lengths])
     state = np.stack([frame, np.repeat(np.arange(len(lengths)), sizes), frame * 0], 1).astype(np.float32)
     dataset._columns = {

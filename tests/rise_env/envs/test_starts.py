@@ -160,7 +160,7 @@ class FakeDataset:
             np.asarray(index, np.uint8)[:, None, None, None, None], (len(index), 2, 36, 40, 3)
         ).copy()
 
-    def _checked_index(self, index: np.ndarray) -> np.ndarray:
+    def check_index(self, index: np.ndarray) -> np.ndarray:
         return np.asarray(index)
 
 

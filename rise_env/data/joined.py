@@ -1,0 +1,130 @@
+"""JoinedDataset: several datasets of one task, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_env.data.cache import Progress, fingerprint
+from rise_env.data.dataset import Dataset, read_only
+from rise_env.data.errors import DatasetError
+from rise_env.data.parquet import join_rows
+
+__all__ = ["JoinedDataset"]
+
+
+class JoinedDataset(Dataset):
+    """Several datasets of one task, episodes numbered through; decoded frames stay in the cache of each.
+
+    Args:
+        parts: The datasets, opened for one spec.
+        progress: Called with (camera frames done, in all) while videos are decoded.
+
+    Raises:
+        DatasetError: If they were opened for different tasks.
+    """
+
+    def __init__(self, parts: Sequence[Dataset], progress: Progress | None = None) -> None:
+        first = parts[0]
+        for part in parts[1:]:
+            if part.spec != first.spec:
+                raise DatasetError(f"{part.root} was opened for another task than {first.root}; give both one spec")
+        super().__init__(first.spec, np.concatenate([part.lengths for part in parts]), first.cache, progress)
+        self._parts = tuple(parts)
+        self._offsets = np.cumsum([0, *(part.num_frames for part in parts)])
+
+    @property
+    def parts(self) -> Sequence[Dataset]:
+        """The datasets, in order."""
+        return self._parts
+
+    @property
+    def root(self) -> Path:
+        """Directory of the first part."""
+        return self.parts[0].root
+
+    @property
+    def columns(self) -> list[str]:
+        """Names that `column` takes: what all parts have."""
+        return [name for name in self.parts[0].columns if all(name in part.columns for part in self.parts)]
+
+    @cached_property
+    def tasks(self) -> dict[int, str]:
+        """Instruction by `task_index` of the joined dataset."""
+        texts = dict.fromkeys(text for part in self.parts for text in part.tasks.values())
+        return dict(enumerate(texts))
+
+    @cached_property
+    def outcomes(self) -> np.ndarray | None:
+        """Bool (E,), explicit outcome of every episode; None where one of the parts does not say."""
+        outcomes = [part.outcomes for part in self.parts]
+        known = [one for one in outcomes if one is not None]
+        return read_only(np.concatenate(known)) if len(known) == len(outcomes) else None
+
+    @cached_property
+    def state(self) -> np.ndarray:
+        """float32 (N, D), joint state in the units of the layout."""
+        return read_only(np.concatenate([part.state for part in self.parts]))
+
+    @cached_property
+    def action(self) -> np.ndarray:
+        """float32 (N, D), joint targets in the units of the layout."""
+        return read_only(np.concatenate([part.action for part in self.parts]))
+
+    @property
+    def frames_key(self) -> str:
+        """Fingerprint of the decoded frames of all parts."""
+        return fingerprint([part.frames_key for part in self.parts])
+
+    def column(self, name: str) -> np.ndarray:
+        """A column that all parts have; see `Dataset.column`."""
+        if name not in self._columns:
+            if name == "task_index":
+                numbers = {text: i for i, text in self.tasks.items()}
+                columns = [
+                    _renumbered(part.task_index, {i: numbers[t] for i, t in part.tasks.items()}) for part in self.parts
+                ]
+            elif name == "episode_index":
+                columns = [np.repeat(np.arange(self.num_episodes), self.lengths)]
+            else:
+                columns = [part.column(name) for part in self.parts]
+            self._columns[name] = read_only(join_rows(columns, name, self.name))
+        return self._columns[name]
+
+    def frames(self, index: Any) -> np.ndarray:
+        """Decoded frames; see `Dataset.frames`."""
+        index = self.check_index(index)
+        flat = index.reshape(-1)
+        result = np.empty((len(flat), *self.frame_shape), np.uint8)
+        owner = np.searchsorted(self._offsets, flat, side="right") - 1
+        for number in np.unique(owner):
+            mine = owner == number
+            result[mine] = self.parts[number].frames(flat[mine] - self._offsets[number])
+        return result.reshape(*index.shape, *self.frame_shape)
+
+    def prepare(self, progress: Progress | None = None) -> None:
+        """Decode all frames of all parts now, unless their caches exist; see `Dataset.prepare`."""
+        report = progress or self._progress
+        total = self.num_frames * len(self.spec.cameras)
+        for part, offset in zip(self.parts, self._offsets, strict=False):
+            before = int(offset) * len(self.spec.cameras)
+            part.prepare(None if report is None else partial(_report, report, before, total))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the progress function, which need not be picklable."""
+        return {**self.__dict__, "_progress": None}
+
+
+def _report(report: Progress, before: int, total: int, done: int, _: int) -> None:
+    report(before + done, total)
+
+
+def _renumbered(index: np.ndarray, numbers: Mapping[int, int]) -> np.ndarray:
+    table = np.zeros(max(numbers) + 1, np.int64)
+    for old, new in numbers.items():
+        table[old] = new
+    return table[index]

@@ -1,0 +1,72 @@
+"""open_dataset: from a path or hub id to a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rise_env.data.cache import Progress
+from rise_env.data.dataset import Dataset
+from rise_env.data.errors import DatasetError
+from rise_env.data.joined import JoinedDataset
+from rise_env.data.recorded import RecordedDataset
+from rise_env.data.source import locate, read_source
+from rise_env.tasks import TaskSpec
+
+__all__ = ["open_dataset"]
+
+
+def open_dataset(
+    path_or_repo: str | Path | Sequence[str | Path],
+    spec: TaskSpec | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    revision: str | None = None,
+    state_key: str = "observation.state",
+    action_key: str = "action",
+    trust_layout: bool = False,
+) -> Dataset:
+    """Open a LeRobot dataset, v3.0 or v2.1, for reading.
+
+    Nothing but metadata is read until something is asked for. Frames are decoded on the first call of
+    `Dataset.frames`, all of them, once per dataset and image size (see `rise_env.data.cache`).
+
+    Args:
+        path_or_repo: Directory, hub id, or several of them, which are joined in this order.
+        spec: Task that the dataset must fit. Without it one is derived from the dataset: all cameras (at most 64
+            pixels along the longer side), its joint names, limits from its minimum and maximum with a margin, "rad"
+            for every joint because LeRobot knows no units, chunk 16, stride 2, history 4, execute 8.
+        cache_dir: Where decoded frames are kept; `$XDG_CACHE_HOME/rise` or `~/.cache/rise` when omitted.
+        progress: Called with (camera frames done, in all) while videos are decoded.
+        revision: Branch, tag or commit on the hub.
+        state_key: Feature that holds the joint state.
+        action_key: Feature that holds the action.
+        trust_layout: Accept the layout of `spec` for a dataset that does not name its joints.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DatasetError: If there is no dataset, it is damaged, or its frame rate or cameras are not those of `spec`.
+        LayoutError: If its joints are not those of `spec`; the message prints both.
+
+    Example:
+        >>> dataset = open_dataset("data/bricks", load_task("brick_sorting"))  # doctest: +SKIP
+        >>> dataset.frames([0, 1]).shape  # doctest: +SKIP
+        (2, 3, 48, 64, 3)
+    """
+    options: dict[str, Any] = {
+        "cache_dir": cache_dir, "progress": progress,
+        "state_key": state_key, "action_key": action_key, "trust_layout": trust_layout,
+    }  # fmt: skip
+    if isinstance(path_or_repo, str | Path):
+        return RecordedDataset(read_source(locate(path_or_repo, revision)), spec, **options)
+    parts: list[RecordedDataset] = []
+    for path in path_or_repo:
+        shared = parts[0].spec if parts and spec is None else spec
+        parts.append(RecordedDataset(read_source(locate(path, revision)), shared, **options))
+    if not parts:
+        raise DatasetError("open_dataset got an empty list of datasets")
+    return parts[0] if len(parts) == 1 else JoinedDataset(parts, progress)

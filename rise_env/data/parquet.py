@@ -1,0 +1,81 @@
+"""Parquet files as NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_env.data.errors import DatasetError
+
+__all__ = ["join_rows", "read_parquet", "to_numpy"]
+
+
+def read_parquet(path: Path, columns: Iterable[str] | None = None) -> Any:
+    """Read (columns of) a parquet file as a pyarrow table.
+
+    Raises:
+        DatasetError: If the file is missing or damaged, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing")
+    try:
+        with pq.ParquetFile(path) as file:
+            if columns is not None:
+                columns = list(columns)
+                missing = [name for name in columns if name not in file.schema_arrow.names]
+                if missing:
+                    raise DatasetError(
+                        f"{path} has no column {missing[0]!r}. Its columns: {', '.join(file.schema_arrow.names)}."
+                    )
+            return file.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def to_numpy(column: Any, where: str) -> np.ndarray:
+    """Rows of a pyarrow column, lists as further axes; (n, 1) becomes (n,).
+
+    Args:
+        column: pyarrow.ChunkedArray with n rows.
+        where: What it is, for messages.
+
+    Raises:
+        DatasetError: If a value is missing, or rows differ in length.
+    """
+    import pyarrow as pa
+
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if array.null_count:
+        raise DatasetError(f"{where}: {array.null_count} of {len(array)} values are null")
+    shape = [len(array)]
+    while pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type):
+        rows = len(array)
+        if not pa.types.is_fixed_size_list(array.type) and rows:
+            sizes = np.diff(array.offsets.to_numpy())
+            if sizes.min() != sizes.max():
+                raise DatasetError(f"{where}: rows have between {sizes.min()} and {sizes.max()} values")
+        array = array.flatten()
+        shape.append(len(array) // rows if rows else 0)
+    values = array.to_numpy(zero_copy_only=False)
+    if values.dtype == object and pa.types.is_boolean(array.type):
+        values = values.astype(bool)
+    values = values.reshape(shape)
+    return values[:, 0] if shape[1:] == [1] else values
+
+
+def join_rows(arrays: Sequence[np.ndarray], name: str, where: Any) -> np.ndarray:
+    """Concatenate a column of several files; always a copy.
+
+    Raises:
+        DatasetError: If the shapes of their rows differ.
+    """
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) > 1:
+        raise DatasetError(f"{where}: column {name!r} has different shapes in its files: {sorted(shapes)}")
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0].copy()
