@@ -63,6 +63,7 @@ def test_wheel_holds_packages_and_presets(wheel: Path) -> None:
     shipped = {name.removeprefix("rise_env/configs/") for name in names if name.startswith("rise_env/configs/")}
     assert shipped == {str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml")}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {f"{package}/py.typed" for package in ("rise_env", "rise_agents", "rise_robot")} <= set(names)
 
 
 def test_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:

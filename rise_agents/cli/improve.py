@@ -146,7 +146,7 @@ def set_up(
     from rise_agents.policies.data import RecordedChunks, StartChunks, levels_of, measured_advantages
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.data import open_dataset, split_episodes
-    from rise_env.envs.starts import StartStates
+    from rise_env.envs.start_dataset import starts_from_dataset
 
     found = load_bundle(bundle or find_bundle(gymnasium.spec(env_id).kwargs.get("task", "")))
     kwargs: dict[str, Any] = {
@@ -175,7 +175,7 @@ def set_up(
                 *load_cell(found.spec.name), num_envs, leaders, observation_lags=policy.lags, pool=_POOL
             )
         else:
-            kwargs["starts"] = StartStates.from_dataset(dataset, found.spec, starts, seed=0)
+            kwargs["starts"] = starts_from_dataset(dataset, found.spec, starts, seed=0)
             envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
     elif oracle:
         raise ConfigError("--oracle needs --data and --labels: it has no recordings of its own")

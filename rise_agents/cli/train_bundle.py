@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.bundle import save_bundle
     from rise_env.data import open_dataset
     from rise_env.dynamics.model import LatentDynamics
-    from rise_env.envs.starts import StartStates
+    from rise_env.envs.start_dataset import starts_from_dataset
     from rise_env.tasks import load_task
     from rise_env.value.model import ValueModel
     from rise_env.world_model import CompositionalWorldModel
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
     spec = load_task(args.task, args.preset, args.overrides)
     say("drawing start states")
-    starts = StartStates.from_dataset(open_dataset(args.data, spec), spec, args.starts, seed=0)
+    starts = starts_from_dataset(open_dataset(args.data, spec), spec, args.starts, seed=0)
     imagines = LatentDynamics.from_pretrained(dynamics)
     reward_source = "dynamics" if imagines.predicts_values else "value"
     model = CompositionalWorldModel(imagines, ValueModel.from_pretrained(value), spec, reward_source=reward_source)

@@ -1,4 +1,4 @@
-"""Pictures of imagined frames with their judgement written below."""
+"""Pictures of imagined frames with their values written below."""
 
 from __future__ import annotations
 

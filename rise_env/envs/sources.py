@@ -25,7 +25,7 @@ class Sources:
     Attributes:
         starts: Start states.
         world_model: World model.
-        defaults: Keyword arguments of the environment that the bundle decides where the caller does not.
+        defaults: Keyword arguments of the environment for which the bundle has defaults.
     """
 
     starts: StartStates
@@ -45,10 +45,10 @@ def resolve(
     max_batch: int | None,
     device: str,
 ) -> Sources:
-    """Find, load and check what was asked for.
+    """Find, load and check start states and world model.
 
     Raises:
-        ConfigError: If something is missing or given twice; the message says which argument mends it.
+        ConfigError: If something is missing or given twice; the message names the argument to give.
         LayoutError: If the start states have other joints than the world model.
     """
     if dataset is not None and starts is not None:
@@ -77,7 +77,9 @@ def resolve(
     elif starts is not None:
         states = StartStates.load(os.fspath(starts))
     elif dataset is not None:
-        states = StartStates.from_dataset(dataset, model.spec)
+        from rise_env.envs.start_dataset import starts_from_dataset
+
+        states = starts_from_dataset(dataset, model.spec)
     else:
         assert found is not None
         states = found.starts()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from rise_env.errors import CheckpointError, ConfigError, LayoutError
+from rise_env.errors import CheckpointError, ConfigError, LayoutError, requirement
 from rise_env.files import atomic_directory, write_json
 from rise_env.tasks import TaskSpec
 
-if TYPE_CHECKING:
-    from rise_env.data import Dataset
-
-__all__ = ["SPLITS", "StartBatch", "StartStates"]
+__all__ = ["SPLITS", "StartBatch", "StartStates", "check_splits"]
 
 SPLITS = ("train", "heldout")
 _VERSION = 1
@@ -49,7 +46,7 @@ class StartBatch:
 
 @dataclass(eq=False)
 class StartStates:
-    """M recorded states, each with the history that a dynamics model wants to see.
+    """M recorded states, each with the history that a dynamics model needs.
 
     Attributes:
         frames: uint8 (M, T, V, H, W, 3): T history frames, `stride` control steps apart, the current one last; views in
@@ -60,10 +57,10 @@ class StartStates:
         prompts: Distinct instructions.
         prompt_index: int64 (M,), into `prompts`.
         split: str (M,), "train" or "heldout".
-        success: int8 (M,): 1 or 0 as the episode ended, -1 where nobody said.
+        success: int8 (M,): 1 where the episode succeeded, 0 where it failed, -1 where that is unknown.
         group: int64 (M,): states with the same number are of the same scene.
         actions: float32 (M, chunk, D), what was commanded from here on, or None.
-        about: What the arrays belong to: cameras, joint names, chunk, stride, and whatever else is worth keeping.
+        about: Metadata: cameras, joint names, chunk, stride and further JSON values.
 
     Raises:
         ConfigError: If the arrays do not fit together.
@@ -82,24 +79,26 @@ class StartStates:
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = len(self.frames)
-        if not count:
-            raise ConfigError("there are no start states")
-        if self.frames.ndim != 6 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
-            shape = f"{self.frames.dtype} {self.frames.shape}"
-            raise ConfigError(f"start frames are {shape}, expected uint8 (M, T, V, H, W, 3)")
-        if self.states.ndim != 3 or self.states.shape[:2] != self.frames.shape[:2]:
-            raise ConfigError(f"start states have shape {self.states.shape}, expected {(*self.frames.shape[:2], 'D')}")
+        require, count, frames = requirement("start states"), len(self.frames), self.frames
+        require(count, "there are none")
+        require(
+            frames.ndim == 6 and frames.shape[-1] == 3 and frames.dtype == np.uint8,
+            f"frames are {frames.dtype} {frames.shape}, expected uint8 (M, T, V, H, W, 3)",
+        )
+        require(
+            self.states.ndim == 3 and self.states.shape[:2] == frames.shape[:2],
+            f"states have shape {self.states.shape}, expected {(*frames.shape[:2], 'D')}",
+        )
         for name in _COLUMNS[1:]:
-            if getattr(self, name).shape != (count,):
-                raise ConfigError(f"{name} has shape {getattr(self, name).shape}, expected {(count,)}")
-        if self.actions is not None and (len(self.actions), self.actions.shape[-1]) != (count, self.states.shape[-1]):
-            raise ConfigError(f"actions have shape {self.actions.shape}, expected {(count, 'chunk', 'D')}")
-        if unknown := sorted(set(self.split.tolist()) - set(SPLITS)):
-            raise ConfigError(f"unknown splits {unknown} of start states. Known: {', '.join(SPLITS)}.")
-        if self.prompt_index.min() < 0 or self.prompt_index.max() >= len(self.prompts):
-            raise ConfigError(f"prompt_index runs from {self.prompt_index.min()} to {self.prompt_index.max()}, but "
-                              f"there are {len(self.prompts)} prompts")  # fmt: skip
+            shape = getattr(self, name).shape
+            require(shape == (count,), f"{name} has shape {shape}, expected {(count,)}")
+        if self.actions is not None:
+            fits = (len(self.actions), self.actions.shape[-1]) == (count, self.states.shape[-1])
+            require(fits, f"actions have shape {self.actions.shape}, expected {(count, 'chunk', 'D')}")
+        check_splits(self.split.tolist())
+        low, high = self.prompt_index.min(), self.prompt_index.max()
+        known = len(self.prompts)
+        require(low >= 0 and high < known, f"prompt_index runs from {low} to {high}, but there are {known} prompts")
         self._rows: dict[tuple[Any, ...], np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -186,15 +185,15 @@ class StartStates:
         )
         candidates = [self.rows(*wanted) for wanted in filters]
         first: dict[int, int] = {}
-        leaders = [first.setdefault(int(place) // group_size, i) for i, place in enumerate(places)]
-        for i, leader in enumerate(leaders):
-            if filters[leader] != filters[i]:
-                raise ConfigError(f"environments {places[leader]} and {places[i]} share a start (group_size "
+        firsts = [first.setdefault(int(place) // group_size, i) for i, place in enumerate(places)]
+        for i, one in enumerate(firsts):
+            if filters[one] != filters[i]:
+                raise ConfigError(f"environments {places[one]} and {places[i]} share a start (group_size "
                                   f"{group_size}) but ask for different ones")  # fmt: skip
         # Whatever could go wrong has: from here on the generators are used.
         pairs = zip(candidates, generators, strict=True)
         drawn = np.array([rows[generator.integers(len(rows))] for rows, generator in pairs], np.int64)
-        return drawn[leaders]
+        return drawn[firsts]
 
     def batch(self, index: np.ndarray | Sequence[int]) -> StartBatch:
         """Copy rows into memory."""
@@ -335,75 +334,11 @@ class StartStates:
         starts.check(spec)
         return starts
 
-    @classmethod
-    def from_dataset(
-        cls,
-        dataset: Dataset | str | Path | Sequence[str | Path],
-        spec: TaskSpec | None = None,
-        count: int | None = 256,
-        seed: int = 0,
-        *,
-        splits: Mapping[str, Any] | None = None,
-        successful: bool | None = None,
-    ) -> StartStates:
-        """Draw start states from recorded episodes, any moment that a whole chunk follows.
 
-        Args:
-            dataset: Opened dataset, its directory or Hub id, or several of these, which are joined.
-            spec: Task; the dataset's own by default.
-            count: Number of states, shared among the splits by their number of moments, at least one each; None takes
-                every moment.
-            seed: Seed of the draw.
-            splits: Episode indices by "train" and "heldout"; by default those of `split_episodes(dataset)`, which
-                training uses too. A dataset of one episode is all "train".
-            successful: Use only episodes that are labelled as successes (True) or as failures (False).
-
-        Raises:
-            ConfigError: If no episode is left or the splits are unknown.
-            DatasetError: If the dataset does not fit the task, or has no episode long enough.
-        """
-        from rise_env.data import Windows, open_dataset, split_episodes
-
-        data = open_dataset(dataset, spec) if isinstance(dataset, str | Path | Sequence) else dataset
-        spec = spec or data.spec
-        outcome = np.array([-1 if one.success is None else int(one.success) for one in data.episodes], np.int8)
-        if splits is None:
-            splits = {"train": [0]} if data.num_episodes == 1 else split_episodes(data)
-        if unknown := sorted(set(splits) - set(SPLITS)):
-            raise ConfigError(f"unknown splits {unknown} of start states. Known: {', '.join(SPLITS)}.")
-        kept = {name: np.asarray(episodes, np.int64) for name, episodes in splits.items()}
-        if successful is not None:
-            kept = {name: episodes[outcome[episodes] == int(successful)] for name, episodes in kept.items()}
-        windows = {name: Windows(data, spec, episodes=episodes) for name, episodes in kept.items() if len(episodes)}
-        if not windows:
-            what = "" if successful is None else f" with episode_success {successful}"
-            raise ConfigError(f"{data.name} has no episodes{what} to start from")
-        generator, parts = np.random.default_rng(seed), []
-        total = sum(len(one) for one in windows.values())
-        for name, one in windows.items():
-            share = len(one) if count is None else min(len(one), max(1, round(count * len(one) / total)))
-            chosen = np.sort(generator.choice(len(one), share, replace=False))
-            parts += [(name, one.batch(rows)) for rows in np.array_split(chosen, -(-share // 256))]
-        frames = [
-            data.frames(batch.history_index.reshape(-1)).reshape(
-                len(batch), spec.history, len(spec.cameras), *spec.image_size, 3
-            )
-            for _, batch in parts
-        ]
-        batches = [batch for _, batch in parts]
-        episodes = np.concatenate([batch.episode for batch in batches])
-        return cls.build(
-            spec,
-            np.concatenate(frames),
-            np.concatenate([batch.states for batch in batches]),
-            episode_index=episodes,
-            frame_index=np.concatenate([batch.frame for batch in batches]),
-            prompts=[prompt for batch in batches for prompt in batch.prompts],
-            split=np.repeat([name for name, _ in parts], [len(batch) for batch in batches]),
-            success=outcome[episodes],
-            actions=np.concatenate([batch.actions for batch in batches]),
-            source=data.name,
-        )
+def check_splits(names: Iterable[str]) -> None:
+    """Raise a ConfigError unless all names are among `SPLITS`."""
+    if unknown := sorted(set(names) - set(SPLITS)):
+        raise ConfigError(f"unknown splits {unknown} of start states. Known: {', '.join(SPLITS)}.")
 
 
 def _about(spec: TaskSpec) -> dict[str, Any]:

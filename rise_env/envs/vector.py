@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,20 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
 from rise_env.envs.advantage import check_mode, chunk_advantage, penalized
+from rise_env.envs.arguments import checked_actions, mask_of, option_of, seeds_of
 from rise_env.envs.autoreset import autoreset_mode as parse_mode
+from rise_env.envs.batch import ImaginationBatch
+from rise_env.envs.candidates import CandidateScores, evaluate_candidates
 from rise_env.envs.drawing import picture
-from rise_env.envs.facts import Facts
-from rise_env.envs.inputs import checked_actions, mask_of, option_of, seeds_of
-from rise_env.envs.outputs import observation_of, require_finite, rows_of
+from rise_env.envs.episode_info import EpisodeInfos
+from rise_env.envs.observations import observation_of, require_finite, rows_of
 from rise_env.envs.sources import PathLike, resolve
 from rise_env.envs.starts import StartStates
-from rise_env.errors import ActionError, ConfigError, RiseError
-from rise_env.protocols import History
+from rise_env.errors import ConfigError, RiseError
 from rise_env.spaces import action_space, check_lags, observation_space
-from rise_env.world_model import CompositionalWorldModel, Imagined, Session
+from rise_env.world_model import CompositionalWorldModel, Imagined
 
-__all__ = ["OUTPUTS", "CandidateScores", "ImaginationVectorEnv"]
+__all__ = ["OUTPUTS", "ImaginationVectorEnv"]
 
 OUTPUTS = ("numpy", "torch")
 
@@ -38,19 +38,6 @@ _DEFAULTS = {"success_threshold": 0.95, "uncertainty_limit": None}
 _FILTERS = ("episode_index", "frame_index", "group", "start_index")
 #: Methods whose result holds one entry per environment.
 _PER_ENV = ("render", "film")
-
-
-@dataclass(frozen=True)
-class CandidateScores:
-    """What several chunks from the same state would lead to; N environments, G chunks each.
-
-    Attributes:
-        advantage: float32 (N, G), raw.
-        uncertainty: float32 (N, G).
-    """
-
-    advantage: np.ndarray
-    uncertainty: np.ndarray
 
 
 class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
@@ -151,16 +138,9 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         penalized(0.0, 0.0, uncertainty_penalty)
         self.autoreset_mode = parse_mode(autoreset_mode)
         found = resolve(
-            task=task,
-            preset=preset,
-            bundle=bundle,
-            dataset=dataset,
-            starts=starts,
-            world_model=world_model,
-            uncertainty=uncertainty,
-            max_batch=max_batch,
-            device=device,
-        )
+            task=task, preset=preset, bundle=bundle, dataset=dataset, starts=starts, world_model=world_model,
+            uncertainty=uncertainty, max_batch=max_batch, device=device,
+        )  # fmt: skip
         self.starts, self.world_model, self.task = found.starts, found.world_model, found.world_model.spec
         self.starts.rows(split)  # an empty split is an error now, not at the first reset
         defaults = {**_DEFAULTS, **found.defaults}
@@ -176,7 +156,6 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self.single_observation_space: gymnasium.spaces.Dict = observation_space(self.task, observation_lags)
         #: Control steps that each part of the observation lies in the past, the present first.
         self.lags = (0, *check_lags(self.task, observation_lags))
-        self._places = [-1 - lag // self.task.stride for lag in self.lags]
         self.single_action_space = action_space(self.task)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -185,16 +164,12 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         #: Control steps that one action stands for.
         self.actions_per_step = self.task.chunk
 
+        self._batch = ImaginationBatch(self.world_model, self.starts, num_envs, self.lags)
         self._device = self.world_model.device
-        self._generators = [seeding.np_random(None)[0] for _ in range(num_envs)]
-        self._noise = [torch.Generator() for _ in range(num_envs)]
-        self._session: Session | None = None
-        self._frames: torch.Tensor = torch.zeros(0)  # uint8 (N, L, V, H, W, 3), the present ones first
-        self._states: torch.Tensor = torch.zeros(0)  # float32 (N, L, D)
         self._imagined: tuple[np.ndarray, Imagined] | None = None
         self._done = np.zeros(num_envs, bool)
         source = self.world_model.dynamics if self.world_model.reward_source == "dynamics" else self.world_model.value
-        self._facts = Facts(num_envs, type(source).__name__)
+        self._episodes = EpisodeInfos(num_envs, type(source).__name__)
 
     # ------------------------------------------------------------------ Gymnasium
 
@@ -221,7 +196,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         seeds, mask = seeds_of(seed, self.num_envs), mask_of(options.get("reset_mask"), self.num_envs)
         self._start(np.flatnonzero(mask), options, seeds)
         self._imagined = None
-        return self._observe(), self._facts.infos(mask)
+        return self._observe(), self._episodes.infos(mask)
 
     def step(self, actions: Any) -> tuple[dict[str, Any], Any, Any, Any, dict[str, Any]]:
         """Imagine a chunk in every environment.
@@ -234,8 +209,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             RiseError: Before the first reset; in autoreset mode "disabled", if an episode has ended and was not reset;
                 or if the world model gives values that are not finite.
         """
-        if self._session is None:
-            raise RiseError("call reset() before step()")
+        self._batch.check_started()
         if self.autoreset_mode == AutoresetMode.DISABLED and self._done.any():
             raise RiseError(
                 f"the episodes of environments {np.flatnonzero(self._done).tolist()} have ended: reset them first with "
@@ -257,14 +231,14 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             final = {
                 "final_obs": rows_of(self._observe(), over),
                 "_final_obs": over.copy(),
-                "final_info": self._facts.infos(over, over),
+                "final_info": self._episodes.infos(over, over),
                 "_final_info": over.copy(),
             }
             self._start(np.flatnonzero(over), {}, None)
         else:
             self._done = over
         stepped = running & ~over if final else running
-        infos = self._facts.infos(np.ones(self.num_envs, bool), stepped) | final
+        infos = self._episodes.infos(np.ones(self.num_envs, bool), stepped) | final
         if self.output == "torch":
             over_tensors = torch.as_tensor(np.stack([terminated, truncated]), device=self._device)
             return self._observe(), rewards, over_tensors[0].clone(), over_tensors[1].clone(), infos
@@ -274,16 +248,15 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         """One uint8 (H, W, 3) picture per environment: the views, with value and advantage below."""
         if self.render_mode is None:
             return None
-        self._require_session()
-        frames, facts = self._frames[:, 0].cpu().numpy(), self._facts
-        texts = [facts.texts(i, self.max_chunks) for i in range(self.num_envs)]
-        return tuple(picture(frames[i], texts[i], float(facts.progress[i])) for i in range(self.num_envs))
+        self._batch.check_started()
+        frames, episodes = self._batch.frames[:, 0].cpu().numpy(), self._episodes
+        texts = [episodes.texts(i, self.max_chunks) for i in range(self.num_envs)]
+        return tuple(picture(frames[i], texts[i], float(episodes.progress[i])) for i in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the imaginations."""
-        if self._session is not None:
-            self.world_model.close(self._session)
-        self._session = self._imagined = None
+        self._batch.close()
+        self._imagined = None
 
     # ------------------------------------------------------------------ beyond Gymnasium
 
@@ -307,10 +280,10 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         return tuple(films)
 
     def evaluate_candidates(self, actions: Any) -> CandidateScores:
-        """Imagine and judge several chunks from every environment's present state, and go on from none of them.
+        """Advantages of several chunks from every environment's present state; the environments stay where they are.
 
-        No picture is made of what is imagined, where the judge needs none. All chunks of an environment are imagined
-        from the same noise, that of its next step: they differ by what they do alone.
+        No picture is decoded where the reward source needs none. All chunks of an environment are imagined from the
+        same noise, that of its next step, so that only the actions differ.
 
         Args:
             actions: (num_envs, G, chunk, D) absolute joint targets, rad and m; an array or a tensor.
@@ -319,22 +292,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             ActionError: If the actions have the wrong shape or are not finite.
             RiseError: Before the first reset, or if the world model gives values that are not finite.
         """
-        self._require_session()
-        session, everyone = self._session, np.ones(self.num_envs, bool)
-        assert session is not None
-        if len(actions) != self.num_envs or len(actions.shape) != 4 or not actions.shape[1]:
-            expected = (self.num_envs, "G", self.task.chunk, self.task.layout.dim)
-            raise ActionError(f"chunks to foresee have shape {tuple(actions.shape)}, expected {expected}")
-        found = []
-        for member in range(actions.shape[1]):
-            chunks, _ = checked_actions(actions[:, member], everyone, self.task.chunk, self.task.layout, self._device)
-            twins = [torch.Generator().set_state(generator.get_state()) for generator in self._noise]
-            imagined = self.world_model.imagine(session, chunks, twins)
-            advantage = chunk_advantage(imagined.values, session.value, self.advantage_mode)
-            found.append(torch.stack([advantage, imagined.uncertainty]).float())
-        table = torch.stack(found, dim=-1).cpu().numpy()  # 2, N, G
-        require_finite(table.sum((0, 2)), np.arange(self.num_envs))
-        return CandidateScores(table[0], table[1])
+        return evaluate_candidates(self._batch, actions, self.advantage_mode)
 
     def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
         """What was done in the recorded states that the environments are in.
@@ -343,12 +301,12 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             Chunks float32 (num_envs, chunk, D), and a mask bool (num_envs,) that is False, with NaN in the chunk, where
             the present state is an imagined one or nothing was recorded.
         """
-        self._require_session()
-        mask = self._facts.imagined_chunks == 0
+        self._batch.check_started()
+        mask = self._episodes.imagined_chunks == 0
         chunks = np.full((self.num_envs, self.task.chunk, self.task.layout.dim), np.nan, np.float32)
         if self.starts.actions is None:
             return chunks, np.zeros_like(mask)
-        chunks[mask] = self.starts.actions[self._start_rows[mask]]
+        chunks[mask] = self.starts.actions[self._batch.start_rows[mask]]
         return chunks, mask
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -381,9 +339,9 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
     def _start(self, rows: np.ndarray, options: dict[str, Any], seeds: list[int | None] | None) -> None:
         """Begin episodes in some environments."""
         count = len(rows)
-        if self._session is None and count < self.num_envs:
+        if not self._batch.started and count < self.num_envs:
             raise ConfigError("reset_mask leaves environments out, but the first reset must be of all")
-        generators = [self._generators[i] for i in rows]
+        generators = [self._batch.generators[i] for i in rows]
         if seeds is not None:
             generators = [
                 generator if seeds[i] is None else seeding.np_random(seeds[i])[0]
@@ -401,61 +359,28 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             group_size=options.get("group_size") or self.group_size,
             **filters,
         )
-        batch = self.starts.batch(chosen)
-        frames = torch.from_numpy(batch.frames).to(self._device)
-        states = torch.from_numpy(batch.states).to(self._device)
-        session = self.world_model.open(History(frames, states, batch.prompts))
-        values = session.value.cpu().numpy()
-        require_finite(values, rows)
-        for i, generator in zip(rows, generators, strict=True):
-            self._generators[i] = generator
-            self._noise[i].manual_seed(int(generator.integers(2**63 - 1)))
-        if self._session is None or count == self.num_envs:
-            self._session = session
-            self._frames, self._states = frames[:, self._places], states[:, self._places]
-            self._start_rows = chosen
-        else:
-            index = torch.from_numpy(rows).to(self._device)
-            self._session = self.world_model.merge(self._session, rows.tolist(), session)
-            self._frames = self._frames.index_copy(0, index, frames[:, self._places])
-            self._states = self._states.index_copy(0, index, states[:, self._places])
-            self._start_rows = self._start_rows.copy()
-            self._start_rows[rows] = chosen
-        self._facts.begin(rows, batch, values)
+        batch, values = self._batch.start(rows, chosen, generators)
+        self._episodes.begin(rows, batch, values)
         self._done[rows] = False
 
     def _advance(
         self, rows: np.ndarray, chunks: torch.Tensor, clamped: np.ndarray, rewards: torch.Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
         """Imagine one chunk in some environments; fills in their rewards and tells which episodes ended."""
-        assert self._session is not None
-        everyone = len(rows) == self.num_envs
         index = torch.from_numpy(rows).to(self._device)
-        session = self._session if everyone else self.world_model.select(self._session, rows.tolist())
-        chunks = chunks if everyone else chunks[index]
-        imagined = self.world_model.imagine(session, chunks, [self._noise[i] for i in rows])
+        chunks = chunks if len(rows) == self.num_envs else chunks[index]
+        session, imagined = self._batch.imagine(rows, chunks)
         advantage = chunk_advantage(imagined.values, session.value, self.advantage_mode)
         reward = penalized(advantage, imagined.uncertainty, self.uncertainty_penalty)
         table = torch.stack([imagined.values[:, -1], advantage, imagined.uncertainty, reward]).float()
         value, plain_advantage, uncertainty, _ = numbers = table.cpu().numpy()
         require_finite(numbers.sum(0), rows)
-
-        frames = imagined.frames(self._places)
-        if imagined.states is None:
-            states = chunks[:, [-1 - lag for lag in self.lags]]
-        else:
-            states = imagined.states[:, self._places]
         rewards[index] = table[3]
-        if everyone:
-            self._session, self._frames, self._states = imagined.session, frames, states
-        else:
-            self._session = self.world_model.merge(self._session, rows.tolist(), imagined.session)
-            self._frames = self._frames.index_copy(0, index, frames)
-            self._states = self._states.index_copy(0, index, states)
+        self._batch.advance(rows, chunks, imagined)
         self._imagined = (rows, imagined) if self.render_mode else None
 
-        self._facts.advance(rows, value, plain_advantage, uncertainty, clamped[rows], self.success_threshold)
-        success, spent = self._facts.is_success[rows], self._facts.imagined_chunks[rows] >= self.max_chunks
+        self._episodes.advance(rows, value, plain_advantage, uncertainty, clamped[rows], self.success_threshold)
+        success, spent = self._episodes.is_success[rows], self._episodes.imagined_chunks[rows] >= self.max_chunks
         if self.uncertainty_limit is not None:
             spent |= uncertainty > self.uncertainty_limit
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
@@ -463,8 +388,5 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         return terminated, truncated
 
     def _observe(self) -> dict[str, Any]:
-        return observation_of(self._frames, self._states, list(self.task.cameras), self.lags, self.output == "torch")
-
-    def _require_session(self) -> None:
-        if self._session is None:
-            raise RiseError("call reset() first")
+        frames, states, cameras = self._batch.frames, self._batch.states, list(self.task.cameras)
+        return observation_of(frames, states, cameras, self.lags, self.output == "torch")

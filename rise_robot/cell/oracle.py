@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 from tqdm import trange
 
-from rise_env.envs.vector import CandidateScores
+from rise_env.envs.candidates import CandidateScores
 from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
 from rise_env.tasks import TaskSpec
 from rise_robot.cell.cell import CellState, WorkCell

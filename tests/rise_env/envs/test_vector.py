@@ -190,7 +190,7 @@ def test_actions() -> None:
     with pytest.raises(RiseError, match="reset"):
         envs.step(middle(2))
     envs.reset(seed=0)
-    before = copy.deepcopy(envs.render_mode), [generator.get_state() for generator in envs._noise]
+    before = copy.deepcopy(envs.render_mode), [generator.get_state() for generator in envs._batch.noise]
     for wrong in (MIDDLE, middle(3), middle(2)[:, :4], np.zeros((2, 8, 3), str)):
         with pytest.raises(ActionError):
             envs.step(wrong)
@@ -199,7 +199,7 @@ def test_actions() -> None:
         wrong[1, 3, 2] = value
         with pytest.raises(ActionError, match=r"environments \[1\] are not finite"):
             envs.step(wrong)
-    assert all(torch.equal(a, b.get_state()) for a, b in zip(before[1], envs._noise, strict=True))
+    assert all(torch.equal(a, b.get_state()) for a, b in zip(before[1], envs._batch.noise, strict=True))
     beyond = middle(2).astype(np.float64)
     beyond[1, -1] = [5, -5, 0.1]
     given = beyond.copy()
@@ -460,7 +460,7 @@ def test_lagged_observations_come_from_the_history_and_then_from_imagination(pre
     envs = counting_envs(3, world_model=world_model, observation_lags=[2, 6], autoreset_mode="disabled")
     observations, _ = envs.reset(seed=0)
     assert envs.observation_space.contains(observations)
-    history = envs.starts.batch(envs._start_rows)
+    history = envs.starts.batch(envs._batch.start_rows)
     for key, place in (("", 3), ("_lag2", 2), ("_lag6", 0)):
         np.testing.assert_array_equal(observations[f"image_wrist{key}"], history.frames[:, place, 1])
         np.testing.assert_array_equal(observations[f"state{key}"], history.states[:, place])
@@ -498,11 +498,11 @@ def test_foreseeing_is_stepping_without_going_on() -> None:
         if seed:  # from an imagined state as well
             envs.step(middle(3))
             twin.step(middle(3))
-        before = envs.render_mode, envs._frames.clone(), [g.get_state() for g in envs._noise]
+        before = envs.render_mode, envs._batch.frames.clone(), [g.get_state() for g in envs._batch.noise]
         found = envs.evaluate_candidates(chunks)
         assert found.advantage.shape == found.uncertainty.shape == (3, 2)
-        assert torch.equal(before[1], envs._frames)
-        assert all(torch.equal(a, b.get_state()) for a, b in zip(before[2], envs._noise, strict=True))
+        assert torch.equal(before[1], envs._batch.frames)
+        assert all(torch.equal(a, b.get_state()) for a, b in zip(before[2], envs._batch.noise, strict=True))
         for member in (1, 0):
             alone = counting_envs(3, world_model=world_model, autoreset_mode="disabled", max_chunks=3)
             alone.reset(seed=seed)

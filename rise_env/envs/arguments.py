@@ -1,4 +1,4 @@
-"""Checks of what comes in: seeds, masks, options and actions."""
+"""Checks of arguments: seeds, masks, options and actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts: what an imagination environment knows of each of its episodes, and says in its infos."""
+"""EpisodeInfos: what an imagination environment reports of each of its episodes in its infos."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from rise_env.envs.infos import masked, objects
 from rise_env.envs.starts import StartBatch
 
-__all__ = ["Facts"]
+__all__ = ["EpisodeInfos"]
 
 #: Infos that only a step has.
 _STEP_KEYS = ("advantage", "uncertainty", "clamped")
 
 
-class Facts:
+class EpisodeInfos:
     """One row per environment.
 
     Attributes:
@@ -29,12 +29,12 @@ class Facts:
         episode_index: int64 (N,), of the recorded state.
         frame_index: int64 (N,), of the recorded state.
         state_source: "dataset" or "imagined" (N,).
-        reward_backend: Class of what judges imagined frames (N,).
+        reward_backend: Class of the model that gives the rewards (N,).
         task: Instruction (N,).
 
     Args:
         count: Number of environments N.
-        backend: Class of what judges imagined frames.
+        backend: Class of the model that gives the rewards.
     """
 
     def __init__(self, count: int, backend: str) -> None:
@@ -47,7 +47,7 @@ class Facts:
         self.reward_backend = objects(backend, count)
 
     def begin(self, rows: np.ndarray, batch: StartBatch, values: np.ndarray) -> None:
-        """Note that episodes begin at recorded states of the given values."""
+        """Record that episodes begin at recorded states of the given values."""
         self.value[rows], self.progress[rows] = values, values.clip(0, 1)
         self.is_success[rows], self.imagined_chunks[rows] = False, 0
         self.episode_index[rows], self.frame_index[rows] = batch.episode_index, batch.frame_index
@@ -64,7 +64,7 @@ class Facts:
         clamped: np.ndarray,
         success_threshold: float,
     ) -> None:
-        """Note that a chunk was imagined."""
+        """Record that a chunk was imagined."""
         self.value[rows], self.progress[rows] = value, value.clip(0, 1)
         self.advantage[rows], self.uncertainty[rows], self.clamped[rows] = advantage, uncertainty, clamped
         self.is_success[rows] = self.progress[rows] >= success_threshold
@@ -72,14 +72,14 @@ class Facts:
         self.state_source[rows] = "imagined"
 
     def infos(self, mask: np.ndarray, stepped: np.ndarray | None = None) -> dict[str, Any]:
-        """Vector infos of the environments in `mask`; those in `stepped` also say what only a step knows."""
+        """Vector infos of the environments in `mask`; those in `stepped` also have the entries of a step."""
         infos = masked({key: value for key, value in vars(self).items() if key not in _STEP_KEYS}, mask)
         if stepped is not None and stepped.any():
             infos |= masked({key: getattr(self, key) for key in _STEP_KEYS}, stepped)
         return infos
 
     def texts(self, i: int, max_chunks: int) -> list[str]:
-        """What a picture of environment i says below it."""
+        """Lines of text below a picture of environment i."""
         texts = [f"value {self.value[i]:.3f}"]
         imagined = self.imagined_chunks[i] > 0
         texts.append(f"advantage {self.advantage[i]:+.3f}" if imagined else "advantage -")

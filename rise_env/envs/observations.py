@@ -1,4 +1,4 @@
-"""What goes out: fresh arrays, or fresh tensors that stay on the device."""
+"""Observations as fresh arrays, or as fresh tensors that stay on the device."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows_of(observation: dict[str, Any], mask: np.ndarray) -> np.ndarray:
 
 
 def require_finite(numbers: np.ndarray, rows: np.ndarray) -> None:
-    """Raise unless what the world model said of the environments `rows` is finite.
+    """Raise unless the world model's numbers for the environments `rows` are finite.
 
     Raises:
         RiseError: Naming the environments for which it is not.

@@ -1,0 +1,76 @@
+"""Start states drawn from the episodes of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_env.data import Dataset, Windows, open_dataset, split_episodes
+from rise_env.envs.starts import StartStates, check_splits
+from rise_env.errors import ConfigError
+from rise_env.tasks import TaskSpec
+
+__all__ = ["starts_from_dataset"]
+
+
+def starts_from_dataset(
+    dataset: Dataset | str | Path | Sequence[str | Path],
+    spec: TaskSpec | None = None,
+    count: int | None = 256,
+    seed: int = 0,
+    *,
+    splits: Mapping[str, Any] | None = None,
+) -> StartStates:
+    """Draw start states from recorded episodes, any moment that a whole chunk follows.
+
+    Args:
+        dataset: Opened dataset, its directory or Hub id, or several of these, which are joined.
+        spec: Task; the dataset's own by default.
+        count: Number of states, shared among the splits by their number of moments, at least one each; None takes
+            every moment.
+        seed: Seed of the draw.
+        splits: Episode indices by "train" and "heldout"; by default those of `split_episodes(dataset)`, which
+            training uses too. A dataset of one episode is all "train".
+
+    Raises:
+        ConfigError: If no episode is left or the splits are unknown.
+        DatasetError: If the dataset does not fit the task, or has no episode long enough.
+    """
+    data = open_dataset(dataset, spec) if isinstance(dataset, str | Path | Sequence) else dataset
+    spec = spec or data.spec
+    outcome = np.array([-1 if one.success is None else int(one.success) for one in data.episodes], np.int8)
+    if splits is None:
+        splits = {"train": [0]} if data.num_episodes == 1 else split_episodes(data)
+    check_splits(splits)
+    windows = {name: Windows(data, spec, episodes=list(chosen)) for name, chosen in splits.items() if len(chosen)}
+    if not windows:
+        raise ConfigError(f"{data.name} has no episodes to start from")
+    generator, parts = np.random.default_rng(seed), []
+    total = sum(len(one) for one in windows.values())
+    for name, one in windows.items():
+        share = len(one) if count is None else min(len(one), max(1, round(count * len(one) / total)))
+        chosen = np.sort(generator.choice(len(one), share, replace=False))
+        parts += [(name, one.batch(rows)) for rows in np.array_split(chosen, -(-share // 256))]
+    frames = [
+        data.frames(batch.history_index.reshape(-1)).reshape(
+            len(batch), spec.history, len(spec.cameras), *spec.image_size, 3
+        )
+        for _, batch in parts
+    ]
+    batches = [batch for _, batch in parts]
+    episodes = np.concatenate([batch.episode for batch in batches])
+    return StartStates.build(
+        spec,
+        np.concatenate(frames),
+        np.concatenate([batch.states for batch in batches]),
+        episode_index=episodes,
+        frame_index=np.concatenate([batch.frame for batch in batches]),
+        prompts=[prompt for batch in batches for prompt in batch.prompts],
+        split=np.repeat([name for name, _ in parts], [len(batch) for batch in batches]),
+        success=outcome[episodes],
+        actions=np.concatenate([batch.actions for batch in batches]),
+        source=data.name,
+    )
