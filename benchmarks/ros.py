@@ -106,7 +106,7 @@ def _server(name: str) -> Iterator[int]:
 
 def _transport(size: tuple[int, int], seconds: float) -> dict[str, Any]:
     """Delays while commands hold the arms."""
-    driver = RosCellDriver(load_task(), ros_config(load_robot("cell").ros))
+    driver = RosCellDriver(load_task(), ros_config(load_robot("cell")))
     driver.connect()
     connected = time.monotonic()
     status: list[dict[str, Any]] = []
@@ -152,7 +152,7 @@ def _summary(counts: dict[str, dict[str, float]], topics: list[str], seconds: fl
 
 def _closed_loop(policy: _Policy, lags: Sequence[int], chunks: int) -> dict[str, Any]:
     robot = load_robot("cell")
-    driver = RosCellDriver(load_task(), ros_config(robot.ros))
+    driver = RosCellDriver(load_task(), ros_config(robot))
     env = RobotEnv(driver, robot, observation_lags=list(lags))
     inference, latency, stops, seed = [], [], [], 0
     try:

@@ -28,6 +28,8 @@ __all__ = [
     "decode",
     "load_config",
     "load_yaml",
+    "merge",
+    "parse_override",
     "rename_keys",
     "with_overrides",
 ]
@@ -156,14 +158,15 @@ def _load_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
             raise ConfigError(f"{path}: section {section!r} must be a mapping, got {type(value).__name__}")
     if parent is None:
         return content
-    return _merge(_load_extended(path.parent / f"{parent}.yaml", (*seen, path)), content)
+    return merge(_load_extended(path.parent / f"{parent}.yaml", (*seen, path)), content)
 
 
-def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `change`, mappings within mappings key by key; neither is changed."""
     merged = dict(base)
     for key, value in change.items():
         both_mappings = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both_mappings else value
+        merged[key] = merge(merged[key], value) if both_mappings else value
     return merged
 
 
@@ -175,20 +178,33 @@ def with_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> dict[
     """
     result = dict(config)
     for override in overrides:
-        path, equals, text = override.partition("=")
-        keys = path.strip().split(".")
-        if not equals or len(keys) < 2 or not all(keys):
+        change = parse_override(override)
+        section, dot, _ = override.partition("=")[0].strip().partition(".")
+        if not dot:
             raise ConfigError(f"override {override!r} is not of the form section.key=value")
-        if keys[0] not in SECTIONS:
-            raise ConfigError(f"override {override!r}: unknown section {keys[0]!r}.{_nearest(keys[0], SECTIONS)}")
-        try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
-        for key in reversed(keys):
-            value = {key: value}
-        result = _merge(result, value)
+        if section not in SECTIONS:
+            raise ConfigError(f"override {override!r}: unknown section {section!r}.{_nearest(section, SECTIONS)}")
+        result = merge(result, change)
     return result
+
+
+def parse_override(override: str) -> dict[str, Any]:
+    """A dotted assignment such as "task.fps=15" as mappings within mappings; values are YAML.
+
+    Raises:
+        ConfigError: If it is not of this form.
+    """
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"override {override!r} is not of the form key.key=value")
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
 
 
 def decode[T](cls: type[T], values: Mapping[str, Any], where: str) -> T:

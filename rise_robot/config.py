@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
-from rise_env.config import config_files, decode, load_yaml
-from rise_env.errors import ConfigError
+from rise_env.config import config_files, decode, load_yaml, merge, parse_override
+from rise_env.errors import ConfigError, requirement
+from rise_env.registry import DRIVERS
 from rise_env.tasks import JointLayout
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "SafetyConfig",
     "SmoothConfig",
     "StartConfig",
+    "default_robot",
     "load_robot",
 ]
 
@@ -32,9 +33,7 @@ __all__ = [
 STRATEGIES = ("sync", "smooth", "ensemble", "rtc")
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(f"robot configuration: {message}")
+_require = requirement("robot configuration")
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class RealTimeConfig:
     """Real-time chunking.
 
     Attributes:
-        execute_horizon: Steps over which the policy ties a new chunk to the old one.
+        execute_horizon: Leading steps of a new chunk that are constrained by the old one.
         delay_steps: Control steps an inference is expected to take before one was measured.
     """
 
@@ -216,7 +215,8 @@ class RobotConfig:
         safety: Bounds.
         squeeze: How much further closed a gripper is sent than its target says, m, by joint name.
         execution: Chunk execution.
-        ros: Topics and rates; decoded by the ROS driver.
+        drivers: What a driver needs to know of this robot, by the driver's name; decoded by the driver. In the YAML file
+            these are sections of their own: `ros: {...}`.
     """
 
     name: str
@@ -225,7 +225,7 @@ class RobotConfig:
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     squeeze: dict[str, float] = field(default_factory=dict)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
-    ros: dict[str, Any] = field(default_factory=dict)
+    drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def check(self, layout: JointLayout) -> None:
         """Compare with the joints of a task.
@@ -253,12 +253,12 @@ class RobotConfig:
             )
 
 
-def load_robot(name: str | Path = "piper", overrides: Iterable[str] = ()) -> RobotConfig:
+def load_robot(name: str | Path, overrides: Iterable[str] = ()) -> RobotConfig:
     """Load a robot.
 
     Args:
-        name: Name of a shipped file `configs/robots/<name>.yaml`, or the path of a YAML file. `extends: <name>` at its
-            top starts from a file beside it, or a shipped one.
+        name: Name of a file `configs/robots/<name>.yaml`, ours or a plug-in's, or the path of a YAML file.
+            `extends: <name>` at its top starts from a file beside it, or from one of those.
         overrides: Dotted assignments, e.g. `["safety.speed.rad=0.3"]`; values are YAML.
 
     Raises:
@@ -271,18 +271,34 @@ def load_robot(name: str | Path = "piper", overrides: Iterable[str] = ()) -> Rob
     path = _find(str(name), None)
     values = _load(path, ())
     for override in overrides:
-        key, equals, text = override.partition("=")
-        keys = key.strip().split(".")
-        if not equals or not all(keys):
-            raise ConfigError(f"robot override {override!r} is not of the form key.key=value")
-        try:
-            change: Any = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"robot override {override!r}: the value is not valid YAML: {error}") from error
-        for part in reversed(keys):
-            change = {part: change}
-        values = _merge(values, change)
-    return decode(RobotConfig, values, f"robot {path.name}")
+        values = merge(values, parse_override(override))
+    values.pop("driver", None)  # for `default_robot`
+    drivers = {key: values.pop(key) for key in list(values) if key in DRIVERS}
+    return decode(RobotConfig, {**values, "drivers": drivers}, f"robot {path.name}")
+
+
+def default_robot(driver: str) -> str:
+    """The robot that is meant where only a driver is named: the one whose file says `driver: <name>`.
+
+    Raises:
+        ConfigError: If there is no such driver, or not exactly one such robot.
+    """
+    wanted, known = DRIVERS.find(driver).name, config_files("robots")
+    found = [name for name, path in known.items() if _driver_of(path) == wanted]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(found or known)
+    raise ConfigError(
+        f"driver {driver!r} {'is that of several robots' if found else 'has no robot of its own'}: choose one "
+        f"(--robot): {names}; or give the path of a YAML file"
+    )
+
+
+def _driver_of(path: Path) -> str | None:
+    try:
+        return load_yaml(path).get("driver")
+    except ConfigError:  # reported where this robot is asked for
+        return None
 
 
 def _find(name: str, beside: Path | None) -> Path:
@@ -303,12 +319,4 @@ def _load(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"robot {path} extends itself: {' -> '.join(p.name for p in (*seen, path))}")
     values = load_yaml(path)
     parent = values.pop("extends", None)
-    return values if parent is None else _merge(_load(_find(str(parent), path.parent), (*seen, path)), values)
-
-
-def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+    return values if parent is None else merge(_load(_find(str(parent), path.parent), (*seen, path)), values)

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"unknown argument {wrong[0]!r}; see: rise ros-cell --help")
     if min(args.image_size) < 8 or not 1 <= args.supersample <= 8:
         raise ConfigError("--image-size must be at least 8 8, --supersample 1 to 8")
-    config = ros_config(load_robot(args.robot).ros)
+    config = ros_config(load_robot(args.robot))
     rates = {"camera_rate": args.camera_rate, "joint_rate": args.joint_rate}
     config = dataclasses.replace(config, **{key: value for key, value in rates.items() if value is not None})
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

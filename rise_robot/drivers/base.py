@@ -14,8 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from rise_env.tasks import TaskSpec
+from rise_robot.cell.scripted import ScriptedPolicy
 
-__all__ = ["Driver", "JointSample", "Observation", "SceneDriver"]
+__all__ = ["Driver", "JointSample", "Observation", "SceneDriver", "ScriptedDriver"]
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,20 @@ class Driver(Protocol):
     Attributes:
         task: Cameras, image size, joint layout and control rate.
         name: Short name for messages and infos.
+        real_time: Whether time goes on while nobody calls `tick`: True for every real robot. False for a simulation that
+            moves only in `tick`; several of those may run in one process.
     """
 
     task: TaskSpec
     name: str
+    real_time: bool
 
     def connect(self) -> None:
         """Start input and output and wait for the first complete observation. Nothing moves.
 
         Raises:
             RobotError: If something is missing or unsafe: no master, no camera, another node commands the arm. The
-                message says what and how to mend it.
+                message says what, and what to do about it.
         """
 
     def now(self) -> float:
@@ -123,10 +127,30 @@ class Driver(Protocol):
 
 @runtime_checkable
 class SceneDriver(Driver, Protocol):
-    """A driver that can also set the scene and tell the truth about it: the simulated cell, directly or over ROS."""
+    """A driver that can also set the scene and knows the ground truth: a simulation, in this process or over a network."""
 
     def reset_scene(self, seed: int) -> None:
         """Start the episode of a seed: objects and arms as `RISE-<Task>-Cell-v0` has them after `reset(seed=seed)`."""
 
     def outcome(self) -> dict[str, Any]:
         """Ground truth: `progress`, `score`, `is_success`, `failure_mode`, `finished` (nothing can change it)."""
+
+
+@runtime_checkable
+class ScriptedDriver(Driver, Protocol):
+    """A driver with policies that see the ground truth.
+
+    Attributes:
+        scripted_policies: Names that `scripted` takes, e.g. "expert".
+    """
+
+    @property
+    def scripted_policies(self) -> tuple[str, ...]:
+        """See above."""
+
+    def scripted(self, name: str, seed: int = 0) -> ScriptedPolicy:
+        """Make a scripted policy.
+
+        Raises:
+            ConfigError: If there is none of this name.
+        """

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from rise_env.errors import RiseError, RobotError
-from rise_robot.execution.base import ChunkExecutor
+from rise_robot.execution.base import ChunkExecutor, RtcConstraints
 from rise_robot.execution.log import ExecutionLog, MergeRecord
 from rise_robot.safety import Stop, StopReason
 
 __all__ = ["ChunkRunner", "DelayedInference", "Failed", "Infer", "Inference", "Inferred", "ThreadedInference"]
 
-#: An observation without batch axis, and what the executor tells besides; gives a chunk (chunk, D) in rad and m.
-type Infer = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], np.ndarray]
+#: An observation without batch axis, and what the chunk must agree with; gives a chunk (chunk, D) in rad and m.
+type Infer = Callable[[Mapping[str, np.ndarray], RtcConstraints | None], np.ndarray]
 type Observe = Callable[[], Mapping[str, np.ndarray]]
 
 
@@ -56,7 +56,7 @@ class Inference(Protocol):
     def busy(self) -> bool:
         """See above."""
 
-    def request(self, observation: Mapping[str, np.ndarray], step: int, told: Mapping[str, Any]) -> None:
+    def request(self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None) -> None:
         """Begin; only while not busy."""
 
     def poll(self, step: int) -> Inferred | Failed | None:
@@ -77,11 +77,11 @@ class Inference(Protocol):
 
 
 def _infer(
-    infer: Infer, observation: Mapping[str, np.ndarray], step: int, told: Mapping[str, Any]
+    infer: Infer, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
 ) -> Inferred | Failed:
     begun = time.perf_counter()
     try:
-        chunk = infer(observation, told)
+        chunk = infer(observation, constraints)
     except RiseError as error:
         return Failed(str(error))
     except Exception as error:  # noqa: BLE001  (whatever a policy does wrong, the arm has to be told to hold)
@@ -110,11 +110,11 @@ class ThreadedInference:
         """Whether a chunk is being computed, or waits to be polled."""
         return self._busy
 
-    def request(self, observation: Mapping[str, np.ndarray], step: int, told: Mapping[str, Any]) -> None:
+    def request(self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None) -> None:
         """Begin in the thread."""
         assert not self._busy
         self._busy = True
-        self._requests.put((observation, step, told))
+        self._requests.put((observation, step, constraints))
 
     def poll(self, step: int) -> Inferred | Failed | None:
         """A finished chunk."""
@@ -167,10 +167,10 @@ class DelayedInference:
         """Whether a chunk is on its way."""
         return self._due is not None
 
-    def request(self, observation: Mapping[str, np.ndarray], step: int, told: Mapping[str, Any]) -> None:
+    def request(self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None) -> None:
         """Compute at once, deliver later."""
         assert self._due is None
-        self._due = step + self._delay, _infer(self._infer, observation, step, told)
+        self._due = step + self._delay, _infer(self._infer, observation, step, constraints)
 
     def poll(self, step: int) -> Inferred | Failed | None:
         """The chunk, when its time has come."""

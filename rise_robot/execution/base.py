@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-__all__ = ["ChunkExecutor", "Merge"]
+__all__ = ["ChunkExecutor", "Merge", "RtcConstraints"]
+
+
+@dataclass(frozen=True)
+class RtcConstraints:
+    """What a new chunk must agree with, for real-time chunking.
+
+    Attributes:
+        previous: float64 (R, D), R >= 1: what is left of the old chunk from the observation on, rad and m.
+        delay: Leading rows of it that will have been played when the new chunk arrives.
+        horizon: Leading rows over which the new chunk is constrained.
+    """
+
+    previous: np.ndarray
+    delay: int
+    horizon: int
 
 
 @dataclass(frozen=True)
@@ -54,10 +68,10 @@ class ChunkExecutor(ABC):
         """Whether a new chunk should be asked for at `step`, if nobody is computing one."""
         return self._asked is None or step - self._asked >= self._period or self.planned == 0
 
-    def request(self, step: int) -> dict[str, Any]:
-        """A chunk is asked for at `step`; returns what the policy must be told besides the observation."""
+    def request(self, step: int) -> RtcConstraints | None:
+        """A chunk is asked for at `step`; returns what it must agree with, None for nothing."""
         self._asked = step
-        return {}
+        return None
 
     @property
     @abstractmethod

@@ -1,19 +1,15 @@
-"""Real-time chunking (arXiv 2506.07339): the policy itself ties a new chunk to what is being played."""
+"""Real-time chunking (arXiv 2506.07339): the policy itself makes a new chunk agree with what is being played."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 import numpy as np
 
-from rise_robot.execution.base import ChunkExecutor, Merge
+from rise_robot.execution.base import ChunkExecutor, Merge, RtcConstraints
 
-__all__ = ["RTC_KEYS", "RealTimeExecutor"]
+__all__ = ["RealTimeExecutor"]
 
-#: What a policy is told besides the observation: float64 (R, D), what is left of the old chunk from the observation on;
-#: the number of its rows that will have been played when the new chunk arrives; the rows over which to tie the two.
-RTC_KEYS = ("prev_action_chunk", "inference_delay", "execute_horizon")
 _REMEMBERED = 10
 
 
@@ -25,7 +21,7 @@ class RealTimeExecutor(ChunkExecutor):
 
     Args:
         period: Least number of control steps from one request to the next.
-        execute_horizon: Rows over which the policy ties the chunks.
+        execute_horizon: Rows of a new chunk that the old one constrains.
         delay_steps: Expected delay before one was measured.
     """
 
@@ -42,13 +38,13 @@ class RealTimeExecutor(ChunkExecutor):
         super().reset()
         self._queue: list[np.ndarray] = []
 
-    def request(self, step: int) -> dict[str, Any]:
-        """What is left of the chunk; nothing where none is."""
+    def request(self, step: int) -> RtcConstraints | None:
+        """What is left of the chunk; None where nothing is."""
         super().request(step)
         if not self._queue:
-            return {}
+            return None
         delay = max(self._delays, default=self._first_delay)
-        return dict(zip(RTC_KEYS, (np.stack(self._queue), min(delay, len(self._queue)), self._horizon), strict=True))
+        return RtcConstraints(np.stack(self._queue), min(delay, len(self._queue)), self._horizon)
 
     @property
     def planned(self) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rise_env.config import decode
 from rise_env.errors import ConfigError, LayoutError
 from rise_env.tasks import JointLayout, TaskSpec
+from rise_robot.config import RobotConfig
 
 __all__ = ["ArmConfig", "CameraConfig", "RosConfig", "ros_config"]
 
@@ -136,12 +135,15 @@ class RosConfig:
             )
 
 
-def ros_config(section: Mapping[str, Any]) -> RosConfig:
+def ros_config(robot: RobotConfig) -> RosConfig:
     """Decode the section `ros` of a robot.
 
     Raises:
-        ConfigError: If it is empty, or something in it is wrong.
+        ConfigError: If there is none, or something in it is wrong.
     """
+    section = robot.drivers.get("ros")
     if not section:
-        raise ConfigError("this robot has no section 'ros' (topics of arms and cameras): choose one that has (--robot)")
-    return decode(RosConfig, section, "section 'ros' of the robot")
+        raise ConfigError(
+            f"robot {robot.name!r} has no section 'ros' (topics of arms and cameras): choose one that has (--robot)"
+        )
+    return decode(RosConfig, section, f"section 'ros' of robot {robot.name!r}")

@@ -42,6 +42,7 @@ class RosDriver:
     """
 
     name = "ros"
+    real_time = True
 
     def __init__(self, task: TaskSpec, config: RosConfig) -> None:
         config.check(task)
@@ -351,7 +352,7 @@ class RosDriver:
 
 def make_driver(task: str, preset: str, overrides: Sequence[str], robot: RobotConfig) -> RosDriver:
     """The robot of a YAML file over ROS (see `rise_robot.drivers`); one with a scene where `ros.scene` names it."""
-    config = ros_config(robot.ros)
+    config = ros_config(robot)
     if config.scene is None:
         return RosDriver(load_task(task, preset, overrides), config)
     from rise_robot.cell.config import load_cell

@@ -32,8 +32,8 @@ def test_the_cell_as_a_robot_is_the_cell() -> None:
     left = np.array(cell.start_joints)
     np.testing.assert_allclose(robot.start.pose, [*left, *(left * [-1, 1, 1, -1, 1, -1, 1])])
     assert (robot.safety.speed.rad, robot.safety.speed.m) == (MAX_JOINT_SPEED, MAX_GRIPPER_SPEED)
-    topics = load_robot("piper").ros
-    assert {key: robot.ros[key] for key in topics} == topics
+    topics = load_robot("piper").drivers["ros"]
+    assert {key: robot.drivers["ros"][key] for key in topics} == topics
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("extends: piper\nname: mine\nsafety: {speed: {rad: 0.3, m: 0.05}}\n")
     robot = load_robot(mine)
-    assert (robot.name, robot.safety.speed, robot.safety.gap) == ("mine", PerUnit(0.3, 0.05), load_robot().safety.gap)
+    assert (robot.name, robot.safety.speed, robot.safety.gap) == ("mine", PerUnit(0.3, 0.05), load_robot("piper").safety.gap)
     (tmp_path / "other.yaml").write_text("extends: mine\nname: other\n")
     assert load_robot(str(tmp_path / "other.yaml")).safety.speed.rad == 0.3
     mine.write_text("extends: other\n")

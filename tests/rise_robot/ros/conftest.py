@@ -73,7 +73,7 @@ def cell(master: RosMaster, cell_robot: Path) -> Iterator[ChildProcess]:
 @pytest.fixture
 def cell_driver(cell: ChildProcess, cell_robot: Path) -> Iterator[RosCellDriver]:
     """A connected driver of the cell."""
-    config = dataclasses.replace(ros_config(load_robot(cell_robot).ros), connect_timeout=30.0, watch_interval=0.1)
+    config = dataclasses.replace(ros_config(load_robot(cell_robot)), connect_timeout=30.0, watch_interval=0.1)
     driver = RosCellDriver(load_task("brick_sorting", "small"), config, ("expert",))
     driver.connect()
     yield driver

@@ -145,12 +145,12 @@ def test_wrong_commands_are_refused_and_counted(cell_driver: RosCellDriver, wait
 
 def test_a_second_cell_at_the_same_master_is_refused(cell: ChildProcess, master: RosMaster) -> None:
     with pytest.raises(RobotError, match="publishes /puppet/joint_left already"):
-        CellNode("brick_sorting", "tiny", [], ros_config(load_robot("cell").ros))
+        CellNode("brick_sorting", "tiny", [], ros_config(load_robot("cell")))
 
 
 def test_a_robot_without_a_scene_is_no_cell(master: RosMaster) -> None:
     with pytest.raises(ConfigError, match=r"no ros\.scene"):
-        CellNode("brick_sorting", "tiny", [], ros_config(load_robot("piper").ros))
+        CellNode("brick_sorting", "tiny", [], ros_config(load_robot("piper")))
 
 
 def test_the_command_ends_in_order_and_leaves_nothing() -> None:

@@ -292,7 +292,7 @@ def test_importing_the_driver_needs_no_ros() -> None:
 
 
 def test_arms_and_cameras_are_compared_with_the_task() -> None:
-    task, config = load_task("brick_sorting", "tiny"), ros_config(load_robot("piper").ros)
+    task, config = load_task("brick_sorting", "tiny"), ros_config(load_robot("piper"))
     with pytest.raises(LayoutError, match="exactly one arm"):
         RosDriver(task, dataclasses.replace(config, arms={"left": config.arms["left"]}))
     with pytest.raises(ConfigError, match="no topic for camera head"):
