@@ -25,7 +25,7 @@ from rise_robot.ros.children import ChildProcess
 from rise_robot.ros.config import ros_config
 from rise_robot.ros.master import RosMaster
 from rise_robot.ros.scene import RosCellDriver
-from rise_robot.serving.client import RemotePolicy
+from rise_robot.serving.remote import RemotePolicy
 
 __all__ = ["measure"]
 

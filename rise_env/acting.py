@@ -13,7 +13,7 @@ import numpy as np
 from rise_env.errors import ConfigError
 from rise_env.spaces import lag_key
 
-__all__ = ["Actor", "ObservationHistory"]
+__all__ = ["Actor", "ObservationHistory", "RtcActor"]
 
 
 @runtime_checkable
@@ -35,6 +35,29 @@ class Actor(Protocol):
 
     def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
         """Action chunks, (N, chunk, D) float32 in rad and m, for observations with a leading axis N."""
+
+
+@runtime_checkable
+class RtcActor(Actor, Protocol):
+    """An actor that can do real-time chunking (arXiv 2506.07339): its chunks agree with one that is being played.
+
+    Attributes:
+        supports_rtc: Whether it can: a wrapper has the method whatever it wraps.
+    """
+
+    supports_rtc: bool
+
+    def act_rtc(
+        self, observations: Mapping[str, np.ndarray], previous: np.ndarray, delay: int, horizon: int
+    ) -> np.ndarray:
+        """Action chunks, (N, chunk, D) float32 in rad and m, that agree with the chunks being played.
+
+        Args:
+            observations: As of `act`.
+            previous: What is left of those chunks from the observation on, (N, R, D), rad and m, R >= 1.
+            delay: Leading rows of it that will have been played when the new chunks arrive.
+            horizon: Leading rows over which the new chunks are constrained.
+        """
 
 
 class ObservationHistory:

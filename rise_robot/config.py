@@ -215,8 +215,8 @@ class RobotConfig:
         safety: Bounds.
         squeeze: How much further closed a gripper is sent than its target says, m, by joint name.
         execution: Chunk execution.
-        drivers: What a driver needs to know of this robot, by the driver's name; decoded by the driver. In the YAML file
-            these are sections of their own: `ros: {...}`.
+        drivers: What a driver needs to know of this robot, by the driver's name; decoded by the driver. In the YAML
+            file these are sections of their own: `ros: {...}`.
     """
 
     name: str

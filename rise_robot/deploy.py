@@ -1,71 +1,106 @@
-"""Deployment: observation in, chunk out, smooth motion, episode after episode, with people in the loop and a record."""
+"""Deployment put together: robot, policy, execution strategy, teleoperation and recorder."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from rise_env.errors import ConfigError, RobotError
-from rise_env.spaces import image_key
+from rise_env.acting import Actor, RtcActor
+from rise_env.errors import ConfigError
 from rise_robot.config import ExecutionConfig
-from rise_robot.deployed import DeployedPolicy
-from rise_robot.drivers.base import Driver, SceneDriver
+from rise_robot.deployment import DeployedEpisode, Deployment
+from rise_robot.drivers.base import ScriptedDriver
 from rise_robot.env import RobotEnv
-from rise_robot.execution import RTC_KEYS, make_executor
+from rise_robot.execution import RtcConstraints, make_executor
 from rise_robot.execution.asynchronous import ChunkRunner, DelayedInference, Inference, ThreadedInference
 from rise_robot.execution.log import ExecutionLog
 from rise_robot.recording import EpisodeRecorder
-from rise_robot.safety import Stop, StopReason
-from rise_robot.teleoperation import Teleoperator
+from rise_robot.safety import Stop
+from rise_robot.teleoperation import ScriptedTeleoperator
 
-__all__ = ["DeployedEpisode", "Deployment", "make_runner", "runs_in_real_time"]
-
-#: Stops that a reset of a simulated scene mends. After any other, and on a real robot, people must look first.
-_MENDED_BY_RESET = {
-    StopReason.BAD_ACTION,
-    StopReason.OUTSIDE_LIMITS,
-    StopReason.TRACKING_GAP,
-    StopReason.FROZEN_JOINTS,
-    StopReason.POLICY_LATE,
-}
+__all__ = ["DeployResult", "ScriptedActor", "deploy", "make_runner"]
 
 
 @dataclass(frozen=True)
-class DeployedEpisode:
-    """Outcome of one episode.
+class DeployResult:
+    """What came of a deployment.
 
     Attributes:
-        seed: Seed it was reset with.
-        success: Whether the task succeeded: by ground truth, or in the operator's words.
-        score: Sub-goal score, [0, 10]; without ground truth 10 at success.
-        failure_mode: "none", "timeout", "stop_<reason>", "operator_failure" or one of the task's.
-        seconds: Duration, s.
-        chunks: Chunks that arrived.
-        interventions: Control steps during which somebody had taken over.
-        stop: Why the robot was stopped, or None.
+        episodes: The episodes that were begun and ended.
+        stop: What ended the run early, if anything.
+        seconds: Wall-clock time, s.
+        log: Latency, dropped steps and overlap of every chunk.
     """
 
-    seed: int
-    success: bool
-    score: float
-    failure_mode: str
-    seconds: float
-    chunks: int
-    interventions: int
+    episodes: list[DeployedEpisode]
     stop: Stop | None
+    seconds: float
+    log: ExecutionLog
 
 
-def runs_in_real_time(driver: Driver) -> bool:
-    """Whether time goes on while nobody ticks; not so in the cell's simulated time."""
-    return bool(getattr(driver, "real_time", True))
+def deploy(
+    env: RobotEnv,
+    policy: Actor,
+    name: str,
+    episodes: int,
+    seed: int = 0,
+    *,
+    strategy: str | None = None,
+    delay_steps: int = 0,
+    teleop: str | None = None,
+    record: str | Path | None = None,
+    tail_seconds: float | None = None,
+    on_start: Callable[[Deployment], None] | None = None,
+    on_episode: Callable[[DeployedEpisode], None] | None = None,
+) -> DeployResult:
+    """Run episodes `seed ... seed + episodes - 1` of a policy on a robot.
+
+    Args:
+        env: The robot, with the policy's lags as its observation lags; not closed.
+        policy: What acts, on a batch of one.
+        name: Its name, for records.
+        episodes: Their number.
+        seed: Seed of the first.
+        strategy: As of `make_runner`.
+        delay_steps: As of `make_runner`.
+        teleop: Scripted policy of the driver that moves the robot while the operator has taken over; without one the
+            robot holds meanwhile.
+        record: Directory of a LeRobot dataset to record; an existing one goes on.
+        tail_seconds: As of `Deployment`.
+        on_start: Called before the first episode.
+        on_episode: Called at the end of every episode, after it was saved.
+
+    Raises:
+        ConfigError: If an argument is wrong, or policy, robot and strategy do not fit.
+        RobotError: If the first episode cannot begin.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes is {episodes}, expected at least 1")
+    log = ExecutionLog()
+    with contextlib.ExitStack() as stack:
+        runner = make_runner(env, policy, name, env.session.robot.execution, strategy, delay_steps, log)
+        stack.callback(runner.close)
+        teleoperator = None if teleop is None else ScriptedTeleoperator(env.scripted(teleop, seed))
+        recorder = None if record is None else stack.enter_context(EpisodeRecorder(record, env.task))
+        deployment = Deployment(
+            env, policy, name, runner, recorder=recorder, teleoperator=teleoperator, tail_seconds=tail_seconds
+        )
+        if on_start is not None:
+            on_start(deployment)
+        begun = time.perf_counter()
+        done, stop = deployment.run(episodes, seed, on_episode)
+        return DeployResult(done, stop, time.perf_counter() - begun, log)
 
 
 def make_runner(
     env: RobotEnv,
-    policy: DeployedPolicy,
+    policy: Actor,
+    name: str,
     config: ExecutionConfig,
     strategy: str | None = None,
     delay_steps: int = 0,
@@ -75,7 +110,8 @@ def make_runner(
 
     Args:
         env: The robot.
-        policy: The policy.
+        policy: What acts; for the strategy "rtc" an `RtcActor`.
+        name: Its name, for messages.
         config: Settings of the strategies.
         strategy: One of `rise_robot.config.STRATEGIES`; the configured one when None.
         delay_steps: For simulated time: control steps that an inference takes.
@@ -85,201 +121,57 @@ def make_runner(
         ConfigError: If the policy does not support the strategy.
     """
     executor = make_executor(config, env.task, strategy)
-    if executor.name == "rtc" and not policy.real_time_chunking:
+    if executor.name == "rtc" and not (isinstance(policy, RtcActor) and policy.supports_rtc):
         raise ConfigError(
-            f"policy {policy.name!r} does not support real-time chunking: it does not take {', '.join(RTC_KEYS)}, so "
-            "its chunks would not agree with what is played. Use the execution strategy smooth or ensemble."
+            f"policy {name!r} does not support real-time chunking (act_rtc), so its chunks would not agree with what "
+            "is played. Use the execution strategy smooth or ensemble."
         )
-    if runs_in_real_time(env.driver):
+
+    def infer(observation: Mapping[str, np.ndarray], constraints: RtcConstraints | None) -> np.ndarray:
+        batch = {key: value[None] for key, value in observation.items()}
+        if constraints is None:
+            return policy.act(batch)[0]
+        assert isinstance(policy, RtcActor)
+        return policy.act_rtc(batch, constraints.previous[None], constraints.delay, constraints.horizon)[0]
+
+    if env.driver.real_time:
         if delay_steps:
             raise ConfigError("a delay in control steps is for simulated time; here inferences take the time they take")
-        inference: Inference = ThreadedInference(policy.infer)
+        inference: Inference = ThreadedInference(infer)
     else:
-        inference = DelayedInference(policy.infer, delay_steps)
+        inference = DelayedInference(infer, delay_steps)
     shape = env.action_space.shape
     return ChunkRunner(executor, inference, lambda chunk: env.session.guard.check_chunk(chunk, shape), config.late, log)
 
 
-class Deployment:
-    """Runs a policy on a robot.
+class ScriptedActor:
+    """An expert or operator that sees the ground truth behind a driver: an `Actor` on a batch of one.
 
     Args:
-        env: The robot; its observation lags must be the policy's.
-        policy: The policy.
-        runner: See `make_runner`.
-        recorder: Where every control step is recorded: the state, and the admitted target as its action.
-        teleoperator: Who moves the robot while the operator has taken over; without one the robot holds meanwhile.
-        tail_seconds: How long to hold and record after the outcome is clear, s; one chunk when None. So a chunk that
-            begins at any earlier frame has its whole future on record.
+        env: Robot with a `ScriptedDriver`.
+        name: Name of the scripted policy.
 
     Raises:
-        ConfigError: If environment and policy do not fit.
+        ConfigError: If the driver has no such policy, or it cannot plan beside control, in real time.
     """
 
-    def __init__(
-        self,
-        env: RobotEnv,
-        policy: DeployedPolicy,
-        runner: ChunkRunner,
-        *,
-        recorder: EpisodeRecorder | None = None,
-        teleoperator: Teleoperator | None = None,
-        tail_seconds: float | None = None,
-    ) -> None:
-        if recorder is not None and env.session.dry_run:
-            raise ConfigError("in a dry run nothing is executed, so there is nothing to record")
-        if missing := set(policy.lags) - set(env.observation_lags):
-            raise ConfigError(f"policy {policy.name!r} reads observation_lags {sorted(missing)} that the robot lacks")
-        self.env, self.policy, self.runner = env, policy, runner
-        self._recorder, self._teleoperator = recorder, teleoperator
-        tail = env.task.chunk / env.task.fps if tail_seconds is None else tail_seconds
-        self._tail = round(tail * env.task.fps) if recorder is not None else 0
-        self._warm = False
-        self._frames = 0
+    lags: tuple[int, ...] = ()
 
-    def run(
-        self, episodes: int, seed: int, on_episode: Callable[[DeployedEpisode], None] | None = None
-    ) -> tuple[list[DeployedEpisode], Stop | None]:
-        """Run episodes `seed ... seed + episodes - 1`.
+    def __init__(self, env: RobotEnv, name: str) -> None:
+        driver = env.driver
+        if not isinstance(driver, ScriptedDriver) or name not in driver.scripted_policies:
+            scripted = f", or a scripted one: {', '.join(env.scripted_policies)}" if env.scripted_policies else ""
+            raise ConfigError(f"unknown policy {name!r}: give base, a run folder, a checkpoint or a Hub id{scripted}")
+        if driver.real_time and not driver.scripted_in_thread:
+            raise ConfigError(f"policy {name!r} is scripted: with this driver it needs simulated time, not --real-time")
+        self._env, self._name, self._seed = env, name, 0
 
-        Args:
-            episodes: Their number.
-            seed: Seed of the first.
-            on_episode: Called at the end of every episode, after it was saved.
+    def reset(self, seeds: Sequence[int], mask: np.ndarray) -> None:
+        """Seed its habits."""
+        del mask
+        self._seed = int(seeds[0])
 
-        Returns:
-            The episodes, and what ended the run early, if anything.
-
-        Raises:
-            RobotError: If an episode cannot begin.
-        """
-        done: list[DeployedEpisode] = []
-        for index in range(episodes):
-            if (asked := self.env.session.asked_to_stop()) is not None:
-                return done, asked
-            try:
-                episode = self.episode(seed + index)
-            except RobotError as error:
-                if not done:
-                    raise
-                return done, self.env.session.stop or Stop(StopReason.LINK, str(error))
-            done.append(episode)
-            if on_episode is not None:
-                on_episode(episode)
-            simulated = isinstance(self.env.driver, SceneDriver)
-            if episode.stop is not None and not (simulated and episode.stop.reason in _MENDED_BY_RESET):
-                return done, episode.stop
-        return done, None
-
-    def episode(self, seed: int) -> DeployedEpisode:
-        """Run one episode and save it. Whatever happens, what was recorded of it until then is saved."""
-        env, runner = self.env, self.runner
-        self._frames = 0
-        self.runner.reset(wait=True)
-        observation, _ = env.reset(seed=seed)
-        if not self._warm:  # the first inference of a process is slow
-            self.policy.begin(seed)
-            self.policy.infer(observation, {})
-            self._warm = True
-        self.policy.begin(seed)
-        runner.log.begin()
-        before, interventions = len(runner.log.merges), 0
-        try:
-            interventions = self._control()
-        finally:  # also where a person interrupts the program
-            info = env.info()
-            if sys.exception() is not None:
-                self._save(seed, False, "interrupted")
-        self._hold_and_record()
-        self._save(seed, bool(info["is_success"]), str(info["failure_mode"]))
-        return DeployedEpisode(
-            seed=seed,
-            success=bool(info["is_success"]),
-            score=float(info["score"]),
-            failure_mode=str(info["failure_mode"]),
-            seconds=float(info["seconds"]),
-            chunks=len(runner.log.merges) - before,
-            interventions=interventions,
-            stop=env.session.stop,
-        )
-
-    def _control(self) -> int:
-        """Control periods until the episode ends; returns those of interventions."""
-        env, session = self.env, self.env.session
-        # Policies that look back, and recordings, need every moment; the others only those at which they are asked.
-        look_always = self._recorder is not None or bool(env.observation_lags)
-        interventions, taken_over = 0, False
-        while not any(env.ends()):
-            observation = env.observe() if look_always else None
-            outcome = env.info() if self._recorder is not None else {}
-            if session.stop is not None:
-                break
-            if session.intervening != taken_over:
-                taken_over = session.intervening
-                self.runner.reset()
-                if taken_over and self._teleoperator is not None:
-                    self._teleoperator.begin()
-            sent = env.advance(self._operated() if taken_over else self._planned(observation))
-            if sent is None:  # stopped, just now or before
-                break
-            interventions += taken_over
-            if observation is not None:
-                self._record(observation, sent, taken_over, outcome)
-        return interventions
-
-    def _planned(self, observation: dict[str, np.ndarray] | None) -> np.ndarray | None:
-        env = self.env
-        look = env.observe if observation is None else lambda: observation
-        target = self.runner.target(look, env.steps, env.driver.now())
-        if isinstance(target, Stop):
-            env.session.halt(target)
-            return None
-        return target
-
-    def _operated(self) -> np.ndarray | None:
-        if self._teleoperator is None:
-            return None
-        try:
-            return self._teleoperator.target()
-        except RobotError as error:
-            self.env.session.halt(Stop(StopReason.LINK, f"teleoperation: {error}"))
-            return None
-
-    def _hold_and_record(self) -> None:
-        """The frames after the outcome is clear."""
-        env = self.env
-        if env.session.stop is not None:
-            return
-        for left in range(self._tail, -1, -1):
-            if self._recorder is None:
-                return
-            observation, outcome = env.observe(), env.info()
-            held = env.session.guard.last
-            if env.session.stop is not None or held is None:
-                return
-            self._record(observation, held, False, outcome)
-            if left and not env.linger():
-                return
-
-    def _record(
-        self, observation: dict[str, np.ndarray], action: np.ndarray, intervening: bool, outcome: dict[str, object]
-    ) -> None:
-        if self._recorder is None:
-            return
-        self._recorder.add_frame(
-            images={camera: observation[image_key(camera)] for camera in self.env.task.cameras},
-            state=observation["state"],
-            action=action.astype(np.float32),
-            is_intervention=intervening,
-            progress=float(outcome["progress"]),  # type: ignore[arg-type]
-            subgoal=float(outcome["score"]),  # type: ignore[arg-type]
-        )
-        self._frames += 1
-
-    def _save(self, seed: int, success: bool, failure_mode: str) -> None:
-        if self._recorder is None:
-            return
-        if self._frames < 2:  # stopped before anything happened
-            self._recorder.discard_episode()
-            return
-        self._recorder.end_episode(success=success, failure_mode=failure_mode, seed=seed, operator=self.policy.name)
+    def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
+        """A chunk from the present state, (1, chunk, D)."""
+        del observations
+        return self._env.scripted_chunk(self._name, self._seed)[None]

@@ -8,11 +8,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from rise_env.acting import ObservationHistory
 from rise_env.errors import ConfigError, RobotError
-from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
-from rise_robot.config import RobotConfig, load_robot
+from rise_env.spaces import action_space, check_lags, image_key, observation_space
+from rise_robot.cell.scripted import ScriptedPolicy
+from rise_robot.config import RobotConfig, default_robot, load_robot
 from rise_robot.drivers import make_driver
-from rise_robot.drivers.base import Driver, SceneDriver
+from rise_robot.drivers.base import Driver, SceneDriver, ScriptedDriver
 from rise_robot.operator_keys import Key, Keys, ask_in_terminal, terminal_keys
 from rise_robot.safety import Stop, StopReason
 from rise_robot.session import RobotSession
@@ -96,11 +98,12 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.observation_lags = self._lags = check_lags(self.task, observation_lags)
         self._ask = ask
         self._scene = driver if isinstance(driver, SceneDriver) else None
-        self._scripted: dict[str, Any] = {}
-        self._past: dict[int, dict[str, np.ndarray]] = {}
+        self._scripted: dict[str, ScriptedPolicy] = {}
+        self._history = ObservationHistory(self._lags)
         self._last: dict[str, np.ndarray] | None = None
         self._known: dict[str, Any] = dict(_NOTHING_KNOWN)
         self._observed_at = 0.0
+        self._observed_step = 0
         self.steps = 0
         #: Seed of the present episode.
         self.episode_seed = 0
@@ -128,8 +131,8 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
                 self._ask(f"Set the scene: {self.task.prompt}")
         self.session.begin()
         self._scripted.clear()
-        self._past.clear()
-        self._last, self._known, self.steps = None, dict(_NOTHING_KNOWN), 0
+        self._history.reset()
+        self._last, self._known, self.steps, self._observed_step = None, dict(_NOTHING_KNOWN), 0, 0
         observation = self.observe()
         if (stop := self.session.stop) is not None:
             raise RobotError(f"the episode cannot begin ({stop.reason}): {stop.detail}")
@@ -217,13 +220,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
                 assert self.session.stop is not None
                 raise RobotError(f"no observation ({self.session.stop.reason}): {self.session.stop.detail}")
             return {key: value.copy() for key, value in self._last.items()}
-        now = self.steps
-        observation = dict(self._past[now])
-        self._past = {step: seen for step, seen in self._past.items() if now - step <= max(self._lags, default=0)}
-        for lag in self._lags:
-            # The moment itself, or, where an episode has just begun or was cut short, the nearest one after it.
-            seen = self._past[min(step for step in self._past if step >= now - lag)]
-            observation |= {lag_key(key, lag): value.copy() for key, value in seen.items()}
+        observation = {key: value[0] for key, value in self._history.observe().items()}
         self._last = observation
         return {key: value.copy() for key, value in observation.items()}
 
@@ -239,20 +236,28 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     @property
     def scripted_policies(self) -> tuple[str, ...]:
-        """Names that `scripted_chunk` takes: those of the cell in process, none elsewhere."""
-        return tuple(getattr(self.driver, "scripted_policies", ()))
+        """Names that `scripted_chunk` takes: those of a `ScriptedDriver`, none elsewhere."""
+        return tuple(self.driver.scripted_policies) if isinstance(self.driver, ScriptedDriver) else ()
 
-    def scripted_chunk(self, name: str, seed: int = 0) -> np.ndarray:
-        """Action chunk of a scripted policy at the present state; see `CellEnv.scripted_chunk`.
+    def scripted(self, name: str, seed: int = 0) -> ScriptedPolicy:
+        """A scripted policy of the driver; see `ScriptedDriver.scripted`.
 
         Raises:
-            ConfigError: If the driver has no such policy: scripted policies see the ground truth of the cell.
+            ConfigError: If the driver has no such policy: scripted policies see the ground truth of a simulation.
+        """
+        if not isinstance(self.driver, ScriptedDriver) or name not in self.scripted_policies:
+            known = ", ".join(self.scripted_policies) or "none"
+            raise ConfigError(f"driver {self.driver.name!r} has no scripted policy {name!r}; it has: {known}")
+        return self.driver.scripted(name, seed)
+
+    def scripted_chunk(self, name: str, seed: int = 0) -> np.ndarray:
+        """Action chunk of a scripted policy at the present state, float32 (chunk, D); see `CellEnv.scripted_chunk`.
+
+        Raises:
+            ConfigError: As `scripted`.
         """
         if name not in self._scripted:
-            if name not in self.scripted_policies:
-                known = ", ".join(self.scripted_policies) or "none"
-                raise ConfigError(f"driver {self.driver.name!r} has no scripted policy {name!r}; it has: {known}")
-            self._scripted[name] = self.driver.scripted(name, seed)  # type: ignore[attr-defined]
+            self._scripted[name] = self.scripted(name, seed)
             self._scripted[name].reset()
         return self._scripted[name].plan(self.task.chunk).astype(np.float32)
 
@@ -270,8 +275,11 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         if seen is None:
             return False
         self._observed_at = seen.stamp
-        looked = {image_key(camera): np.array(seen.images[camera], np.uint8) for camera in self.task.cameras}
-        self._past[self.steps] = {**looked, "state": np.array(seen.joints.position, np.float32)}
+        present: dict[str, np.ndarray] = {"state": np.asarray(seen.joints.position, np.float32)[None]}
+        for camera in self.task.cameras:
+            present[image_key(camera)] = np.asarray(seen.images[camera], np.uint8)[None]
+        elapsed, self._observed_step = self.steps - self._observed_step, self.steps
+        self._history.push(present, elapsed=elapsed)
         return True
 
     def _outcome(self) -> dict[str, Any]:
@@ -328,25 +336,29 @@ def make_robot_env(
     confirm: bool = True,
     dry_run: bool = False,
     render_mode: str | None = None,
+    keys: Keys | None = None,
+    interrupted: Callable[[], str | None] | None = None,
 ) -> RobotEnv:
-    """What `gym.make("RISE-<Task>-Piper-v0")` calls; every argument is plain JSON.
+    """What `gym.make("RISE-<Task>-Piper-v0")` calls; every argument but the last two is plain JSON.
 
     Args:
         task: Task name or the path of a YAML file.
         preset: Preset name.
-        driver: "ros", or "cell" for the work cell in this process.
-        robot: Name or path of the robot's YAML; `configs/robots/piper.yaml`, with the driver "cell" `cell.yaml`.
-        difficulty: As `CellEnv`; for the driver "cell".
+        driver: Name in `rise_env.registry.DRIVERS`: "ros", "cell" for the work cell in this process, or a plug-in's.
+        robot: Name or path of the robot's YAML; None for that of the driver, see `rise_robot.config.default_robot`.
+        difficulty: As `CellEnv`; for simulations.
         execute: Actions of each chunk to run; None keeps the preset's.
         image_size: Height and width of the images; None keeps the preset's.
-        variation: As `CellEnv`; for the driver "cell".
+        variation: As `CellEnv`; for simulations.
         observation_lags: As `CellEnv`.
         overrides: Further overrides of the task's configuration.
         robot_overrides: Overrides of the robot's, e.g. `["safety.speed.rad=0.3"]`.
         driver_options: Further arguments of the driver, e.g. `{"real_time": True}` of "cell".
-        confirm: Whether the operator, in the terminal, sets the scene of a real robot and confirms it.
+        confirm: Whether the operator, in the terminal, sets the scene where the driver cannot, and confirms it.
         dry_run: Do everything but send commands.
         render_mode: None or "rgb_array".
+        keys: Operator's keys; None for those of the terminal where the driver does not know the ground truth.
+        interrupted: As `RobotEnv`.
 
     Raises:
         ConfigError: If an argument is wrong.
@@ -354,15 +366,16 @@ def make_robot_env(
     from rise_robot.cell.env import cell_overrides
 
     options = [*cell_overrides(difficulty, execute, image_size, variation), *overrides]
-    config = load_robot(robot or ("cell" if driver == "cell" else "piper"), robot_overrides)
+    config = load_robot(robot or default_robot(driver), robot_overrides)
     made = make_driver(driver, task, preset, options, config, **(driver_options or {}))
     scene = isinstance(made, SceneDriver)
     return RobotEnv(
         made,
         config,
         observation_lags=observation_lags,
-        keys=None if scene else terminal_keys(),
+        keys=keys or (None if scene else terminal_keys()),
         ask=ask_in_terminal if confirm and not scene else None,
+        interrupted=interrupted,
         dry_run=dry_run,
         render_mode=render_mode,
     )

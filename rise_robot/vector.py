@@ -1,4 +1,4 @@
-"""A robot, or a few work cells in its place, as a vector environment: `gym.make_vec("RISE-BrickSorting-Piper-v0")`."""
+"""A robot, or a few simulated ones, as a vector environment: `gym.make_vec("RISE-BrickSorting-Piper-v0")`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["RobotVectorEnv"]
 
 
 class RobotVectorEnv(SyncVectorEnv):
-    """`num_envs` robots, one after the other; more than one only of the driver "cell".
+    """`num_envs` robots, one after the other; more than one only of a driver that does not run in real time.
 
     Args:
         num_envs: Number of robots.
@@ -29,13 +29,15 @@ class RobotVectorEnv(SyncVectorEnv):
     """
 
     def __init__(self, num_envs: int = 1, autoreset_mode: str | AutoresetMode = "next_step", **kwargs: Any) -> None:
-        driver = kwargs.get("driver", "ros")
-        if num_envs != 1 and driver != "cell":
-            raise ConfigError(f"num_envs is {num_envs}: there is one robot behind driver {driver!r}. Use --num-envs 1.")
         if num_envs < 1:
             raise ConfigError(f"num_envs is {num_envs}, expected at least 1")
-        super().__init__([lambda: make_robot_env(**kwargs)] * num_envs, autoreset_mode=parse_mode(autoreset_mode))
-        first = self._robots()[0]
+        first = make_robot_env(**kwargs)
+        if num_envs > 1 and first.driver.real_time:
+            raise ConfigError(
+                f"num_envs is {num_envs}: there is one robot behind driver {first.driver.name!r}. Use --num-envs 1."
+            )
+        more = [lambda: make_robot_env(**kwargs)] * (num_envs - 1)
+        super().__init__([lambda: first, *more], autoreset_mode=parse_mode(autoreset_mode))
         self.task = first.task
         #: Names that `scripted_chunks` takes.
         self.scripted_policies = first.scripted_policies

@@ -1,8 +1,9 @@
 """Run a policy on a robot: observation in, chunk out, smooth motion, with an operator at the keys and a record.
 
-The policy is in this process (--policy: "base", a run folder, a checkpoint or a Hub id; with the driver "cell" also
-"expert" or "operator") or behind a server (--server HOST:PORT, see `rise serve`). No world model is loaded. The driver
-is "cell" (the MuJoCo cell in this process; --real-time for its true speed) or "ros" (a Piper, or `rise ros-cell`).
+The policy is in this process (--policy: "base", a run folder, a checkpoint or a Hub id; with a simulation also a
+scripted one such as "expert") or behind a server (--server HOST:PORT, see `rise serve`). No world model is loaded. The
+driver is "ros" (a Piper, or `rise ros-cell`), "cell" (the MuJoCo cell in this process; --real-time for its true speed),
+or one of a plug-in (`rise info` lists them).
 
 Keys, in a terminal: q stop   s success   f failure   i take over   o hand back. Without a terminal there are none.
 Any stop, Ctrl-C and SIGTERM among them, makes the arm hold and saves what was recorded; motors are never switched off.
@@ -17,22 +18,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rise_env.errors import ConfigError
-
 if TYPE_CHECKING:
-    from rise_robot.deploy import DeployedEpisode
-    from rise_robot.deployed import DeployedPolicy
-    from rise_robot.env import RobotEnv
+    from rise_env.acting import Actor
+    from rise_robot.deploy import DeployResult
+    from rise_robot.deployment import DeployedEpisode, Deployment
 
 __all__ = ["add_arguments", "run"]
 
 _STOPPED = 1
+#: Arguments that say nothing of what was run.
+_OUTPUTS = ("json", "log", "traceback", "token_file")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
     who.add_argument("--device", default="cpu", help="where the policy computes (default: %(default)s)")
     robot = parser.add_argument_group("robot")
-    robot.add_argument("--driver", default="ros", help="cell or ros (default: %(default)s)")
-    robot.add_argument("--robot", help="name or YAML file of the robot (default: piper; cell for --driver cell)")
+    robot.add_argument("--driver", default="ros", help="ros, cell or a plug-in's (default: %(default)s)")
+    robot.add_argument("--robot", help="name or YAML file of the robot (default: the driver's)")
     robot.add_argument("--robot-set", action="append", default=[], metavar="KEY=VALUE", help="override of that file")
     robot.add_argument("--dry-run", action="store_true", help="do everything but send commands")
     robot.add_argument("--yes", action="store_true", help="do not ask the operator to set the scene")
-    robot.add_argument("--real-time", action="store_true", help="driver cell: keep to real time")
-    robot.add_argument("--difficulty", help="driver cell: easy, normal or hard (default: the preset's)")
+    robot.add_argument("--real-time", action="store_true", help="simulations: keep to real time")
+    robot.add_argument("--difficulty", help="simulations: easy, normal or hard (default: the preset's)")
     task = parser.add_argument_group("task")
     task.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
     task.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
@@ -64,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument(
         "--delay-steps", type=int, default=0, metavar="N", help="simulated time: steps an inference takes"
     )
-    run_.add_argument("--teleop", metavar="NAME", help="driver cell: scripted policy that moves it after a take-over")
+    run_.add_argument("--teleop", metavar="NAME", help="simulations: scripted policy that moves it after a take-over")
     run_.add_argument("--record", type=Path, metavar="DIR", help="record a LeRobot dataset; an existing one goes on")
     run_.add_argument(
         "--tail-seconds", type=float, help="hold and record so long after the outcome (default: one chunk)"
@@ -75,156 +74,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Deploy, print and write."""
-    if args.episodes < 1:
-        raise ConfigError(f"--episodes is {args.episodes}, expected at least 1")
-    import rise_robot.deploy as deployment
-    from rise_agents.evaluation.evaluate import Episode, summarise
-    from rise_env.files import write_json
-    from rise_env.provenance import provenance
-    from rise_robot.execution.log import ExecutionLog
-    from rise_robot.operator_keys import HELP
+    from rise_robot.deploy import ScriptedActor, deploy
+    from rise_robot.env import make_robot_env
+    from rise_robot.operator_keys import terminal_keys
     from rise_robot.signals import StopSignals
 
-    log = ExecutionLog()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        env, policy = _parts(args, signals, stack)
-        runner = deployment.make_runner(env, policy, env.session.robot.execution, args.execution, args.delay_steps, log)
-        stack.callback(runner.close)
-        deployed = deployment.Deployment(
-            env, policy, runner,
-            recorder=_recorder(args, env, stack),
-            teleoperator=_teleoperator(args, env),
-            tail_seconds=args.tail_seconds,
-        )  # fmt: skip
-        print(
-            f"{policy.name} on {env.driver.name} ({env.session.robot.name}), {runner.executor.name} execution", end=""
+        policy, name = _policy(args, stack)
+        env = make_robot_env(
+            args.task,
+            args.preset,
+            args.driver,
+            args.robot,
+            args.difficulty,
+            observation_lags=() if policy is None else policy.lags,
+            overrides=args.overrides,
+            robot_overrides=args.robot_set,
+            driver_options={"real_time": True} if args.real_time else {},
+            confirm=not args.yes,
+            dry_run=args.dry_run,
+            keys=terminal_keys(),
+            interrupted=signals,
         )
-        print(", dry run: nothing is sent" if args.dry_run else "")
-        print(f"keys: {HELP}" if env.session.keys.available else "keys: none (standard input is no terminal)")
-        timer = stack.enter_context(_timer())
-        done, stop = deployed.run(args.episodes, args.seed, _say)
-        seconds = timer()
-    episodes = [Episode(e.seed, e.success, e.score, e.failure_mode, e.seconds, e.chunks) for e in done]
-    stopped = None if stop is None else {"reason": str(stop.reason), "detail": stop.detail}
-    if stop is not None:
-        print(f"stopped: {stop.reason}: {stop.detail}", file=sys.stderr)
-    found = log.summary()
-    content: dict[str, Any] = {"episodes": 0, "details": []}
-    if episodes:
-        result = summarise(episodes, seconds)
-        content = result.to_dict()
-        low, high = result.success_interval
-        print(f"{result.episodes} episodes: success {result.success_rate:.1%} ({low:.1%} to {high:.1%})")
-        print(f"  failures    {', '.join(f'{mode} {count}' for mode, count in result.failure_modes.items()) or 'none'}")
-        print(f"  inference   p50 {_ms(found['inference_ms']['p50'])}, p99 {_ms(found['inference_ms']['p99'])}", end="")
-        print(f"; {found['dropped_steps']} steps dropped, {found['held_steps']} held for want of a chunk")
-        if corrected := sum(e.interventions for e in done):
-            print(f"  corrected   {corrected} control steps")
-    if args.record:
-        print(f"  dataset     {args.record}")
-    if args.log:
-        log.write_csv(args.log)
-    if args.json:
-        config = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(args).items())}
-        for key in ("json", "log", "traceback", "token_file"):
-            config.pop(key, None)
-        extra = {"execution": found, "interventions": [e.interventions for e in done], "stopped": stopped}
-        write_json(args.json, {**content, **extra, "deploy": config, "provenance": provenance(config, args.seed)})
-        print(f"  json        {args.json}")
-    return 0 if stop is None else _STOPPED
+        stack.callback(env.close)
+        result = deploy(
+            env, policy or ScriptedActor(env, name), name, args.episodes, args.seed,
+            strategy=args.execution, delay_steps=args.delay_steps, teleop=args.teleop, record=args.record,
+            tail_seconds=args.tail_seconds, on_start=_introduce, on_episode=_report,
+        )  # fmt: skip
+    return _finish(args, result)
 
 
-def _parts(args: argparse.Namespace, signals: Any, stack: contextlib.ExitStack) -> tuple[RobotEnv, DeployedPolicy]:
-    """The robot and the policy; closed with the stack."""
-    from rise_robot.cell.env import cell_overrides
-    from rise_robot.config import load_robot
-    from rise_robot.deployed import ServerPolicy
-    from rise_robot.drivers import make_driver
-    from rise_robot.drivers.base import SceneDriver
-    from rise_robot.env import RobotEnv
-    from rise_robot.operator_keys import ask_in_terminal, terminal_keys
-
-    policy = _policy(args)
-    if policy is not None:
-        stack.callback(policy.close)
-    robot = load_robot(args.robot or ("cell" if args.driver == "cell" else "piper"), args.robot_set)
-    options = {"real_time": True} if args.real_time else {}
-    overrides = [*cell_overrides(args.difficulty, None, None, None), *args.overrides]
-    driver = make_driver(args.driver, args.task, args.preset, overrides, robot, **options)
-    env = RobotEnv(
-        driver,
-        robot,
-        observation_lags=() if policy is None else policy.lags,
-        keys=terminal_keys(),
-        ask=None if args.yes or isinstance(driver, SceneDriver) else ask_in_terminal,
-        interrupted=signals,
-        dry_run=args.dry_run,
-    )
-    stack.callback(env.close)
-    if isinstance(policy, ServerPolicy):
-        policy.check(env.task)
-    if policy is None:
-        from rise_agents.cli.deployed_policy import ScriptedPolicyInCell
-
-        if args.driver == "cell" and args.real_time:  # it would plan in a thread while the physics move on
-            raise ConfigError(f"policy {args.policy!r} is scripted: here it needs simulated time, without --real-time")
-        if args.policy not in env.scripted_policies:
-            known = ", ".join(env.scripted_policies)
-            raise ConfigError(
-                f"unknown policy {args.policy!r}: give base, a run folder, a checkpoint or a Hub id"
-                + (f", or a scripted one: {known}" if known else "")
-            )
-        policy = ScriptedPolicyInCell(env, args.policy)
-    return env, policy
-
-
-def _policy(args: argparse.Namespace) -> DeployedPolicy | None:
-    """The policy; None for the name of what may be a scripted one."""
+def _policy(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Actor | None, str]:
+    """The policy and its name for the records; None for what may be a scripted one."""
     if args.server:
-        from rise_robot.deployed import ServerPolicy
-        from rise_robot.serving import PolicyClient
+        from rise_robot.serving import RemotePolicy, parse_address, read_token
 
-        host, colon, port = args.server.rpartition(":")
-        if not colon or not port.isdecimal():
-            raise ConfigError(f"--server {args.server!r} is not of the form HOST:PORT")
-        token = os.environ.get("RISE_SERVE_TOKEN")
-        if args.token_file:
-            token = args.token_file.read_text(encoding="utf-8").strip()
-        return ServerPolicy(PolicyClient(host, int(port), token).connect())
+        host, port = parse_address(args.server)
+        remote = stack.enter_context(RemotePolicy(host, port, read_token(args.token_file)))
+        return remote, remote.name
     from rise_agents.policies.loading import find_policy, level_of, load_policy
 
     path = find_policy(args.policy, args.task)
     if path is None:
-        return None
+        return None, args.policy
     from rise_agents.cli.deployed_policy import LocalPolicy
     from rise_agents.policies.real_time import RealTimeRunner
 
     policy = load_policy(path, device=args.device)
     runner = RealTimeRunner(policy, level_of(policy, args.advantage), args.guidance)
-    return LocalPolicy(runner, "policy-" + Path(args.policy).name)
+    return LocalPolicy(runner), "policy-" + Path(args.policy).name
 
 
-def _recorder(args: argparse.Namespace, env: RobotEnv, stack: contextlib.ExitStack) -> Any:
-    if args.record is None:
-        return None
-    from rise_robot.recording import EpisodeRecorder
+def _introduce(deployment: Deployment) -> None:
+    from rise_robot.operator_keys import HELP
 
-    return stack.enter_context(EpisodeRecorder(args.record, env.task))
-
-
-def _teleoperator(args: argparse.Namespace, env: RobotEnv) -> Any:
-    if args.teleop is None:
-        return None
-    from rise_robot.teleoperation import ScriptedTeleoperator
-
-    if args.teleop not in env.scripted_policies:
-        known = ", ".join(env.scripted_policies) or "none with this driver"
-        raise ConfigError(f"unknown teleoperation source {args.teleop!r}. Known: {known}.")
-    return ScriptedTeleoperator(env.driver.scripted(args.teleop, args.seed))  # type: ignore[attr-defined]
+    session, execution = deployment.env.session, deployment.runner.executor.name
+    print(f"{deployment.name} on {session.driver.name} ({session.robot.name}), {execution} execution", end="")
+    print(", dry run: nothing is sent" if session.dry_run else "")
+    print(f"keys: {HELP if session.keys.available else 'none (standard input is no terminal)'}")
 
 
-def _say(episode: DeployedEpisode) -> None:
+def _report(episode: DeployedEpisode) -> None:
     outcome = "success" if episode.success else episode.failure_mode
     corrected = f", {episode.interventions} steps corrected" if episode.interventions else ""
     print(
@@ -233,13 +145,42 @@ def _say(episode: DeployedEpisode) -> None:
     )
 
 
-@contextlib.contextmanager
-def _timer() -> Iterator[Any]:
-    import time
+def _finish(args: argparse.Namespace, result: DeployResult) -> int:
+    """Print and write the result; returns the exit code."""
+    from rise_agents.evaluation.evaluate import Episode, summarise
+    from rise_env.files import write_json
+    from rise_env.provenance import provenance
 
-    begun = time.perf_counter()
-    yield lambda: time.perf_counter() - begun
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} ms"
+    stop, log = result.stop, result.log.summary()
+    if stop is not None:
+        print(f"stopped: {stop.reason}: {stop.detail}", file=sys.stderr)
+    content: dict[str, Any] = {"episodes": 0, "details": []}
+    if result.episodes:
+        episodes = [Episode(e.seed, e.success, e.score, e.failure_mode, e.seconds, e.chunks) for e in result.episodes]
+        found = summarise(episodes, result.seconds)
+        content = found.to_dict()
+        low, high = found.success_interval
+        print(f"{found.episodes} episodes: success {found.success_rate:.1%} ({low:.1%} to {high:.1%})")
+        print(f"  failures    {', '.join(f'{mode} {count}' for mode, count in found.failure_modes.items()) or 'none'}")
+        p50, p99 = ("-" if ms is None else f"{ms:.0f} ms" for ms in log["inference_ms"].values())
+        print(f"  inference   p50 {p50}, p99 {p99}", end="")
+        print(f"; {log['dropped_steps']} steps dropped, {log['held_steps']} held for want of a chunk")
+        if corrected := sum(e.interventions for e in result.episodes):
+            print(f"  corrected   {corrected} control steps")
+    if args.record:
+        print(f"  dataset     {args.record}")
+    if args.log:
+        result.log.write_csv(args.log)
+    if args.json:
+        config = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(args).items())}
+        config = {key: value for key, value in config.items() if key not in _OUTPUTS}
+        content |= {
+            "execution": log,
+            "interventions": [e.interventions for e in result.episodes],
+            "stopped": None if stop is None else {"reason": str(stop.reason), "detail": stop.detail},
+            "deploy": config,
+            "provenance": provenance(config, args.seed),
+        }
+        write_json(args.json, content)
+        print(f"  json        {args.json}")
+    return 0 if stop is None else _STOPPED

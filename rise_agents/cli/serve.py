@@ -20,17 +20,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import signal
-import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rise_env.errors import ConfigError, RobotError
+from rise_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rise_agents.policies.served import PolicyService
 
 __all__ = ["add_arguments", "run"]
 
-TOKEN_VARIABLE = "RISE_SERVE_TOKEN"
 _MEGABYTE = 2**20
 
 
@@ -60,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help=f"file with the token (or set {TOKEN_VARIABLE}; never an argument)",
+        help="file with the token (or set RISE_SERVE_TOKEN; never an argument)",
     )
     network.add_argument("--max-clients", type=int, default=8, metavar="N", help="at once (default: %(default)s)")
     network.add_argument(
@@ -82,42 +81,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    from rise_robot.serving import PolicyServer, ServerConfig
+    from rise_robot.serving import ServerConfig, read_token, serve_until_signal
 
     # First what can be wrong with a setting: loading the policy takes seconds.
     config = ServerConfig(
         host=args.host,
         port=args.port,
-        token=_token(args.token_file),
+        token=read_token(args.token_file),
         max_clients=args.max_clients,
         max_bytes=None if args.max_megabytes is None else round(args.max_megabytes * _MEGABYTE),
         warm_up=args.warm_up,
         idle_seconds=args.idle_seconds,
     )
-    _log(logging.WARNING if args.quiet else logging.INFO)
     service = _service(args)
-    stop = threading.Event()
-    with PolicyServer(service, config) as server:
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            about, host = service.metadata, f"[{config.host}]" if ":" in config.host else config.host
-            chunk, dim = about["action_shape"]
-            print(
-                f"serving {args.policy} ({about['policy']}, {about['task']}, {chunk} x {dim} actions) on "
-                f"ws://{host}:{server.port}; Ctrl-C ends it",
-                flush=True,
-            )
-            while not stop.wait(0.5):
-                if not server.running:
-                    raise RobotError("the policy server has ended by itself; its log says why")
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    about = service.metadata
+    chunk, dim = about["action_shape"]
+    what = f"{args.policy} ({about['policy']}, {about['task']}, {chunk} x {dim} actions)"
+    serve_until_signal(
+        service,
+        config,
+        lambda address: print(f"serving {what} on {address}; Ctrl-C ends it", flush=True),
+        logging.WARNING if args.quiet else logging.INFO,
+    )
     print("stopped", flush=True)
     return 0
 
 
-def _service(args: argparse.Namespace) -> Any:
+def _service(args: argparse.Namespace) -> PolicyService:
     from rise_agents.policies.loading import find_policy, load_policy
     from rise_agents.policies.served import PolicyService
     from rise_env.world_model import resolve_device
@@ -134,21 +124,3 @@ def _service(args: argparse.Namespace) -> Any:
         torch.set_num_threads(args.threads)
     policy = load_policy(path, device=resolve_device(args.device))
     return PolicyService(policy, args.advantage, guidance=args.guidance, steps=args.steps, bars=args.bars)
-
-
-def _token(path: Path | None) -> str | None:
-    if path is None:
-        return os.environ.get(TOKEN_VARIABLE)
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--token-file {path}: {error}") from error
-    if not text:
-        raise ConfigError(f"--token-file {path}: the file is empty")
-    return text
-
-
-def _log(level: int) -> None:
-    """Log to standard error, without what strangers can fill a log with."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("asyncio").addFilter(lambda record: record.getMessage() != "socket.send() raised exception.")

@@ -32,15 +32,19 @@ def make_driver(
         **options: Further arguments of this driver.
 
     Raises:
-        ConfigError: If there is no such driver, or it takes no such option.
+        ConfigError: If there is no such driver, it takes no such option, or what it makes is no `Driver`.
     """
     make = DRIVERS.load(name)
     try:
-        driver: Driver = make(task, preset, overrides, robot, **options)
+        driver = make(task, preset, overrides, robot, **options)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
         raise ConfigError(
             f"driver {name!r} does not take all of these options: {', '.join(options)} ({error})"
         ) from None
+    if not isinstance(driver, Driver):
+        members = [*Driver.__annotations__, *(member for member in vars(Driver) if not member.startswith("_"))]
+        missing = ", ".join(member for member in members if not hasattr(driver, member))
+        raise ConfigError(f"driver {name!r} made a {type(driver).__name__}, which lacks {missing} (see Driver)")
     return driver

@@ -59,8 +59,8 @@ class Driver(Protocol):
     Attributes:
         task: Cameras, image size, joint layout and control rate.
         name: Short name for messages and infos.
-        real_time: Whether time goes on while nobody calls `tick`: True for every real robot. False for a simulation that
-            moves only in `tick`; several of those may run in one process.
+        real_time: Whether time goes on while nobody calls `tick`: True for every real robot. False for a simulation
+            that moves only in `tick`; several of those may run in one process.
     """
 
     task: TaskSpec
@@ -127,7 +127,7 @@ class Driver(Protocol):
 
 @runtime_checkable
 class SceneDriver(Driver, Protocol):
-    """A driver that can also set the scene and knows the ground truth: a simulation, in this process or over a network."""
+    """A driver that can also set the scene and knows the ground truth: a simulation, in this process or another."""
 
     def reset_scene(self, seed: int) -> None:
         """Start the episode of a seed: objects and arms as `RISE-<Task>-Cell-v0` has them after `reset(seed=seed)`."""
@@ -142,7 +142,10 @@ class ScriptedDriver(Driver, Protocol):
 
     Attributes:
         scripted_policies: Names that `scripted` takes, e.g. "expert".
+        scripted_in_thread: Whether they may plan in another thread while `tick` is called.
     """
+
+    scripted_in_thread: bool
 
     @property
     def scripted_policies(self) -> tuple[str, ...]:

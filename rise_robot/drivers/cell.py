@@ -38,6 +38,7 @@ class CellDriver:
     """
 
     name = "cell"
+    scripted_in_thread = False
 
     def __init__(
         self,

@@ -56,7 +56,9 @@ class Inference(Protocol):
     def busy(self) -> bool:
         """See above."""
 
-    def request(self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None) -> None:
+    def request(
+        self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
+    ) -> None:
         """Begin; only while not busy."""
 
     def poll(self, step: int) -> Inferred | Failed | None:
@@ -110,7 +112,9 @@ class ThreadedInference:
         """Whether a chunk is being computed, or waits to be polled."""
         return self._busy
 
-    def request(self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None) -> None:
+    def request(
+        self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
+    ) -> None:
         """Begin in the thread."""
         assert not self._busy
         self._busy = True
@@ -167,7 +171,9 @@ class DelayedInference:
         """Whether a chunk is on its way."""
         return self._due is not None
 
-    def request(self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None) -> None:
+    def request(
+        self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
+    ) -> None:
         """Compute at once, deliver later."""
         assert self._due is None
         self._due = step + self._delay, _infer(self._infer, observation, step, constraints)

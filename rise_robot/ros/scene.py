@@ -29,6 +29,8 @@ class RosCellDriver(RosDriver):
         scripted_policies: Names that `scripted` takes.
     """
 
+    scripted_in_thread = True  # they plan in the cell's process
+
     def __init__(self, task: TaskSpec, config: RosConfig, scripted_policies: tuple[str, ...] = ()) -> None:
         super().__init__(task, config)
         if config.scene is None:

@@ -7,18 +7,17 @@ import logging
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Self
 
-import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 
 from rise_env.errors import ConfigError, RobotError
 from rise_robot.serving.codec import WireError, decode, encode
 
-__all__ = ["PolicyClient", "RemotePolicy"]
+__all__ = ["PolicyClient"]
 
 logger = logging.getLogger(__name__)
 _RETRY = 0.25  # s between attempts to connect
@@ -192,70 +191,6 @@ class PolicyClient:
             except OSError as error:
                 logger.debug("%s was closed already: %s", self.uri, error)
         self._open_connection.close()
-
-
-class RemotePolicy:
-    """A policy behind a server in our environments: satisfies `rise_agents.evaluation.evaluate.ChunkPolicy`.
-
-    Every environment has a connection of its own, so the noise of an episode depends on its seed alone, as with a
-    policy in this process.
-
-    Args:
-        host: As of `PolicyClient`.
-        port: As of `PolicyClient`.
-        api_key: As of `PolicyClient`.
-        timeout: As of `PolicyClient`.
-        extra: Sent along with every observation: `advantage`, `prompt`.
-
-    Attributes:
-        lags: Past observations that the policy reads: make environments with `observation_lags` of these.
-    """
-
-    def __init__(
-        self,
-        host: str = "127.0.0.1",
-        port: int | None = 8000,
-        api_key: str | None = None,
-        timeout: float = 10.0,
-        extra: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._make = lambda: PolicyClient(host, port, api_key, timeout)
-        self._extra = dict(extra or {})
-        self._clients = [self._make().connect()]
-        self.metadata = self._clients[0].metadata
-        self.lags = tuple(int(lag) for lag in self.metadata.get("lags", ()))
-
-    def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:
-        """Episodes start in the environments of `mask`."""
-        while len(self._clients) < len(seeds):
-            self._clients.append(self._make().connect())
-        for client, seed, starts in zip(self._clients, seeds, mask, strict=False):
-            if starts:
-                client.reset(int(seed))
-
-    def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Action chunks float32 (N, chunk, D), rad and m.
-
-        Raises:
-            RobotError: As `PolicyClient.infer`.
-        """
-        count = len(observations["state"])
-        rows = [{key: np.asarray(value)[i] for key, value in observations.items()} for i in range(count)]
-        answers = [
-            client.infer({**row, **self._extra}) for client, row in zip(self._clients[:count], rows, strict=True)
-        ]
-        return np.stack([np.asarray(answer["actions"], np.float32) for answer in answers])
-
-    def close(self) -> None:
-        """End the connections."""
-        for client in self._clients:
-            client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _gone(uri: str, error: ConnectionClosed) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from robot_fakes import FakeRobot, fake_env, robot_config, tiny_task
 
+from rise_env.acting import RtcActor
 from rise_env.errors import ConfigError, RobotError
 from rise_robot.cell.env import CellEnv
 from rise_robot.config import ExecutionConfig
-from rise_robot.deploy import Deployment, make_runner
-from rise_robot.deployed import ServerPolicy
+from rise_robot.deploy import make_runner
+from rise_robot.deployment import Deployment
 from rise_robot.env import RobotEnv, make_robot_env
-from rise_robot.execution import RTC_KEYS
 from rise_robot.operator_keys import Key
 from rise_robot.recording import EpisodeRecorder, read_episode_records
 from rise_robot.safety import StopReason
+from rise_robot.serving import PolicyServer, RemotePolicy, ServerConfig
 from rise_robot.teleoperation import ScriptedTeleoperator
 from rise_robot.testing import FaultyDriver, ScriptedKeys
 
@@ -30,27 +31,36 @@ TASK = tiny_task()
 class Drift:
     """A policy that moves all angles slowly, from where the robot is."""
 
-    name, lags, real_time_chunking = "drift", (), False
+    lags: tuple[int, ...] = ()
+    supports_rtc = False
 
     def __init__(self, fails_after: int = 10**9) -> None:
         self.seeds: list[int] = []
-        self.told: list[Mapping[str, Any]] = []
+        self.constraints: list[tuple[np.ndarray, int, int] | None] = []
         self._left = fails_after
 
-    def begin(self, seed: int) -> None:
-        self.seeds.append(seed)
+    def reset(self, seeds: Sequence[int], mask: np.ndarray) -> None:
+        assert mask.tolist() == [True]
+        self.seeds += seeds
 
-    def infer(self, observation: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> np.ndarray:
-        self.told.append(told)
+    def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
+        self.constraints.append(None)
+        return self.chunk({key: value[0] for key, value in observations.items()})[None]
+
+    def act_rtc(
+        self, observations: Mapping[str, np.ndarray], previous: np.ndarray, delay: int, horizon: int
+    ) -> np.ndarray:
+        chunks = self.act(observations)
+        self.constraints[-1] = (previous, delay, horizon)
+        return chunks
+
+    def chunk(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         self._left -= 1
         if self._left < 0:
             raise RobotError("the policy server is gone (a fake)")
         rows = np.arange(1, TASK.chunk + 1)[:, None]
         angles = np.array([unit == "rad" for unit in TASK.layout.units])
         return (observation["state"] + 0.01 * rows * angles).astype(np.float32)
-
-    def close(self) -> None:
-        pass
 
 
 class Scripted(Drift):
@@ -60,13 +70,19 @@ class Scripted(Drift):
         super().__init__()
         self._env, self.name = env, name
 
-    def infer(self, observation: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> np.ndarray:
-        self.told.append(told)
+    def chunk(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         return self._env.scripted_chunk(self.name, 1)
 
 
+def deployment(
+    env: RobotEnv, policy: Any, config: ExecutionConfig, strategy: str, delay: int = 0, **changes: Any
+) -> Deployment:
+    name = getattr(policy, "name", "drift")
+    return Deployment(env, policy, name, make_runner(env, policy, name, config, strategy, delay), **changes)
+
+
 def deployed(env: RobotEnv, policy: Any, strategy: str = "sync", delay: int = 0, **changes: Any) -> Deployment:
-    return Deployment(env, policy, make_runner(env, policy, ExecutionConfig(), strategy, delay), **changes)
+    return deployment(env, policy, ExecutionConfig(), strategy, delay, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +113,21 @@ def test_synchronous_deployment_is_the_environments_own_episode(cell: RobotEnv) 
 @pytest.mark.parametrize("strategy", ["smooth", "ensemble", "rtc"])
 def test_the_expert_succeeds_under_every_strategy_with_latency(cell: RobotEnv, strategy: str) -> None:
     policy = Scripted(cell, "expert")
-    policy.real_time_chunking = True
+    policy.supports_rtc = True
     (episode,), stop = deployed(cell, policy, strategy, delay=1).run(1, 1)
     assert (episode.success, stop) == (True, None)
     assert episode.chunks > 3
-    told = policy.told[2:]
-    assert all(set(entry) == (set(RTC_KEYS) if strategy == "rtc" else set()) for entry in told)
+    for constraints in policy.constraints[2:]:
+        assert (constraints is not None) == (strategy == "rtc")
+        if constraints is not None:
+            previous, delay, horizon = constraints
+            assert (previous.shape[0], previous.shape[2]) == (1, 14)
+            assert 1 <= previous.shape[1] <= TASK.chunk
+            assert (delay, horizon) == (1, ExecutionConfig().rtc.execute_horizon)
 
 
 def test_a_policy_without_real_time_chunking_is_told_so(cell: RobotEnv) -> None:
-    with pytest.raises(ConfigError, match=r"'drift' does not support real-time chunking: .*prev_action_chunk"):
+    with pytest.raises(ConfigError, match=r"'drift' does not support real-time chunking \(act_rtc\)"):
         deployed(cell, Drift(), "rtc")
 
 
@@ -124,13 +145,13 @@ def test_lagged_observations_at_any_step() -> None:
     class Looking(Scripted):
         lags = (2,)
 
-        def infer(self, observation: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> np.ndarray:
+        def chunk(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
             seen[env.steps] = dict(observation)
-            return super().infer(observation, told)
+            return super().chunk(observation)
 
     config = dataclasses.replace(ExecutionConfig(), inference_rate=10.0)  # every step
     policy = Looking(env, "expert")
-    Deployment(env, policy, make_runner(env, policy, config, "smooth")).run(1, 1)
+    deployment(env, policy, config, "smooth").run(1, 1)
     assert len(seen) > 10
     for step in list(seen)[2:]:
         np.testing.assert_array_equal(seen[step]["image_head_lag2"], seen[step - 2]["image_head"])
@@ -186,12 +207,12 @@ def test_what_was_recorded_until_a_stop_is_saved(fault: str, tmp_path: Path) -> 
     robot = FakeRobot(TASK)
     env = fake_env(FaultyDriver(robot, fault, 7))
     with EpisodeRecorder(tmp_path / "data", env.task) as recorder:
-        deployment = deployed(env, Drift(), recorder=recorder)
+        running = deployed(env, Drift(), recorder=recorder)
         if fault == "interrupt":
             with pytest.raises(KeyboardInterrupt):
-                deployment.run(3, 5)
+                running.run(3, 5)
         else:
-            episodes, stop = deployment.run(3, 5)
+            episodes, stop = running.run(3, 5)
             assert len(episodes) == 1  # people must look first
             assert stop.reason == episodes[0].stop.reason
     (record,) = read_episode_records(tmp_path / "data")
@@ -207,7 +228,7 @@ def test_a_server_that_dies_in_the_middle_of_a_chunk() -> None:
     # One inference is thrown away, one gives eight steps, the next fails after the first four.
     config = ExecutionConfig(inference_rate=2.5)
     policy = Drift(fails_after=2)
-    episodes, stop = Deployment(env, policy, make_runner(env, policy, config, "smooth")).run(5, 0)
+    episodes, stop = deployment(env, policy, config, "smooth").run(5, 0)
     assert stop.reason == StopReason.POLICY_FAILED
     assert "server is gone" in stop.detail
     assert len(episodes) == 1
@@ -219,7 +240,7 @@ def test_inference_that_is_late() -> None:
     robot = FakeRobot(TASK)
     env, policy = fake_env(robot), Drift()
     config = ExecutionConfig(late=0.5)
-    episodes, stop = Deployment(env, policy, make_runner(env, policy, config, "sync", delay_steps=50)).run(2, 0)
+    episodes, stop = deployment(env, policy, config, "sync", 50).run(2, 0)
     assert (len(episodes), stop.reason) == (1, StopReason.POLICY_LATE)
     assert robot.sent == []
     assert episodes[0].seconds == pytest.approx(0.5)
@@ -227,7 +248,7 @@ def test_inference_that_is_late() -> None:
 
 def test_a_policy_of_another_size_is_stopped_before_it_moves_anything() -> None:
     class Long(Drift):
-        def infer(self, observation: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> np.ndarray:
+        def chunk(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
             return np.zeros((50, 14), np.float32)
 
     robot = FakeRobot(TASK)
@@ -239,7 +260,7 @@ def test_a_policy_of_another_size_is_stopped_before_it_moves_anything() -> None:
 
 def test_in_the_cell_a_stop_that_a_reset_mends_does_not_end_the_run(cell: RobotEnv) -> None:
     class Jumping(Drift):
-        def infer(self, observation: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> np.ndarray:
+        def chunk(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
             return np.full((8, 14), 9.0, np.float32)
 
     episodes, stop = deployed(cell, Jumping()).run(2, 0)
@@ -266,37 +287,46 @@ def test_a_dry_run_records_nothing(tmp_path: Path) -> None:
         deployed(env, Drift(), recorder=recorder)
 
 
-def test_a_policy_behind_a_client() -> None:
-    class Client:
+def test_a_policy_behind_a_server() -> None:
+    class Service:
         metadata = {"policy": "x", "action_shape": [8, 14], "lags": [2], "real_time_chunking": True}  # noqa: RUF012
-        answer: dict[str, Any] = {"actions": np.zeros((8, 14), np.float32)}  # noqa: RUF012
-        sent: dict[str, Any]
+        answer: dict[str, Any] = {"actions": np.zeros((8, 14))}  # noqa: RUF012
+        received: dict[str, Any]
 
-        def reset(self, seed: int) -> None:
-            self.seed = seed
+        def open(self) -> Service:
+            return self
+
+        def example(self) -> dict[str, Any]:
+            return {"state": np.zeros(14)}
 
         def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
-            self.sent = observation
+            self.received = observation
             return self.answer
 
-        def close(self) -> None:
-            self.closed = True
-
-    client = Client()
-    policy = ServerPolicy(client, {"prompt": "sort"})
-    assert (policy.name, policy.lags, policy.real_time_chunking) == ("server-x", (2,), True)
-    policy.check(TASK)
-    with pytest.raises(ConfigError, match=r"serves action_shape \[8, 14\], task 'brick_sorting' has \[16, 14\]"):
-        policy.check(tiny_task(chunk=16))
-    policy.begin(7)
-    assert client.seed == 7
-    assert policy.infer({"state": np.zeros(14)}, {"inference_delay": 3}).shape == (8, 14)
-    assert set(client.sent) == {"state", "prompt", "inference_delay"}
-    client.answer = {"error": 1}
-    with pytest.raises(RobotError, match="without 'actions': error"):
-        policy.infer({}, {})
-    policy.close()
-    assert client.closed
+    service, state = Service(), {"state": np.zeros((1, 14))}
+    with (
+        PolicyServer(service, ServerConfig(port=0)) as server,
+        RemotePolicy(port=server.port, extra={"prompt": "sort"}) as policy,
+    ):
+        assert isinstance(policy, RtcActor)
+        assert (policy.name, policy.lags, policy.supports_rtc) == ("server-x", (2,), True)
+        policy.check(TASK)
+        with pytest.raises(ConfigError, match=r"serves action_shape \[8, 14\], task 'brick_sorting' has \[16, 14\]"):
+            policy.check(tiny_task(chunk=16))
+        policy.reset([7], np.ones(1, bool))
+        chunks = policy.act_rtc(state, np.ones((1, 5, 14)), 3, 4)
+        assert (chunks.shape, chunks.dtype) == ((1, 8, 14), np.float32)
+        rtc = {"prev_action_chunk", "inference_delay", "execute_horizon"}
+        assert set(service.received) == {"state", "prompt", "reset", "seed", *rtc}
+        assert [service.received[key] for key in ("seed", "inference_delay", "execute_horizon")] == [7, 3, 4]
+        assert service.received["prev_action_chunk"].shape == (5, 14)
+        policy.act(state)
+        assert set(service.received) == {"state", "prompt"}
+        service.answer = {"actions": np.array([["no"]])}
+        assert policy.act(state).dtype.kind == "U"  # for the guard to refuse
+        service.answer = {"error": 1}
+        with pytest.raises(RobotError, match="without 'actions': error"):
+            policy.act(state)
 
 
 def test_robots_in_real_time_take_no_made_up_delay() -> None:

@@ -9,11 +9,11 @@ import numpy as np
 from robot_fakes import FakeRobot, fake_env, tiny_task
 
 from rise_robot.config import ExecutionConfig
-from rise_robot.deploy import Deployment, make_runner
-from rise_robot.deployed import ServerPolicy
+from rise_robot.deploy import make_runner
+from rise_robot.deployment import Deployment
 from rise_robot.recording import EpisodeRecorder, read_episode_records
 from rise_robot.safety import StopReason
-from rise_robot.serving import PolicyClient, PolicyServer, ServerConfig
+from rise_robot.serving import PolicyServer, RemotePolicy, ServerConfig
 
 TASK = tiny_task()
 
@@ -38,7 +38,7 @@ def test_a_server_that_goes_away_ends_the_episode_and_nothing_is_lost(tmp_path: 
     env = fake_env(robot)
     server = PolicyServer(Holding(), ServerConfig(port=0, warm_up=1))
     server.start()
-    policy = ServerPolicy(PolicyClient("127.0.0.1", server.port, timeout=5.0).connect())
+    policy = RemotePolicy("127.0.0.1", server.port, timeout=5.0)
     policy.check(TASK)
     config = ExecutionConfig(inference_rate=2.5)  # every fourth step
 
@@ -49,8 +49,8 @@ def test_a_server_that_goes_away_ends_the_episode_and_nothing_is_lost(tmp_path: 
                 server.stop()
 
     with Leaving(tmp_path / "data", TASK) as recorder:
-        runner = make_runner(env, policy, config, "smooth")
-        episodes, stop = Deployment(env, policy, runner, recorder=recorder).run(5, 0)
+        runner = make_runner(env, policy, policy.name, config, "smooth")
+        episodes, stop = Deployment(env, policy, policy.name, runner, recorder=recorder).run(5, 0)
     policy.close()
     assert len(episodes) == 1
     assert stop.reason == StopReason.POLICY_FAILED

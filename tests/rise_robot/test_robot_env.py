@@ -114,7 +114,7 @@ def test_specs_are_json_and_making_one_opens_nothing() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     for change, message in (
-        ({"driver": "can"}, "unknown driver 'can'. Known drivers: cell, ros"),
+        ({"driver": "can"}, "unknown driver 'can'. Known: cell, ros"),
         ({"driver_options": {"speed": 2}}, "does not take all of these options: speed"),
         ({"robot": "kuka"}, "unknown robot 'kuka'. Known robots: cell, piper"),
         ({"robot_overrides": ["safety.sped.rad=1"]}, "Did you mean 'speed'"),

@@ -88,11 +88,11 @@ def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
     for arguments, message in (
         ([*CELL, "--policy", "nobody"], "or a scripted one: expert"),
         ([*CELL, "--policy", "expert", "--real-time"], "needs simulated time"),
-        ([*CELL, "--policy", "expert", "--episodes", "0"], "--episodes is 0"),
+        ([*CELL, "--policy", "expert", "--episodes", "0"], "episodes is 0, expected at least 1"),
         ([*CELL, "--policy", "expert", "--execution", "fast"], "not one of sync, smooth, ensemble, rtc"),
         ([*CELL, "--policy", "expert", "--execution", "rtc"], "does not support real-time chunking"),
         ([*CELL, "--policy", "expert", "--robot-set", "safety.gap"], "not of the form key.key=value"),
-        ([*CELL, "--policy", "expert", "--teleop", "nobody"], "unknown teleoperation source 'nobody'"),
+        ([*CELL, "--policy", "expert", "--teleop", "nobody"], "has no scripted policy 'nobody'; it has: expert"),
         ([*CELL, "--policy", "expert", "--dry-run", "--record", str(tmp_path / "d")], "dry run"),
         ([*CELL, "--server", "here"], "not of the form HOST:PORT"),
         ([*CELL, "--server", "127.0.0.1:9"], "no policy server at"),

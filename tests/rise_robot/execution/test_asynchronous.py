@@ -38,7 +38,7 @@ def run(runner: ChunkRunner, steps: int, fps: float = 10.0) -> list[object]:
 
 
 def test_a_delayed_chunk_arrives_when_its_time_has_come() -> None:
-    runner = ChunkRunner(SynchronousExecutor(3), DelayedInference(lambda o, told: CHUNK, 2), fine, late=1.0)
+    runner = ChunkRunner(SynchronousExecutor(3), DelayedInference(lambda o, constraints: CHUNK, 2), fine, late=1.0)
     assert run(runner, 11) == [None, None, 0, 1, 2, None, None, 0, 1, 2, None]
     assert runner.log.held_steps == 5
     assert [merge.latency_steps for merge in runner.log.merges] == [2, 2]
@@ -47,7 +47,7 @@ def test_a_delayed_chunk_arrives_when_its_time_has_come() -> None:
 def test_a_policy_that_fails_lets_the_plan_run_out_and_then_the_episode_end() -> None:
     calls = []
 
-    def infer(observation: object, told: object) -> np.ndarray:
+    def infer(observation: object, constraints: object) -> np.ndarray:
         calls.append(1)
         if len(calls) > 1:
             raise RobotError("the policy server is gone")
@@ -64,7 +64,7 @@ def test_a_policy_that_fails_lets_the_plan_run_out_and_then_the_episode_end() ->
 
 
 def test_an_error_of_the_policy_itself_is_no_crash() -> None:
-    runner = ChunkRunner(SynchronousExecutor(3), DelayedInference(lambda o, told: 1 / 0), fine, late=1.0)
+    runner = ChunkRunner(SynchronousExecutor(3), DelayedInference(lambda o, constraints: 1 / 0), fine, late=1.0)
     stop = runner.target(observe, 0, 0.0)
     assert stop.reason == StopReason.POLICY_FAILED
     assert "ZeroDivisionError" in stop.detail
@@ -72,13 +72,15 @@ def test_an_error_of_the_policy_itself_is_no_crash() -> None:
 
 def test_a_policy_that_is_late_ends_the_episode_after_a_while() -> None:
     executor = EnsembleExecutor(period=4)
-    runner = ChunkRunner(executor, DelayedInference(lambda o, told: CHUNK, 1000), fine, late=0.5)
+    runner = ChunkRunner(executor, DelayedInference(lambda o, constraints: CHUNK, 1000), fine, late=0.5)
     executor.add(CHUNK, 0, 0)
     assert run(runner, 30) == [0, 1, 2, 3, 4, 5, None, None, None, None, None, StopReason.POLICY_LATE]
 
 
 def test_a_bad_chunk_is_not_merged() -> None:
-    runner = ChunkRunner(SynchronousExecutor(3), DelayedInference(lambda o, told: CHUNK * np.nan), fine, late=1.0)
+    runner = ChunkRunner(
+        SynchronousExecutor(3), DelayedInference(lambda o, constraints: CHUNK * np.nan), fine, late=1.0
+    )
     assert run(runner, 3) == [StopReason.BAD_ACTION]
     assert runner.log.merges == []
 
@@ -86,7 +88,7 @@ def test_a_bad_chunk_is_not_merged() -> None:
 def test_a_thread_computes_while_control_goes_on() -> None:
     release, threads = threading.Event(), []
 
-    def infer(observation: object, told: object) -> np.ndarray:
+    def infer(observation: object, constraints: object) -> np.ndarray:
         threads.append(threading.current_thread())
         assert release.wait(10)
         return CHUNK
@@ -111,22 +113,22 @@ def test_a_thread_computes_while_control_goes_on() -> None:
 def test_what_a_thread_computed_for_nothing_is_not_played() -> None:
     release = threading.Event()
 
-    def infer(observation: dict[str, np.ndarray], told: object) -> np.ndarray:
+    def infer(observation: dict[str, np.ndarray], constraints: object) -> np.ndarray:
         assert release.wait(10)
         return CHUNK + observation["number"]
 
     inference = ThreadedInference(infer)
-    inference.request({"number": np.array(100.0)}, 0, {})
+    inference.request({"number": np.array(100.0)}, 0)
     inference.forget()
     assert inference.poll(1) is None
     assert inference.busy  # the policy must not be asked twice at the same time
     release.set()
     inference.forget(wait=True)
     assert not inference.busy
-    inference.request({"number": np.array(1.0)}, 2, {})
+    inference.request({"number": np.array(1.0)}, 2)
     inference.forget(wait=True)
     assert not inference.busy
-    inference.request({"number": np.array(2.0)}, 3, {})
+    inference.request({"number": np.array(2.0)}, 3)
     while (result := inference.poll(3)) is None:
         threading.Event().wait(0.001)
     assert (float(result.chunk[0, 0]), result.step) == (2.0, 3)
@@ -135,8 +137,8 @@ def test_what_a_thread_computed_for_nothing_is_not_played() -> None:
 
 def test_a_policy_that_hangs_is_said_to() -> None:
     release = threading.Event()
-    inference = ThreadedInference(lambda o, told: release.wait(10) or CHUNK, patience=0.01)
-    inference.request({}, 0, {})
+    inference = ThreadedInference(lambda o, constraints: release.wait(10) or CHUNK, patience=0.01)
+    inference.request({}, 0)
     with pytest.raises(RobotError, match=r"not answered for 0.01 s"):
         inference.forget(wait=True)
     release.set()
@@ -144,8 +146,8 @@ def test_a_policy_that_hangs_is_said_to() -> None:
 
 
 def test_failures_travel_through_the_thread() -> None:
-    inference = ThreadedInference(lambda o, told: 1 / 0)
-    inference.request({}, 0, {})
+    inference = ThreadedInference(lambda o, constraints: 1 / 0)
+    inference.request({}, 0)
     while (result := inference.poll(0)) is None:
         threading.Event().wait(0.001)
     assert isinstance(result, Failed)
@@ -156,7 +158,7 @@ def test_failures_travel_through_the_thread() -> None:
 def test_the_log(tmp_path: Path) -> None:
     log = ExecutionLog()
     assert log.summary()["inference_ms"] == {"p50": None, "p99": None}
-    runner = ChunkRunner(SmoothExecutor(period=2), DelayedInference(lambda o, told: CHUNK, 1), fine, 1.0, log)
+    runner = ChunkRunner(SmoothExecutor(period=2), DelayedInference(lambda o, constraints: CHUNK, 1), fine, 1.0, log)
     for _ in range(2):
         log.begin()
         run(runner, 6)

@@ -11,7 +11,6 @@ from rise_env.errors import ConfigError
 from rise_env.tasks import load_task
 from rise_robot.config import STRATEGIES, ExecutionConfig
 from rise_robot.execution import (
-    RTC_KEYS,
     ChunkExecutor,
     EnsembleExecutor,
     RealTimeExecutor,
@@ -198,20 +197,19 @@ def test_ensemble_weights_old_chunks_most() -> None:
     assert float(executor.next(6)[0]) == pytest.approx(weights[:2] @ [2, 4] / weights[:2].sum())  # the first has ended
 
 
-def test_real_time_chunking_tells_the_policy_what_is_played() -> None:
+def test_real_time_chunking_constrains_the_policy_by_what_is_played() -> None:
     executor = RealTimeExecutor(period=2, execute_horizon=6, delay_steps=3)
-    assert executor.request(0) == {}
+    assert executor.request(0) is None
     executor.add(counting(0), 0, 1)
     executor.next(1)
-    asked = executor.request(2)
-    assert tuple(asked) == RTC_KEYS
-    np.testing.assert_array_equal(asked["prev_action_chunk"][:, 0], np.arange(2, 12))
-    assert (asked["inference_delay"], asked["execute_horizon"]) == (1, 6)  # measured, not the guess
+    constraints = executor.request(2)
+    np.testing.assert_array_equal(constraints.previous[:, 0], np.arange(2, 12))
+    assert (constraints.delay, constraints.horizon) == (1, 6)  # measured, not the guess
     executor.add(counting(2), 2, 7)
     assert float(executor.next(7)[0]) == 7.0
-    assert executor.request(8)["inference_delay"] == 5
+    assert executor.request(8).delay == 5
     executor.reset()
-    assert executor.request(0) == {}
+    assert executor.request(0) is None
 
 
 def test_requests_keep_their_distance_unless_nothing_is_planned() -> None:

@@ -1,0 +1,78 @@
+"""A policy server as a command: token, addresses, signals, and a log that strangers cannot fill."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from rise_env.errors import ConfigError, RobotError
+from rise_robot.serving.policy import ServedPolicy
+from rise_robot.serving.server import PolicyServer, ServerConfig
+
+__all__ = ["TOKEN_VARIABLE", "parse_address", "read_token", "serve_until_signal"]
+
+#: Environment variable with the token.
+TOKEN_VARIABLE = "RISE_SERVE_TOKEN"
+
+
+def read_token(path: Path | None) -> str | None:
+    """The token in a file; without a file that of the environment variable, or None.
+
+    Raises:
+        ConfigError: If the file cannot be read, or is empty.
+    """
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE)
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"token file {path}: {error}") from error
+    if not text:
+        raise ConfigError(f"token file {path}: the file is empty")
+    return text
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of "HOST:PORT".
+
+    Raises:
+        ConfigError: If it is not of this form.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise ConfigError(f"server address {text!r} is not of the form HOST:PORT")
+    return host, int(port)
+
+
+def serve_until_signal(
+    policy: ServedPolicy, config: ServerConfig, on_ready: Callable[[str], None], level: int = logging.INFO
+) -> None:
+    """Serve a policy until SIGINT or SIGTERM.
+
+    Args:
+        policy: What is served.
+        config: Settings.
+        on_ready: Called with the address, "ws://HOST:PORT", once clients can connect.
+        level: Messages below this level are not logged.
+
+    Raises:
+        RobotError: If the port is taken, or the server ends by itself.
+    """
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("asyncio").addFilter(lambda record: record.getMessage() != "socket.send() raised exception.")
+    stop = threading.Event()
+    with PolicyServer(policy, config) as server:
+        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            host = f"[{config.host}]" if ":" in config.host else config.host
+            on_ready(f"ws://{host}:{server.port}")
+            while not stop.wait(0.5):
+                if not server.running:
+                    raise RobotError("the policy server has ended by itself; its log says why")
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
