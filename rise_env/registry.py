@@ -43,6 +43,7 @@ __all__ = [
     "load_plugins",
     "plugin_config_roots",
     "plugin_errors",
+    "register_configs",
     "register_task",
 ]
 
@@ -254,30 +255,40 @@ def register_task(
         name: Name of the task, an identifier.
         title: Name within the ids; the capitalised words of `name` when None.
         cell: "module:Class" of its `rise_robot.cell.task.CellTask`, if it is simulated.
-        configs: Directory that is searched for `<task>/<preset>.yaml`, `layouts/` and `robots/` like our own.
+        configs: As for `register_configs`.
 
     Raises:
         ConfigError: If name or title are malformed or taken, or `configs` is no directory.
     """
     name = _key(name)
     found = TaskRegistration(name, title or "".join(word.capitalize() for word in name.split("_")), cell)
-    folder = None if configs is None else Path(configs)
     if not found.title.isidentifier():
         raise ConfigError(f"task {name!r}: title {found.title!r} is not an identifier, e.g. 'BlockPushing'")
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(f"task {name!r}: the directory of its presets, {folder}, does not exist")
     known = {one.name: one.target for one in TASKS}
     for other in known.values():
         if other != found and found.name == other.name:
             raise ConfigError(f"task {name!r} is registered already, as {other}; choose another name")
         if other != found and found.title == other.title:
             raise ConfigError(f"task {name!r}: the title {found.title!r} belongs to task {other.name!r}")
+    if configs is not None:
+        register_configs(configs)
     TASKS.register(name, found)
-    if folder is not None and folder not in _config_roots:
-        _config_roots.append(folder)
     if name not in known:
         _register_environments(found)
     return found
+
+
+def register_configs(folder: str | Path) -> None:
+    """Search a directory for `<task>/<preset>.yaml`, `layouts/<name>.yaml` and `robots/<name>.yaml`, after our own.
+
+    Raises:
+        ConfigError: If there is no such directory.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ConfigError(f"the directory of presets {path} does not exist")
+    if path not in _config_roots:
+        _config_roots.append(path)
 
 
 def _register_environments(task: TaskRegistration) -> None:
@@ -326,5 +337,5 @@ def plugin_errors() -> dict[str, str]:
 
 
 def plugin_config_roots() -> list[Path]:
-    """Directories of presets that registered tasks brought."""
+    """Directories of presets that plug-ins brought."""
     return list(_config_roots)

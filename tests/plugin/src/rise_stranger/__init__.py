@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rise_env.registry import register_task
+from rise_env.registry import DRIVERS, register_task
 
 register_task("block_pushing", cell="rise_stranger.task:BlockPushing", configs=Path(__file__).parent / "configs")
+register_task("reach")
+DRIVERS.register("stranger", "rise_stranger.driver:StrangerDriver")
