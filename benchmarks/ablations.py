@@ -29,8 +29,11 @@ from typing import Any
 import numpy as np
 
 from rise_agents.cli.demo import LABELS, SETTINGS, STARTS, record_data
-from rise_agents.evaluation.evaluate import EvaluationResult, evaluate, policy_of, wilson_interval
+from rise_agents.evaluation.evaluate import evaluate
 from rise_agents.evaluation.paired import paired_change
+from rise_agents.evaluation.results import EvaluationResult
+from rise_agents.evaluation.statistics import wilson_interval
+from rise_agents.policies.resolve import find_policy, resolve_actor
 from rise_env.files import write_json, write_text
 
 __all__ = ["ROWS", "main", "table"]
@@ -68,14 +71,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     import rise_env  # noqa: F401  (registers the environments)
     from rise_agents.cli.improve import learn, set_up
-    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_agents.policies.loading import load_policy
     from rise_env.bundle import find_bundle, load_bundle
 
     args = _parsed(arguments)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     bundle = load_bundle(args.bundle or find_bundle("brick_sorting"))
-    path = str(bundle.policy) if args.policy == "base" and bundle.policy else find_policy(args.policy, "brick_sorting")
+    path = find_policy(args.policy, bundle=bundle)
     if path is None:
         raise SystemExit(f"--policy {args.policy}: there is no such policy")
     base = load_policy(path)
@@ -159,8 +162,8 @@ def _evaluate(row: str, folder: Path, base: str, args: argparse.Namespace) -> No
     for noise, name in _EVALUATIONS.items():
         if (folder / name).exists() or noise not in args.noise or (row == "best-of" and not noise):
             continue
-        make, needs = policy_of(policy, _CELL, **options, **({} if row == "best-of" else {"noise": noise}))
-        result = evaluate(_CELL, make, args.episodes, args.seed, env_kwargs=needs)
+        actor = resolve_actor(policy, **options, **({} if row == "best-of" else {"noise_scale": noise}))
+        result = evaluate(_CELL, actor, args.episodes, args.seed)
         config = {"row": row, "settings": ROWS[row], "chunks": args.chunks, "episodes": args.episodes, "noise": noise}
         write_json(folder / name, {**result.to_dict(), "provenance": provenance(config, args.seed)})
         print(f"{folder.name}, noise {noise:g}: {result.success_rate:.1%} {result.failure_modes}", flush=True)

@@ -158,7 +158,7 @@ def _closed_loop(policy: _Policy, lags: Sequence[int], chunks: int) -> dict[str,
     try:
         while len(latency) < chunks:
             observation, _ = env.reset(seed=seed)
-            policy.begin([seed], np.ones(1, bool))
+            policy.reset([seed], np.ones(1, bool))
             over, seed = False, seed + 1
             while not over and len(latency) < chunks:
                 begun = time.perf_counter()

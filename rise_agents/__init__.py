@@ -16,7 +16,7 @@ def make_agent(name: str, env: Any, policy: Any, *, offline: Any = None, log: An
     Args:
         name: One of `AGENTS`.
         env: Vector environment, from `gym.make_vec("RISE-BrickSorting-v0", autoreset_mode="disabled", ...)`.
-        policy: Policy, or a name or path for `rise_agents.policies.loading.find_policy`.
+        policy: Policy, or a name or path for `rise_agents.policies.resolve.resolve_policy`.
         offline: Recorded chunks to mix in (`rise_agents.policies.data.ChunkSource`), for agents that want them.
         log: Directory for TensorBoard.
         **config: Settings of the agent.
@@ -29,7 +29,7 @@ def make_agent(name: str, env: Any, policy: Any, *, offline: Any = None, log: An
     """
     import importlib
 
-    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_agents.policies.resolve import resolve_policy
     from rise_env.config import decode
     from rise_env.errors import ConfigError
 
@@ -37,10 +37,7 @@ def make_agent(name: str, env: Any, policy: Any, *, offline: Any = None, log: An
         raise ConfigError(f"unknown agent {name!r}. Known: {', '.join(AGENTS)}.")
     module, agent, settings = AGENTS[name]
     if isinstance(policy, str):
-        path = find_policy(policy, env.unwrapped.task.name)
-        if path is None:
-            raise ConfigError(f"there is no policy {policy!r}: give 'base', a run folder, a checkpoint or a Hub id")
-        policy = load_policy(path)
+        policy = resolve_policy(policy, task=env.unwrapped.task.name)
     code = importlib.import_module(module)
     decoded = decode(getattr(code, settings), config, f"settings of agent {name!r}")
     return getattr(code, agent)(policy, env.unwrapped, offline, decoded, log)

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import gymnasium
 import numpy as np
 
 from rise_env.errors import ConfigError
 from rise_env.spaces import lag_key
 
-__all__ = ["Actor", "ObservationHistory", "RtcActor"]
+__all__ = ["Actor", "ActorSource", "ObservationHistory", "RtcActor", "actor_in", "needed_by"]
 
 
 @runtime_checkable
@@ -58,6 +59,20 @@ class RtcActor(Actor, Protocol):
             delay: Leading rows of it that will have been played when the new chunks arrive.
             horizon: Leading rows over which the new chunks are constrained.
         """
+
+
+#: Who acts: an actor, or a function that makes or finds it for a vector environment.
+type ActorSource = Actor | Callable[[gymnasium.vector.VectorEnv], Actor]
+
+
+def needed_by(source: ActorSource) -> dict[str, Any]:
+    """Keyword arguments that an environment must be made with for an actor."""
+    return {"observation_lags": list(source.lags)} if isinstance(source, Actor) and source.lags else {}
+
+
+def actor_in(source: ActorSource, envs: gymnasium.vector.VectorEnv) -> Actor:
+    """The actor for a vector environment."""
+    return source if isinstance(source, Actor) else source(envs)
 
 
 class ObservationHistory:

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from rise_agents.algorithms.reference_states import ReferenceBatch, ReferenceStates
-from rise_agents.policies.base import Context, Policy, PolicyRunner, observation_tensors
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Context, Policy, observation_tensors
 from rise_agents.policies.data import ChunkSource
 from rise_agents.policies.loading import load_policy
 from rise_agents.training.logging import RiseLog
@@ -297,9 +298,9 @@ class RISE:
             )
         return self.policy.within_limits(chunks).cpu().numpy(), None
 
-    def runner(self) -> PolicyRunner:
+    def runner(self) -> PolicyActor:
         """The rollout policy for `rise_agents.evaluation.evaluate`."""
-        return PolicyRunner(self.policy)
+        return PolicyActor(self.policy)
 
     @torch.no_grad()
     def film(self) -> None:

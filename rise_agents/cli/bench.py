@@ -217,51 +217,42 @@ def _truth(args: argparse.Namespace) -> dict[str, Any]:
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
     from rise_agents.cli.cell_policy import audit_policy
-    from rise_agents.policies.loading import find_policy, level_of, load_policy
+    from rise_agents.policies.loading import advantage_bin_of
+    from rise_agents.policies.resolve import resolve_policy
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.world_model import CompositionalWorldModel
 
     bundle = load_bundle(args.bundle or find_bundle(args.task))
-    path = str(bundle.policy) if args.policy == "base" and bundle.policy else find_policy(args.policy, args.task)
-    if path is None:
-        raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
     model = bundle.world_model(device=args.device)
     if args.world_model:
         model = CompositionalWorldModel.from_pretrained(args.world_model, device=args.device)
-    policy = load_policy(path)
+    policy = resolve_policy(args.policy, bundle=bundle)
     return audit_policy(
         policy, model,
         states=args.states, group=_PROPOSALS, seed=args.seed, task=args.task, preset=args.preset or "small",
-        level=level_of(policy, args.advantage or "best"),
+        advantage_bin=advantage_bin_of(policy, args.advantage or "best"),
     )  # fmt: skip
 
 
 def _serving(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import serving
     from rise_agents.cli.progress import say
-    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_agents.policies.resolve import resolve_policy
     from rise_agents.policies.served import PolicyService
     from rise_env.world_model import resolve_device
 
-    path = find_policy(args.policy, args.task)
-    if path is None:
-        raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
-    service = PolicyService(load_policy(path, device=resolve_device(args.device)))
+    service = PolicyService(resolve_policy(args.policy, task=args.task, device=resolve_device(args.device)))
     return serving.measure(service, args.quick, lambda name: say(f"measuring: {name}"))
 
 
 def _ros(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import ros
     from rise_agents.cli.progress import say
-    from rise_agents.policies.base import PolicyRunner
-    from rise_agents.policies.loading import find_policy, level_of, load_policy
+    from rise_agents.policies.actor import PolicyActor
+    from rise_agents.policies.resolve import resolve_policy
 
-    path = find_policy(args.policy, args.task)
-    if path is None:
-        raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
-    policy = load_policy(path)
-    runner = PolicyRunner(policy, level_of(policy, "best"), None, None)
-    return ros.measure(runner, args.policy, tuple(policy.lags), args.quick, lambda name: say(f"measuring: {name}"))
+    actor = PolicyActor(resolve_policy(args.policy, task=args.task))
+    return ros.measure(actor, args.policy, actor.lags, args.quick, lambda name: say(f"measuring: {name}"))
 
 
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from rise_agents.algorithms.best_of_n import BestOfN
+from rise_agents.algorithms.best_of_n import history_lags
 from rise_agents.evaluation.audit import audit
-from rise_agents.policies.base import Policy, PolicyRunner
-from rise_env.spaces import image_key, lag_key
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Policy
+from rise_env.acting import ObservationHistory
+from rise_env.spaces import image_key
 from rise_env.world_model import CompositionalWorldModel
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import load_cell
@@ -31,8 +33,8 @@ class PolicyInCell(ScriptedPolicy):
         policy: Policy; sees what the cameras see, not the ground truth.
         name: Name for the records.
         seed: Seed of its noise, together with the episode.
-        level: Advantage level to ask for.
-        guidance: As in `PolicyRunner`.
+        advantage_bin: As in `PolicyActor`.
+        guidance: As in `PolicyActor`.
     """
 
     def __init__(
@@ -42,32 +44,28 @@ class PolicyInCell(ScriptedPolicy):
         policy: Policy,
         name: str,
         seed: int,
-        level: int | None = None,
+        advantage_bin: int | None = None,
         guidance: float | None = None,
     ) -> None:
         self.name = name
         self._cell, self._renderer, self._seed = cell, renderer, seed
-        self._runner, self._lags = PolicyRunner(policy, level, guidance), policy.lags
-        self._seen: list[dict[str, np.ndarray]] = []
+        self._actor, self._history = PolicyActor(policy, advantage_bin, guidance), ObservationHistory(policy.lags)
         self._queue: list[np.ndarray] = []
 
     def reset(self) -> None:
         """Forget the episode before."""
-        self._seen, self._queue = [], []
-        self._runner.begin([(self._seed * 1_000_003 + self._cell.episode_key) % 2**62], np.ones(1, bool))
+        self._queue = []
+        self._history.reset()
+        self._actor.reset([(self._seed * 1_000_003 + self._cell.episode_key) % 2**62], np.ones(1, bool))
 
     def plan(self, horizon: int) -> np.ndarray:
         """The next `horizon` targets of the present chunk; the last one is repeated where it ends."""
         spec = self._cell.spec
         images = self._renderer.render(list(spec.cameras), spec.image_size)
-        now = {image_key(camera): image for camera, image in zip(spec.cameras, images, strict=True)}
-        self._seen = [*self._seen, {**now, "state": self._cell.state()}][-1 - max(self._lags, default=0) :]
+        now = {image_key(camera): image[None] for camera, image in zip(spec.cameras, images, strict=True)}
+        self._history.push({**now, "state": self._cell.state()[None]})
         if not self._queue:
-            observation: dict[str, np.ndarray] = {}
-            for lag in (0, *self._lags):
-                moment = self._seen[max(0, len(self._seen) - 1 - lag)]
-                observation |= {lag_key(key, lag): value[None] for key, value in moment.items()}
-            self._queue = list(self._runner.act(observation)[0][: spec.execute].astype(float))
+            self._queue = list(self._actor.act(self._history.observe())[0][: spec.execute].astype(float))
         chosen = self._queue[:horizon]
         chosen += [chosen[-1]] * (horizon - len(chosen))
         self._queue = self._queue[1:]
@@ -94,7 +92,7 @@ def audit_policy(
     preset: str = "small",
     leader: Policy | None = None,
     guidance: float | None = None,
-    level: int | None = None,
+    advantage_bin: int | None = None,
 ) -> dict[str, Any]:
     """`audit` of a policy at states that it gets to itself.
 
@@ -108,15 +106,15 @@ def audit_policy(
         preset: Its preset.
         leader: Policy that leads to the states, for audits of several policies at the same ones; `policy` when None.
         guidance: Classifier-free guidance of proposals and leader; the policies' own when None.
-        level: Advantage level that is proposed for; the best when None. The leader is asked for the best.
+        advantage_bin: Advantage bin that is proposed for; the best when None. The leader is asked for the best.
     """
-    chooser = BestOfN(policy, world_model, group, level, guidance, batch=64)
+    actor = PolicyActor(policy, advantage_bin, guidance, noise_scale=1.0)
     together = min(states, _TOGETHER)
     envs = OracleVectorEnv(
         *load_cell(task, preset), together * group, (led_by(leader or policy, guidance),),
-        observation_lags=chooser.lags, max_chunks=1,
+        observation_lags=history_lags(world_model.spec), max_chunks=1,
     )  # fmt: skip
     try:
-        return audit(chooser, envs, -(-states // together), group, seed)
+        return audit(actor, world_model, envs, rounds=-(-states // together), num_candidates=group, seed=seed)
     finally:
         envs.close()

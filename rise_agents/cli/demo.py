@@ -64,14 +64,15 @@ def run(args: argparse.Namespace) -> int:
     """Record, evaluate, improve, evaluate, report."""
     import rise_env  # noqa: F401  (registers the environments)
     from rise_agents.cli.improve import learn, parsed_settings, set_up
-    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_agents.policies.loading import load_policy
+    from rise_agents.policies.resolve import find_policy
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.files import write_json
     from rise_env.provenance import provenance
 
     clock = _Clock(args.out / "minutes.json")
     bundle = load_bundle(args.bundle or find_bundle(_TASK))
-    path = str(bundle.policy) if args.policy == "base" and bundle.policy else find_policy(args.policy, _TASK)
+    path = find_policy(args.policy, bundle=bundle)
     if path is None:
         raise ConfigError(f"the bundle {bundle.path} holds no base policy: give --policy")
     settings = {**SETTINGS, **parsed_settings(args.overrides), "seed": args.seed}
@@ -182,8 +183,9 @@ def _record(job: tuple[Path, str, int, int, str]) -> None:
 def _evaluate(name: str, policy: Any, args: argparse.Namespace) -> Any:
     """Evaluate a policy in the cell, or read what is there already."""
     from rise_agents.cli.progress import bar
-    from rise_agents.evaluation.evaluate import Episode, EvaluationResult, evaluate
-    from rise_agents.policies.base import PolicyRunner
+    from rise_agents.evaluation.evaluate import evaluate
+    from rise_agents.evaluation.results import Episode, EvaluationResult
+    from rise_agents.policies.actor import PolicyActor
     from rise_env.files import write_json
 
     file = args.out / f"{name}.json"
@@ -199,8 +201,7 @@ def _evaluate(name: str, policy: Any, args: argparse.Namespace) -> Any:
             progress.update()
 
         result = evaluate(
-            _CELL, lambda envs: PolicyRunner(policy), args.episodes, args.seed,
-            env_kwargs={"observation_lags": list(policy.lags)}, on_episode=on_episode,
+            _CELL, PolicyActor(policy), args.episodes, args.seed, on_episode=on_episode,
         )  # fmt: skip
     write_json(file, result.to_dict())
     return result
@@ -210,7 +211,7 @@ def _report(
     args: argparse.Namespace, clock: _Clock, base: Any, improved: Any, before: Any, after: Any, bundle: Any, config: Any
 ) -> Path:
     """Films and the HTML page."""
-    from rise_agents.policies.base import PolicyRunner
+    from rise_agents.policies.actor import PolicyActor
     from rise_agents.reporting.filming import film_episodes, outcome, write_video
     from rise_agents.reporting.report import Curve, Film, Row, one_sentence, side_by_side, write_gif, write_report
     from rise_agents.reporting.value_curves import value_curve
@@ -218,19 +219,19 @@ def _report(
 
     won = [b.seed for b, a in zip(before.details, after.details, strict=True) if a.success and not b.success]
     lost = [b.seed for b, a in zip(before.details, after.details, strict=True) if b.success and not a.success]
-    films, curves, kwargs = [], [], {"observation_lags": list(base.lags)}
+    films, curves = [], []
     model = bundle.world_model()
     for seed in [*won[:2], *lost[:1]]:
         pair = []
         for policy in (base, improved):
-            (found,) = film_episodes(_CELL, _acting(PolicyRunner(policy)), [seed], kwargs)
+            (found,) = film_episodes(_CELL, PolicyActor(policy), [seed])
             pair.append(found)
         (first, left, fps), (second, right, _) = pair
         labels = f"base: {outcome(first)}", f"after RISE: {outcome(second)}"
         joined = side_by_side(left, right, labels)
         path = write_video(args.out / "films" / f"episode-{seed}.mp4", joined, fps)
         films.append(Film(f"Episode {seed}, {labels[0]} and {labels[1]}", path))
-        lines = {label: value_curve(_CELL, PolicyRunner(policy), model, seed)
+        lines = {label: value_curve(_CELL, PolicyActor(policy), model, seed)
                  for label, policy in zip(labels[::-1], (improved, base), strict=True)}  # fmt: skip
         curves.append(Curve(f"Value in episode {seed}", "seconds", "value", lines))
         if seed == (won or [None])[0]:
@@ -262,42 +263,38 @@ def _report(
     )
 
 
-def _acting(runner: Any) -> Any:
-    return lambda envs: runner
-
-
 def _imagined(args: argparse.Namespace, policy: Any, model: Any) -> Any:
     """A film of a chunk of the improved policy: what the cameras saw, and what had been imagined."""
     import gymnasium
     import numpy as np
     import torch
 
-    from rise_agents.algorithms.best_of_n import BestOfN
-    from rise_agents.policies.base import PolicyRunner
+    from rise_agents.algorithms.best_of_n import history_lags, observed_history
+    from rise_agents.policies.actor import PolicyActor
     from rise_agents.reporting.filming import write_video
     from rise_agents.reporting.report import Film, imagined_film
     from rise_agents.reporting.value_curves import remaining
     from rise_env.spaces import image_key
 
-    spec, history = model.spec, BestOfN(policy, model, 1)
+    spec = model.spec
     env: Any = gymnasium.make_vec(
-        _CELL, num_envs=1, autoreset_mode="disabled", execute=spec.stride, observation_lags=list(history.lags)
+        _CELL, num_envs=1, autoreset_mode="disabled", execute=spec.stride, observation_lags=list(history_lags(spec))
     )
     clips = []
-    runner = PolicyRunner(policy)
+    actor = PolicyActor(policy)
     for seed in range(args.seed, args.seed + 4):
         observations, _ = env.reset(seed=seed)
-        runner.begin([seed], np.ones(1, bool))
+        actor.reset([seed], np.ones(1, bool))
         over = np.zeros(1, bool)
         for _ in range(6 + seed % 5):  # a moment on the way
-            observations, _, terminated, truncated, _ = env.step(runner.act(observations))
+            observations, _, terminated, truncated, _ = env.step(actor.act(observations))
             over = terminated | truncated
             if over.any():
                 break
         if over.any():
             continue
-        chunk = runner.act(observations)
-        session = model.open(history.history(observations))
+        chunk = actor.act(observations)
+        session = model.open(observed_history(model, observations))
         imagined = model.imagine(session, torch.from_numpy(chunk), [torch.Generator().manual_seed(seed)])
         real = []
         for step in range(0, spec.chunk, spec.stride):

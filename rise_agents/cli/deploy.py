@@ -114,17 +114,14 @@ def _policy(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Acto
         host, port = parse_address(args.server)
         remote = stack.enter_context(RemotePolicy(host, port, read_token(args.token_file)))
         return remote, remote.name
-    from rise_agents.policies.loading import find_policy, level_of, load_policy
+    from rise_agents.policies.resolve import find_policy, resolve_actor
 
     path = find_policy(args.policy, args.task)
     if path is None:
         return None, args.policy
-    from rise_agents.cli.deployed_policy import LocalPolicy
-    from rise_agents.policies.real_time import RealTimeRunner
-
-    policy = load_policy(path, device=args.device)
-    runner = RealTimeRunner(policy, level_of(policy, args.advantage), args.guidance)
-    return LocalPolicy(runner), "policy-" + Path(args.policy).name
+    actor = resolve_actor(path, device=args.device, advantage=args.advantage, guidance=args.guidance)
+    assert isinstance(actor, Actor)
+    return actor, "policy-" + Path(args.policy).name
 
 
 def _introduce(deployment: Deployment) -> None:

@@ -13,12 +13,9 @@ bundle's), a run folder, a checkpoint directory or a Hub id; `--advantage` says 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rise_agents.evaluation.evaluate import Episode, PolicyMaker
+from rise_agents.cli.aliases import add_alias
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,16 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", default="RISE-BrickSorting-Cell-v0", help="environment id (default: %(default)s)")
     parser.add_argument("--policy", required=True, help="name or path of a policy")
     parser.add_argument(
-        "--advantage", metavar="LEVEL", help="advantage to ask for: best (default), middle, worst, none, or 0, 1, ..."
+        "--advantage", metavar="BIN", help="advantage to ask for: best (default), middle, worst, none, or 0, 1, ..."
     )
     parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
     parser.add_argument(
-        "--noise", type=float, metavar="S", help="noise a chunk starts from, 0 to 1 (default: the policy's; best-of: 1)"
-    )
+        "--noise-scale", type=float, metavar="S",
+        help="standard deviation of the noise a chunk starts from, 0 (deterministic) to 1 (default: the policy's; 1 "
+        "with --best-of)",
+    )  # fmt: skip
+    add_alias(parser, "--noise", "--noise-scale", type=float)
     parser.add_argument(
         "--best-of", type=int, metavar="N", help="imagine N proposals per decision and execute the best"
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="whose world model imagines them (default: shipped)")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle of `base` and --best-of (default: shipped)")
     parser.add_argument("--threads", type=int, help="CPU threads of the policy (default: torch's)")
     parser.add_argument("--episodes", type=int, default=100, help="number of episodes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
@@ -54,9 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write JSON and videos."""
-    import rise_env  # noqa: F401  (registers the environments)
-    from rise_agents.cli.progress import bar
-    from rise_agents.evaluation.evaluate import evaluate, policy_of
+    from rise_agents.cli.progress import episode_bar
+    from rise_agents.evaluation.evaluate import evaluate
+    from rise_agents.policies.resolve import resolve_actor, task_of
+    from rise_agents.reporting.filming import film_outcomes
     from rise_env.files import write_json
     from rise_env.provenance import provenance
 
@@ -68,22 +69,11 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         torch.set_num_threads(args.threads)
-    make, needs = policy_of(
-        args.policy, args.env,
-        advantage=args.advantage, guidance=args.guidance, noise=args.noise, best_of=args.best_of, bundle=args.bundle,
-    )  # fmt: skip
-    env_kwargs |= needs
-    successes = 0
-    with bar(args.episodes, f"{args.policy} in {args.env}", "episodes") as progress:
-
-        def on_episode(episode: Episode) -> None:
-            nonlocal successes
-            successes += episode.success
-            progress.set_postfix(success=f"{successes / (progress.n + 1):.0%}", refresh=False)
-            progress.update()
-
+    asked = {name: getattr(args, name) for name in ("advantage", "guidance", "noise_scale", "best_of")}
+    actor = resolve_actor(args.policy, task=task_of(args.env), bundle=args.bundle, **asked)
+    with episode_bar(args.episodes, f"{args.policy} in {args.env}") as on_episode:
         result = evaluate(
-            args.env, make, args.episodes, args.seed,
+            args.env, actor, args.episodes, args.seed,
             num_envs=args.num_envs or (1 if "-Piper-" in args.env else 16),
             env_kwargs=env_kwargs, on_episode=on_episode,
         )  # fmt: skip
@@ -95,34 +85,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"  failures    {', '.join(f'{mode} {count}' for mode, count in result.failure_modes.items()) or 'none'}")
     print(f"  duration    {result.episode_seconds:.2f} s per episode; evaluated in {result.seconds:.1f} s")
     if args.json:
-        config = {"env": args.env, "policy": args.policy, "episodes": args.episodes, **env_kwargs}
-        config |= (
-            {
-                "advantage": args.advantage or "best",
-                "guidance": args.guidance,
-                "noise": "the policy's" if args.noise is None else args.noise,
-                "best_of": args.best_of or 1,
-            }
-            if needs
-            else {}
-        )
+        # None stands for the policy's own; a scripted policy takes none of what is asked.
+        config = {"env": args.env, "policy": args.policy, "episodes": args.episodes, **env_kwargs, **asked}
         write_json(args.json, {**result.to_dict(), **config, "provenance": provenance(config, args.seed)})
         print(f"  json        {args.json}")
     if args.videos:
-        for path in _film(args, make, result.details, env_kwargs):
+        for path in film_outcomes(args.env, actor, result.details, args.videos, args.num_videos, env_kwargs):
             print(f"  video       {path}")
     return 0
-
-
-def _film(
-    args: argparse.Namespace, make: PolicyMaker, details: Sequence[Episode], env_kwargs: dict[str, Any]
-) -> Iterator[Path]:
-    """Film the first episodes of every outcome."""
-    from rise_agents.reporting.filming import film_episodes, outcome, write_video
-
-    by_outcome: dict[str, list[int]] = {}
-    for episode in details:
-        by_outcome.setdefault(outcome(episode), []).append(episode.seed)
-    seeds = sorted(seed for found in by_outcome.values() for seed in found[: args.num_videos])
-    for episode, frames, fps in film_episodes(args.env, make, seeds, env_kwargs):
-        yield write_video(args.videos / f"episode-{episode.seed}-{outcome(episode)}.mp4", frames, fps)

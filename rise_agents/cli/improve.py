@@ -63,18 +63,16 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from rise_agents.cli.progress import say
-    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_agents.policies.resolve import resolve_policy, task_of
     from rise_env.files import write_json
     from rise_env.provenance import provenance
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     settings = parsed_settings(args.overrides)
-    path = find_policy(args.policy)
-    if path is None:
-        raise ConfigError(f"--policy {args.policy}: there is no such policy (a run folder, a checkpoint, 'base')")
+    policy = resolve_policy(args.policy, task=task_of(args.env), bundle=args.bundle)
     agent = set_up(
-        args.agent, args.env, load_policy(path), args.data, args.labels,
+        args.agent, args.env, policy, args.data, args.labels,
         bundle=args.bundle, oracle=args.oracle, num_envs=args.num_envs, starts=args.starts,
         log=args.out / "tensorboard",
         settings={**settings, "seed": args.seed},

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-__all__ = ["advance", "bar", "say"]
+if TYPE_CHECKING:
+    from rise_agents.evaluation.results import Episode
+
+__all__ = ["advance", "bar", "episode_bar", "say"]
 
 
 def bar(total: int, description: str, unit: str, **kwargs: Any) -> tqdm:
@@ -21,6 +26,21 @@ def bar(total: int, description: str, unit: str, **kwargs: Any) -> tqdm:
 def advance(progress: tqdm, done: int) -> None:
     """Set how much is done."""
     progress.update(done - progress.n)
+
+
+@contextlib.contextmanager
+def episode_bar(episodes: int, description: str) -> Iterator[Callable[[Episode], None]]:
+    """A progress bar with the success rate so far; gives the `on_episode` of `evaluate`."""
+    successes = 0
+    with bar(episodes, description, "episodes") as progress:
+
+        def on_episode(episode: Episode) -> None:
+            nonlocal successes
+            successes += episode.success
+            progress.set_postfix(success=f"{successes / (progress.n + 1):.0%}", refresh=False)
+            progress.update()
+
+        yield on_episode
 
 
 def say(message: str) -> None:

@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _trained(args: argparse.Namespace) -> tuple[str, Any]:
     """Name for the records, and what makes a trained policy act in the cell; None for a scripted one."""
-    from rise_agents.policies.loading import find_policy, level_of, load_policy
+    from rise_agents.policies.loading import advantage_bin_of, load_policy
+    from rise_agents.policies.resolve import find_policy
 
     path = find_policy(args.policy, args.task)
     if path is None:
@@ -102,5 +103,5 @@ def _trained(args: argparse.Namespace) -> tuple[str, Any]:
 
     policy = load_policy(path)
     name = "policy-" + Path(args.policy).name
-    level = level_of(policy, args.advantage)
+    level = advantage_bin_of(policy, args.advantage)
     return name, lambda cell, renderer: PolicyInCell(cell, renderer, policy, name, args.seed, level, args.guidance)

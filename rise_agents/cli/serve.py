@@ -108,19 +108,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _service(args: argparse.Namespace) -> PolicyService:
-    from rise_agents.policies.loading import find_policy, load_policy
+    from rise_agents.policies.resolve import resolve_policy
     from rise_agents.policies.served import PolicyService
     from rise_env.world_model import resolve_device
 
-    path = find_policy(args.policy, args.task)
-    if path is None:
-        raise ConfigError(
-            f"--policy {args.policy}: there is no such file. Trained policies can be served: base, a run folder, a "
-            "checkpoint directory or a Hub id; scripted ones see the ground truth and live in the work cell"
-        )
     if args.threads is not None:
         import torch
 
         torch.set_num_threads(args.threads)
-    policy = load_policy(path, device=resolve_device(args.device))
+    policy = resolve_policy(args.policy, task=args.task, device=resolve_device(args.device))
     return PolicyService(policy, args.advantage, guidance=args.guidance, steps=args.steps, bars=args.bars)

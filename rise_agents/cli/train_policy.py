@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def _initial(args: argparse.Namespace) -> Any:
     """The policy to go on from, if one was named."""
     from rise_agents.policies.flow_policy import FlowPolicy
-    from rise_agents.policies.loading import find_policy
+    from rise_agents.policies.resolve import find_policy
 
     if not args.initial:
         return None
@@ -98,14 +98,12 @@ def _try_out(args: argparse.Namespace) -> Any:
     """A function that lets a policy act in the environment."""
     from rise_agents.cli.progress import say
     from rise_agents.evaluation.evaluate import evaluate
-    from rise_agents.policies.base import Policy, PolicyRunner
+    from rise_agents.policies.actor import PolicyActor
+    from rise_agents.policies.base import Policy
 
     def try_out(policy: Policy) -> dict[str, float]:
         level = policy.codec.unsaid if args.plain else policy.codec.best
-        result = evaluate(
-            args.env, lambda envs: PolicyRunner(policy, level), args.try_out, _TRY_OUT_SEED,
-            env_kwargs={"observation_lags": list(policy.lags)},
-        )  # fmt: skip
+        result = evaluate(args.env, PolicyActor(policy, level), args.try_out, _TRY_OUT_SEED)
         low, high = result.success_interval
         say(f"success {result.success_rate:.1%} ({low:.1%} to {high:.1%}), {result.failure_modes}")
         return {"success": result.success_rate, "score": result.score_mean}

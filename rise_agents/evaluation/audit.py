@@ -1,7 +1,7 @@
-"""How far imagination agrees with the truth about a policy's own chunks.
+"""How far imagination agrees with the oracle environment about a policy's own chunks.
 
-The figures of `truth.py` are about chunks that differ a lot (an expert's, random ones). What improves a policy is the
-order of *its own* proposals from one state, which differ little.
+`rise bench truth` compares chunks that differ a lot (an expert's, random ones). What improves a policy is the order of
+*its own* proposals from one state, which differ little.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from rise_agents.algorithms.best_of_n import BestOfN
+from rise_agents.algorithms.best_of_n import imagined_advantages
+from rise_env.acting import Actor
 from rise_env.metrics import rank_correlation, within_group_correlation
+from rise_env.world_model import CompositionalWorldModel
 
 __all__ = ["audit"]
 
 _LEAST_SPREAD = 0.02
 
 
-@torch.no_grad()
-def audit(chooser: BestOfN, envs: Any, rounds: int, group: int, seed: int = 0) -> dict[str, Any]:
-    """Run a policy's proposals in the cell and in imagination.
+def audit(
+    actor: Actor, world_model: CompositionalWorldModel, oracle_env: Any, *, rounds: int, num_candidates: int, seed: int
+) -> dict[str, Any]:
+    """Run an actor's proposals in the oracle environment and in imagination.
 
     Args:
-        chooser: Policy and world model; `chooser.count` is not used.
-        envs: The cell, with `observation_lags=chooser.lags`.
-        rounds: Batches of `envs.num_envs` chunks.
-        group: Proposals per state.
+        actor: Proposes; it must draw noise, so that several proposals from one state differ.
+        world_model: Imagines.
+        oracle_env: Oracle vector environment with the `observation_lags` of the actor and `history_lags(spec)`.
+        rounds: Batches of `oracle_env.num_envs` chunks.
+        num_candidates: Proposals per state.
         seed: Seed of states and noise.
 
     Returns:
@@ -35,25 +39,27 @@ def audit(chooser: BestOfN, envs: Any, rounds: int, group: int, seed: int = 0) -
         gained by taking the proposal that is imagined best, and by taking the truly best one, over a random one.
     """
     imagined, true = [], []
-    policy = chooser.policy
+    count = oracle_env.num_envs
     for number in range(rounds):
-        seeds = [seed + number * envs.num_envs + i for i in range(envs.num_envs)]
-        observations, _ = envs.reset(seed=seeds, options={"group_size": group})
-        generators = [torch.Generator().manual_seed(one) for one in seeds]
-        context = policy.context({key: torch.from_numpy(value) for key, value in observations.items()},
-                                 [policy.spec.prompt] * envs.num_envs)  # fmt: skip
-        levels = torch.full((envs.num_envs,), chooser.level)
-        chunks = policy.sample(context, levels, policy.draw_noise(generators), guidance=chooser.guidance)
-        chunks = policy.within_limits(chunks)
-        imagined.append(chooser.score(observations, chunks, torch.arange(envs.num_envs)).numpy())
-        true.append(envs.step(chunks.numpy())[1])
-    guess, truth = np.concatenate(imagined).reshape(-1, group), np.concatenate(true).reshape(-1, group)
-    owner = np.repeat(np.arange(len(truth)), group)
+        seeds = [seed + number * count + i for i in range(count)]
+        observations, _ = oracle_env.reset(seed=seeds, options={"group_size": num_candidates})
+        actor.reset(seeds, np.ones(count, bool))
+        chunks = actor.act(observations)
+        scores = imagined_advantages(
+            world_model, observations, torch.from_numpy(chunks), torch.arange(count), batch_size=64
+        )
+        imagined.append(scores.cpu().numpy())
+        true.append(oracle_env.step(chunks)[1])
+    guess, truth = (
+        np.concatenate(imagined).reshape(-1, num_candidates),
+        np.concatenate(true).reshape(-1, num_candidates),
+    )
+    owner = np.repeat(np.arange(len(truth)), num_candidates)
     within, ordered = within_group_correlation(guess.ravel(), truth.ravel(), owner, _LEAST_SPREAD)
     chosen = truth[np.arange(len(truth)), guess.argmax(axis=1)]
     return {
         "states": len(truth),
-        "group": group,
+        "num_candidates": num_candidates,
         "overall": rank_correlation(guess.ravel(), truth.ravel()),
         "within_state": within,
         "states_with_an_order": ordered,

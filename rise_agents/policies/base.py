@@ -1,4 +1,4 @@
-"""What every trainable policy offers, whatever network is inside, and how it acts in an environment."""
+"""What every trainable policy offers, whatever network is inside."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -17,7 +16,7 @@ from rise_env.errors import ConfigError
 from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import TaskSpec
 
-__all__ = ["Context", "Policy", "PolicyRunner", "observation_tensors", "stack_views"]
+__all__ = ["Context", "Policy", "observation_tensors", "stack_views"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,12 @@ class Policy(nn.Module, ABC):
         lags: Past observations that it reads besides the present one, in control steps.
         guidance: Weight of classifier-free guidance when nobody says otherwise.
         noise: Deviation of the noise that it starts from by default: 1 as in training, 0 for its middle.
+        supports_rtc: Whether it knows real-time chunking, `sample_rtc`.
     """
 
     guidance: float = 1.0
     noise: float = 1.0
+    supports_rtc: bool = False
     spec: TaskSpec
     codec: AdvantageCodec
     lags: tuple[int, ...]
@@ -105,6 +106,35 @@ class Policy(nn.Module, ABC):
                 plain conditioning.
             steps: Integration steps; the policy's own when None.
         """
+
+    def sample_rtc(
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        noise: torch.Tensor,
+        previous: torch.Tensor,
+        delay: int,
+        horizon: int,
+        *,
+        guidance: float = 1.0,
+        steps: int | None = None,
+    ) -> torch.Tensor:
+        """Action chunks like `sample` that agree with those being executed: see `rise_agents.policies.real_time`.
+
+        Args:
+            context: As in `sample`.
+            levels: As in `sample`.
+            noise: As in `sample`.
+            previous: What is left of the old chunks from the observation on, (B, R, D), rad and m, R >= 1.
+            delay: Rows of it that will have been executed when the new chunks arrive.
+            horizon: Rows over which old and new are to agree.
+            guidance: As in `sample`.
+            steps: As in `sample`.
+
+        Raises:
+            ConfigError: If the policy does not know how.
+        """
+        raise ConfigError(f"a {type(self).__name__} knows no real-time chunking; use the execution strategy smooth")
 
     @abstractmethod
     def loss(
@@ -221,50 +251,3 @@ def stack_views(
         moments.append(torch.stack([observations[lag_key(image_key(camera), lag)] for camera in spec.cameras], dim=1))
     states = [observations[lag_key("state", lag)].float() for lag in (0, *lags)]
     return torch.stack(moments, dim=1), torch.stack(states, dim=1)
-
-
-class PolicyRunner:
-    """A policy in an environment: satisfies `rise_agents.evaluation.evaluate.ChunkPolicy`.
-
-    The noise of an episode depends on its seed alone, whatever else runs beside it.
-
-    Args:
-        policy: Policy; put into evaluation mode.
-        level: Advantage level to ask for; the best when None.
-        guidance: As in `Policy.sample`; the policy's own when None.
-        steps: As in `Policy.sample`.
-        noise: Deviation of the initial noise; 1 as trained, 0 for its middle; the policy's own when None.
-    """
-
-    def __init__(
-        self,
-        policy: Policy,
-        level: int | None = None,
-        guidance: float | None = None,
-        steps: int | None = None,
-        noise: float | None = None,
-    ) -> None:
-        self.policy = policy.eval()
-        self.level = policy.codec.best if level is None else level
-        self.guidance, self.steps = policy.guidance if guidance is None else guidance, steps
-        self.noise = policy.noise if noise is None else noise
-        self._generators: list[torch.Generator] = []
-
-    def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:
-        """Seed the episodes that start."""
-        if len(self._generators) != len(seeds):
-            self._generators = [torch.Generator() for _ in seeds]
-        for generator, seed, starts in zip(self._generators, seeds, mask, strict=True):
-            if starts:
-                generator.manual_seed(int(seed))
-
-    @torch.no_grad()
-    def act(self, observations: Mapping[str, Any]) -> np.ndarray:
-        """Action chunks float32 (N, chunk, D), rad and m, within the joint limits."""
-        policy = self.policy
-        count = len(observations["state"])
-        context = policy.context(observation_tensors(observations, policy.device), [policy.spec.prompt] * count)
-        levels = torch.full((count,), self.level, device=policy.device)
-        noise = self.noise * policy.draw_noise(self._generators)
-        chunks = policy.sample(context, levels, noise, guidance=self.guidance, steps=self.steps)
-        return policy.within_limits(chunks).cpu().numpy()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from torch import nn
 from rise_agents.policies.base import Context, Policy, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import ChunkDenoiser, NetworkConfig, ViewEncoder
+from rise_agents.policies.real_time import filled_up, guidance_weight, prefix_weights
 from rise_env.config import decode
 from rise_env.errors import CheckpointError, ConfigError, requirement
 from rise_env.files import to_plain
@@ -102,6 +103,7 @@ class FlowPolicy(Policy):
         codec: Meaning of the advantage levels.
     """
 
+    supports_rtc = True
     relative: torch.Tensor
     state_mean: torch.Tensor
     state_std: torch.Tensor
@@ -195,10 +197,47 @@ class FlowPolicy(Policy):
         steps: int | None = None,
     ) -> torch.Tensor:
         """Action chunks by Euler steps (see `Policy.sample`)."""
+        return self._integrated(context, levels, noise, guidance, steps)
+
+    def sample_rtc(
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        noise: torch.Tensor,
+        previous: torch.Tensor,
+        delay: int,
+        horizon: int,
+        *,
+        guidance: float = 1.0,
+        steps: int | None = None,
+    ) -> torch.Tensor:
+        """Action chunks by guided Euler steps (see `Policy.sample_rtc`)."""
+        left, length = min(previous.shape[1], self.spec.chunk), self.spec.chunk
+        goal = self.normalise(filled_up(previous, length).to(context.state), context.state)
+        weights = prefix_weights(min(delay, left), min(horizon, left), length).to(goal)
+        tied = weights.repeat_interleave(self.spec.layout.dim)
+
+        def correct(x: torch.Tensor, velocity: torch.Tensor, time: float, count: int) -> torch.Tensor:
+            error = (goal - (x - time * velocity)) * tied
+            return velocity - guidance_weight(time, count) * error
+
+        return self._integrated(context, levels, noise, guidance, steps, correct)
+
+    def _integrated(
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        noise: torch.Tensor,
+        guidance: float,
+        steps: int | None,
+        correct: Callable[[torch.Tensor, torch.Tensor, float, int], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         x, count = noise.flatten(1), steps or self.config.steps
         for step in range(count):
-            time = torch.full((len(x),), 1.0 - step / count, device=x.device)
-            x = x - self.velocity(x, context.features, time, levels, guidance) / count
+            now = 1.0 - step / count
+            time = torch.full((len(x),), now, device=x.device)
+            velocity = self.velocity(x, context.features, time, levels, guidance)
+            x = x - (velocity if correct is None else correct(x, velocity, now, count)) / count
         return self.denormalise(x, context.state)
 
     def loss(

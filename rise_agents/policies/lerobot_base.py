@@ -24,7 +24,7 @@ _TRUSTED = ("lerobot", "rise_agents")  # packages that a pre-processing may name
 
 
 class LeRobotBase:
-    """A LeRobot policy in our environments: satisfies `rise_agents.evaluation.evaluate.ChunkPolicy`.
+    """A LeRobot policy in our environments: a `rise_env.acting.Actor`.
 
     The random numbers of an episode depend on its seed alone. LeRobot draws them from torch's global generator, so a
     policy that draws any is asked for one environment at a time.
@@ -140,7 +140,7 @@ class LeRobotBase:
                 step.absent = "best"
         return cls(policy, *processors, spec, **arguments)
 
-    def begin(self, seeds: Sequence[int], mask: np.ndarray) -> None:
+    def reset(self, seeds: Sequence[int], mask: np.ndarray) -> None:
         """Seed the episodes that start."""
         if len(self._seeds) != len(seeds):
             self._seeds, self._chunks = [0] * len(seeds), [0] * len(seeds)
@@ -157,7 +157,7 @@ class LeRobotBase:
         frames, states = stack_views(tensors, self.spec, self.lags)
         count = len(states)
         if len(self._seeds) != count:
-            raise ConfigError(f"begin was called for {len(self._seeds)} environments, the observation has {count}")
+            raise ConfigError(f"reset was called for {len(self._seeds)} environments, the observation has {count}")
         parts = [slice(0, count)] if self.batched else [slice(i, i + 1) for i in range(count)]
         chunks = [self._predict(frames[part], states[part], part.start) for part in parts]
         self._chunks = [chunk + 1 for chunk in self._chunks]

@@ -1,45 +1,17 @@
-"""Policies by name or path."""
+"""Policies of any kind from their checkpoints."""
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from rise_agents.policies.base import Policy
-from rise_env.bundle import find_bundle, load_bundle
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.pretrained import CONFIG, local_directory
 from rise_env.registry import POLICIES
 
-__all__ = ["find_policy", "level_of", "load_policy"]
-
-
-def find_policy(name: str | os.PathLike[str], task: str | None = None) -> str | None:
-    """Where a policy lies.
-
-    Args:
-        name: "base" for the policy of the task's bundle; a run folder (its `model/` is taken), a checkpoint directory,
-            or the id of a repository on the Hugging Face Hub.
-        task: Task whose bundle "base" is taken from.
-
-    Returns:
-        Directory or Hub id; None if `name` looks like neither, and may be the name of a scripted policy.
-
-    Raises:
-        ConfigError: If the bundle has no policy.
-    """
-    text = os.fspath(name)
-    if text == "base":
-        bundle = load_bundle(find_bundle(task or "brick_sorting"))
-        if bundle.policy is None:
-            raise ConfigError(f"the bundle {bundle.path} holds no base policy: train one with `rise train policy`")
-        return str(bundle.policy)
-    path = Path(text)
-    if (path / "model" / CONFIG).is_file():
-        return str(path / "model")
-    return text if path.exists() or "/" in text else None
+__all__ = ["advantage_bin_of", "load_policy"]
 
 
 def load_policy(path: str | os.PathLike[str], **kwargs: Any) -> Policy:
@@ -64,8 +36,8 @@ def load_policy(path: str | os.PathLike[str], **kwargs: Any) -> Policy:
     return policy
 
 
-def level_of(policy: Policy, name: str) -> int:
-    """Advantage level by name: "best", "worst", "middle", "none" (not said), or a number from 0 (worst).
+def advantage_bin_of(policy: Policy, name: str) -> int:
+    """Advantage bin by name: "best", "worst", "middle", "none" (not said), or a number from 0 (worst).
 
     Raises:
         ConfigError: If there is no such level.

@@ -168,6 +168,7 @@ class Pi05Policy(Policy):
     """
 
     lags = ()
+    supports_rtc = True
     relative: torch.Tensor
     state_low: torch.Tensor
     state_high: torch.Tensor
@@ -356,6 +357,40 @@ class Pi05Policy(Policy):
                 unsaid = self.tokenise(context, torch.full_like(levels, self.codec.unsaid))
                 chunks = guided_actions(self.network.model, images, shown, said, unsaid, noise, steps, guidance)
         return self.denormalise(chunks, context.state)
+
+    @torch.no_grad()
+    def sample_rtc(
+        self,
+        context: Context,
+        levels: torch.Tensor,
+        noise: torch.Tensor,
+        previous: torch.Tensor,
+        delay: int,
+        horizon: int,
+        *,
+        guidance: float = 1.0,
+        steps: int | None = None,
+    ) -> torch.Tensor:
+        """Action chunks by LeRobot's own real-time chunking (see `Policy.sample_rtc`); without guidance."""
+        from rise_agents.policies.pi05_network import real_time_chunking
+
+        if guidance != 1.0:
+            raise ConfigError(
+                f"real-time chunking of pi0.5 goes without guidance over the advantage, got {guidance}: use "
+                "--guidance 1"
+            )
+        context = _whole(context)
+        left = previous[:, : self.spec.chunk].to(context.state)
+        with _evaluating(self.network), real_time_chunking(self.network):
+            chunks = self.network.model.sample_actions(
+                *self.images(context), *self.tokenise(context, levels),
+                noise=noise,
+                num_steps=self.config.steps if steps is None else steps,
+                prev_chunk_left_over=self.normalise(left, context.state),
+                inference_delay=min(delay, left.shape[1]),
+                execution_horizon=min(horizon, left.shape[1]),
+            )  # fmt: skip
+        return self.denormalise(chunks.detach(), context.state)
 
     def loss(
         self,

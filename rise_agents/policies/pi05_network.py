@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from lerobot.policies.common.vla_utils import make_att_2d_masks, prepare_attenti
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from lerobot.policies.pi_gemma import PaliGemmaForConditionalGenerationWithPiGemma, PiGemmaForCausalLM
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import nn
 
@@ -32,6 +34,7 @@ __all__ = [
     "guided_actions",
     "load_tokenizer",
     "read_published",
+    "real_time_chunking",
     "resize_with_bars",
 ]
 
@@ -202,6 +205,19 @@ def guided_actions(
         return without + guidance * (with_advantage - without)
 
     return euler_integrate(velocity, noise, steps)
+
+
+@contextlib.contextmanager
+def real_time_chunking(network: PI05Policy) -> Iterator[None]:
+    """Switch on LeRobot's real-time chunking for a while."""
+    before = network.config.rtc_config
+    network.config.rtc_config = RTCConfig()
+    network.init_rtc_processor()
+    try:
+        yield
+    finally:
+        network.config.rtc_config = before
+        network.init_rtc_processor()
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from rise_agents.policies.base import Policy, observation_tensors
-from rise_agents.policies.loading import level_of
+from rise_agents.policies.loading import advantage_bin_of
 from rise_agents.policies.reading import ObservationReader
-from rise_agents.policies.real_time import can_tie, sample_tied
 from rise_env.acting import ObservationHistory
 from rise_env.errors import ActionError, ConfigError
 from rise_env.spaces import image_key, lag_key
@@ -31,7 +30,7 @@ class PolicyService:
 
     Args:
         policy: Policy; put into evaluation mode.
-        advantage: Level to ask for where a client says none: see `policies.loading.level_of`.
+        advantage: Level to ask for where a client says none: see `policies.loading.advantage_bin_of`.
         guidance: As in `Policy.sample`; the policy's own when None.
         steps: As in `Policy.sample`.
         bars: What to do with images of another shape: see `ObservationReader`.
@@ -52,7 +51,7 @@ class PolicyService:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy.eval()
-        self.level = level_of(policy, str(advantage))
+        self.level = advantage_bin_of(policy, str(advantage))
         self.guidance = policy.guidance if guidance is None else guidance
         self.steps, self.bars, self.clock = steps, bars, clock
         ObservationReader(policy.spec, policy.lags, bars)  # names that contradict each other are said at once
@@ -77,7 +76,7 @@ class PolicyService:
             "advantage_levels": codec.levels,
             "advantage": "none" if self.level == codec.unsaid else self.level,
             "noise_shape": list(self.policy.noise_shape),
-            "real_time_chunking": can_tie(self.policy),
+            "real_time_chunking": self.policy.supports_rtc,
         }
 
     def open(self) -> ServedSession:
@@ -153,7 +152,7 @@ class ServedSession:
             levels = torch.full((1,), options["level"], device=policy.device)
             how: dict[str, Any] = {"guidance": service.guidance, "steps": service.steps}
             if playing := options["playing"]:
-                chunks = sample_tied(policy, context, levels, noise, *playing, **how)
+                chunks = policy.sample_rtc(context, levels, noise, *playing, **how)
             else:
                 chunks = policy.sample(context, levels, noise, **how)
             actions = policy.within_limits(chunks)[0].float().cpu().numpy()
@@ -194,7 +193,7 @@ class ServedSession:
                 f"'advantage' is {value!r}, expected the name of a level (best, middle, worst, none) or its number, a "
                 f"whole one from 0 to {self._service.policy.codec.best}"
             )
-        return level_of(self._service.policy, str(value))
+        return advantage_bin_of(self._service.policy, str(value))
 
     def _noise(self, observation: Mapping[str, Any]) -> torch.Tensor | None:
         if "noise" not in observation:
@@ -208,7 +207,7 @@ class ServedSession:
         return torch.from_numpy(value.astype(np.float32))
 
     def _playing(self, observation: Mapping[str, Any]) -> tuple[torch.Tensor, int, int] | None:
-        """What is left of the chunk that is being played, (1, R, D), and the delay and horizon of `sample_tied`."""
+        """What is left of the chunk that is being played, (1, R, D), and the delay and horizon of `Policy.sample_rtc`."""
         given = [key for key in _PLAYING if key in observation]
         if not given:
             return None
@@ -217,7 +216,7 @@ class ServedSession:
             raise ConfigError(
                 f"{given[0]!r} came without {missing[0]!r}: real-time chunking needs {', '.join(_PLAYING)}"
             )
-        if not can_tie(policy):
+        if not policy.supports_rtc:
             raise ConfigError(
                 f"{given[0]!r}: a {type(policy).__name__} knows no real-time chunking; send none of its keys"
             )

@@ -9,10 +9,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from rise_agents.evaluation.evaluate import Episode, PolicyMaker, policy_of, run_episodes
+from rise_agents.evaluation.results import Episode
+from rise_agents.evaluation.rollout import run_episodes
+from rise_env.acting import ActorSource, actor_in, needed_by
 from rise_env.files import atomic_path
 
-__all__ = ["caption", "film_episodes", "outcome", "picture_grid", "write_video"]
+__all__ = ["caption", "film_episodes", "film_outcomes", "outcome", "picture_grid", "write_video"]
 
 _FONT_SIZE = 18
 
@@ -24,7 +26,7 @@ def outcome(episode: Episode) -> str:
 
 def film_episodes(
     env_id: str,
-    policy: str | PolicyMaker,
+    actor: ActorSource,
     seeds: Sequence[int],
     env_kwargs: dict[str, Any] | None = None,
 ) -> Iterator[tuple[Episode, np.ndarray, int]]:
@@ -35,18 +37,17 @@ def film_episodes(
 
     Args:
         env_id: Registered environment id whose environment can film (`start_film`, `take_film`).
-        policy: As for `evaluate`.
+        actor: As for `evaluate`.
         seeds: Seeds of the episodes.
         env_kwargs: Further keyword arguments of the environment.
 
     Yields:
         The episode, its pictures uint8 (T, H, W, 3), and pictures per second.
     """
-    make, needs = policy_of(policy, env_id) if isinstance(policy, str) else (policy, {})
-    kwargs = {**needs, **(env_kwargs or {}), "autoreset_mode": "disabled", "render_mode": "rgb_array"}
+    kwargs = {**needed_by(actor), **(env_kwargs or {}), "autoreset_mode": "disabled", "render_mode": "rgb_array"}
     envs: Any = gymnasium.make_vec(env_id, num_envs=1, **kwargs)
     try:
-        chosen = make(envs)
+        chosen = actor_in(actor, envs)
         for seed in seeds:
             envs.unwrapped.call("start_film")
             (episode,) = run_episodes(envs, chosen, 1, seed)
@@ -55,6 +56,35 @@ def film_episodes(
             yield episode, np.stack(frames), int(task.fps)
     finally:
         envs.close()
+
+
+def film_outcomes(
+    env_id: str,
+    actor: ActorSource,
+    episodes: Sequence[Episode],
+    folder: Path,
+    each: int = 2,
+    env_kwargs: dict[str, Any] | None = None,
+) -> Iterator[Path]:
+    """Film the first episodes of every outcome of an evaluation, as `<folder>/episode-<seed>-<outcome>.mp4`.
+
+    Args:
+        env_id: As for `film_episodes`.
+        actor: As for `evaluate`.
+        episodes: What `evaluate` found.
+        folder: Where to write.
+        each: Films per outcome.
+        env_kwargs: As for `evaluate`.
+
+    Yields:
+        Every file, once it is written.
+    """
+    by_outcome: dict[str, list[int]] = {}
+    for episode in episodes:
+        by_outcome.setdefault(outcome(episode), []).append(episode.seed)
+    seeds = sorted(seed for found in by_outcome.values() for seed in found[:each])
+    for episode, frames, fps in film_episodes(env_id, actor, seeds, env_kwargs):
+        yield write_video(folder / f"episode-{episode.seed}-{outcome(episode)}.mp4", frames, fps)
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: int, hold_seconds: float = 0.7) -> Path:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import ablations
 from rise_agents.cli import demo
-from rise_agents.evaluation.evaluate import Episode, summarise
+from rise_agents.evaluation.results import Episode, summarise
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_env.bundle import find_bundle, load_bundle

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rise_agents.algorithms.best_of_n import BestOfN
+from rise_agents.algorithms.best_of_n import BestOfN, imagined_advantages
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_env.errors import ConfigError
@@ -23,12 +23,11 @@ def policy() -> FlowPolicy:
     return made
 
 
-@pytest.mark.parametrize("batch", [128, 5])
-def test_it_takes_the_proposal_that_is_imagined_best(batch: int) -> None:
-    chooser = BestOfN(policy(), counting_world_model(), 8, batch=batch)
+def test_it_takes_the_proposal_that_is_imagined_best() -> None:
+    chooser = BestOfN(policy(), counting_world_model(), 8)
     envs = counting_envs(3, observation_lags=chooser.lags, autoreset_mode="disabled")
     observations, _ = envs.reset(seed=0)
-    chooser.begin([4, 5, 6], np.ones(3, bool))
+    chooser.reset([4, 5, 6], np.ones(3, bool))
     chosen = chooser.act(observations)
     middle = (SPEC.layout.low + SPEC.layout.high) / 2
     half = (SPEC.layout.high - SPEC.layout.low) / 2
@@ -51,11 +50,22 @@ def test_it_takes_the_proposal_that_is_imagined_best(batch: int) -> None:
     envs.close()
 
 
+def test_advantages_do_not_depend_on_how_many_are_imagined_at_once() -> None:
+    model = counting_world_model()
+    envs = counting_envs(2, observation_lags=BestOfN(policy(), model, 1).lags, autoreset_mode="disabled")
+    observations, _ = envs.reset(seed=0)
+    chunks = torch.from_numpy(np.stack([envs.single_action_space.sample() for _ in range(7)]))
+    owner = torch.tensor([0, 0, 1, 1, 1, 0, 1])
+    whole = imagined_advantages(model, observations, chunks, owner)
+    torch.testing.assert_close(imagined_advantages(model, observations, chunks, owner, batch_size=3), whole)
+    envs.close()
+
+
 def test_the_history_must_be_offered() -> None:
     chooser = BestOfN(policy(), counting_world_model(), 2)
     envs = counting_envs(1, observation_lags=[2], autoreset_mode="disabled")
     observations, _ = envs.reset(seed=0)
-    chooser.begin([0], np.ones(1, bool))
+    chooser.reset([0], np.ones(1, bool))
     with pytest.raises(KeyError, match="lag6"):
         chooser.act(observations)
     with pytest.raises(ConfigError, match="at least 1"):

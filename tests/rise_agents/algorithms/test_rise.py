@@ -411,6 +411,6 @@ def test_proposals_are_not_guided_what_acts_is() -> None:
     observation, _ = learner.envs.reset(seed=0)
     learner.predict(observation)
     runner = learner.runner()
-    runner.begin([0] * 16, np.ones(16, bool))
+    runner.reset([0] * 16, np.ones(16, bool))
     runner.act(observation)
     assert asked == [2.0, 2.0]

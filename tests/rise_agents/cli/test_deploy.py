@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from rise_agents.cli.main import main
-from rise_agents.evaluation.evaluate import EvaluationResult, evaluate, policy_of
+from rise_agents.evaluation.evaluate import evaluate
+from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
+from rise_agents.policies.resolve import resolve_actor
 from rise_env.tasks import load_task
 from rise_robot.recording import check_dataset, read_episode_records
 
@@ -56,9 +58,8 @@ def test_a_trained_policy_is_the_one_that_is_evaluated(checkpoint: Path, tmp_pat
     arguments = ["--policy", str(checkpoint), "--episodes", "2", "--seed", "3"]
     assert main(["deploy", *CELL, *arguments, "--execution", "sync", "--json", str(out), short]) == 0
     env = "RISE-BrickSorting-Piper-v0"
-    make, needs = policy_of(str(checkpoint), env)
-    settings = {"driver": "cell", "preset": "tiny", "overrides": [short], **needs}
-    result = evaluate(env, make, 2, 3, num_envs=1, env_kwargs=settings)
+    settings = {"driver": "cell", "preset": "tiny", "overrides": [short]}
+    result = evaluate(env, resolve_actor(checkpoint), 2, 3, num_envs=1, env_kwargs=settings)
     content = json.loads(out.read_text())
     assert content["details"] == json.loads(json.dumps(result.to_dict()["details"]))
 
@@ -120,8 +121,8 @@ def test_the_world_model_is_not_loaded(checkpoint: Path) -> None:
 
 def test_loading_the_shipped_policy_loads_no_world_model() -> None:
     code = (
-        "import sys\nfrom rise_agents.policies.loading import find_policy, load_policy\n"
-        "load_policy(find_policy('base', 'brick_sorting'))\nprint(*sys.modules)"
+        "import sys\nfrom rise_agents.policies.resolve import resolve_policy\n"
+        "resolve_policy('base', task='brick_sorting')\nprint(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()

@@ -18,7 +18,7 @@ import torch
 
 from rise_agents.cli.main import main
 from rise_agents.evaluation.evaluate import evaluate
-from rise_agents.policies.base import PolicyRunner
+from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.policies.loading import load_policy
@@ -97,7 +97,7 @@ def test_serves_what_the_policy_does_and_ends_cleanly(checkpoint: Path, ending: 
     turns = [{key: np.stack([one[key], two[key]]) for key in one} for one, two in (single[:2], single[2:])]
 
     def act(chooser: Any) -> list[np.ndarray]:
-        chooser.begin([3, 4], np.array([True, True]))
+        chooser.reset([3, 4], np.array([True, True]))
         return [chooser.act(turn) for turn in turns]
 
     def remote(port: int) -> list[np.ndarray]:
@@ -109,14 +109,14 @@ def test_serves_what_the_policy_does_and_ends_cleanly(checkpoint: Path, ending: 
     first, second = visitor.printed.getvalue().splitlines()
     assert "FlowPolicy, brick_sorting, 8 x 14 actions" in first
     assert second == "stopped"
-    for found, expected in zip(visitor.found, act(PolicyRunner(policy)), strict=True):
+    for found, expected in zip(visitor.found, act(PolicyActor(policy)), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)  # here both environments are one batch
 
 
 def test_episodes_in_the_cell_are_the_same_through_the_server(checkpoint: Path) -> None:
     policy = load_policy(checkpoint)
     kwargs = {"preset": "tiny", "num_workers": 0, "observation_lags": list(policy.lags), "overrides": SHORT}
-    here = evaluate(CELL, lambda envs: PolicyRunner(policy), 2, 5, num_envs=1, env_kwargs=kwargs)
+    here = evaluate(CELL, PolicyActor(policy), 2, 5, num_envs=1, env_kwargs=kwargs)
     with PolicyServer(PolicyService(policy), ServerConfig(port=0)) as server, RemotePolicy(port=server.port) as remote:
         there = evaluate(CELL, lambda envs: remote, 2, 5, num_envs=1, env_kwargs=kwargs)
     assert there.details == here.details

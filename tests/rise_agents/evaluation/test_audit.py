@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import pytest
 import torch
 
 from benchmarks.random_model import random_world_model
-from rise_agents.algorithms.best_of_n import BestOfN
+from rise_agents.algorithms.best_of_n import history_lags
 from rise_agents.evaluation.audit import audit
+from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.oracle import OracleVectorEnv
 
 
-def test_an_oracle_agrees_with_the_truth_and_its_opposite_does_not() -> None:
+def test_an_oracle_agrees_with_the_truth_and_its_opposite_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, config = load_cell("brick_sorting", "tiny")
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
     policy = FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(2,), steps=1, draws=1))
     policy.chunk_std.fill_(0.3)  # chunks that differ
-    chooser = BestOfN(policy, random_world_model("brick_sorting", "tiny"), 4)
-    envs = OracleVectorEnv(spec, config, 8, ("expert",), observation_lags=chooser.lags, latest_start=12)
-    plain = audit(chooser, envs, 1, 4, seed=3)
+    model = random_world_model("brick_sorting", "tiny")
+    envs = OracleVectorEnv(spec, config, 8, ("expert",), observation_lags=history_lags(model.spec), latest_start=12)
+
+    def measure() -> dict[str, Any]:
+        return audit(PolicyActor(policy), model, envs, rounds=1, num_candidates=4, seed=3)
+
+    plain = measure()
     assert plain["states"] == 2
     assert plain["gain_of_true_best"] >= plain["gain_of_imagined_best"]
 
-    def oracle(sign: float) -> object:
-        """Scores by running the chunks, and puts the cell back."""
+    def imagine_with(sign: float) -> None:
+        """Score by running the chunks, and put the cell back."""
 
-        def score(observations: dict[str, np.ndarray], chunks: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+        def score(model: object, observations: object, chunks: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
             before = dict(envs._states), dict(envs._seen), envs._progress.copy(), envs._chunks.copy()
             rewards = envs.step(chunks.numpy())[1]
             envs._states, envs._seen, envs._progress, envs._chunks = before
             return torch.from_numpy(sign * rewards)
 
-        return score
+        monkeypatch.setattr("rise_agents.evaluation.audit.imagined_advantages", score)
 
-    chooser.score = oracle(1.0)  # type: ignore[method-assign]
-    right = audit(chooser, envs, 1, 4, seed=3)
+    imagine_with(1.0)
+    right = measure()
     assert right["overall"] == pytest.approx(1.0)
     assert right["bias"] == pytest.approx(0.0)
     assert right["gain_of_imagined_best"] == pytest.approx(right["gain_of_true_best"])
     assert right["advantage_mean"] == pytest.approx(plain["advantage_mean"])
-    chooser.score = oracle(-1.0)  # type: ignore[method-assign]
-    wrong = audit(chooser, envs, 1, 4, seed=3)
+    imagine_with(-1.0)
+    wrong = measure()
     assert wrong["overall"] == pytest.approx(-1.0)
     assert wrong["gain_of_imagined_best"] < right["gain_of_imagined_best"]

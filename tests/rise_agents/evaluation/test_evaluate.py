@@ -11,7 +11,11 @@ import pytest
 
 import rise_env  # noqa: F401  (registers the environments)
 from rise_agents.cli.main import main
-from rise_agents.evaluation.evaluate import Episode, RandomPolicy, evaluate, named_policy, summarise, wilson_interval
+from rise_agents.evaluation.evaluate import evaluate
+from rise_agents.evaluation.results import Episode, summarise
+from rise_agents.evaluation.statistics import wilson_interval
+from rise_agents.policies.resolve import resolve_actor
+from rise_agents.policies.scripted import RandomPolicy
 from rise_env.errors import ConfigError
 
 ENV = "RISE-BrickSorting-Cell-v0"
@@ -27,51 +31,50 @@ def test_wilson_interval_has_published_values(successes: int, trials: int, low: 
 
 
 def test_episodes_do_not_depend_on_the_number_of_environments() -> None:
-    alone = evaluate(ENV, "operator", 5, 30, num_envs=1, env_kwargs=TINY)
-    together = evaluate(ENV, "operator", 5, 30, num_envs=3, env_kwargs=TINY)
+    alone = evaluate(ENV, resolve_actor("operator"), 5, 30, num_envs=1, env_kwargs=TINY)
+    together = evaluate(ENV, resolve_actor("operator"), 5, 30, num_envs=3, env_kwargs=TINY)
     assert alone.details == together.details
     assert [episode.seed for episode in alone.details] == [30, 31, 32, 33, 34]
 
 
 def test_expert_succeeds_and_random_fails() -> None:
-    expert = evaluate(ENV, "expert", 4, 0, num_envs=4, env_kwargs=TINY)
+    expert = evaluate(ENV, resolve_actor("expert"), 4, 0, num_envs=4, env_kwargs=TINY)
     assert expert.success_rate == 1.0
     assert expert.score_mean == 10.0
     assert expert.failure_modes == {}
-    random = evaluate(ENV, "random", 2, 0, num_envs=2, env_kwargs=TINY)
+    random = evaluate(ENV, resolve_actor("random"), 2, 0, num_envs=2, env_kwargs=TINY)
     assert random.success_rate == 0.0
     assert sum(random.failure_modes.values()) == 2
 
 
 def test_every_finished_episode_is_reported_once() -> None:
     seen: list[int] = []
-    evaluate(ENV, "expert", 5, 7, num_envs=2, env_kwargs=TINY, on_episode=lambda episode: seen.append(episode.seed))
+    evaluate(
+        ENV,
+        resolve_actor("expert"),
+        5,
+        7,
+        num_envs=2,
+        env_kwargs=TINY,
+        on_episode=lambda episode: seen.append(episode.seed),
+    )
     assert sorted(seen) == [7, 8, 9, 10, 11]
 
 
 def test_unknown_policies_and_no_episodes_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"unknown policy 'exprt'.*expert"):
-        evaluate(ENV, "exprt", 1, env_kwargs=TINY)
+    with pytest.raises(ConfigError, match=r"unknown policy 'exprt'.*expert.*corrected"):
+        evaluate(ENV, resolve_actor("exprt"), 1, env_kwargs=TINY)
     with pytest.raises(ConfigError, match="at least 1"):
-        evaluate(ENV, "expert", 0)
+        evaluate(ENV, resolve_actor("expert"), 0)
 
 
 def test_random_policy_depends_on_the_seed_alone() -> None:
     policy = RandomPolicy(gymnasium.spaces.Box(-1, 1, (4, 2)))
-    policy.begin([5, 6], np.array([True, True]))
+    policy.reset([5, 6], np.array([True, True]))
     first = policy.act({})
-    policy.begin([6, 9], np.array([True, False]))
+    policy.reset([6, 9], np.array([True, False]))
     assert np.array_equal(policy.act({})[0], first[1])
     assert first.dtype == np.float32
-
-
-def test_named_policy_lists_what_there_is() -> None:
-    envs = gymnasium.make_vec(ENV, num_envs=1, **TINY)
-    try:
-        with pytest.raises(ConfigError, match="corrected"):
-            named_policy("nobody", envs)
-    finally:
-        envs.close()
 
 
 def test_summary_counts_failures_by_mode() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rise_agents.evaluation.evaluate import Episode, EvaluationResult, summarise
 from rise_agents.evaluation.paired import paired_change
+from rise_agents.evaluation.results import Episode, EvaluationResult, summarise
 from rise_env.errors import ConfigError
 
 

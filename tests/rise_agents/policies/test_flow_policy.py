@@ -14,11 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rise_agents.evaluation.evaluate import ChunkPolicy
-from rise_agents.policies.base import Context, PolicyRunner
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Context
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
+from rise_env.acting import Actor
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.tasks import TaskSpec
 
@@ -419,8 +420,8 @@ def test_wrong_settings_are_errors(arguments: dict[str, object], message: str) -
 
 
 def run(policy: FlowPolicy, observations: dict[str, torch.Tensor], seeds: list[int], chunks: int = 2) -> np.ndarray:
-    runner: ChunkPolicy = PolicyRunner(policy)
-    runner.begin(seeds, np.ones(len(seeds), bool))
+    runner: Actor = PolicyActor(policy)
+    runner.reset(seeds, np.ones(len(seeds), bool))
     arrays = {key: value.numpy() for key, value in observations.items()}
     return np.stack([runner.act(arrays) for _ in range(chunks)], axis=1)
 
@@ -439,10 +440,10 @@ def test_an_episode_does_not_depend_on_what_runs_beside_it(
 def test_a_new_episode_leaves_the_others_as_they_are(policy: FlowPolicy, spec: TaskSpec, observe: Observe) -> None:
     observations = {key: value.numpy() for key, value in observe(spec, 2, policy.lags).items()}
     expected = run(policy, observe(spec, 2, policy.lags), [5, 6], chunks=3)
-    runner = PolicyRunner(policy)
-    runner.begin([5, 6], np.ones(2, bool))
+    runner = PolicyActor(policy)
+    runner.reset([5, 6], np.ones(2, bool))
     runner.act(observations)
-    runner.begin([5, 6], np.array([False, True]))  # the second one begins anew, with its old seed
+    runner.reset([5, 6], np.array([False, True]))  # the second one begins anew, with its old seed
     np.testing.assert_allclose(runner.act(observations)[0], expected[0, 1], atol=1e-6)
     np.testing.assert_allclose(runner.act(observations)[1], expected[1, 1], atol=1e-6)
 
@@ -468,8 +469,8 @@ def test_without_noise_nothing_is_drawn(policy: FlowPolicy, spec: TaskSpec, obse
     observations = {key: value.numpy() for key, value in observe(spec, COUNT, policy.lags).items()}
     drawn, still = [], []
     for seed in (1, 2):
-        for runner, found in ((PolicyRunner(policy), drawn), (PolicyRunner(policy, noise=0.0), still)):
-            runner.begin([seed] * COUNT, np.ones(COUNT, bool))
+        for runner, found in ((PolicyActor(policy), drawn), (PolicyActor(policy, noise_scale=0.0), still)):
+            runner.reset([seed] * COUNT, np.ones(COUNT, bool))
             found.append(runner.act(observations))
     assert (drawn[0] != drawn[1]).any()
     np.testing.assert_array_equal(still[0], still[1])
@@ -485,8 +486,8 @@ def test_a_policy_acts_with_the_noise_of_its_settings(
     observations = {key: value.numpy() for key, value in observe(spec, COUNT, policy.lags).items()}
 
     def act(noise: float | None = None) -> np.ndarray:
-        runner = PolicyRunner(still, noise=noise)
-        runner.begin([4] * COUNT, np.ones(COUNT, bool))
+        runner = PolicyActor(still, noise_scale=noise)
+        runner.reset([4] * COUNT, np.ones(COUNT, bool))
         return runner.act(observations)
 
     np.testing.assert_array_equal(act(), act(noise=0.0))
@@ -495,14 +496,14 @@ def test_a_policy_acts_with_the_noise_of_its_settings(
         dataclasses.replace(policy.config, noise=2.0)
 
 
-def test_the_runner_asks_for_the_level_it_is_told(policy: FlowPolicy, spec: TaskSpec, observe: Observe) -> None:
+def test_the_actor_asks_for_the_bin_it_is_told(policy: FlowPolicy, spec: TaskSpec, observe: Observe) -> None:
     observations = {key: value.numpy() for key, value in observe(spec, 1, policy.lags).items()}
 
     def first(**arguments: object) -> np.ndarray:
-        runner = PolicyRunner(policy, **arguments)  # type: ignore[arg-type]
-        runner.begin([3], np.ones(1, bool))
+        runner = PolicyActor(policy, **arguments)  # type: ignore[arg-type]
+        runner.reset([3], np.ones(1, bool))
         return runner.act(observations)
 
-    np.testing.assert_array_equal(first(), first(level=policy.codec.best))
-    assert not np.allclose(first(), first(level=0), atol=1e-4)
+    np.testing.assert_array_equal(first(), first(advantage_bin=policy.codec.best))
+    assert not np.allclose(first(), first(advantage_bin=0), atol=1e-4)
     assert not np.allclose(first(), first(guidance=3.0), atol=1e-4)

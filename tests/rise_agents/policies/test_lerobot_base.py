@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from rise_agents.evaluation.evaluate import ChunkPolicy
 from rise_agents.policies.lerobot_base import LeRobotBase
+from rise_env.acting import Actor
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.tasks import TaskSpec, load_task
 
@@ -87,8 +87,8 @@ def arrays(observations: dict[str, torch.Tensor], rows: Any = slice(None)) -> di
     return {key: value[rows].numpy() for key, value in observations.items()}
 
 
-def run(policy: ChunkPolicy, observations: dict[str, np.ndarray], seeds: list[int], chunks: int = 2) -> np.ndarray:
-    policy.begin(seeds, np.ones(len(seeds), bool))
+def run(policy: Actor, observations: dict[str, np.ndarray], seeds: list[int], chunks: int = 2) -> np.ndarray:
+    policy.reset(seeds, np.ones(len(seeds), bool))
     return np.stack([policy.act(observations) for _ in range(chunks)], axis=1)
 
 
@@ -134,9 +134,9 @@ def test_a_new_episode_leaves_the_others_as_they_are(diffusion: Path, spec: Task
     policy = LeRobotBase.from_pretrained(diffusion, spec)
     observations = arrays(observe(spec, 2, (1,)))
     expected = run(policy, observations, [5, 6])
-    policy.begin([5, 6], np.ones(2, bool))
+    policy.reset([5, 6], np.ones(2, bool))
     policy.act(observations)
-    policy.begin([5, 6], np.array([False, True]))
+    policy.reset([5, 6], np.array([False, True]))
     mixed = policy.act(observations)
     np.testing.assert_array_equal(mixed[0], expected[0, 1])
     np.testing.assert_array_equal(mixed[1], expected[1, 0])

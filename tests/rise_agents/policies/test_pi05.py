@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from rise_agents.policies.base import Context, PolicyRunner
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Context
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.loading import load_policy
 from rise_agents.policies.pi05 import Pi05Context, Pi05Policy, Pi05PolicyConfig, Pi05Sizes
@@ -273,8 +274,8 @@ def test_a_runner_makes_the_same_episode_alone_and_in_company(
     arrays = {key: value.numpy() for key, value in observations.items()}
 
     def run(rows: list[int], seeds: list[int]) -> np.ndarray:
-        runner = PolicyRunner(policy)
-        runner.begin(seeds, np.ones(len(seeds), bool))
+        runner = PolicyActor(policy)
+        runner.reset(seeds, np.ones(len(seeds), bool))
         return runner.act({key: value[rows] for key, value in arrays.items()})
 
     together = run([0, 1, 2], [4, 0, 6])

@@ -179,7 +179,7 @@ def test_lerobots_policy_in_our_environments_acts_as_ours(
 
     theirs = LeRobotBase(copy.deepcopy(policy.network), with_advantage(plain[0], absent="best"), plain[1], policy.spec)
     seen = observe(policy.spec, 2)
-    theirs.begin([3, 4], np.ones(2, bool))
+    theirs.reset([3, 4], np.ones(2, bool))
     drawn: list[torch.Tensor] = []
     model = theirs.policy.model
     draw = model.sample_noise

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rise_agents.policies.base import Policy, PolicyRunner
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Policy
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
-from rise_agents.policies.real_time import RealTimeRunner, can_tie, prefix_weights, sample_tied
+from rise_agents.policies.real_time import prefix_weights
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 
@@ -50,13 +51,13 @@ def test_rows_that_will_be_played_agree_and_those_past_the_horizon_are_free(
     context, levels, noise = parts(policy, observe)
     free = policy.sample(context, levels, noise, guidance=2.0)
     previous = free[:, :6] + 0.2
-    tied = sample_tied(policy, context, levels, noise, previous, 3, 5, guidance=2.0)
+    tied = policy.sample_rtc(context, levels, noise, previous, 3, 5, guidance=2.0)
     assert tied.shape == free.shape
     apart = (tied[:, :6] - previous).abs().amax(dim=(0, 2))
     assert (apart[:3] < 0.05).all()
     assert (apart[:3] < 0.3 * (free[:, :3] - previous[:, :3]).abs().amax(dim=(0, 2))).all()
     assert apart[2] < apart[4] < apart[5]
-    again = sample_tied(policy, context, levels, noise, previous, 3, 5, guidance=2.0)
+    again = policy.sample_rtc(context, levels, noise, previous, 3, 5, guidance=2.0)
     torch.testing.assert_close(again, tied, rtol=0, atol=0)
 
 
@@ -64,7 +65,7 @@ def test_rows_that_will_be_played_agree_and_those_past_the_horizon_are_free(
 def test_nothing_tied_changes_nothing(policy: FlowPolicy, observe: Observe) -> None:
     context, levels, noise = parts(policy, observe)
     free = policy.sample(context, levels, noise)
-    torch.testing.assert_close(sample_tied(policy, context, levels, noise, free[:, :1] + 9, 0, 0), free)
+    torch.testing.assert_close(policy.sample_rtc(context, levels, noise, free[:, :1] + 9, 0, 0), free)
 
 
 @torch.no_grad()
@@ -72,32 +73,31 @@ def test_what_is_left_may_be_as_short_or_as_long_as_it_likes(policy: FlowPolicy,
     context, levels, noise = parts(policy, observe)
     previous = policy.sample(context, levels, noise)
     for rows in (previous[:, :1], previous, torch.cat([previous, previous], dim=1)):
-        assert torch.isfinite(sample_tied(policy, context, levels, noise, rows, 4, 10)).all()
+        assert torch.isfinite(policy.sample_rtc(context, levels, noise, rows, 4, 10)).all()
 
 
-def test_a_runner_acts_as_before_and_tied_when_told(policy: FlowPolicy, observe: Observe) -> None:
+def test_an_actor_acts_as_before_and_in_agreement_when_told(policy: FlowPolicy, observe: Observe) -> None:
     observations = {key: value.numpy() for key, value in observe(policy.spec, 1, policy.lags).items()}
-    plain, runner = PolicyRunner(policy), RealTimeRunner(policy)
-    for chooser in (plain, runner):
-        chooser.begin([5], np.ones(1, bool))
-    first = runner.act(observations)
+    plain, actor = PolicyActor(policy), PolicyActor(policy)
+    for one in (plain, actor):
+        one.reset([5], np.ones(1, bool))
+    first = actor.act(observations)
     np.testing.assert_array_equal(first, plain.act(observations))
-    second = runner.act_tied(observations, first[:, 2:], 4, 6)
+    second = actor.act_rtc(observations, first[:, 2:], 4, 6)
     other = plain.act(observations)
     assert np.abs(second[:, :4] - first[:, 2:6]).max() < np.abs(other[:, :4] - first[:, 2:6]).max()
     assert (second >= policy.spec.layout.low).all()
     assert (second <= policy.spec.layout.high).all()
 
 
-def test_other_policies_cannot(policy: FlowPolicy, observe: Observe) -> None:
-    class Other(torch.nn.Module):
-        spec = policy.spec
+def test_a_policy_need_not_know_it(policy: FlowPolicy, observe: Observe) -> None:
+    class Other(FlowPolicy):
+        supports_rtc = False
+        sample_rtc = Policy.sample_rtc
 
-    assert can_tie(policy)
-    assert not can_tie(Other())  # type: ignore[arg-type]
     context, levels, noise = parts(policy, observe)
     with pytest.raises(ConfigError, match="Other knows no real-time chunking"):
-        sample_tied(Other(), context, levels, noise, noise[:, :2], 1, 2)  # type: ignore[arg-type]
+        Other(policy.spec, policy.config).sample_rtc(context, levels, noise, noise[:, :2], 1, 2)
 
 
 @pytest.mark.slow
@@ -110,14 +110,14 @@ def test_pi05_by_lerobots_own_means(spec: TaskSpec, tokenizer: Any, observe: Obs
     states = torch.randn(50, spec.layout.dim)
     policy.fit_normalisation(states, states[:, None] + 0.1 * torch.randn(50, spec.chunk, spec.layout.dim))
     policy.eval()
-    assert can_tie(policy)
+    assert policy.supports_rtc
     context, levels, noise = parts(policy, observe)
     free = policy.sample(context, levels, noise)
-    torch.testing.assert_close(sample_tied(policy, context, levels, noise, free[:, :1], 0, 0), free)
+    torch.testing.assert_close(policy.sample_rtc(context, levels, noise, free[:, :1], 0, 0), free)
     previous = free[:, :6] + 0.05
-    tied = sample_tied(policy, context, levels, noise, previous, 3, 5)
+    tied = policy.sample_rtc(context, levels, noise, previous, 3, 5)
     closer = (tied[:, :3] - previous[:, :3]).abs().mean() / (free[:, :3] - previous[:, :3]).abs().mean()
     assert closer < 0.7
     torch.testing.assert_close(policy.sample(context, levels, noise), free)  # nothing was left switched on
     with pytest.raises(ConfigError, match="--guidance 1"):
-        sample_tied(policy, context, levels, noise, previous, 3, 5, guidance=2.0)
+        policy.sample_rtc(context, levels, noise, previous, 3, 5, guidance=2.0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rise_agents.policies.base import PolicyRunner
+from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.policies.reading import ObservationReader, camera_aliases
@@ -59,8 +59,8 @@ def openpi(spec: TaskSpec, observation: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_answers_are_those_of_the_policy_in_an_environment(policy: FlowPolicy, spec: TaskSpec) -> None:
-    runner, session = PolicyRunner(policy), PolicyService(policy).open()
-    runner.begin([7], np.array([True]))
+    runner, session = PolicyActor(policy), PolicyService(policy).open()
+    runner.reset([7], np.array([True]))
     for turn in range(3):
         observation = observe(spec, (2,), turn)
         expected = runner.act({key: value[None] for key, value in observation.items()})[0]
@@ -195,7 +195,7 @@ def test_chunks_tie_in_with_what_is_being_played(plain: FlowPolicy, spec: TaskSp
     told = {"prev_action_chunk": rest, "inference_delay": 2, "execute_horizon": np.int64(4)}
     answer = service.open().infer({**frame, **told, "seed": 7})
     runner = RealTimeRunner(plain)
-    runner.begin([7], np.array([True]))
+    runner.reset([7], np.array([True]))
     expected = runner.act_tied({key: value[None] for key, value in frame.items()}, rest[None], 2, 4)[0]
     assert np.array_equal(answer["actions"], expected)
     assert "unread_keys" not in answer

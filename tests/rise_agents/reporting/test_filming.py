@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import rise_env  # noqa: F401  (registers the environments)
+from rise_agents.policies.resolve import resolve_actor
 from rise_agents.reporting.filming import caption, film_episodes, outcome, picture_grid, write_video
 
 
 def test_a_film_has_a_picture_per_control_step() -> None:
     kwargs = {"preset": "tiny", "num_workers": 0}
-    ((episode, frames, fps),) = film_episodes("RISE-BrickSorting-Cell-v0", "expert", [3], kwargs)
+    ((episode, frames, fps),) = film_episodes("RISE-BrickSorting-Cell-v0", resolve_actor("expert"), [3], kwargs)
     assert fps == 10
     assert len(frames) == round(episode.seconds * fps)
     assert frames.dtype == np.uint8

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rise_agents.evaluation.evaluate import Episode, EvaluationResult, summarise
+from rise_agents.evaluation.results import Episode, EvaluationResult, summarise
 from rise_agents.reporting.filming import write_video
 from rise_agents.reporting.report import Curve, Film, Row, one_sentence, paired_change, write_report
 from rise_env.errors import ConfigError

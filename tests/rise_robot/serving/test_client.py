@@ -163,7 +163,7 @@ def test_remote_policy_has_a_session_per_environment(start: Start, policy: Any) 
     server = start()
     with RemotePolicy(port=server.port) as remote:
         assert remote.lags == ()
-        remote.begin([5, 6], np.array([True, True]))
+        remote.reset([5, 6], np.array([True, True]))
         states = np.arange(6, dtype=np.float32).reshape(2, 3)
         chunks = remote.act({"state": states})
         assert chunks.shape == (2, 4, 3)
