@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rise_env.acting import Actor
 from rise_env.tasks import load_task
 from rise_robot.config import load_robot
 from rise_robot.env import RobotEnv
@@ -34,14 +35,8 @@ _COMMAND_RATE = 30  # Hz
 SIZES = ((480, 640), (192, 256))
 
 
-class _Policy(Protocol):
-    def begin(self, seeds: list[int], mask: np.ndarray) -> None: ...
-
-    def act(self, observations: dict[str, np.ndarray]) -> np.ndarray: ...
-
-
 def measure(
-    policy: _Policy,
+    policy: Actor,
     name: str,
     lags: Sequence[int],
     quick: bool = False,
@@ -150,7 +145,7 @@ def _summary(counts: dict[str, dict[str, float]], topics: list[str], seconds: fl
     }
 
 
-def _closed_loop(policy: _Policy, lags: Sequence[int], chunks: int) -> dict[str, Any]:
+def _closed_loop(policy: Actor, lags: Sequence[int], chunks: int) -> dict[str, Any]:
     robot = load_robot("cell")
     driver = RosCellDriver(load_task(), ros_config(robot))
     env = RobotEnv(driver, robot, observation_lags=list(lags))

@@ -57,6 +57,7 @@ class BestOfN(PolicyActor):
             raise ConfigError("policy and world model have different joints or cameras")
         super().__init__(policy, advantage_bin, guidance, steps, noise_scale)
         self.world_model, self.count, self.lags = world_model, count, history_lags(spec)
+        self.supports_rtc = False
         if not set(policy.lags) <= set(self.lags):
             raise ConfigError(f"the policy reads lags {policy.lags}, the world model's history has {self.lags}")
 

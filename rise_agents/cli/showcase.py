@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.reporting.filming import caption, film_episodes, outcome, picture_grid, write_video
     from rise_env.files import write_json
     from rise_env.provenance import provenance
+    from rise_agents.policies.resolve import resolve_actor
     from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import load_cell
     from rise_robot.cell.task import make_cell_task
@@ -50,12 +51,12 @@ def run(args: argparse.Namespace) -> int:
     print(f"{_ENV}: {spec.prompt}")
     with bar(len(policies), "evaluating and filming", "policies") as progress:
         for policy in policies:
-            result = evaluate(_ENV, policy, args.episodes, args.seed)
+            result = evaluate(_ENV, resolve_actor(policy), args.episodes, args.seed)
             results[policy] = result
             # What is typical of an imperfect operator is how it fails; of the others, how they succeed.
             failed = [episode for episode in result.details if not episode.success]
             shown = failed if policy.startswith("operator") and failed else list(result.details)
-            (episode, frames, fps) = next(iter(film_episodes(_ENV, policy, [shown[0].seed])))
+            (episode, frames, fps) = next(iter(film_episodes(_ENV, resolve_actor(policy), [shown[0].seed])))
             text = f"{policy}   seed {episode.seed}   {outcome(episode)}   {episode.seconds:.1f} s"
             rows.append((text, frames))
             write_video(args.out / f"{policy}.mp4", np.stack([caption(frame, text) for frame in frames]), fps)

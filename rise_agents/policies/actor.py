@@ -70,8 +70,8 @@ class PolicyActor:
         """
         old = torch.as_tensor(previous, dtype=torch.float32).to(self.policy.device)
 
-        def sample(*parts: torch.Tensor, **how: Any) -> torch.Tensor:
-            return self.policy.sample_rtc(*parts, old, delay, horizon, **how)  # type: ignore[arg-type]
+        def sample(context: Context, bins: torch.Tensor, noise: torch.Tensor, **how: Any) -> torch.Tensor:
+            return self.policy.sample_rtc(context, bins, noise, old, delay, horizon, **how)
 
         return self._act(observations, sample)
 

@@ -137,4 +137,4 @@ def _bundle(task: str | None, bundle: BundleSource) -> Bundle:
         return bundle
     if bundle is None and task is None:
         raise ConfigError("policy 'base' is that of a bundle: say which task's, or give a bundle")
-    return load_bundle(bundle if bundle is not None else find_bundle(task or ""))
+    return load_bundle(find_bundle(task or "") if bundle is None else Path(bundle))

@@ -207,7 +207,7 @@ class ServedSession:
         return torch.from_numpy(value.astype(np.float32))
 
     def _playing(self, observation: Mapping[str, Any]) -> tuple[torch.Tensor, int, int] | None:
-        """What is left of the chunk that is being played, (1, R, D), and the delay and horizon of `Policy.sample_rtc`."""
+        """What is left of the chunk that is being executed, (1, R, D), delay and horizon: see `Policy.sample_rtc`."""
         given = [key for key in _PLAYING if key in observation]
         if not given:
             return None

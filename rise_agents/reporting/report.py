@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rise_agents.evaluation.evaluate import EvaluationResult
 from rise_agents.evaluation.paired import PairedChange, paired_change
+from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.reporting.compositions import imagined_film, side_by_side, write_gif
 from rise_agents.reporting.line_chart import STYLES, Curve, line_chart
 from rise_env.errors import ConfigError

@@ -35,7 +35,7 @@ def test_it_sees_and_does_the_same_as_in_the_environment(policy: FlowPolicy) -> 
     observation, _ = env.reset(seed=4)
     acting = PolicyInCell(env.cell, CellRenderer(env.cell.model, env.cell.data, 1), policy, "policy", seed=9)
     acting.reset()  # takes its seed from the episode that the environment is in
-    runner = acting._runner
+    runner = acting._actor
     state = runner._generators[0].get_state()
     expected = []
     for _ in range(3):

@@ -160,7 +160,7 @@ def test_the_world_model_stays_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "text"),
     [
         (["--policy", "base", "--host", "0.0.0.0"], "token is needed"),
-        (["--policy", "expert"], "--policy expert: there is no such file"),
+        (["--policy", "expert"], "'expert': there is no such trained policy"),
         (["--policy", "base", "--token-file", "/no/such/file"], "token file /no/such/file"),
         (["--policy", "base", "--port", "99999"], "port is 99999"),
         (["--policy", "base", "--advantage", "good"], "advantage 'good'"),

@@ -240,9 +240,9 @@ def test_cameras_go_by_their_names(act: Path, spec: TaskSpec, observe: Observe) 
     )
 
 
-def test_a_chunk_too_short_and_a_forgotten_begin_are_errors(act: Path, spec: TaskSpec, observe: Observe) -> None:
+def test_a_chunk_too_short_and_a_forgotten_reset_are_errors(act: Path, spec: TaskSpec, observe: Observe) -> None:
     policy = LeRobotBase.from_pretrained(act, dataclasses.replace(spec, chunk=12))
-    with pytest.raises(ConfigError, match="begin was called for 0 environments, the observation has 1"):
+    with pytest.raises(ConfigError, match="reset was called for 0 environments, the observation has 1"):
         policy.act(arrays(observe(spec, 1)))
     with pytest.raises(ConfigError, match="predicts 10 steps, the task's chunk has 12"):
         run(policy, arrays(observe(spec, 1)), [1])

@@ -14,7 +14,6 @@ from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.policies.reading import ObservationReader, camera_aliases
-from rise_agents.policies.real_time import RealTimeRunner
 from rise_agents.policies.served import PolicyService
 from rise_env.data.video import resize
 from rise_env.errors import ActionError, ConfigError
@@ -194,9 +193,9 @@ def test_chunks_tie_in_with_what_is_being_played(plain: FlowPolicy, spec: TaskSp
     rest = np.tile(0.5 * (spec.layout.low + spec.layout.high), (5, 1)).astype(np.float64)
     told = {"prev_action_chunk": rest, "inference_delay": 2, "execute_horizon": np.int64(4)}
     answer = service.open().infer({**frame, **told, "seed": 7})
-    runner = RealTimeRunner(plain)
+    runner = PolicyActor(plain)
     runner.reset([7], np.array([True]))
-    expected = runner.act_tied({key: value[None] for key, value in frame.items()}, rest[None], 2, 4)[0]
+    expected = runner.act_rtc({key: value[None] for key, value in frame.items()}, rest[None], 2, 4)[0]
     assert np.array_equal(answer["actions"], expected)
     assert "unread_keys" not in answer
 
