@@ -144,7 +144,7 @@ def _report(episode: DeployedEpisode) -> None:
 
 def _finish(args: argparse.Namespace, result: DeployResult) -> int:
     """Print and write the result; returns the exit code."""
-    from rise_agents.evaluation.evaluate import Episode, summarise
+    from rise_agents.evaluation.results import Episode, summarise
     from rise_env.files import write_json
     from rise_env.provenance import provenance
 

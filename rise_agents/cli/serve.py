@@ -23,8 +23,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rise_env.errors import ConfigError
-
 if TYPE_CHECKING:
     from rise_agents.policies.served import PolicyService
 

@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     import rise_env  # noqa: F401  (registers the environments)
     from rise_agents.cli.progress import bar
     from rise_agents.evaluation.evaluate import evaluate
+    from rise_agents.policies.resolve import resolve_actor
     from rise_agents.reporting.filming import caption, film_episodes, outcome, picture_grid, write_video
     from rise_env.files import write_json
     from rise_env.provenance import provenance
-    from rise_agents.policies.resolve import resolve_actor
     from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import load_cell
     from rise_robot.cell.task import make_cell_task
