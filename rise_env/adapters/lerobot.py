@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
@@ -16,7 +15,7 @@ from rise_env.errors import ActionError, ConfigError
 from rise_env.spaces import image_key
 from rise_env.tasks import TaskSpec
 
-__all__ = ["LeRobotView", "make_lerobot_envs"]
+__all__ = ["LeRobotView"]
 
 _PREFIX = "observation.images."
 
@@ -160,15 +159,3 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
     def _view(self, observation: dict[str, np.ndarray]) -> dict[str, Any]:
         pixels = {name: np.array(observation[image_key(camera)]) for camera, name in self.pixel_keys.items()}
         return {"pixels": pixels, "agent_pos": np.array(observation["state"])}
-
-
-def make_lerobot_envs(env_id: str, n_envs: int = 1, **kwargs: Any) -> dict[str, dict[int, VectorEnv]]:
-    """Environments in the form that LeRobot's `make_env` functions return: {suite: {task id: environment}}.
-
-    Args:
-        env_id: Id of one of our environments, e.g. "RISE-BrickSorting-v0".
-        n_envs: Environments in the batch.
-        **kwargs: Arguments of the environment.
-    """
-    envs = gymnasium.make_vec(env_id, num_envs=n_envs, autoreset_mode="same_step", **kwargs)
-    return {env_id: {0: LeRobotView(envs)}}

@@ -11,8 +11,6 @@ from rise_env.data.labels import (
     interventions,
     label_tags,
     read_advantages,
-    read_column_advantages,
-    read_column_values,
     read_values,
     write_advantages,
     write_values,
@@ -21,17 +19,15 @@ from rise_env.data.opening import open_dataset
 from rise_env.data.recorded import RecordedDataset
 from rise_env.data.samplers import Sampler, ShuffledSampler, TaskCentricSampler
 from rise_env.data.splits import split_episodes
-from rise_env.data.stats import NORMALIZATIONS, FeatureStats, Normalizer, Stats, compute_stats
+from rise_env.data.stats import FeatureStats, Stats, compute_stats
 from rise_env.data.windows import WindowBatch, Windows
 
 __all__ = [
-    "NORMALIZATIONS",
     "Dataset",
     "DatasetError",
     "EpisodeInfo",
     "FeatureStats",
     "JoinedDataset",
-    "Normalizer",
     "RecordedDataset",
     "Sampler",
     "ShuffledSampler",
@@ -45,8 +41,6 @@ __all__ = [
     "label_tags",
     "open_dataset",
     "read_advantages",
-    "read_column_advantages",
-    "read_column_values",
     "read_values",
     "split_episodes",
     "write_advantages",

@@ -21,14 +21,10 @@ from rise_env.data.parquet import read_parquet, to_numpy
 from rise_env.files import atomic_path
 
 __all__ = [
-    "advantage_columns",
     "interventions",
     "label_tags",
     "read_advantages",
-    "read_column_advantages",
-    "read_column_values",
     "read_values",
-    "value_columns",
     "write_advantages",
     "write_values",
 ]
@@ -157,36 +153,6 @@ def label_tags(root: Dataset | str | Path, kind: str = "advantages") -> list[str
     return sorted(path.stem.removeprefix(prefix) for path in (where / "meta").glob(f"{prefix}*.parquet"))
 
 
-def advantage_columns(dataset: Dataset) -> list[str]:
-    """Columns of the dataset itself that hold advantages, as other projects write them."""
-    return [name for name in dataset.columns if _is_label(name, "advantage")]
-
-
-def value_columns(dataset: Dataset) -> list[str]:
-    """Columns of the dataset itself that hold values, as other projects write them."""
-    return [name for name in dataset.columns if _is_label(name, "value")]
-
-
-def read_column_advantages(dataset: Dataset, column: str | None = None) -> np.ndarray:
-    """Advantages, float32 (N,), from a column of the dataset itself.
-
-    Known are `action_advantage` (RISE), `absolute_advantage` (Kai0) and `complementary_info.advantage*` (Evo-RL).
-
-    Args:
-        dataset: Dataset.
-        column: Which; may be omitted where there is only one.
-
-    Raises:
-        DatasetError: If there is none or it is not clear which one is meant.
-    """
-    return _column(dataset, column, advantage_columns(dataset), "advantages", "write_advantages")
-
-
-def read_column_values(dataset: Dataset, column: str | None = None) -> np.ndarray:
-    """Values, float32 (N,), from a column such as Evo-RL's `complementary_info.value*`; as `read_column_advantages`."""
-    return _column(dataset, column, value_columns(dataset), "values", "write_values")
-
-
 def interventions(dataset: Dataset) -> np.ndarray:
     """Frames that a human or expert corrected, bool (N,): `is_intervention`, with or without `complementary_info.`.
 
@@ -197,31 +163,6 @@ def interventions(dataset: Dataset) -> np.ndarray:
         if name in dataset.columns:
             return dataset.column(name).astype(bool)
     return dataset.column("is_intervention")
-
-
-def _is_label(name: str, what: str) -> bool:
-    own = {"action_advantage", "absolute_advantage"} if what == "advantage" else set()
-    return name in own or name.startswith(f"complementary_info.{what}")
-
-
-def _column(dataset: Dataset, column: str | None, known: list[str], what: str, writer: str) -> np.ndarray:
-    if column is None:
-        if not known:
-            raise DatasetError(
-                f"{dataset.name} has no column of {what}. Label it (`rise label`, or rise_env.data.{writer}), or name "
-                f"the column. Its columns: {', '.join(dataset.columns)}."
-            )
-        if len(known) > 1:
-            raise DatasetError(f"{dataset.name} has several columns of {what}: {', '.join(known)}. Name one of them.")
-        column = known[0]
-    values = dataset.column(column)
-    if values.shape != (dataset.num_frames,) or values.dtype.kind not in "fiub":
-        raise DatasetError(
-            f"{dataset.name}: column {column!r} is {values.dtype} {values.shape}, expected a number per frame"
-        )
-    values = values.astype(np.float32)
-    _check_finite(values, f"{dataset.name}, column {column!r}", dataset)
-    return values
 
 
 def _opened(root: Dataset | str | Path) -> Dataset:

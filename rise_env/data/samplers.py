@@ -119,8 +119,6 @@ class TaskCentricSampler(Sampler):
         windows: Windows to draw from.
         groups_per_batch: Scenes per batch.
         samples_per_group: Samples of each scene.
-        group_by: "episode" or "task" (the text of the instruction), or int (n,), a group number per window, e.g. the
-            start state that several chunks were tried from.
         seed: Seed.
 
     Raises:
@@ -132,7 +130,6 @@ class TaskCentricSampler(Sampler):
         windows: Windows,
         groups_per_batch: int = 2,
         samples_per_group: int = 16,
-        group_by: str | np.ndarray = "episode",
         seed: int = 0,
     ) -> None:
         for name, value in (("groups_per_batch", groups_per_batch), ("samples_per_group", samples_per_group)):
@@ -141,21 +138,7 @@ class TaskCentricSampler(Sampler):
         super().__init__(len(windows), groups_per_batch * samples_per_group, seed)
         self.groups_per_batch = groups_per_batch
         self.samples_per_group = samples_per_group
-        if isinstance(group_by, str):
-            self.group_by = group_by
-            if group_by == "episode":
-                labels = windows.dataset.episode_of(windows.index)
-            elif group_by == "task":
-                labels = windows.dataset.task_index[windows.index]
-            else:
-                raise ConfigError(f"group_by is {group_by!r}, expected 'episode', 'task' or an array of group numbers")
-        else:
-            self.group_by = "custom"
-            labels = np.asarray(group_by)
-            if labels.shape != (len(windows),):
-                raise ConfigError(
-                    f"group_by has shape {labels.shape}, expected one group per window: {(len(windows),)}"
-                )
+        labels = windows.dataset.episode_of(windows.index)
         order = np.argsort(labels, kind="stable")
         self.groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
@@ -172,6 +155,5 @@ class TaskCentricSampler(Sampler):
             **super()._identity(),
             "groups_per_batch": self.groups_per_batch,
             "samples_per_group": self.samples_per_group,
-            "group_by": self.group_by,
             "num_groups": len(self.groups),
         }

@@ -62,7 +62,6 @@ class Source:
         robot_type: As in `info.json`, or "".
         features: Feature key to its entry in `info.json`.
         lengths: int64 (E,), frames per episode.
-        episode_tasks: Instructions of every episode.
         episode_success: Outcome per episode where the episode table has one (`episode_success`), else None.
         tasks: Instruction by `task_index`.
         data_files: Parquet files in episode order.
@@ -75,7 +74,6 @@ class Source:
     robot_type: str
     features: dict[str, dict[str, Any]]
     lengths: np.ndarray
-    episode_tasks: tuple[tuple[str, ...], ...]
     episode_success: tuple[Any, ...] | None
     tasks: dict[int, str]
     data_files: tuple[DataFile, ...]
@@ -183,7 +181,6 @@ def _read_v3(root: Path, info: Mapping[str, Any], version: str) -> Source:
         robot_type=str(info.get("robot_type") or ""),
         features=dict(info["features"]),
         lengths=lengths,
-        episode_tasks=tuple(tuple(tasks or ()) for tasks in table.get("tasks", [()] * len(lengths))),
         episode_success=_optional(table.get("episode_success")),
         tasks=_read_v3_tasks(root),
         data_files=tuple(DataFile(p, tuple(e), int(lengths[e].sum())) for p, e in members.items()),
@@ -219,7 +216,6 @@ def _read_v2(root: Path, info: Mapping[str, Any], version: str) -> Source:
         robot_type=str(info.get("robot_type") or ""),
         features=dict(info["features"]),
         lengths=np.asarray([row["length"] for row in rows], np.int64),
-        episode_tasks=tuple(tuple(row.get("tasks") or ()) for row in rows),
         episode_success=_optional(outcomes),
         tasks={int(r["task_index"]): str(r["task"]) for r in _read_json_lines(root / "meta/tasks.jsonl")},
         data_files=tuple(DataFile(path_of(info["data_path"], i), (i,), int(rows[i]["length"])) for i in range(count)),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.alignment import align_actions, aligned_dim
 from rise_env.data.dataset import Dataset
 from rise_env.data.errors import DatasetError
 from rise_env.tasks import TaskSpec
@@ -26,7 +25,6 @@ class WindowBatch:
         history_index: int64 (n, T), global indices, oldest first, c last.
         future_index: int64 (n, K), global indices c + stride, ..., c + H.
         actions: float32 (n, H, D), commanded at c, ..., c + H - 1; rad and m.
-        tokens: float32 (n, K, D'), `actions` through `align_actions`.
         states: float32 (n, T, D), at the history frames.
         future_states: float32 (n, K, D), at the future frames.
         prompts: Instruction of every current frame.
@@ -38,7 +36,6 @@ class WindowBatch:
     history_index: np.ndarray
     future_index: np.ndarray
     actions: np.ndarray
-    tokens: np.ndarray
     states: np.ndarray
     future_states: np.ndarray
     prompts: list[str]
@@ -51,14 +48,12 @@ class Windows:
     """All windows of a dataset whose whole future lies within their episode.
 
     A window belongs to a current frame c: history c - (T-1) stride, ..., c - stride, c; actions c, ..., c + H - 1;
-    future frames c + stride, ..., c + H. No index ever leaves the episode of c.
+    future frames c + stride, ..., c + H. No index leaves the episode of c: where the history
+    reaches back beyond its first frame, that frame is repeated, as an environment does after a reset.
 
     Args:
         dataset: Where they lie.
         spec: Gives chunk H, stride and history T; the dataset's when omitted.
-        alignment: Which action belongs to which future frame, one of `rise_env.alignment.ALIGNMENTS`.
-        pad_history: Whether windows may start where the history reaches back beyond the episode; its first frame is
-            then repeated, as an environment does after a reset. Otherwise they are left out.
         episodes: Indices of the episodes to use, e.g. `split_episodes(dataset)["train"]`; all when omitted.
 
     Attributes:
@@ -72,25 +67,19 @@ class Windows:
         self,
         dataset: Dataset,
         spec: TaskSpec | None = None,
-        alignment: str = "interval",
-        pad_history: bool = True,
         episodes: Any = None,
     ) -> None:
         self.dataset = dataset
         self.spec = dataset.spec if spec is None else spec
-        self.alignment = alignment
-        self.pad_history = pad_history
-        self.token_dim = aligned_dim(self.spec.layout.dim, self.spec.stride, alignment)
         chunk, stride, history = self.spec.chunk, self.spec.stride, self.spec.history
         self.episodes = _checked_episodes(dataset, episodes)
-        first = 0 if pad_history else (history - 1) * stride
         starts, lengths = dataset.starts[self.episodes], dataset.lengths[self.episodes]
-        parts = [np.arange(s + first, s + n - chunk) for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+        parts = [np.arange(s, s + n - chunk) for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
         self.index = np.concatenate([np.empty(0, np.int64), *parts])
         if not len(self.index):
             longest = int(lengths.max()) if len(lengths) else 0
             raise DatasetError(
-                f"{dataset.name}: no window fits: a chunk of {chunk} needs episodes of at least {first + chunk + 1} "
+                f"{dataset.name}: no window fits: a chunk of {chunk} needs episodes of at least {chunk + 1} "
                 f"frames, the longest of {len(self.episodes)} has {longest}. Use a shorter chunk (task.chunk=...)."
             )
         self.index.flags.writeable = False
@@ -138,15 +127,13 @@ class Windows:
                 f"which has {dataset.lengths[episode[late[0]]]} frames"
             )
         history_index = np.maximum(index[:, None] + self._history, start[:, None])
-        actions = dataset.action[index[:, None] + self._chunk]
         return WindowBatch(
             index=index,
             episode=episode,
             frame=index - start,
             history_index=history_index,
             future_index=future_index,
-            actions=actions,
-            tokens=align_actions(actions, self.spec.stride, self.alignment),
+            actions=dataset.action[index[:, None] + self._chunk],
             states=dataset.state[history_index],
             future_states=dataset.state[future_index],
             prompts=dataset.prompts(index),

@@ -95,9 +95,8 @@ class Training:
         share = self.config.training.held_out
         self.shape = DynamicsShape.of(spec)
         parts = split_episodes(self.dataset, {"train": 1.0 - share, "heldout": share}, seed=0)
-        alignment = self.config.alignment
-        self.train = Windows(self.dataset, spec, alignment, episodes=parts["train"])
-        self.held_out = Windows(self.dataset, spec, alignment, episodes=parts["heldout"])
+        self.train = Windows(self.dataset, spec, episodes=parts["train"])
+        self.held_out = Windows(self.dataset, spec, episodes=parts["heldout"])
         self.episodes = parts["train"]
         self.writer: Any = None
 
@@ -409,7 +408,7 @@ def _sampler(training: Training) -> Sampler:
     if settings.batch % settings.scenes:
         raise ConfigError(f"dynamics.training: batch {settings.batch} is not a multiple of scenes {settings.scenes}")
     each = settings.batch // settings.scenes
-    return TaskCentricSampler(training.train, settings.scenes, each, "episode", settings.seed)
+    return TaskCentricSampler(training.train, settings.scenes, each, settings.seed)
 
 
 def _fit_scaler(model: LatentDynamics, training: Training) -> None:

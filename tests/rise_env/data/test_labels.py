@@ -17,8 +17,6 @@ from rise_env.data import (
     label_tags,
     open_dataset,
     read_advantages,
-    read_column_advantages,
-    read_column_values,
     read_values,
     write_advantages,
     write_values,
@@ -142,18 +140,3 @@ def test_another_directory(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="cannot be written"):
         write(dataset, directory=tmp_path / "file" / "below")
-
-
-def test_columns_of_other_projects(dataset: Dataset) -> None:
-    with pytest.raises(DatasetError, match=r"has no column of advantages\. Label it"):
-        read_column_advantages(dataset)
-    dataset.source.features["absolute_advantage"] = {"dtype": "float32", "shape": [1]}
-    dataset.source.features["complementary_info.value_T"] = {"dtype": "float32", "shape": [1]}
-    dataset._columns["absolute_advantage"] = np.linspace(-1, 1, 28)
-    dataset._columns["complementary_info.value_T"] = np.linspace(0, 1, 28)
-    np.testing.assert_allclose(read_column_advantages(dataset), np.linspace(-1, 1, 28), rtol=1e-6)
-    np.testing.assert_allclose(read_column_values(dataset), np.linspace(0, 1, 28), rtol=1e-6)
-    dataset.source.features["action_advantage"] = {"dtype": "float32", "shape": [1]}
-    with pytest.raises(DatasetError, match="several columns of advantages: absolute_advantage, action_advantage"):
-        read_column_advantages(dataset)
-    assert len(read_column_advantages(dataset, "absolute_advantage")) == 28

@@ -33,7 +33,7 @@ def test_shuffle_shows_every_window_once_per_epoch(windows: Windows) -> None:
 
 
 def test_batches_hold_many_samples_of_few_scenes(windows: Windows) -> None:
-    batches = take(TaskCentricSampler(windows, 2, 16, "episode"), 300)
+    batches = take(TaskCentricSampler(windows, 2, 16), 300)
     assert batches.shape == (300, 32)
     episodes = windows.dataset.episode_of(windows.index)[batches].reshape(300, 2, 16)
     assert (episodes == episodes[..., :1]).all()
@@ -45,19 +45,6 @@ def test_batches_hold_many_samples_of_few_scenes(windows: Windows) -> None:
     assert within.min() > 0
     first = within[:3] / within[:3].sum()
     assert np.abs(first - 1 / 3).max() < 0.05
-
-
-def test_tasks_and_groups_of_ones_own(windows: Windows) -> None:
-    tasks = TaskCentricSampler(windows, 2, 4, "task")
-    assert len(tasks.groups) == 2
-    assert set(windows.batch(next(tasks)[:4]).prompts) in ({"Do it."}, {"Undo it."})
-    own = TaskCentricSampler(windows, 3, 2, np.arange(16) // 8)
-    batch = next(own).reshape(3, 2) // 8
-    assert (batch[:, 0] == batch[:, 1]).all()
-    with pytest.raises(ConfigError, match=r"shape \(3,\), expected one group per window: \(16,\)"):
-        TaskCentricSampler(windows, group_by=np.arange(3))
-    with pytest.raises(ConfigError, match="expected 'episode', 'task'"):
-        TaskCentricSampler(windows, group_by="scene")
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "task-centric"])

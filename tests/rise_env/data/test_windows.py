@@ -1,4 +1,4 @@
-"""Windows: indices never leave an episode, tokens are aligned actions."""
+"""Windows: indices never leave an episode, actions start at the current frame."""
 
 from __future__ import annotations
 
@@ -10,28 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rise_env.alignment import ALIGNMENTS, align_actions
-from rise_env.data import Dataset, DatasetError, RecordedDataset, Windows, open_dataset
-from rise_env.data.source import Source
+from rise_env.data import Dataset, DatasetError, Windows, open_dataset
 from rise_env.tasks import JointLayout, TaskSpec
+from rise_env.testing import ArrayDataset
 
 
 def in_memory(lengths: list[int], spec: TaskSpec) -> Dataset:
     """A dataset without files; joint 0 is the frame, joint 1 the episode."""
-    names = list(spec.layout.names)
-    features = {k: {"dtype": "float32", "shape": [len(names)], "names": names} for k in ("observation.state", "action")}
-    features |= {key: {"dtype": "video", "shape": [16, 24, 3]} for key in spec.cameras.values()}
-    sizes = np.array(lengths)
-    source = Source(Path("memory"), "v3.0", spec.fps, "", features, sizes, (), None, {0: spec.prompt}, (), {})
-    dataset = RecordedDataset(source, spec)
     frame = np.concatenate([np.arange(n) for n in lengths])
-    state = np.stack([frame, np.repeat(np.arange(len(lengths)), sizes), frame * 0], 1).astype(np.float32)
-    dataset._columns = {
-        "observation.state": state,
-        "action": state + np.float32(0.5),
-        "task_index": np.zeros(len(frame), np.int64),
-    }
-    return dataset
+    state = np.stack([frame, np.repeat(np.arange(len(lengths)), lengths), frame * 0], 1).astype(np.float32)
+    return ArrayDataset(spec, lengths, state, state + np.float32(0.5))
 
 
 def make_spec(chunk: int = 4, stride: int = 2, history: int = 3) -> TaskSpec:
@@ -44,23 +32,18 @@ def make_spec(chunk: int = 4, stride: int = 2, history: int = 3) -> TaskSpec:
     stride=st.integers(1, 3),
     frames=st.integers(1, 4),
     history=st.integers(1, 4),
-    pad=st.booleans(),
-    alignment=st.sampled_from(ALIGNMENTS),
 )
 @settings(max_examples=60, deadline=None)
-def test_windows_never_cross_episodes(
-    lengths: list[int], stride: int, frames: int, history: int, pad: bool, alignment: str
-) -> None:
+def test_windows_never_cross_episodes(lengths: list[int], stride: int, frames: int, history: int) -> None:
     chunk = stride * frames
     spec = make_spec(chunk, stride, history)
     dataset = in_memory(lengths, spec)
-    reach = 0 if pad else (history - 1) * stride
-    expected = [s + c for s, n in zip(dataset.starts, lengths, strict=True) for c in range(reach, n - chunk)]
+    expected = [s + c for s, n in zip(dataset.starts, lengths, strict=True) for c in range(n - chunk)]
     if not expected:
         with pytest.raises(DatasetError, match="no window fits"):
-            Windows(dataset, alignment=alignment, pad_history=pad)
+            Windows(dataset)
         return
-    windows = Windows(dataset, alignment=alignment, pad_history=pad)
+    windows = Windows(dataset)
     assert windows.index.tolist() == expected
     batch = windows.batch(np.arange(len(windows)))
     episode = dataset.episode_of(batch.index)
@@ -76,10 +59,8 @@ def test_windows_never_cross_episodes(
     np.testing.assert_array_equal(
         batch.actions[..., 1], np.broadcast_to(episode[:, None] + 0.5, batch.actions.shape[:2])
     )
-    np.testing.assert_array_equal(batch.tokens, align_actions(batch.actions, stride, alignment))
     np.testing.assert_array_equal(batch.states, dataset.state[batch.history_index])
     np.testing.assert_array_equal(batch.future_states, dataset.state[batch.future_index])
-    assert batch.tokens.shape == (len(windows), frames, windows.token_dim)
 
 
 def test_shapes_types_and_prompts(v3_root: Path, spec: Callable[..., TaskSpec]) -> None:
@@ -89,8 +70,7 @@ def test_shapes_types_and_prompts(v3_root: Path, spec: Callable[..., TaskSpec]) 
     assert len(batch) == 4
     assert (batch.history_index.shape, batch.future_index.shape) == ((4, 3), (4, 2))
     assert (batch.actions.shape, batch.states.shape, batch.future_states.shape) == ((4, 4, 3), (4, 3, 3), (4, 2, 3))
-    assert batch.tokens.shape == (4, 2, 6)
-    assert {a.dtype.name for a in (batch.actions, batch.states, batch.future_states, batch.tokens)} == {"float32"}
+    assert {a.dtype.name for a in (batch.actions, batch.states, batch.future_states)} == {"float32"}
     assert batch.prompts == ["Do it.", "Do it.", "Undo it.", "Do it."]
     assert batch.episode.tolist() == [0, 0, 1, 2]
     assert batch.frame.tolist() == [0, 2, 0, 4]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rise_env.data import Dataset, EpisodeInfo
 from rise_env.dynamics.config import (
     AutoencoderConfig,
     DynamicsConfig,
@@ -19,6 +17,7 @@ from rise_env.dynamics.config import (
     TransformerConfig,
 )
 from rise_env.tasks import JointLayout, TaskSpec
+from rise_env.testing import ArrayDataset
 
 SPEC = TaskSpec(
     name="square",
@@ -79,46 +78,22 @@ def with_training(**changes: Any) -> DynamicsConfig:
     return dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **changes))
 
 
-class World(Dataset):
-    """`Dataset` without files."""
+class World(ArrayDataset):
+    """Episodes of a square that follows random commands."""
 
     def __init__(self, episodes: int = 4, length: int = 14, spec: TaskSpec = SPEC) -> None:
-        self.spec = spec
-        self.root = Path("square")
-        self._index(np.full(episodes, length))
         rng = np.random.default_rng(0)
-        steps = rng.normal(0.0, 0.15, (self.num_frames, spec.layout.dim)).astype(np.float32)
+        steps = rng.normal(0.0, 0.15, (episodes * length, spec.layout.dim)).astype(np.float32)
         state = np.zeros_like(steps)
         action = np.zeros_like(steps)
-        for start in self.starts:
+        for start in range(0, len(steps), length):
             place = rng.uniform(-0.5, 0.5, spec.layout.dim)
             for t in range(start, start + length):
                 state[t] = place
                 action[t] = np.clip(place + steps[t], -1, 1)
                 place = action[t]
-        zeros = np.zeros(self.num_frames, np.int64)
-        self._columns = {"state:float32": state, "action:float32": action, "task_index": zeros}
-        self._frames = np.stack([self._image(xy) for xy in state])
-
-    def _image(self, xy: np.ndarray) -> np.ndarray:
-        height, width = self.spec.image_size
-        image = np.full((len(self.spec.cameras), height, width, 3), 40, np.uint8)
-        row, column = (int((value + 1) / 2 * (size - 4)) for value, size in zip(xy[:2], (height, width), strict=True))
-        for view in range(len(image)):
-            image[view, row : row + 4, column : column + 4, view] = 230
-        return image
-
-    @property
-    def tasks(self) -> dict[int, str]:  # type: ignore[override]
-        return {0: self.spec.prompt}
-
-    @property
-    def episodes(self) -> list[EpisodeInfo]:  # type: ignore[override]
-        return [EpisodeInfo(i, int(n), self.spec.prompt, True) for i, n in enumerate(self.lengths)]
-
-    @property
-    def columns(self) -> list[str]:
-        return list(self._columns)
+        frames = np.stack([_image(spec, xy) for xy in state])
+        super().__init__(spec, [length] * episodes, state, action, frames=frames, outcomes=np.ones(episodes, bool))
 
     def cached(
         self, tag: str, shape: tuple[int, ...], dtype: Any, make: Callable[[np.ndarray], np.ndarray], **options: Any
@@ -128,3 +103,12 @@ class World(Dataset):
         assert made.shape == (self.num_frames, *shape)
         assert made.dtype == dtype
         return made
+
+
+def _image(spec: TaskSpec, xy: np.ndarray) -> np.ndarray:
+    height, width = spec.image_size
+    image = np.full((len(spec.cameras), height, width, 3), 40, np.uint8)
+    row, column = (int((value + 1) / 2 * (size - 4)) for value, size in zip(xy[:2], (height, width), strict=True))
+    for view in range(len(image)):
+        image[view, row : row + 4, column : column + 4, view] = 230
+    return image
