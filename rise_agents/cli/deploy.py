@@ -114,13 +114,15 @@ def _policy(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Acto
         host, port = parse_address(args.server)
         remote = stack.enter_context(RemotePolicy(host, port, read_token(args.token_file)))
         return remote, remote.name
-    from rise_agents.policies.resolve import find_policy, resolve_actor
+    from rise_agents.policies.actor import PolicyActor
+    from rise_agents.policies.loading import advantage_bin_of, load_policy
+    from rise_agents.policies.resolve import find_policy
 
     path = find_policy(args.policy, args.task)
     if path is None:
         return None, args.policy
-    actor = resolve_actor(path, device=args.device, advantage=args.advantage, guidance=args.guidance)
-    assert isinstance(actor, Actor)
+    policy = load_policy(path, device=args.device)
+    actor = PolicyActor(policy, advantage_bin_of(policy, args.advantage), args.guidance)
     return actor, "policy-" + Path(args.policy).name
 
 
