@@ -36,8 +36,6 @@ KNOWN = frozenset(
         "rise_agents.evaluation.audit imports rise_robot.cell.render",
         "rise_agents.evaluation.audit imports rise_robot.cell.scripted",
         "circle: rise_env.dynamics.evaluation, rise_env.dynamics.training",
-        "circle: rise_robot.cell.tasks.brick_sorting.expert, rise_robot.cell.tasks.brick_sorting.operators, "
-        "rise_robot.cell.tasks.brick_sorting.task",
         "circle: rise_robot.ros.driver, rise_robot.ros.scene",
     }
 )

@@ -36,7 +36,7 @@ class VariationConfig:
         enabled: Whether to vary at all.
         light: Relative half-range of the light's brightness; its direction moves by up to twice this angle (rad).
         colour: Half-range of every colour channel of the surroundings, in [0, 1].
-        friction: Relative half-range of the sliding friction of bricks and belt.
+        friction: Relative half-range of the sliding friction of all surfaces.
         camera_position: Half-range of the head camera's position, m.
         camera_angle: Half-range of the head camera's rotation about each axis, rad.
     """
@@ -61,8 +61,8 @@ class CellConfig:
         head_camera: Pose of the head camera.
         wrist_fovy: Vertical field of view of the wrist cameras, degrees.
         supersample: Images are rendered at this multiple of their size and averaged (anti-aliasing).
-        start_joints: Start pose of one arm: six joints (rad) and the total gripper opening (m). The default looks at
-            the belt with the tool pointing down and leaves the head camera's view of the belt free.
+        start_joints: Start pose of one arm: six joints (rad) and the total gripper opening (m). By default the tool
+            points down and the head camera sees the table in front of the arms.
         start_noise: Half-range of the uniform noise on the arms' start joints, rad.
         variation: Domain variation.
     """

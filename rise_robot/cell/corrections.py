@@ -8,14 +8,17 @@ and hands back once both agree again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.kinematics import forward_grasp
 from rise_robot.cell.piper import ARM_JOINTS
 from rise_robot.cell.scene import SIDES
 from rise_robot.cell.scripted import ScriptedPolicy
+
+if TYPE_CHECKING:
+    from rise_robot.cell.cell import WorkCell
 
 __all__ = ["GateConfig", "SupervisedPolicy", "Supervisor"]
 

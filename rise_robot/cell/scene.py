@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, tostring
 
 import mujoco
@@ -11,12 +12,14 @@ from rise_env.tasks import TaskSpec
 from rise_robot.cell.config import CellConfig
 from rise_robot.cell.mjcf import element
 from rise_robot.cell.piper import add_piper
-from rise_robot.cell.task import CellTask
+
+if TYPE_CHECKING:
+    from rise_robot.cell.task import CellTask
 
 __all__ = ["ARM_CONTACT", "SCENE_CONTACT", "SIDES", "build_model", "substeps"]
 
 SIDES = ("left", "right")
-#: Contact bits: each arm meets the other arm and the scene; the scene (table, belt, bins, objects) meets all.
+#: Contact bits: each arm meets the other arm and the scene; the scene (table, objects) meets all.
 _LEFT, _RIGHT, _SCENE = 1, 2, 4
 ARM_CONTACT = {
     "left": {"contype": str(_LEFT), "conaffinity": str(_RIGHT | _SCENE)},

@@ -1,4 +1,4 @@
-"""What the cell asks of a task: one small interface, implemented by one module per task."""
+"""What the cell asks of a task: one small interface, implemented by one folder per task, and found by name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from rise_env.errors import ConfigError
 from rise_env.registry import TASKS, load_object
+from rise_robot.cell.corrections import SupervisedPolicy
+from rise_robot.cell.scripted import ScriptedPolicy
 
 if TYPE_CHECKING:
     from rise_robot.cell.cell import WorkCell
-    from rise_robot.cell.scripted import ScriptedPolicy
 
 __all__ = ["CellTask", "TaskStatus", "make_cell_task"]
 
@@ -40,26 +41,30 @@ class TaskStatus:
 
 
 class CellTask(ABC):
-    """A task in the work cell: its objects, randomisation, ground truth and experts.
+    """A task in the work cell: its objects, randomisation, ground truth, expert and imperfect operators.
 
     The cell calls `add_to_scene` once, `bind` after compilation, `reset` at every episode and `advance` after every
-    control step. Everything random comes from the generator passed to `reset`.
+    control step. Everything random comes from the generator passed to `reset`. Made with one argument: the
+    randomisation of the difficulty, the plain values below `cell.difficulties.<difficulty>` of the preset.
     """
 
     #: Ground truth after the last `advance`, `reset` or `set_state`.
     status: TaskStatus
     #: Names that `TaskStatus.failure_mode` may take besides "none".
     failure_modes: tuple[str, ...] = ()
-    #: Names of the scripted policies that `scripted` can make.
-    scripted_policies: tuple[str, ...] = ()
+    #: Kinds of imperfect operators that `operator` can make; none where it is not implemented.
+    operator_kinds: tuple[str, ...] = ()
 
     @abstractmethod
     def add_to_scene(self, root: Element) -> None:
         """Add bodies, geoms and actuators to the MJCF tree `root`."""
 
-    @abstractmethod
+    #: The cell that this is the task of, from `bind` on.
+    cell: WorkCell
+
     def bind(self, cell: WorkCell) -> None:
-        """Look up the compiled model's indices."""
+        """Keep the cell; a task looks up the indices of its objects in `cell.model` here as well."""
+        self.cell = cell
 
     @abstractmethod
     def reset(self, rng: np.random.Generator) -> None:
@@ -78,12 +83,38 @@ class CellTask(ABC):
         """Undo everything since `get_state`."""
 
     @abstractmethod
+    def expert(self) -> ScriptedPolicy:
+        """Make the expert; it sees the ground truth."""
+
+    def operator(self, kind: str | None, seed: int) -> ScriptedPolicy:
+        """Make an imperfect operator: one of `operator_kinds`, or a mixture of them where `kind` is None."""
+        raise NotImplementedError(f"{type(self).__name__} names operators {self.operator_kinds} and makes none")
+
+    @property
+    def scripted_policies(self) -> tuple[str, ...]:
+        """Names of the scripted policies that `scripted` can make."""
+        if not self.operator_kinds:
+            return ("expert",)
+        return ("expert", "operator", *(f"operator-{kind}" for kind in self.operator_kinds), "corrected")
+
     def scripted(self, name: str, seed: int) -> ScriptedPolicy:
-        """Make a scripted policy that sees the ground truth.
+        """Make a scripted policy: the expert, an imperfect operator, or an operator corrected by the expert.
+
+        Args:
+            name: One of `scripted_policies`.
+            seed: Seed of its own randomness, together with the episode.
 
         Raises:
-            ConfigError: If `name` is not in `scripted_policies`.
+            ConfigError: If there is no such policy.
         """
+        if name not in self.scripted_policies:
+            known = ", ".join(self.scripted_policies)
+            raise ConfigError(f"{type(self).__name__} has no scripted policy {name!r}. Known: {known}.")
+        if name == "expert":
+            return self.expert()
+        if name == "corrected":
+            return SupervisedPolicy(self.cell, self.operator(None, seed), self.expert())
+        return self.operator(name.removeprefix("operator").removeprefix("-") or None, seed)
 
 
 def make_cell_task(name: str, ranges: Mapping[str, Any]) -> CellTask:

@@ -1,8 +1,4 @@
-"""Dynamic brick sorting: coloured bricks arrive on a conveyor; each belongs in the bin of its colour.
-
-World frame: x forward from the arm bases, y to the left, z up from the table. The belt runs along y in front of both
-arms; the bins stand between belt and robot, within reach of either arm.
-"""
+"""Dynamic brick sorting: coloured bricks arrive on a conveyor; each belongs in the bin of its colour."""
 
 from __future__ import annotations
 
@@ -16,28 +12,33 @@ import numpy as np
 
 from rise_env.config import decode
 from rise_env.errors import ConfigError
-from rise_robot.cell.mjcf import element
-from rise_robot.cell.scene import SCENE_CONTACT, SIDES
+from rise_robot.cell.scene import SIDES
 from rise_robot.cell.task import CellTask, TaskStatus
+from rise_robot.cell.tasks.brick_sorting.expert import BrickExpert
+from rise_robot.cell.tasks.brick_sorting.operators import OPERATORS, BrickOperator
+from rise_robot.cell.tasks.brick_sorting.scene import (
+    BELT_END,
+    BELT_HALF_WIDTH,
+    BELT_TOP,
+    BELT_X,
+    BIN_HALF,
+    BIN_HEIGHT,
+    BIN_PARTS,
+    BIN_X,
+    BRICK_HALF,
+    COLORS,
+    STRIPE,
+    add_belt,
+    add_bin,
+    add_brick,
+    parking,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from rise_robot.cell.cell import WorkCell
-    from rise_robot.cell.scripted import ScriptedPolicy
 
 __all__ = ["BrickRanges", "BrickSorting"]
 
-COLORS = {
-    "red": (0.80, 0.10, 0.10),
-    "blue": (0.10, 0.25, 0.85),
-    "yellow": (0.92, 0.74, 0.08),
-    "green": (0.10, 0.60, 0.22),
-}
-BELT_X, BELT_HALF_WIDTH, BELT_TOP = 0.30, 0.058, 0.030
-#: Where bricks leave the belt, m from the middle.
-BELT_END = 0.36
-BRICK_HALF = np.array([0.030, 0.017, 0.017])
-BIN_X, BIN_HALF, BIN_HEIGHT = 0.155, np.array([0.050, 0.058]), 0.050
-_BELT_HALF_LENGTH, _STRIPE = 0.80, 0.08
 #: Seconds after which a stopped brick counts as jammed, and a brick beside the belt as dropped.
 _JAM_SECONDS, _DROP_SECONDS = 1.2, 0.5
 #: Seconds between two bricks at the slowest belt of the range decide their distance, m.
@@ -104,10 +105,7 @@ class BrickSorting(CellTask):
     """
 
     failure_modes = ("wrong_bin", "drop", "miss", "jam")
-    scripted_policies = (
-        "expert", "operator", "operator-noisy", "operator-delayed", "operator-confused", "operator-hesitant",
-        "operator-hasty", "operator-clumsy", "operator-distracted", "operator-playful", "corrected",
-    )  # fmt: skip
+    operator_kinds = tuple(OPERATORS)
 
     def __init__(self, ranges: Mapping[str, Any]) -> None:
         self.ranges = decode(BrickRanges, ranges, "difficulty of brick_sorting")
@@ -136,52 +134,16 @@ class BrickSorting(CellTask):
 
     def add_to_scene(self, root: Element) -> None:
         """Add belt, rails, bins and bricks."""
-        world, actuators = root.find("worldbody"), root.find("actuator")
-        assert world is not None and actuators is not None
-        ghost = {"contype": "0", "conaffinity": "0", "mass": "0"}
-        belt = element(world, "body", name="belt", pos=(BELT_X, 0, BELT_TOP - 0.01))
-        element(belt, "joint", name="belt", type="slide", axis="0 1 0")
-        element(belt, "geom", name="belt", type="box", size=(BELT_HALF_WIDTH, _BELT_HALF_LENGTH, 0.01),
-                   mass="30", rgba="0.24 0.25 0.27 1", friction="1 0.02 0.001", **SCENE_CONTACT)  # fmt: skip
-        for index in range(int(2 * _BELT_HALF_LENGTH / _STRIPE)):
-            y = -_BELT_HALF_LENGTH + (index + 0.5) * _STRIPE
-            element(belt, "geom", type="box", size=(BELT_HALF_WIDTH, 0.004, 0.0004), pos=(0, y, 0.0102),
-                       rgba="0.32 0.33 0.35 1", **ghost)  # fmt: skip
-        element(actuators, "velocity", name="belt", joint="belt", kv="3000")
-        for sign in (-1, 1):
-            element(world, "geom", type="box", size=(0.006, 0.55, 0.019), rgba="0.55 0.57 0.60 1",
-                       pos=(BELT_X + sign * (BELT_HALF_WIDTH + 0.009), 0, 0.019), **SCENE_CONTACT)  # fmt: skip
+        add_belt(root)
         for index, center in enumerate(self.bin_centers):
-            self._add_bin(world, index, center)
+            add_bin(root, index, center)
         for index in range(self.max_bricks):
-            body = element(world, "body", name=f"brick{index}", pos=(*self._parking(index)[:3],))
-            element(body, "freejoint", name=f"brick{index}")
-            element(body, "geom", name=f"brick{index}", type="box", size=BRICK_HALF, mass="0.04",
-                       friction="0.9 0.02 0.001", condim="4", solref="0.01 1", **SCENE_CONTACT)  # fmt: skip
-
-    @staticmethod
-    def _add_bin(world: Element, index: int, center: np.ndarray) -> None:
-        half_x, half_y = BIN_HALF
-        wall, middle = 0.004, BIN_HEIGHT / 2
-        parts = {
-            "floor": ((half_x, half_y, 0.002), (0, 0, 0.002)),
-            "front": ((wall, half_y + wall, middle), (half_x + wall, 0, middle)),
-            "back": ((wall, half_y + wall, middle), (-half_x - wall, 0, middle)),
-            "left": ((half_x + wall, wall, middle), (0, half_y + wall, middle)),
-            "right": ((half_x + wall, wall, middle), (0, -half_y - wall, middle)),
-        }
-        body = element(world, "body", name=f"bin{index}", pos=(*center, 0))
-        for name, (size, pos) in parts.items():
-            element(body, "geom", name=f"bin{index}_{name}", type="box", size=size, pos=pos, **SCENE_CONTACT)
-
-    @staticmethod
-    def _parking(index: int) -> np.ndarray:
-        """Where a brick that is not in play rests: on the floor behind the robot, out of every camera's view."""
-        return np.array([-1.2, 0.2 * index, -0.75 + BRICK_HALF[2], 1.0, 0.0, 0.0, 0.0])
+            add_brick(root, index)
 
     def bind(self, cell: WorkCell) -> None:
         """Look up indices in the compiled model."""
-        self._cell, model = cell, cell.model
+        super().bind(cell)
+        model = cell.model
         names = [f"brick{i}" for i in range(self.max_bricks)]
         self._brick_bodies = np.array([model.body(name).id for name in names])
         self._brick_geoms = np.array([model.geom(name).id for name in names])
@@ -189,8 +151,7 @@ class BrickSorting(CellTask):
         self._brick_qvel = np.array([model.joint(name).dofadr[0] for name in names])
         self._pads = np.array([[model.geom(f"{side}_finger{i}_pad").id for i in (1, 2)] for side in SIDES])
         self._bin_geoms = [
-            np.array([model.geom(f"bin{i}_{part}").id for part in ("floor", "front", "back", "left", "right")])
-            for i in range(len(self.bin_centers))
+            np.array([model.geom(f"bin{i}_{part}").id for part in BIN_PARTS]) for i in range(len(self.bin_centers))
         ]
         self._belt_actuator = model.actuator("belt").id
         self._belt_qpos = int(model.joint("belt").qposadr[0])
@@ -200,7 +161,7 @@ class BrickSorting(CellTask):
 
     def reset(self, rng: np.random.Generator) -> None:
         """Draw belt, bricks and bins."""
-        ranges, data = self.ranges, self._cell.data
+        ranges, data = self.ranges, self.cell.data
         count = int(rng.integers(ranges.bricks[0], ranges.bricks[1] + 1))
         side = 1.0 if rng.random() < 0.5 else -1.0
         self.belt_velocity = np.array(-side * rng.uniform(*ranges.belt_speed))
@@ -211,7 +172,7 @@ class BrickSorting(CellTask):
         self.color = rng.integers(len(ranges.colors), size=self.max_bricks)
         start = rng.uniform(*ranges.arrival)
         for index in range(self.max_bricks):
-            pose = self._parking(index)
+            pose = parking(index)
             yaw, offset = rng.uniform(-ranges.yaw, ranges.yaw), rng.uniform(-ranges.offset, ranges.offset)
             if self.active[index]:
                 y = side * (start + index * _SPACING)
@@ -230,7 +191,7 @@ class BrickSorting(CellTask):
         self._paint()
 
     def _paint(self) -> None:
-        rgba = self._cell.model.geom_rgba
+        rgba = self.cell.model.geom_rgba
         palette = np.array([COLORS[name] for name in self.ranges.colors])
         rgba[self._brick_geoms, :3] = palette[self.color]
         for geoms, color in zip(self._bin_geoms, self.bin_color, strict=True):
@@ -238,11 +199,11 @@ class BrickSorting(CellTask):
 
     def advance(self) -> TaskStatus:
         """Update contacts, milestones and fates after a control step."""
-        cell = self._cell
+        cell = self.cell
         data, seconds = cell.data, 1 / cell.spec.fps
         # The belt is endless: shifting it by whole stripes changes nothing that can be felt, and its far ends only in
         # what can be seen. Positions follow at once, so that images are those of a restored snapshot.
-        if shift := _STRIPE * np.round(data.qpos[self._belt_qpos] / _STRIPE):
+        if shift := STRIPE * np.round(data.qpos[self._belt_qpos] / STRIPE):
             data.qpos[self._belt_qpos] -= shift
             mujoco.mj_fwdPosition(cell.model, data)
 
@@ -320,11 +281,11 @@ class BrickSorting(CellTask):
 
     def brick_positions(self) -> np.ndarray:
         """Centres of all bricks, (bricks, 3) m."""
-        return self._cell.data.qpos[self._brick_qpos[:, None] + np.arange(3)]
+        return self.cell.data.qpos[self._brick_qpos[:, None] + np.arange(3)]
 
     def brick_yaws(self) -> np.ndarray:
         """Rotation of the bricks' long axes about the vertical, (bricks,) rad."""
-        matrix = self._cell.data.xmat[self._brick_bodies].reshape(-1, 3, 3)
+        matrix = self.cell.data.xmat[self._brick_bodies].reshape(-1, 3, 3)
         return np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
 
     def own_bin(self, brick: int) -> np.ndarray:
@@ -342,7 +303,7 @@ class BrickSorting(CellTask):
         return index[np.argsort(-along, kind="stable")]
 
     def _gripper_distance(self, position: np.ndarray) -> np.ndarray:
-        tips = np.stack([self._cell.grasp_point(side) for side in SIDES])
+        tips = np.stack([self.cell.grasp_point(side) for side in SIDES])
         return np.linalg.norm(position[:, None] - tips[None], axis=-1).min(-1)
 
     def _bin_under(self, position: np.ndarray) -> np.ndarray:
@@ -356,8 +317,8 @@ class BrickSorting(CellTask):
 
     def _pad_contacts(self) -> np.ndarray:
         """Which finger pad touches which brick, bool (arms, bricks, 2)."""
-        contact = self._cell.data.contact
-        pairs = contact.geom[contact.dist < 0.001] if self._cell.data.ncon else np.empty((0, 2), int)
+        contact = self.cell.data.contact
+        pairs = contact.geom[contact.dist < 0.001] if self.cell.data.ncon else np.empty((0, 2), int)
         pairs = np.concatenate([pairs, pairs[:, ::-1]])
         pad = pairs[:, 0][:, None, None] == self._pads[None]
         brick = pairs[:, 1][:, None] == self._brick_geoms[None]
@@ -380,22 +341,10 @@ class BrickSorting(CellTask):
         position = self.brick_positions()
         self.status = self._status(position, np.asarray(self._pad_contacts().any((0, 2))), self.holder >= 0)
 
-    def scripted(self, name: str, seed: int) -> ScriptedPolicy:
-        """Make an expert, an imperfect operator, or an operator corrected by the expert.
+    def expert(self) -> BrickExpert:
+        """Makes no mistakes."""
+        return BrickExpert(self.cell, self)
 
-        Raises:
-            ConfigError: If `name` is not in `scripted_policies`.
-        """
-        from rise_robot.cell.corrections import SupervisedPolicy
-        from rise_robot.cell.tasks.brick_sorting.expert import BrickExpert
-        from rise_robot.cell.tasks.brick_sorting.operators import OPERATORS, ImperfectOperator
-
-        if name == "expert":
-            return BrickExpert(self._cell, self)
-        if name == "corrected":
-            student = ImperfectOperator(self._cell, self, None, seed)
-            return SupervisedPolicy(self._cell, student, BrickExpert(self._cell, self))
-        kind = name.removeprefix("operator").removeprefix("-")
-        if name == "operator" or (name.startswith("operator-") and kind in OPERATORS):
-            return ImperfectOperator(self._cell, self, kind or None, seed)
-        raise ConfigError(f"brick_sorting has no scripted policy {name!r}. Known: {', '.join(self.scripted_policies)}.")
+    def operator(self, kind: str | None, seed: int) -> BrickOperator:
+        """Makes those of its kind."""
+        return BrickOperator(self.cell, self, kind, seed)

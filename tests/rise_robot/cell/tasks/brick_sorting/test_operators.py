@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rise_robot.cell.tasks.brick_sorting.operators import OPERATORS, ImperfectOperator
+from rise_robot.cell.tasks.brick_sorting.operators import OPERATORS, BrickOperator
 
 EPISODES = 12
 
@@ -23,7 +23,7 @@ def outcomes(kind: str | None) -> list[tuple[str, float]]:
     results = []
     for seed in range(EPISODES):
         cell.reset(np.random.default_rng(seed))
-        operator = ImperfectOperator(cell, cell.task, kind, seed=0)
+        operator = BrickOperator(cell, cell.task, kind, seed=0)
         while not cell.status.finished and cell.steps < cell.spec.max_steps:
             for target in operator.plan(8):
                 cell.step(target)
@@ -66,7 +66,7 @@ def test_hesitant_takes_longer_than_hasty() -> None:
 def test_repeatable_per_seed_and_episode(new_cell, kind: str | None) -> None:
     def targets(cell_seed: int, seed: int) -> np.ndarray:
         cell = new_cell(cell_seed)
-        operator = ImperfectOperator(cell, cell.task, kind, seed)
+        operator = BrickOperator(cell, cell.task, kind, seed)
         rows = []
         for _ in range(6):
             plan = operator.plan(4)
@@ -84,20 +84,20 @@ def test_repeatable_per_seed_and_episode(new_cell, kind: str | None) -> None:
 @pytest.mark.parametrize("kind", list(OPERATORS))
 def test_reset_draws_the_habit_of_the_new_episode(new_cell, kind: str) -> None:
     cell = new_cell(3)
-    kept = ImperfectOperator(cell, cell.task, kind, 5)
+    kept = BrickOperator(cell, cell.task, kind, 5)
     habits = [kept.habit]
     for _ in range(3):
         kept.plan(4)
         cell.reset(np.random.default_rng(len(habits)))
         kept.reset()
-        assert kept.habit == ImperfectOperator(cell, cell.task, kind, 5).habit
+        assert kept.habit == BrickOperator(cell, cell.task, kind, 5).habit
         habits.append(kept.habit)
     assert len({repr(habit) for habit in habits}) > 1
 
 
 def test_the_mixture_has_the_shares_it_names(new_cell) -> None:
     cell = new_cell(0)
-    kinds = Counter(ImperfectOperator(cell, cell.task, None, seed).kind for seed in range(600))
+    kinds = Counter(BrickOperator(cell, cell.task, None, seed).kind for seed in range(600))
     total = sum(share for share, _ in OPERATORS.values())
     for kind, (share, _) in OPERATORS.items():
         assert kinds[kind] / 600 == pytest.approx(share / total, abs=0.06)
@@ -106,7 +106,7 @@ def test_the_mixture_has_the_shares_it_names(new_cell) -> None:
 def test_plans_stay_within_limits_and_the_grippers_do_not_shake(new_cell) -> None:
     for seed in range(4):
         cell = new_cell(seed)
-        operator = ImperfectOperator(cell, cell.task, "noisy", seed)
+        operator = BrickOperator(cell, cell.task, "noisy", seed)
         assert operator.habit.tremor > 0
         plan = operator.plan(8)
         assert ((plan >= cell.spec.layout.low) & (plan <= cell.spec.layout.high)).all()
@@ -115,14 +115,14 @@ def test_plans_stay_within_limits_and_the_grippers_do_not_shake(new_cell) -> Non
 
 def test_the_confused_take_the_wrong_bin_with_the_right_arm_whatever_their_style(new_cell) -> None:
     cell = new_cell(0)
-    habits = [ImperfectOperator(cell, cell.task, "confused", seed).habit for seed in range(400)]
-    wrong = np.array([habit.style.swap_bins for habit in habits])
+    habits = [BrickOperator(cell, cell.task, "confused", seed).habit for seed in range(400)]
+    wrong = np.array([habit.style["swap_bins"] for habit in habits])
     assert 0.1 < wrong[:, 0].mean() < 0.3
     assert 0.8 < wrong[:, 1].mean() < 1.0
     for trait in (
-        [habit.style.speed for habit in habits],
+        [habit.style["speed"] for habit in habits],
         [habit.tremor for habit in habits],
-        [np.hypot(*habit.style.aim[:2]) > 0 for habit in habits],
+        [np.hypot(*habit.style["aim"][:2]) > 0 for habit in habits],
         [len(habit.pauses) for habit in habits],
     ):
         for arm in wrong.T:  # a policy could tell one by the other
@@ -137,12 +137,12 @@ def test_who_learns_aims_well_after_a_grasp_that_came_to_nothing() -> None:
     delivered = []
     for seed in range(40):
         cell.reset(np.random.default_rng(seed))
-        operator = ImperfectOperator(cell, cell.task, "confused", seed=0)
-        if not any(operator.style.aim):
+        operator = BrickOperator(cell, cell.task, "confused", seed=0)
+        if not any(operator.expert.style.aim):
             continue
         while not cell.status.finished and cell.steps < cell.spec.max_steps:
             cell.step(operator.plan(1)[0])
-        assert not any(operator.style.aim)
+        assert not any(operator.expert.style.aim)
         delivered.append(cell.status.success or cell.status.failure_mode == "wrong_bin")
     assert len(delivered) >= 4
     assert np.mean(delivered) > 0.7
@@ -151,7 +151,7 @@ def test_who_learns_aims_well_after_a_grasp_that_came_to_nothing() -> None:
 def test_pauses_hold_still(new_cell) -> None:
     cell = new_cell(0)
     for seed in range(20):
-        operator = ImperfectOperator(cell, cell.task, "hesitant", seed)
+        operator = BrickOperator(cell, cell.task, "hesitant", seed)
         start, end = operator.habit.pauses[0]
         if start > 1 and end - start > 0.5:
             break

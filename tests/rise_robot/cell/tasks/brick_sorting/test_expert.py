@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rise_robot.cell.piper import MAX_GRIPPER_SPEED
-from rise_robot.cell.tasks.brick_sorting.expert import BrickExpert, Style
+from rise_robot.cell.tasks.brick_sorting.expert import BrickExpert, BrickStyle
 
 
-def succeeds(cell, seed: int, execute: int, style: Style | None = None) -> bool:
+def succeeds(cell, seed: int, execute: int, style: BrickStyle | None = None) -> bool:
     cell.reset(np.random.default_rng(seed))
     expert = BrickExpert(cell, cell.task, style)
     while not cell.status.finished and cell.steps < cell.spec.max_steps:
@@ -62,7 +62,7 @@ def test_plan_changes_nothing_and_depends_on_the_state_alone(new_cell) -> None:
 def test_plans_keep_limits_and_speed(new_cell, speed: float) -> None:
     for seed in range(5):
         cell = new_cell(seed)
-        expert = BrickExpert(cell, cell.task, Style(speed=speed))
+        expert = BrickExpert(cell, cell.task, BrickStyle(speed=speed))
         while not cell.status.finished and cell.steps < 60:
             plan = expert.plan(8)
             assert (plan >= cell.spec.layout.low).all()
@@ -93,10 +93,10 @@ def test_it_takes_over_from_anyone(new_cell) -> None:
 
 @pytest.mark.parametrize(
     ("style", "mode"),
-    [(Style(swap_bins=(True, True)), "wrong_bin"), (Style(aim=(0.0, 0.06, 0.0)), None)],
+    [(BrickStyle(swap_bins=(True, True)), "wrong_bin"), (BrickStyle(aim=(0.0, 0.06, 0.0)), None)],
     ids=["swap", "aim"],
 )
-def test_a_bad_style_fails(new_cell, style: Style, mode: str | None) -> None:
+def test_a_bad_style_fails(new_cell, style: BrickStyle, mode: str | None) -> None:
     cell = new_cell(0)
     assert not succeeds(cell, 1, 8, style)
     assert mode is None or cell.status.failure_mode == mode

@@ -7,7 +7,8 @@ import pytest
 
 from rise_env.errors import ConfigError
 from rise_robot.cell.config import load_cell
-from rise_robot.cell.tasks.brick_sorting.task import BELT_END, BELT_TOP, BELT_X, BIN_X, BRICK_HALF, BrickSorting
+from rise_robot.cell.tasks.brick_sorting.scene import BELT_END, BELT_TOP, BELT_X, BIN_X, BRICK_HALF
+from rise_robot.cell.tasks.brick_sorting.task import BrickSorting
 
 EASY, HARD = "cell.difficulty=easy", "cell.difficulty=hard"
 ON_BELT = BELT_TOP + BRICK_HALF[2]
