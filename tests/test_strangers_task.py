@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,3 +18,40 @@ def test_a_plugin_is_found_and_listed(stranger: Stranger, tmp_path: Path) -> Non
     for name in ("RISE-BlockPushing-v0", "RISE-BlockPushing-Cell-v0", "RISE-BlockPushing-Oracle-v0"):
         assert name in text
     assert "block_pushing" in text
+
+
+def test_its_environment_is_made_by_its_id(stranger: Stranger, tmp_path: Path) -> None:
+    code = """
+        import gymnasium, rise_env
+        from gymnasium.utils.env_checker import check_env
+
+        env = gymnasium.make("RISE-BlockPushing-Cell-v0", preset="tiny")
+        check_env(env.unwrapped, skip_render_check=True)
+        env.reset(seed=3)
+        state = env.unwrapped.save_state()
+        chunk = env.unwrapped.scripted_chunk("expert")
+        seen, *_ = env.step(chunk)
+        env.unwrapped.restore_state(state)
+        again, *_ = env.step(chunk)
+        assert all((seen[key] == again[key]).all() for key in seen)
+        while not (done := env.step(env.unwrapped.scripted_chunk("expert")))[2]:
+            assert not done[3]
+        assert done[4]["is_success"] and done[4]["progress"] == 1
+    """
+    stranger("-c", textwrap.dedent(code), cwd=tmp_path)
+
+
+def test_its_expert_succeeds_and_its_operator_less_often(stranger: Stranger, tmp_path: Path) -> None:
+    rates = {}
+    for policy in ("expert", "operator"):
+        command = ["evaluate", "--env", "RISE-BlockPushing-Cell-v0", "--policy", policy, "--episodes", "40"]
+        stranger(*RISE, *command, "--json", f"{policy}.json", cwd=tmp_path)
+        rates[policy] = json.loads((tmp_path / f"{policy}.json").read_text())["success_rate"]
+    assert rates["expert"] >= 0.95
+    assert rates["operator"] <= rates["expert"] - 0.2
+
+
+def test_its_episodes_are_recorded(stranger: Stranger, tmp_path: Path) -> None:
+    command = ["record", "--task", "block_pushing", "--preset", "tiny", "--policy", "corrected", "--episodes", "2"]
+    text = stranger(*RISE, *command, "--tail-seconds", "0.2", "--preview", "0", "--out", "data", cwd=tmp_path).stdout
+    assert "data: 2 episodes" in text
