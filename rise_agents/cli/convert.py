@@ -1,4 +1,4 @@
-"""Convert data and weights of others into what this project reads.
+"""Convert other projects' data and weights.
 
 `rise convert hdf5` turns ALOHA or Piper episodes (one HDF5 file each: observations/qpos, action,
 observations/images/<camera>, raw or as JPEG) into a LeRobot v3.0 dataset.
@@ -15,8 +15,6 @@ into a dynamics model; every name and shape is checked.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import re
 from pathlib import Path
 
 from rise_env.errors import ConfigError
@@ -88,37 +86,12 @@ def _dynamics_checkpoint(args: argparse.Namespace) -> int:
 
 def _hdf5(args: argparse.Namespace) -> int:
     from rise_agents.cli.progress import bar
-    from rise_env.data.hdf5 import convert_hdf5, hdf5_cameras
-    from rise_env.tasks import TaskSpec, load_layout, load_task
+    from rise_env.data.hdf5 import convert_hdf5, hdf5_spec
 
-    found, size = hdf5_cameras(args.inputs)
-    sources = _cameras(args.camera)
-    if args.task:
-        spec = load_task(args.task, args.preset)
-        unknown = sorted(set(sources) - set(spec.cameras))
-        if unknown:
-            raise ConfigError(f"--camera {unknown[0]}: task {spec.name!r} has the cameras {', '.join(spec.cameras)}")
-    else:
-        missing = [f"--{name}" for name in ("prompt", "layout", "fps") if getattr(args, name) is None]
-        if missing:
-            raise ConfigError(f"{', '.join(missing)} must be given, or a --task that says so")
-        sources = sources or {_identifier(name): name for name in found}
-        spec = TaskSpec(
-            name=_identifier(args.out.name),
-            prompt=args.prompt,
-            cameras={name: f"observation.images.{name}" for name in sources},
-            image_size=size,
-            layout=load_layout(args.layout),
-            fps=args.fps,
-            chunk=1, stride=1, history=1, execute=1, max_seconds=1.0,
-        )  # fmt: skip
-    changes = {
-        "prompt": args.prompt,
-        "layout": load_layout(args.layout) if args.layout else None,
-        "fps": args.fps,
-        "image_size": tuple(args.image_size) if args.image_size else size,
-    }
-    spec = dataclasses.replace(spec, **{key: value for key, value in changes.items() if value is not None})
+    spec, sources = hdf5_spec(
+        args.inputs, args.out.name, task=args.task, preset=args.preset, sources=dict(map(_camera, args.camera)),
+        prompt=args.prompt, layout=args.layout, fps=args.fps, image_size=args.image_size and tuple(args.image_size),
+    )  # fmt: skip
     with bar(0, "converting", "episodes") as progress:
 
         def on_episode(done: int, total: int) -> None:
@@ -134,16 +107,8 @@ def _hdf5(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cameras(options: list[str]) -> dict[str, str]:
-    cameras = {}
-    for option in options:
-        name, equals, source = option.partition("=")
-        if not (equals and name and source):
-            raise ConfigError(f"--camera {option!r} is not of the form NAME=SOURCE")
-        cameras[name] = source
-    return cameras
-
-
-def _identifier(text: str) -> str:
-    name = re.sub(r"\W+", "_", text).strip("_") or "dataset"
-    return name if name.isidentifier() else f"_{name}"
+def _camera(option: str) -> tuple[str, str]:
+    name, equals, source = option.partition("=")
+    if not (equals and name and source):
+        raise ConfigError(f"--camera {option!r} is not of the form NAME=SOURCE")
+    return name, source

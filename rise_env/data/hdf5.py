@@ -7,8 +7,10 @@ One file is one episode: `observations/qpos` and `action` (T, D), `observations/
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +22,10 @@ import numpy as np
 from rise_env.data.encoding import video_encoder
 from rise_env.data.errors import DatasetError
 from rise_env.data.video import decode_image
-from rise_env.tasks import TaskSpec
+from rise_env.errors import ConfigError
+from rise_env.tasks import TaskSpec, load_layout, load_task
 
-__all__ = ["convert_hdf5", "hdf5_cameras"]
+__all__ = ["convert_hdf5", "hdf5_spec"]
 
 
 def convert_hdf5(
@@ -78,7 +81,69 @@ def convert_hdf5(
     return frames
 
 
-def hdf5_cameras(inputs: Sequence[str | Path]) -> tuple[list[str], tuple[int, int]]:
+def hdf5_spec(
+    inputs: Sequence[str | Path],
+    name: str,
+    *,
+    task: str | None = None,
+    preset: str = "small",
+    sources: dict[str, str] | None = None,
+    prompt: str | None = None,
+    layout: str | None = None,
+    fps: int | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> tuple[TaskSpec, dict[str, str]]:
+    """Task and cameras of a dataset that is converted from HDF5 episodes.
+
+    Args:
+        inputs: HDF5 files or directories of them; the first file is read.
+        name: Name of the dataset.
+        task: Task name or YAML path that gives whatever is not given here.
+        preset: Preset of the task.
+        sources: Camera name to its name in the files; without a task, all cameras under their own names when omitted.
+        prompt: Instruction; required without a task.
+        layout: Joint layout, name or YAML path; required without a task.
+        fps: Control rate in Hz; required without a task.
+        image_size: Height and width; those of the first camera's images when omitted.
+
+    Returns:
+        The task, and camera name to its name in the files.
+
+    Raises:
+        ConfigError: If something is missing, or a camera is not one of the task's.
+        DatasetError: If the first file cannot be read.
+    """
+    found, size = _cameras(inputs)
+    sources = sources or {}
+    if task:
+        spec = load_task(task, preset)
+        if unknown := sorted(set(sources) - set(spec.cameras)):
+            raise ConfigError(f"camera {unknown[0]!r}: task {spec.name!r} has the cameras {', '.join(spec.cameras)}")
+    else:
+        given = {"prompt": prompt, "layout": layout, "fps": fps}
+        if missing := [key for key, value in given.items() if value is None]:
+            raise ConfigError(f"{', '.join(missing)} must be given, or a task that has them")
+        sources = sources or {_identifier(camera): camera for camera in found}
+        spec = TaskSpec(
+            name=_identifier(name),
+            prompt=prompt or "",
+            cameras={camera: f"observation.images.{camera}" for camera in sources},
+            image_size=size,
+            layout=load_layout(layout or ""),
+            fps=fps or 0,
+            chunk=1, stride=1, history=1, execute=1, max_seconds=1.0,
+        )  # fmt: skip
+    changes: dict[str, Any] = {"prompt": prompt, "fps": fps, "layout": load_layout(layout) if layout else None}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    return dataclasses.replace(spec, image_size=image_size or size, **changes), sources
+
+
+def _identifier(text: str) -> str:
+    name = re.sub(r"\W+", "_", text).strip("_") or "dataset"
+    return name if name.isidentifier() else f"_{name}"
+
+
+def _cameras(inputs: Sequence[str | Path]) -> tuple[list[str], tuple[int, int]]:
     """Names of the cameras in the first episode, and height and width of the first one's images."""
     path = _files(inputs)[0]
     with _open(path) as file:

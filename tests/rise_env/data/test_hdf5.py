@@ -109,7 +109,7 @@ def test_what_does_not_fit(
 def test_arguments_and_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = episode(tmp_path / "e.hdf5")
     assert main(["convert", "hdf5", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert "--prompt, --layout, --fps must be given" in capsys.readouterr().err
+    assert "prompt, layout, fps must be given, or a task" in capsys.readouterr().err
     assert main(["convert", "hdf5", str(path), "--out", str(tmp_path), *BASE]) == 2
     assert "exists already" in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:100])
