@@ -1,4 +1,4 @@
-"""Exceptions with one job each: say what came, what was expected and how to mend it."""
+"""Exceptions. Their messages name what was given, what was expected and how to fix it."""
 
 from __future__ import annotations
 

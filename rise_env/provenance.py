@@ -58,7 +58,7 @@ def provenance(config: Mapping[str, Any] | None = None, seed: int | None = None)
 
 
 def config_hash(config: Any) -> str:
-    """Sixteen hexadecimal digits that are the same for the same values, in whatever order the keys are written.
+    """Sixteen hexadecimal digits that are the same for the same values, in any order of the keys.
 
     Args:
         config: Mapping or dataclass instance of plain values.
@@ -133,7 +133,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _without_folder(argument: str) -> str:
-    """An argument as typed; of an absolute path only its name, since where it lies says nothing elsewhere."""
+    """An argument as typed; of an absolute path only the last component, which is all that matters elsewhere."""
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 

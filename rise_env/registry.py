@@ -176,7 +176,7 @@ def load_object(target: str, what: str) -> Any:
     """The object "module:Attribute".
 
     Raises:
-        ConfigError: If it cannot be imported; the message says for `what` it was wanted.
+        ConfigError: If it cannot be imported; the message names `what` it is.
     """
     module, _, attribute = target.partition(":")
     try:

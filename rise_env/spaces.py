@@ -31,7 +31,7 @@ def check_lags(spec: TaskSpec, lags: Sequence[int]) -> tuple[int, ...]:
         lags: Control steps into the past.
 
     Raises:
-        ConfigError: If a lag is no positive multiple of the stride (imagination knows no frames in between), reaches
+        ConfigError: If a lag is no positive multiple of the stride (imagination has no frames in between), reaches
             beyond the recorded history or the imagined chunk, or if lags repeat.
     """
     furthest = min((spec.history - 1) * spec.stride, spec.chunk - spec.stride)

@@ -1,4 +1,4 @@
-"""TaskSpec: what all three packages need to know of a task, and nothing of how it is simulated or learned."""
+"""TaskSpec: the description of a task that all three packages share, independent of simulation and learning."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin episodes in all environments; options that nobody knows are ignored.
+        """Begin episodes in all environments; unknown options are ignored.
 
         Raises:
             ConfigError: If `options` holds a `reset_mask`: the environments collect their actions in step.

@@ -26,8 +26,8 @@ class SB3VecEnv(VecEnv):
     """View of a vector environment in autoreset mode "same_step" as a Stable-Baselines3 `VecEnv`.
 
     `step` returns SB3's infos: a list of dicts, of which those of finished episodes hold `terminal_observation`,
-    `TimeLimit.truncated`, `episode` (`r`, `l`, `t`) and whatever the environment said last (`is_success`, ...). What
-    the environment says at the beginning of episodes is in `reset_infos`.
+    `TimeLimit.truncated`, `episode` (`r`, `l`, `t`) and the environment's last infos (`is_success`, ...). Infos
+    of the first observations of episodes are in `reset_infos`.
 
     Args:
         envs: Vector environment with `autoreset_mode="same_step"` that gives NumPy arrays.

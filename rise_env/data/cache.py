@@ -67,7 +67,7 @@ def cached_array(
         path: File with the suffix ".npy".
         shape: Its shape.
         dtype: Its type.
-        steps: The work that makes it; done in order, each once, whatever is killed in between.
+        steps: The work that makes it; done in order, each once, even if processes are killed in between.
         progress: Called while the array is made, never while it is only opened.
 
     Returns:
@@ -145,7 +145,7 @@ def _make(path: Path, shape: tuple[int, ...], dtype: Any, steps: Sequence[Step],
             if len(finished) < len(steps):
                 write_json(record, finished)
         array.flush()
-    except DatasetError:  # what it is made from is wrong, and will have another key once mended
+    except DatasetError:  # what it is made from is wrong, and will have another key once repaired
         del array
         partial.unlink(missing_ok=True)
         record.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Dataset: what every part of this project asks of recorded episodes, whatever lies behind it."""
+"""Dataset: the interface of recorded episodes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EpisodeInfo:
         episode_index: Its index in the dataset.
         length: Number of frames.
         task: Its instruction (of the first frame, should it change on the way).
-        success: Its explicit outcome (`episode_success`), None where the dataset says nothing.
+        success: Its explicit outcome (`episode_success`), None where it is not recorded.
     """
 
     episode_index: int
@@ -88,7 +88,7 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def outcomes(self) -> np.ndarray | None:
-        """Bool (E,), explicit outcome of every episode; None where the dataset does not say."""
+        """Bool (E,), explicit outcome of every episode; None where it is not recorded."""
 
     @property
     @abstractmethod
@@ -183,7 +183,7 @@ class Dataset(ABC):
         """Bool (E,), explicit outcome of every episode.
 
         Raises:
-            DatasetError: If the dataset does not say; it is never guessed.
+            DatasetError: If it is not recorded; it is never guessed.
         """
         for part in self.parts:
             if part.outcomes is None:

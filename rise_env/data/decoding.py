@@ -87,5 +87,5 @@ def _stamp(path: Path) -> list[int]:
     try:
         facts = path.stat()
     except OSError:
-        return []  # decoding says that it is missing
+        return []  # decoding raises: it is missing
     return [facts.st_size, facts.st_mtime_ns]

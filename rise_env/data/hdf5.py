@@ -98,7 +98,7 @@ def hdf5_spec(
     Args:
         inputs: HDF5 files or directories of them; the first file is read.
         name: Name of the dataset.
-        task: Task name or YAML path that gives whatever is not given here.
+        task: Task name or YAML path that gives everything not given here.
         preset: Preset of the task.
         sources: Camera name to its name in the files; without a task, all cameras under their own names when omitted.
         prompt: Instruction; required without a task.

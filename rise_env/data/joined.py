@@ -60,7 +60,7 @@ class JoinedDataset(Dataset):
 
     @cached_property
     def outcomes(self) -> np.ndarray | None:
-        """Bool (E,), explicit outcome of every episode; None where one of the parts does not say."""
+        """Bool (E,), explicit outcome of every episode; None where one of the parts has none."""
         outcomes = [part.outcomes for part in self.parts]
         known = [one for one in outcomes if one is not None]
         return read_only(np.concatenate(known)) if len(known) == len(outcomes) else None

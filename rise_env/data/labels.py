@@ -157,7 +157,7 @@ def interventions(dataset: Dataset) -> np.ndarray:
     """Frames that a human or expert corrected, bool (N,): `is_intervention`, with or without `complementary_info.`.
 
     Raises:
-        DatasetError: If the dataset does not say.
+        DatasetError: If the dataset has no such column.
     """
     for name in ("is_intervention", "complementary_info.is_intervention"):
         if name in dataset.columns:

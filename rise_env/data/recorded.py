@@ -83,7 +83,7 @@ class RecordedDataset(Dataset):
 
     @cached_property
     def outcomes(self) -> np.ndarray | None:
-        """Bool (E,), explicit outcome of every episode; None where the dataset does not say."""
+        """Bool (E,), explicit outcome of every episode; None where it is not recorded."""
         if "episode_success" in self.columns:
             per_frame = _as_outcomes(self.column("episode_success"), self.root)
             first = per_frame[self.starts]

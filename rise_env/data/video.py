@@ -39,7 +39,7 @@ def decode_video(
     """Decode the frames of some episodes.
 
     Args:
-        path: Video file, any codec FFmpeg knows.
+        path: Video file, any codec that FFmpeg reads.
         pieces: Episodes in this file.
         fps: Frame rate of the dataset.
         size: Height and width to resize to; area average where that is smaller than the video.

@@ -1,4 +1,4 @@
-"""The advantage of an imagined chunk, raw: scaling, clipping and binning are the agents' business.
+"""The advantage of an imagined chunk, raw: scaling, clipping and binning are left to the agents.
 
 Everything here takes NumPy arrays and torch tensors alike and gives back the same kind. Sums run frame by frame, so
 that a row's result does not depend on how many rows there are.
@@ -60,7 +60,7 @@ def penalized(advantage: Any, uncertainty: Any, weight: float) -> Any:
         ConfigError: If the weight is negative.
     """
     if weight < 0:
-        raise ConfigError(f"uncertainty penalty {weight} is negative: it would reward what the model does not know")
+        raise ConfigError(f"uncertainty penalty {weight} is negative: it would reward uncertainty")
     return advantage if weight == 0 else advantage - weight * uncertainty
 
 

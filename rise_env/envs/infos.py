@@ -27,7 +27,7 @@ def objects(value: Any, count: int) -> np.ndarray:
 
 
 def info_of(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """What vector infos say of one environment, without the keys whose mask is False for it.
+    """Infos of one environment, without the keys whose mask is False for it.
 
     Example:
         >>> info_of({"value": np.array([0.25, 0.5]), "_value": np.array([True, False])}, 0)

@@ -76,7 +76,7 @@ class Run:
 
 
 class Inspector:
-    """Plays vector environments and inspects whatever they return.
+    """Plays vector environments and inspects everything that they return.
 
     Args:
         act: Gives batched actions from an environment and its last observation.
@@ -98,7 +98,7 @@ class Inspector:
         """Call what must not fail."""
         try:
             return function()
-        except Exception as error:  # noqa: BLE001  (whatever it is, it breaks the rule)
+        except Exception as error:  # noqa: BLE001  (any error breaks the rule)
             try:
                 self.require(False, where, f"{type(error).__name__}: {error}", "no error")
             except VectorEnvCheckError as broken:
@@ -186,7 +186,7 @@ class Inspector:
     def _inspect(self, envs: VectorEnv, moment: Moment, where: str) -> None:
         space, count = envs.observation_space, envs.num_envs
         for path, got, wanted in _dtypes(space, moment.observation, f"{where} observation"):
-            self.require(got == wanted, path, got, wanted, "Make the observation as its space says.")
+            self.require(got == wanted, path, got, wanted, "Return observations of the declared space.")
         inside = space.contains(moment.observation)
         self.require(inside, f"{where} observation", "something outside of its space", space)
         if moment.rewards is not None:
@@ -235,7 +235,7 @@ def timelines(envs: VectorEnv, run: Run) -> list[list[dict[str, Any]]]:
 
 
 def _row(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
-    """What vector infos say of one environment."""
+    """Infos of one environment."""
     known = {}
     for key, value in infos.items():
         mask = infos.get(f"_{key}")

@@ -52,7 +52,7 @@ def resolve(
         LayoutError: If the start states have other joints than the world model.
     """
     if dataset is not None and starts is not None:
-        raise ConfigError("dataset= and starts= both say where episodes begin; give one of them")
+        raise ConfigError("dataset= and starts= both give start states; give one of them")
     found: Bundle | None = None
     if bundle is not None:
         found = load_bundle(Path(bundle))

@@ -117,7 +117,7 @@ class StartStates:
         """Rows that match, rising, int64 (n,); None matches everything. `start_index` is the number of a row.
 
         Raises:
-            ConfigError: If nothing matches; the message says what there is.
+            ConfigError: If nothing matches; the message lists what there is.
         """
         key = (split, episode_index, frame_index, group, start_index)
         if key not in self._rows:
@@ -190,7 +190,7 @@ class StartStates:
             if filters[one] != filters[i]:
                 raise ConfigError(f"environments {places[one]} and {places[i]} share a start (group_size "
                                   f"{group_size}) but ask for different ones")  # fmt: skip
-        # Whatever could go wrong has: from here on the generators are used.
+        # All checks are done: an error must not advance the generators.
         pairs = zip(candidates, generators, strict=True)
         drawn = np.array([rows[generator.integers(len(rows))] for rows, generator in pairs], np.int64)
         return drawn[firsts]

@@ -1,4 +1,4 @@
-"""Many imaginations at once: `gym.make_vec("RISE-BrickSorting-v0", num_envs=...)`."""
+"""Many imagined environments at once: `gym.make_vec("RISE-BrickSorting-v0", num_envs=...)`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["OUTPUTS", "ImaginationVectorEnv"]
 
 OUTPUTS = ("numpy", "torch")
 
-#: Used where neither the caller nor the bundle says anything.
+#: Used where neither the caller nor the bundle gives a value.
 _DEFAULTS = {"success_threshold": 0.95, "uncertainty_limit": None}
 #: Options of `reset` that choose start states, environment by environment.
 _FILTERS = ("episode_index", "frame_index", "group", "start_index")
@@ -41,7 +41,7 @@ _PER_ENV = ("render", "film")
 
 
 class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
-    """`num_envs` imagined work places in one batch of a world model.
+    """`num_envs` imagined environments in one batch of a world model.
 
     **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), rad and m, and on request the
     same of a little while ago (`observation_lags`).
@@ -186,8 +186,8 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                 generators as they are.
             options: `reset_mask`, bool (num_envs,) with at least one True: reset these only. `episode_index`,
                 `frame_index`, `group`, `start_index` (row of the start states): one number, or one (or None) per
-                environment; whoever is given one of these may start in any split. `split` and `group_size`: for this
-                reset, as in the constructor. Other keys are ignored and the dict is left as it is.
+                environment; an environment that is given one of these may start in any split. `split` and `group_size`:
+                for this reset, as in the constructor. Other keys are ignored and the dict is not changed.
 
         Raises:
             ConfigError: If seeds or options do not fit, or no start state matches; nothing is reset then.

@@ -34,9 +34,9 @@ def within_group_correlation(
 ) -> tuple[float, int]:
     """Mean over groups of Spearman's rank correlation inside each group.
 
-    With a group per start state this is what policy improvement lives on: does imagination rank the chunks of *one*
-    state as the truth does? Groups in which `second` (the truth) varies by no more than `least_spread` have no order to
-    recover and are left out.
+    With a group per start state this is what policy improvement depends on: whether imagination ranks the chunks of
+    *one* state as the truth does. Groups in which `second` (the truth) varies by no more than `least_spread` have no
+    order to recover and are left out.
 
     Args:
         first: float (N,), e.g. imagined advantages.

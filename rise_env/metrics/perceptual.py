@@ -6,8 +6,8 @@ https://download.pytorch.org/models), to which the package adds its calibrated l
 whole `lpips.LPIPS`. It is a safetensors file or is read with `torch.load(weights_only=True)`: it can run no code.
 
 **FVD** (Unterthiner et al. 2018): the Frechet distance between Gaussians fitted to the features that the I3D network
-of Kinetics-400 gives real and imagined clips. The file is `i3d_torchscript.pt`, which most published FVD figures are
-computed with. TorchScript *is* a program: loading the file runs what is in it, so name only one that you trust.
+of Kinetics-400 gives real and imagined clips. The file is `i3d_torchscript.pt`, with which most published FVD values
+are computed. TorchScript *is* a program: loading the file runs what is in it, so name only one that you trust.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rise_env.errors import CheckpointError, ConfigError
 
 __all__ = ["FVD_NOT_RUN", "LPIPS_NOT_RUN", "Lpips", "VideoFeatures", "frechet_distance"]
 
-#: What a report says where a network was not given.
+#: Entry of a report where a network was not given.
 LPIPS_NOT_RUN = "no weights given, pass --lpips FILE"
 FVD_NOT_RUN = "no weights given, pass --fvd FILE"
 
@@ -37,7 +37,7 @@ _LPIPS_FILES = (
     "or that of a whole lpips.LPIPS"
 )
 _I3D_FILE = "give the TorchScript file i3d_torchscript.pt (I3D of Kinetics-400, as StyleGAN-V publishes it)"
-#: Shape of the first convolution, by which the networks are told apart.
+#: Shape of the first convolution, which identifies the network.
 _FIRST_CONVOLUTION: dict[tuple[int, ...], str] = {(64, 3, 11, 11): "alex", (64, 3, 3, 3): "vgg"}
 #: Fewest pixels along a side that are left with one position in the last layer.
 _LEAST_PIXELS = {"alex": 31, "vgg": 16}
@@ -146,7 +146,7 @@ class VideoFeatures:
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist: {_I3D_FILE}.")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the file is what it is, whatever torch thinks of it
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, the file is not ours
             try:
                 network = torch.jit.load(str(path), map_location=device).eval()
             except (RuntimeError, ValueError, OSError) as error:
