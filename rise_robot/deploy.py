@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,14 @@ class DeployResult:
     stop: Stop | None
     seconds: float
     log: ExecutionLog
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `rise deploy` adds to the results of an evaluation, as plain values for JSON."""
+        return {
+            "execution": self.log.summary(),
+            "interventions": [episode.interventions for episode in self.episodes],
+            "stopped": None if self.stop is None else {"reason": str(self.stop.reason), "detail": self.stop.detail},
+        }
 
 
 def deploy(

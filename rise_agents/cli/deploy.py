@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--policy", help="name or path of a policy")
     which.add_argument("--server", metavar="HOST:PORT", help="policy server")
     who.add_argument("--token-file", type=Path, metavar="FILE", help="token of the server (or RISE_SERVE_TOKEN)")
-    who.add_argument("--advantage", default="best", metavar="LEVEL", help="what to ask a trained policy for")
+    who.add_argument("--advantage", metavar="BIN", help="advantage bin to ask a trained policy for (default: best)")
     who.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
     who.add_argument("--device", default="cpu", help="where the policy computes (default: %(default)s)")
     robot = parser.add_argument_group("robot")
@@ -114,16 +114,13 @@ def _policy(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Acto
         host, port = parse_address(args.server)
         remote = stack.enter_context(RemotePolicy(host, port, read_token(args.token_file)))
         return remote, remote.name
-    from rise_agents.policies.actor import PolicyActor
-    from rise_agents.policies.loading import advantage_bin_of, load_policy
-    from rise_agents.policies.resolve import find_policy
+    from rise_agents.policies.resolve import resolve_actor
+    from rise_env.acting import Actor
 
-    path = find_policy(args.policy, args.task)
-    if path is None:
-        return None, args.policy
-    policy = load_policy(path, device=args.device)
-    actor = PolicyActor(policy, advantage_bin_of(policy, args.advantage), args.guidance)
-    return actor, "policy-" + Path(args.policy).name
+    actor = resolve_actor(
+        args.policy, task=args.task, device=args.device, advantage=args.advantage, guidance=args.guidance
+    )
+    return (actor, "policy-" + Path(args.policy).name) if isinstance(actor, Actor) else (None, args.policy)
 
 
 def _introduce(deployment: Deployment) -> None:
@@ -173,13 +170,9 @@ def _finish(args: argparse.Namespace, result: DeployResult) -> int:
     if args.json:
         config = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(args).items())}
         config = {key: value for key, value in config.items() if key not in _OUTPUTS}
-        content |= {
-            "execution": log,
-            "interventions": [e.interventions for e in result.episodes],
-            "stopped": None if stop is None else {"reason": str(stop.reason), "detail": stop.detail},
-            "deploy": config,
-            "provenance": provenance(config, args.seed),
-        }
-        write_json(args.json, content)
+        write_json(
+            args.json,
+            {**content, **result.to_dict(), "deploy": config, "provenance": provenance(config, args.seed)},
+        )
         print(f"  json        {args.json}")
     return 0 if stop is None else _STOPPED

@@ -12,14 +12,7 @@ well real time is kept). See docs/ros.md. Ctrl-C ends it.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
-import os
-import signal
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rise_robot.ros.config import RosConfig
+import functools
 
 __all__ = ["add_arguments", "run"]
 
@@ -54,49 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    import dataclasses
-
     from rise_env.errors import ConfigError
     from rise_robot.cell.env import cell_overrides
-    from rise_robot.config import load_robot
-    from rise_robot.ros.config import ros_config
-    from rise_robot.ros.master import RosMaster
+    from rise_robot.ros.serve import serve_cell
 
     if wrong := [text for text in args.remappings if ":=" not in text]:
         raise ConfigError(f"unknown argument {wrong[0]!r}; see: rise ros-cell --help")
-    if min(args.image_size) < 8 or not 1 <= args.supersample <= 8:
-        raise ConfigError("--image-size must be at least 8 8, --supersample 1 to 8")
-    config = ros_config(load_robot(args.robot))
-    rates = {"camera_rate": args.camera_rate, "joint_rate": args.joint_rate}
-    config = dataclasses.replace(config, **{key: value for key, value in rates.items() if value is not None})
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    overrides = cell_overrides(args.difficulty, None, None, True if args.variation else None)
-    with contextlib.ExitStack() as stack:
-        if args.with_master is not None:
-            master = stack.enter_context(RosMaster(args.with_master))
-            os.environ |= master.environment
-            print(f"ROS master: export ROS_MASTER_URI={master.uri} ROS_IP=127.0.0.1", flush=True)
-        return _serve(args, overrides, config)
-
-
-def _serve(args: argparse.Namespace, overrides: list[str], config: RosConfig) -> int:
-    from rise_robot.ros.cell_node import CellNode
-
-    node = CellNode(
-        args.task, args.preset, overrides, config, tuple(args.image_size), args.supersample, args.seed, args.remappings
+    serve_cell(
+        args.task,
+        args.preset,
+        cell_overrides(args.difficulty, None, None, True if args.variation else None),
+        args.robot,
+        functools.partial(print, flush=True),
+        image_size=tuple(args.image_size),
+        supersample=args.supersample,
+        seed=args.seed,
+        camera_rate=args.camera_rate,
+        joint_rate=args.joint_rate,
+        master_port=args.with_master,
+        remappings=args.remappings,
     )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: node.stop())
-    height, width = args.image_size
-    print(
-        f"ready: {args.task} as {len(config.arms)} arms at {config.joint_rate:g} Hz, {len(config.cameras)} cameras of "
-        f"{width} x {height} at {config.camera_rate:g} Hz; Ctrl-C ends",
-        flush=True,
-    )
-    try:
-        node.run()
-    finally:
-        node.close()
-        if node.report:
-            print(f"last second: {node.report}", flush=True)
     return 0

@@ -82,8 +82,6 @@ class RemotePolicy:
             if starts:
                 client.reset(int(seed))
 
-    begin = reset
-
     def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
         """Action chunks float32 (N, chunk, D), rad and m.
 

@@ -1,0 +1,79 @@
+"""The work cell over ROS as a command: master, node, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+
+from rise_env.errors import ConfigError
+from rise_robot.config import load_robot
+from rise_robot.ros.cell_node import CellNode
+from rise_robot.ros.config import ros_config
+from rise_robot.ros.master import RosMaster
+
+__all__ = ["serve_cell"]
+
+
+def serve_cell(
+    task: str,
+    preset: str,
+    overrides: Sequence[str],
+    robot: str,
+    on_line: Callable[[str], None],
+    *,
+    image_size: tuple[int, int] = (480, 640),
+    supersample: int = 1,
+    seed: int = 0,
+    camera_rate: float | None = None,
+    joint_rate: float | None = None,
+    master_port: int | None = None,
+    remappings: Sequence[str] = (),
+) -> None:
+    """Serve a work cell with a robot's topics until SIGINT or SIGTERM.
+
+    Args:
+        task: As of `CellNode`.
+        preset: As of `CellNode`.
+        overrides: As of `CellNode`.
+        robot: Name or YAML file of the robot whose topics to use.
+        on_line: Called with what people should know: the master's address, "ready: ...", how well real time was kept.
+        image_size: As of `CellNode`.
+        supersample: As of `CellNode`.
+        seed: As of `CellNode`.
+        camera_rate: Images per second; the robot's when None.
+        joint_rate: Joint states per second; the robot's when None.
+        master_port: Port of a ROS master to start as well, 0 for a free one; none is started when None.
+        remappings: As of `CellNode`.
+
+    Raises:
+        ConfigError: If an argument is wrong.
+        RobotError: As `CellNode`.
+    """
+    if min(image_size) < 8 or not 1 <= supersample <= 8:
+        raise ConfigError("--image-size must be at least 8 8, --supersample 1 to 8")
+    config = ros_config(load_robot(robot))
+    rates = {"camera_rate": camera_rate, "joint_rate": joint_rate}
+    config = dataclasses.replace(config, **{key: value for key, value in rates.items() if value is not None})
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    with contextlib.ExitStack() as stack:
+        if master_port is not None:
+            master = stack.enter_context(RosMaster(master_port))
+            os.environ |= master.environment
+            on_line(f"ROS master: export ROS_MASTER_URI={master.uri} ROS_IP=127.0.0.1")
+        node = CellNode(task, preset, overrides, config, image_size, supersample, seed, remappings)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: node.stop())
+        on_line(
+            f"ready: {task} as {len(config.arms)} arms at {config.joint_rate:g} Hz, {len(config.cameras)} cameras of "
+            f"{image_size[1]} x {image_size[0]} at {config.camera_rate:g} Hz; Ctrl-C ends"
+        )
+        try:
+            node.run()
+        finally:
+            node.close()
+            if node.report:
+                on_line(f"last second: {node.report}")
