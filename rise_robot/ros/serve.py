@@ -56,8 +56,11 @@ def serve_cell(
     if min(image_size) < 8 or not 1 <= supersample <= 8:
         raise ConfigError("--image-size must be at least 8 8, --supersample 1 to 8")
     config = ros_config(load_robot(robot))
-    rates = {"camera_rate": camera_rate, "joint_rate": joint_rate}
-    config = dataclasses.replace(config, **{key: value for key, value in rates.items() if value is not None})
+    config = dataclasses.replace(
+        config,
+        camera_rate=config.camera_rate if camera_rate is None else camera_rate,
+        joint_rate=config.joint_rate if joint_rate is None else joint_rate,
+    )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with contextlib.ExitStack() as stack:
         if master_port is not None:
