@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import atomic_directory, to_plain, write_json
+from rise_env.pretrained import read_config
 from rise_env.provenance import provenance
 from rise_env.tasks import TaskSpec, task_from_section
 
@@ -101,17 +101,11 @@ def load_bundle(path: str | Path) -> Bundle:
         CheckpointError: If the directory is no bundle, or is damaged or incomplete.
     """
     path = Path(path)
+    content = read_config(path, "bundle", _VERSION, name=_MANIFEST)
     try:
-        content = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        version = content["format_version"]
-        if version == _VERSION:
-            bundle = Bundle(path, task_from_section(content["task"]), dict(content["env"]), dict(content["provenance"]))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is no bundle: there is no {_MANIFEST}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        bundle = Bundle(path, task_from_section(content["task"]), dict(content["env"]), dict(content["provenance"]))
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path / _MANIFEST} is damaged: {error!r}. Copy or build the bundle again.") from error
-    if version != _VERSION:
-        raise CheckpointError(f"{path} has format version {version}, this program reads {_VERSION}. Update it.")
     for part in _PARTS[:2]:
         if not (path / part).is_dir():
             raise CheckpointError(f"bundle {path} is incomplete: {path / part} is missing. Copy or build it again.")

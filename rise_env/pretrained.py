@@ -169,7 +169,9 @@ def _write(
     write_json(folder / CONFIG, {"kind": kind, "format_version": version, **config})
 
 
-def read_config(path: str | Path, kind: str, version: int = 1, upgrades: Upgrades | None = None) -> dict[str, Any]:
+def read_config(
+    path: str | Path, kind: str, version: int = 1, upgrades: Upgrades | None = None, name: str = CONFIG
+) -> dict[str, Any]:
     """Configuration of a checkpoint, brought up to the present version.
 
     Args:
@@ -177,18 +179,19 @@ def read_config(path: str | Path, kind: str, version: int = 1, upgrades: Upgrade
         kind: What it should be.
         version: Format version that the caller understands.
         upgrades: For each older version, a function from its configuration to the next version's.
+        name: File that holds it. Files of another name than `config.json` need not repeat their kind.
 
     Raises:
         CheckpointError: If it is missing, damaged, of another kind or of a version that nobody can read.
     """
-    file = Path(path) / CONFIG
+    file = Path(path) / name
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is no checkpoint of kind {kind!r}: there is no {CONFIG}") from None
+        raise CheckpointError(f"{path} is no checkpoint of kind {kind!r}: there is no {name}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is damaged, it cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("kind") != kind:
+    if not isinstance(config, dict) or config.get("kind", kind if name != CONFIG else None) != kind:
         found = config.get("kind") if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"{file} is of kind {found!r}, expected {kind!r}")
     current = config.get("format_version")

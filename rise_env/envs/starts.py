@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from rise_env.errors import CheckpointError, ConfigError, LayoutError, requirement
 from rise_env.files import atomic_directory, write_json
+from rise_env.pretrained import read_config
 from rise_env.tasks import TaskSpec
 
 __all__ = ["SPLITS", "StartBatch", "StartStates", "check_splits"]
@@ -266,16 +266,11 @@ class StartStates:
             CheckpointError: If the directory is no such thing, or a file in it is missing, cut short or damaged.
         """
         path = Path(path)
+        manifest = read_config(path, "start states", _VERSION, name=_MANIFEST)
         try:
-            manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-            version, compressed = manifest["format_version"], manifest["compressed"]
-            prompts, about = tuple(manifest["prompts"]), dict(manifest["about"])
-        except FileNotFoundError:
-            raise CheckpointError(f"{path} holds no start states: there is no {_MANIFEST}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            compressed, prompts, about = manifest["compressed"], tuple(manifest["prompts"]), dict(manifest["about"])
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path / _MANIFEST} is damaged: {error!r}. Build the start states again.") from error
-        if version != _VERSION:
-            raise CheckpointError(f"{path} has format version {version}, this program reads {_VERSION}. Update it.")
         columns = {name: _read(path / f"{name}.npy") for name in _COLUMNS}
         frames = _read(path / "frames.npz") if compressed else _read(path / "frames.npy")
         actions = _read(path / "actions.npy") if (path / "actions.npy").is_file() else None

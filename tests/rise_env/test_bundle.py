@@ -81,7 +81,7 @@ def test_damage_is_named(folder: Path) -> None:
     (bundle / "bundle.json").write_text('{"format_version": 5}')
     with pytest.raises(CheckpointError, match="format version 5"):
         load_bundle(bundle)
-    with pytest.raises(CheckpointError, match="no bundle"):
+    with pytest.raises(CheckpointError, match="no checkpoint of kind 'bundle'"):
         load_bundle(folder)
 
 

@@ -103,7 +103,7 @@ def test_damage_is_named(starts: StartStates, tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="format version 9"):
         StartStates.load(folder)
-    with pytest.raises(CheckpointError, match="holds no start states"):
+    with pytest.raises(CheckpointError, match="no checkpoint of kind 'start states'"):
         StartStates.load(tmp_path)
     with pytest.raises(FileExistsError, match="left alone"):
         starts.save(tmp_path)
