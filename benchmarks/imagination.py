@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from rise_env.dynamics.config import PRECISIONS
-from rise_env.dynamics.model import LatentDynamics, precision
+from rise_env.dynamics.model import LatentDynamics
+from rise_env.dynamics.precision import precision
 from rise_env.envs.starts import StartStates
 from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ConfigError

@@ -26,7 +26,9 @@ __all__ = [
     "CONFIG",
     "WEIGHTS",
     "PretrainedMixin",
+    "Upgrades",
     "load_class",
+    "load_registered",
     "local_directory",
     "read_config",
     "read_weights",
@@ -266,6 +268,32 @@ def load_class(name: Any, registry: Registry) -> Any:
         "Install the package that brings it, which registers it in its plug-in (entry point group 'rise.plugins'): "
         f"{call}. You may also call that before loading."
     )
+
+
+def load_registered(path: str | Path, registry: Registry, **kwargs: Any) -> Any:
+    """Load a checkpoint of any registered class, found by the `kind` in its `config.json`.
+
+    Args:
+        path: Directory, or id of a repository on the Hugging Face Hub.
+        registry: Where the class is registered.
+        **kwargs: Passed to the class's `from_pretrained`, e.g. `device`.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or of a kind that no registered class has.
+    """
+    folder = local_directory(path, registry.kind)
+    try:
+        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} is no {registry.kind}: {CONFIG} is missing or damaged ({error!r})") from error
+    known = {getattr(registry.load(name), "kind", None): name for name in registry.names()}
+    if kind not in known:
+        raise CheckpointError(
+            f"{folder} is of kind {kind!r}, and no registered {registry.kind} is. Known: "
+            f"{', '.join(f'{name} ({kind!r})' for kind, name in known.items())}. Install the package that brings it, "
+            f"or register its class: {registry.how_to_register('its_name', 'package.module:Class')}"
+        )
+    return registry.load(known[kind]).from_pretrained(folder, **kwargs)
 
 
 def local_directory(path: str | Path, what: str, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:

@@ -22,9 +22,8 @@ from rise_agents.policies.config import PolicyConfig
 from rise_agents.policies.data import RecordedChunks
 from rise_agents.policies.flow_policy import FlowPolicy
 from rise_env.data import Dataset, ShuffledSampler, split_episodes
-from rise_env.files import to_plain, write_json
-from rise_env.provenance import provenance
-from rise_env.training.loop import Budget, Loop, Progress, settings_of
+from rise_env.files import write_json
+from rise_env.training.loop import Budget, Loop, Progress, start_run
 
 __all__ = ["WarmUp", "train_policy"]
 
@@ -87,9 +86,9 @@ def train_policy(run: WarmUp) -> FlowPolicy:
         window = data.windows.at(data.windows.index)
         policy.fit_normalisation(torch.from_numpy(window.states[:, -1]), torch.from_numpy(window.actions))
     policy.to(run.device)
-    described = to_plain({"policy": dataclasses.asdict(config), "data": _data(run)})
-    write_json(run.folder / "config.json", {**described, **provenance(described, training.seed)})
-    sampler = ShuffledSampler(len(data), training.batch, training.seed)
+    described = {"policy": config, "data": _data(run)}
+    writer = start_run(run.folder, described, training.seed, run.tensorboard)
+    sampler = ShuffledSampler(len(data), training.batch_size, training.seed)
 
     def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         number = training.seed * 1_000_003 + step
@@ -108,8 +107,8 @@ def train_policy(run: WarmUp) -> FlowPolicy:
         return figures
 
     loop = Loop(
-        "policy", run.folder, policy, loss, evaluate, settings_of(training, training.rate), run.budget,
-        {"policy": to_plain(dataclasses.asdict(config)), "data": _data(run)}, run.report, _writer(run),
+        "policy", run.folder, policy, loss, training, run.budget, described,
+        evaluate=evaluate, evaluate_seconds=training.evaluate_seconds, report=run.report, writer=writer,
     )  # fmt: skip
     policy.load_state_dict(loop.run().state_dict())
     policy.eval()
@@ -140,11 +139,3 @@ def _data(run: WarmUp) -> dict[str, Any]:
         "first": run.first,
         "levels": counts.tolist(),
     }
-
-
-def _writer(run: WarmUp) -> Any:
-    if not run.tensorboard:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run.folder / "tensorboard"))

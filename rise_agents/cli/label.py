@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """Label."""
     from rise_agents.cli.progress import advance, bar
     from rise_env.data import open_dataset
-    from rise_env.dynamics.model import LatentDynamics
+    from rise_env.pretrained import load_registered
+    from rise_env.registry import DYNAMICS
     from rise_env.tasks import load_task
     from rise_env.value.labelling import draw_labels, label_frames, write_labels
     from rise_env.value.labels import FrameDataset
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if model.reads_latents:
         if args.dynamics is None:
             raise ConfigError(f"{args.value} reads latents: give the dynamics model that makes them, --dynamics MODEL")
-        dynamics = LatentDynamics.from_pretrained(args.dynamics, device=device)
+        dynamics = load_registered(args.dynamics, DYNAMICS, device=device)
         source = LatentDataset(dataset, dynamics, weights_digest(dynamics))
     with bar(dataset.num_frames, "labelling", "frames") as progress:
         labels = label_frames(

@@ -39,12 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, print."""
     import numpy as np
-    import torch
 
     import rise_env  # noqa: F401  (registers the environments)
     from rise_agents.algorithms.bc import WarmUp, train_policy
+    from rise_agents.cli.bars import Bars
     from rise_agents.cli.progress import say
-    from rise_agents.cli.train import Bars
     from rise_agents.policies.config import load_policy_config
     from rise_agents.policies.data import levels_of, measured_advantages
     from rise_env.data import open_dataset
@@ -52,8 +51,6 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.training.loop import Budget
     from rise_env.world_model import resolve_device
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     config = load_policy_config(args.task, args.preset, args.overrides)
     initial = _initial(args)
     with Bars() as bars:

@@ -4,53 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_policy import FlowPolicyConfig
 from rise_env.config import decode, load_config
 from rise_env.errors import ConfigError
+from rise_env.training.config import LoopConfig
 
 __all__ = ["PolicyConfig", "WarmUpConfig", "load_policy_config"]
 
 
 @dataclass(frozen=True)
-class WarmUpConfig:
-    """How a policy is trained on recorded chunks.
+class WarmUpConfig(LoopConfig):
+    """How a policy is trained on recorded chunks, on top of `LoopConfig`.
 
     Attributes:
-        batch: Chunks per update.
         steps: Updates, unless the command line says otherwise.
-        rate: Peak learning rate of AdamW.
-        rate_floor: Last learning rate over the peak.
-        warm_up: Updates over which the rate rises.
-        weight_decay: Weight decay of matrices.
-        clip: Largest norm of the gradient.
-        ema: Decay of the averaged weights, which are the ones kept.
-        held_out: Share of the episodes kept aside for the figures.
-        checkpoint_seconds: Time between two full states on disk.
         evaluate_seconds: Time between two evaluations.
-        seed: Seed of everything random.
     """
 
-    batch: int = 128
-    steps: int = 6000
-    rate: float = 1e-3
-    rate_floor: float = 0.02
-    warm_up: int = 200
+    section: ClassVar[str] = "policy.training"
+
+    batch_size: int = 128
     weight_decay: float = 1e-3
-    clip: float = 1.0
-    ema: float = 0.998
-    held_out: float = 0.05
-    checkpoint_seconds: float = 60.0
+    steps: int = 6000
     evaluate_seconds: float = 120.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch", "steps", "rate", "clip"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"policy.training.{name} is {getattr(self, name)}, expected a positive number")
-        if not 0 < self.held_out < 1 or not 0 <= self.ema < 1:
-            raise ConfigError(f"policy.training: held_out {self.held_out} and ema {self.ema} are shares below 1")
+        super().__post_init__()
+        if self.steps < 1 or not self.held_out:
+            raise ConfigError(f"policy.training: steps {self.steps} and held_out {self.held_out} must be positive")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rise_env.alignment import ALIGNMENTS
 from rise_env.config import decode, load_config
 from rise_env.errors import ConfigError
+from rise_env.training.config import LoopConfig
 
 __all__ = [
     "AutoencoderConfig",
@@ -234,57 +236,47 @@ class FlowConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """How the dynamics model is trained.
+class TrainingConfig(LoopConfig):
+    """How the dynamics model is trained, on top of `LoopConfig`.
 
     Attributes:
-        batch: Samples per update.
-        accumulate: Parts into which a batch is split.
+        gradient_accumulation_steps: Parts into which a batch is split.
         steps: Updates of the transformer, unless the command line says otherwise.
-        rate: Peak learning rate.
-        warm_up: Updates over which the rate rises (at most a tenth of the run).
-        rate_floor: Last learning rate over the peak.
-        weight_decay: Weight decay of matrices.
-        clip: Largest norm of the gradient.
-        ema: Decay of the averaged weights, which are the ones kept.
         precision: "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
         batching: "shuffled", or "task_centric": few scenes, many samples of each per batch.
         scenes: Scenes per task-centric batch.
-        held_out: Share of the episodes kept aside for the figures.
         autoencoder_share: Share of a time budget that the autoencoder gets.
         autoencoder_steps: Updates of the autoencoder.
-        autoencoder_batch: Images per update.
-        autoencoder_rate: Its peak learning rate.
-        checkpoint_seconds: Time between two full states on disk.
+        autoencoder_batch_size: Images per update.
+        autoencoder_learning_rate: Its peak learning rate.
         evaluate_seconds: Time between two evaluations.
-        seed: Seed of everything random.
     """
 
-    batch: int = 64
-    accumulate: int = 1
+    section: ClassVar[str] = "dynamics.training"
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        **LoopConfig.RENAMED,
+        "accumulate": "gradient_accumulation_steps",
+        "autoencoder_batch": "autoencoder_batch_size",
+        "autoencoder_rate": "autoencoder_learning_rate",
+    }
+
+    gradient_accumulation_steps: int = 1
     steps: int = 8000
-    rate: float = 1e-3
-    warm_up: int = 200
-    rate_floor: float = 0.02
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.998
     precision: str = "auto"
     batching: str = "shuffled"
     scenes: int = 8
-    held_out: float = 0.05
     autoencoder_share: float = 0.25
     autoencoder_steps: int = 4000
-    autoencoder_batch: int = 64
-    autoencoder_rate: float = 1e-3
-    checkpoint_seconds: float = 60.0
+    autoencoder_batch_size: int = 64
+    autoencoder_learning_rate: float = 1e-3
     evaluate_seconds: float = 120.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _choice("dynamics.training.precision", self.precision, PRECISIONS)
         _choice("dynamics.training.batching", self.batching, ("shuffled", "task_centric"))
-        _require(self.batch % self.accumulate == 0, "dynamics.training: batch is not a multiple of accumulate")
+        parts = self.gradient_accumulation_steps
+        _require(self.batch_size % parts == 0, f"dynamics.training: batch_size is not a multiple of {parts} parts")
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,20 @@
-"""Figures and pictures on held-out windows, while a dynamics model is trained."""
+"""Metrics and pictures on held-out windows, while a dynamics model is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from rise_env.dynamics.autoencoder import ImageAutoencoder, spread
+from rise_env.dynamics.autoencoder import ImageAutoencoder, spread, to_pixels, to_unit
+from rise_env.dynamics.batches import Latents, conditions
 from rise_env.dynamics.flow import draw_noise
+from rise_env.dynamics.model import LatentDynamics
+from rise_env.dynamics.precision import precision
+from rise_env.dynamics.run import DynamicsTraining
 from rise_env.files import atomic_path
-
-if TYPE_CHECKING:
-    from rise_env.dynamics.model import LatentDynamics
-    from rise_env.dynamics.training import Latents, Training
 
 __all__ = ["evaluate_autoencoder", "evaluate_dynamics", "psnr", "write_picture"]
 
@@ -32,39 +31,35 @@ def psnr(first: torch.Tensor, second: torch.Tensor, mask: torch.Tensor | None = 
 
 @torch.no_grad()
 def evaluate_autoencoder(
-    autoencoder: ImageAutoencoder, training: Training, held_out: np.ndarray, step: int
+    autoencoder: ImageAutoencoder, training: DynamicsTraining, held_out: np.ndarray, step: int
 ) -> dict[str, float]:
     """PSNR per camera and spread of the latents on held-out frames; writes a picture of frames and reconstructions."""
     chosen = held_out[np.linspace(0, len(held_out) - 1, min(len(held_out), 96)).astype(int)]
     frames = torch.from_numpy(training.dataset.frames(chosen)).to(training.device)
-    from rise_env.dynamics.autoencoder import to_pixels, to_unit
-    from rise_env.dynamics.model import precision
-
     with precision(training.config.flow.precision, training.device):
         raw = autoencoder.encode_images(to_unit(frames).flatten(0, 1))
         decoded = to_pixels(autoencoder.decode_images(raw)).unflatten(0, frames.shape[:2])
-    figures = {
+    metrics = {
         f"psnr_{camera}": psnr(decoded[:, view], frames[:, view]) for view, camera in enumerate(training.shape.cameras)
     }
     # The parts: a collapsed encoder has a spread near zero while the overall deviation looks normal.
-    figures["spread"] = spread(raw) / max(float(raw.float().std()), 1e-9)
+    metrics["spread"] = spread(raw) / max(float(raw.float().std()), 1e-9)
     rows = [row for image in (frames[:6], decoded[:6]) for row in image.transpose(0, 1)]
     order = [rows[i + v * len(training.shape.cameras)] for i in range(len(training.shape.cameras)) for v in (0, 1)]
     write_picture(training.folder / "samples" / f"autoencoder_{step:07d}.png", order)
-    return figures
+    return metrics
 
 
 @torch.no_grad()
-def evaluate_dynamics(model: LatentDynamics, latents: Latents, training: Training, step: int) -> dict[str, float]:
+def evaluate_dynamics(
+    model: LatentDynamics, latents: Latents, training: DynamicsTraining, step: int
+) -> dict[str, float]:
     """Imagination against what happened, on held-out windows.
 
     Latent mean squared errors (`latent_mse`, of copying the current frame, and with another window's actions), PSNR at
     the end of the chunk (of imagination, of copying, of the autoencoder alone), overall and where something moved.
     Writes a picture of real and imagined frames.
     """
-    from rise_env.dynamics.model import precision
-    from rise_env.dynamics.training import conditions
-
     windows, device = training.held_out, training.device
     chosen = np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).astype(np.int64)
     chosen = np.unique(chosen)
@@ -107,17 +102,17 @@ def evaluate_dynamics(model: LatentDynamics, latents: Latents, training: Trainin
         ends["coded"].append(coded[:, -1])
         if len(pictures) < 8:
             pictures += _strips(true, pixels, [0, len(true) // 2], training.shape.cameras)
-    figures = {name: total / len(chosen) for name, total in sums.items()}
+    metrics = {name: total / len(chosen) for name, total in sums.items()}
     end = {name: torch.cat(parts) for name, parts in ends.items()}
     moved = (end["true"].float() - end["current"].float()).abs().mean(dim=-1, keepdim=True) > 255 * _MOVED
     for name, key in (("", "imagined"), ("_copy", "current"), ("_autoencoder", "coded")):
-        figures[f"psnr_end{name}"] = psnr(end[key], end["true"])
-        figures[f"psnr_end_moved{name}"] = psnr(end[key], end["true"], moved)
+        metrics[f"psnr_end{name}"] = psnr(end[key], end["true"])
+        metrics[f"psnr_end_moved{name}"] = psnr(end[key], end["true"], moved)
     write_picture(training.folder / "samples" / f"imagined_{step:07d}.png", pictures)
     if training.writer is not None:
         strip = torch.cat([torch.cat(list(row), dim=1) for row in pictures])
         training.writer.add_image("imagined", strip.cpu().numpy(), step, dataformats="HWC")
-    return figures
+    return metrics
 
 
 def _strips(

@@ -7,23 +7,25 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 
-from rise_env.config import decode
+from rise_env.config import decode, rename_keys
 from rise_env.dynamics.actions import JointScaler, hash_text
 from rise_env.dynamics.autoencoder import make_autoencoder
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.flow import draw_noise, euler, to_velocity
+from rise_env.dynamics.precision import precision
+from rise_env.dynamics.session import DynamicsState, ImagePrediction, VideoPrediction
 from rise_env.dynamics.transformer import Denoised, LatentTransformer
 from rise_env.errors import ConfigError
-from rise_env.pretrained import PretrainedMixin
+from rise_env.pretrained import PretrainedMixin, Upgrades
 from rise_env.protocols import History, Prediction, ValueEstimate
 from rise_env.tasks import TaskSpec
 
-__all__ = ["DynamicsShape", "DynamicsState", "LatentDynamics", "VideoPrediction"]
+__all__ = ["DynamicsShape", "LatentDynamics"]
 
 
 @dataclass(frozen=True)
@@ -49,46 +51,6 @@ class DynamicsShape:
         return self.chunk // self.stride
 
 
-@dataclass(frozen=True)
-class DynamicsState:
-    """Where B sessions stand; every tensor has the leading axis B.
-
-    Attributes:
-        history: Normalised latents (B, T, V, C, h, w), oldest first, `stride` control steps apart.
-        state: Joint states of the current frame (B, D), rad and m.
-        text: Hashed words of the instruction (B, W).
-        details: The recorded frame that the session started from, and what the autoencoder makes of it, uint8
-            (B, 2, V, H, W, 3); (B, 0) where `config.details` is 0.
-    """
-
-    history: torch.Tensor
-    state: torch.Tensor
-    text: torch.Tensor
-    details: torch.Tensor
-
-
-@dataclass(frozen=True)
-class ImagePrediction(Prediction):
-    """Of an image autoencoder.
-
-    Attributes:
-        details: See `DynamicsState`.
-    """
-
-    details: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class VideoPrediction(Prediction):
-    """Of a video autoencoder, whose `latents` (B, F, V, C, h, w) are fewer than the K frames.
-
-    Attributes:
-        frames: uint8 (B, K, V, H, W, 3); decoded at once, because the next history is made from them.
-    """
-
-    frames: torch.Tensor | None = None
-
-
 class LatentDynamics(PretrainedMixin, nn.Module):
     """Imagines chunks in the latent space of an autoencoder.
 
@@ -110,6 +72,10 @@ class LatentDynamics(PretrainedMixin, nn.Module):
 
     kind = "rise-dynamics"
     title = "dynamics model"
+    format_version = 2  # 1: older names of the settings
+    upgrades: ClassVar[Upgrades] = {
+        1: lambda config: {**config, "dynamics": rename_keys(DynamicsConfig, config["dynamics"])}
+    }
 
     def __init__(self, config: DynamicsConfig, shape: DynamicsShape) -> None:
         super().__init__()
@@ -400,17 +366,6 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         finally:
             for module, training in modes:
                 module.training = training
-
-
-def precision(name: str, device: torch.device) -> Any:
-    """Context in which matrix products run in bf16, where that is asked for ("auto": where it is fast)."""
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else fast_bf16_cpu()
-    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16" or (name == "auto" and fast))
-
-
-def fast_bf16_cpu() -> bool:
-    """Whether this CPU multiplies bf16 matrices natively."""
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
 def _tensors(state: DynamicsState) -> list[torch.Tensor]:

@@ -1,13 +1,13 @@
-"""The training loop that autoencoder and transformer share: it survives a kill and goes on to the same result.
+"""The training loop of all models: it survives a kill and goes on to the same result.
 
 Everything random in update i depends on the seed and on i alone, so the whole state of a run is its step, weights,
-averaged weights and optimiser.
+averaged weights, optimiser, and what a subclass adds.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
+import difflib
 import math
 import pickle
 import time
@@ -20,9 +20,11 @@ import torch
 from torch import nn
 
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
-from rise_env.files import atomic_path, to_json
+from rise_env.files import atomic_path, to_json, to_plain, write_json
+from rise_env.provenance import provenance
+from rise_env.training.config import LoopConfig
 
-__all__ = ["Budget", "Loop", "Progress", "Settings"]
+__all__ = ["Budget", "Loop", "Progress", "start_run"]
 
 
 @dataclass(frozen=True)
@@ -49,30 +51,15 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the loop needs of `TrainingConfig`."""
-
-    rate: float
-    warm_up: int
-    rate_floor: float
-    weight_decay: float
-    clip: float
-    ema: float
-    accumulate: int
-    checkpoint_seconds: float
-    evaluate_seconds: float
-
-
-@dataclass(frozen=True)
 class Progress:
     """Where a run stands, for whoever shows it.
 
     Attributes:
-        phase: "autoencoder", "encoding" or "transformer".
+        phase: "autoencoder", "encoding", "transformer", "value" or "policy".
         step: Updates (frames) done.
         used: Share of the budget used up.
         elapsed: Seconds of training, those before an interruption included.
-        metrics: Latest figures by name.
+        metrics: Latest metrics by name.
         resumed: Whether this is the first report after an interruption.
     """
 
@@ -85,20 +72,29 @@ class Progress:
 
 
 class Loop:
-    """Trains one module.
+    """Trains one module. Subclasses change optimiser, learning rate or average, or keep more state, by overriding.
 
     Args:
         phase: Name, for files and reports.
         folder: Run folder; the state is kept in `<phase>_state.pt`.
         module: What is trained.
         loss: Given the number of an update and that of a part of it (0 to accumulate - 1), the part's loss and its
-            figures.
-        evaluate: Given the module with averaged weights and the step, figures; called now and then, and at the end.
-        settings: Settings.
+            metrics.
+        config: Settings.
         budget: How long.
         identity: Plain values that must be the same when the run is resumed.
+        evaluate: Given the module with averaged weights and the step, metrics; called now and then, and at the end.
+        evaluate_seconds: Time between two evaluations.
+        learning_rate: Peak learning rate; that of `config` when None.
+        accumulate: Parts of an update, whose gradients are summed.
         report: Called after updates, a few times a second.
         writer: TensorBoard writer, or None.
+
+    Attributes:
+        average: Copy of the module with averaged weights.
+        step: Updates done.
+        elapsed: Seconds of training, those before an interruption included.
+        metrics: Latest metrics by name.
     """
 
     def __init__(
@@ -107,25 +103,33 @@ class Loop:
         folder: Path,
         module: nn.Module,
         loss: Callable[[int, int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
-        evaluate: Callable[[nn.Module, int], dict[str, float]],
-        settings: Settings,
+        config: LoopConfig,
         budget: Budget,
         identity: Mapping[str, Any],
+        *,
+        evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
+        evaluate_seconds: float = math.inf,
+        learning_rate: float | None = None,
+        accumulate: int = 1,
         report: Callable[[Progress], None] | None = None,
         writer: Any = None,
     ) -> None:
         self.phase, self.path = phase, folder / f"{phase}_state.pt"
         self.module, self.loss, self.evaluate = module, loss, evaluate
-        self.settings, self.budget = settings, budget
+        self.config, self.budget = config, budget
+        self.evaluate_seconds, self.accumulate = evaluate_seconds, accumulate
+        self.peak = config.learning_rate if learning_rate is None else learning_rate
         self.identity = to_json(identity)
         self.report, self.writer = report, writer
         self.average = copy.deepcopy(module).eval().requires_grad_(False)
-        matrices = [p for p in module.parameters() if p.requires_grad and p.dim() >= 2]
-        others = [p for p in module.parameters() if p.requires_grad and p.dim() < 2]
-        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.95), eps=1e-8)
+        self.optimiser = self.make_optimiser()
         self.step, self.elapsed, self.finished = 0, 0.0, False
         self.metrics: dict[str, float] = {}
+
+    @property
+    def used(self) -> float:
+        """Share of the budget that is used up, 0 to 1."""
+        return self.budget.used(self.step, self.elapsed)
 
     def run(self) -> nn.Module:
         """Train to the end of the budget, from where an interrupted run stood; returns the averaged weights.
@@ -137,22 +141,21 @@ class Loop:
         resumed = self._load()
         if self.finished:
             return self.average
-        self._say(resumed=resumed)
+        self._say({}, resumed)
         started, before = time.monotonic(), self.elapsed
         saved = evaluated = spoken = started
         self.module.train()
-        while self.budget.used(self.step, self.elapsed) < 1.0:
-            figures = self._update()
+        while self.used < 1.0:
+            metrics = self._update()
             now = time.monotonic()
             self.elapsed = before + now - started
             if now - spoken > 0.5 or self.step == 1:
                 spoken = now
-                self.metrics |= {name: float(value) for name, value in figures.items()}
-                self._say()
-            if now - evaluated > self.settings.evaluate_seconds:
+                self._say({name: float(value) for name, value in metrics.items()})
+            if now - evaluated > self.evaluate_seconds:
                 self._evaluate()
                 evaluated = time.monotonic()
-            if now - saved > self.settings.checkpoint_seconds:
+            if now - saved > self.config.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
         self._evaluate()
@@ -160,62 +163,96 @@ class Loop:
         self._save()
         return self.average
 
+    # ------------------------------------------------------------------ what a subclass may change
+
+    def make_optimiser(self) -> torch.optim.Optimizer:
+        """AdamW; only matrices decay."""
+        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        matrices = {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.config.weight_decay}
+        others = {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0}
+        return torch.optim.AdamW([matrices, others], lr=self.peak, betas=(0.9, 0.95), eps=1e-8)
+
+    def learning_rate(self) -> float:
+        """Learning rate of the next update: linear warm-up (at most a tenth of the run), cosine down to the floor."""
+        warmup = self.config.warmup_steps
+        if self.budget.steps is not None:
+            warmup = min(warmup, max(self.budget.steps // 10, 1))
+        return self.peak * (min(1.0, (self.step + 1) / max(warmup, 1)) * self._cosine())
+
+    def average_decay(self) -> float:
+        """Decay of the averaged weights after the present update; less at first, to forget the random start."""
+        return min(self.config.ema_decay, self.step / (self.step + 10.0))
+
+    def updated(self) -> None:
+        """Called after every update; nothing here."""
+
+    def saved(self) -> None:
+        """Called after the state was written; nothing here."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """More to keep in the state on disk: tensors and plain values."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `extra_state` gave."""
+
+    # ------------------------------------------------------------------ one update
+
     def _update(self) -> dict[str, torch.Tensor]:
+        rate = self.learning_rate()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.rate * self._rate()
+            group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
-        figures: dict[str, torch.Tensor] = {}
-        for part in range(self.settings.accumulate):
-            loss, figures = self.loss(self.step, part)
+        metrics: dict[str, torch.Tensor] = {}
+        for part in range(self.accumulate):
+            loss, metrics = self.loss(self.step, part)
             if not bool(torch.isfinite(loss)):
-                self._not_finite(f"the loss is {float(loss.detach())}")
-            (loss / self.settings.accumulate).backward()
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip)
+                parts = "".join(f", {name} {float(value):.3g}" for name, value in metrics.items() if name != "loss")
+                self._not_finite(f"the loss is {float(loss.detach())}{parts}")
+            (loss / self.accumulate).backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
         if not bool(torch.isfinite(norm)):
             self._not_finite(f"the norm of the gradient is {float(norm)}")
         self.optimiser.step()
         self.step += 1
-        decay = min(self.settings.ema, self.step / (self.step + 10.0))
+        decay = self.average_decay()
         with torch.no_grad():
             averaged = list(self.average.state_dict().values())
             current = list(self.module.state_dict().values())
             floats = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
             torch._foreach_lerp_([a for a, _ in floats], [c for _, c in floats], 1.0 - decay)
-        return {**figures, "gradient": norm.detach()}
+            self.updated()
+        return {**metrics, "gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate)}
 
-    def _rate(self) -> float:
-        """Share of the peak learning rate: linear warm-up, then a cosine down to the floor."""
-        used = self.budget.used(self.step, self.elapsed)
-        warm_up = self.settings.warm_up
-        if self.budget.steps is not None:
-            warm_up = min(warm_up, max(self.budget.steps // 10, 1))
-        floor = self.settings.rate_floor
-        cosine = floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * used))
-        return min(1.0, (self.step + 1) / max(warm_up, 1)) * cosine
+    def _cosine(self) -> float:
+        floor = self.config.lr_floor
+        return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * self.used))
 
     def _evaluate(self) -> None:
-        figures = self.evaluate(self.average, self.step)
+        if self.evaluate is None:
+            return
+        metrics = self.evaluate(self.average, self.step)
         self.module.train()
-        self.metrics |= figures
-        self._write(figures)
+        self.metrics |= metrics
+        self._write(metrics)
 
-    def _say(self, resumed: bool = False) -> None:
-        self._write({name: self.metrics[name] for name in ("loss", "gradient") if name in self.metrics})
+    def _say(self, metrics: dict[str, float], resumed: bool = False) -> None:
+        self.metrics |= metrics
+        self._write(metrics)
         if self.report is not None:
-            used = self.budget.used(self.step, self.elapsed)
-            self.report(Progress(self.phase, self.step, used, self.elapsed, dict(self.metrics), resumed))
+            self.report(Progress(self.phase, self.step, self.used, self.elapsed, dict(self.metrics), resumed))
 
-    def _write(self, figures: Mapping[str, float]) -> None:
+    def _write(self, metrics: Mapping[str, float]) -> None:
         if self.writer is not None:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self.writer.add_scalar(f"{self.phase}/{name}", value, self.step)
 
     def _not_finite(self, what: str) -> None:
         kept = f"The state of {self.path} is intact" if self.path.exists() else "No state was saved yet"
         raise TrainingError(
             f"{self.phase}, update {self.step}: {what}. {kept}; this update was not applied. Lower the learning rate "
-            "(dynamics.training.rate, autoencoder_rate) or look for broken frames or joints in the data; then delete "
-            "the run folder to start anew, or run the same command to go on from the saved state."
+            f"({self.config.section}.learning_rate, now {self.peak}) or look for broken frames or joints in the data; "
+            "then delete the run folder to start anew, or run the same command to go on from the saved state."
         )
 
     # ------------------------------------------------------------------ the state on disk
@@ -230,9 +267,11 @@ class Loop:
             "module": self.module.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "extra": self.extra_state(),
         }
         with atomic_path(self.path) as aside:
             torch.save(state, aside)
+        self.saved()
 
     def _load(self) -> bool:
         if not self.path.exists():
@@ -254,17 +293,25 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.elapsed, self.finished = state["step"], state["elapsed"], state["finished"]
         self.metrics = dict(state["metrics"])
+        self.load_extra_state(state.get("extra", {}))
         return True
 
 
 def _difference(saved: str, current: str) -> str:
-    import difflib
-
     lines = difflib.unified_diff(saved.splitlines(), current.splitlines(), "saved", "now", n=0, lineterm="")
     return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
 
 
-def settings_of(config: Any, rate: float, accumulate: int = 1) -> Settings:
-    """`Settings` from a `TrainingConfig`."""
-    names = {field.name for field in dataclasses.fields(Settings)} - {"rate", "accumulate"}
-    return Settings(rate=rate, accumulate=accumulate, **{name: getattr(config, name) for name in names})
+def start_run(folder: Path, content: Any, seed: int, tensorboard: bool = True) -> Any:
+    """Write what a run is to `<folder>/config.json`, with its provenance.
+
+    Returns:
+        A writer of TensorBoard files to `<folder>/tensorboard`, or None if they are not wanted.
+    """
+    described = to_plain(content)
+    write_json(folder / "config.json", {**described, **provenance(described, seed)})
+    if not tensorboard:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))

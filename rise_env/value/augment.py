@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from rise_env.value.config import TrainConfig
+from rise_env.value.config import TrainingConfig
 
 __all__ = ["augment_latents", "augment_pixels"]
 
 
-def augment_pixels(images: torch.Tensor, config: TrainConfig, generator: torch.Generator) -> torch.Tensor:
+def augment_pixels(images: torch.Tensor, config: TrainingConfig, generator: torch.Generator) -> torch.Tensor:
     """Change brightness and contrast, blur some samples, shift by whole pixels.
 
     Args:
@@ -46,7 +46,7 @@ def _shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> tor
 
 
 def augment_latents(
-    latents: torch.Tensor, scale: torch.Tensor, config: TrainConfig, generator: torch.Generator
+    latents: torch.Tensor, scale: torch.Tensor, config: TrainingConfig, generator: torch.Generator
 ) -> torch.Tensor:
     """Add noise to latents.
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from rise_env.errors import ConfigError
+from rise_env.config import decode, load_config
+from rise_env.errors import ConfigError, requirement
+from rise_env.training.config import LoopConfig
 
-__all__ = ["HEADS", "OUTPUTS", "LabelConfig", "ModelConfig", "TDConfig", "TrainConfig", "ValueConfig", "td_preset"]
+__all__ = [
+    "HEADS",
+    "OUTPUTS",
+    "LabelConfig",
+    "ModelConfig",
+    "TDConfig",
+    "TrainingConfig",
+    "ValueConfig",
+    "load_value_config",
+]
 
 #: Heads that a value model may have. `progress`: [0, 1]. `td`: [-1, 1]. `success`: probability that the episode
 #: succeeds. `distributional`: 201 bins over the normalised return in [-1, 0] (RECAP).
@@ -16,9 +28,7 @@ HEADS = ("progress", "td", "success", "distributional")
 OUTPUTS = (*HEADS, "blend")
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(f"section 'value': {message}")
+_require = requirement("section 'value'")
 
 
 @dataclass(frozen=True)
@@ -154,28 +164,16 @@ class TDConfig:
         _require(0 < self.clamp <= 1, f"td.clamp is {self.clamp}, expected in (0, 1], the range of the head")
 
 
-def td_preset(name: str) -> TDConfig:
-    """Published settings: "paper" (+1 / -1) or "release" (+1 / -0.6)."""
-    presets = {"paper": TDConfig(), "release": TDConfig(failure=-0.6)}
-    if name not in presets:
-        raise ConfigError(f"unknown TD preset {name!r}. Known: {', '.join(presets)}.")
-    return presets[name]
-
-
 @dataclass(frozen=True)
-class TrainConfig:
-    """How a value model is trained.
+class TrainingConfig(LoopConfig):
+    """How a value model is trained, on top of `LoopConfig`.
+
+    The held-out episodes are drawn by `rise_env.data.split_episodes` with seed 0, as the dynamics model and the
+    environment split them.
 
     Attributes:
         progress_steps: Updates of the first phase: every head but `td`.
         td_steps: Updates of the second phase: every head.
-        batch: Frames per update.
-        lr: Peak learning rate of AdamW.
-        final_lr: Learning rate at the end of the cosine, as a part of `lr`.
-        warmup: Steps of linear warm-up.
-        weight_decay: Of AdamW.
-        clip: Largest gradient norm.
-        ema: Decay of the weight average that is saved and evaluated; 0 for none.
         bootstrap: Part of the episodes that each ensemble member sees; 1 for all.
         weights: Weight of each head's loss.
         brightness: Largest relative change of brightness and contrast.
@@ -183,23 +181,18 @@ class TrainConfig:
         shift: Largest shift of an image, in pixels.
         latent_noise: Standard deviation of the noise on latents, relative to theirs.
         imagined_ratio: Part of each batch that is imagined, where imagined frames are given.
-        held_out: Part of the episodes kept for evaluation, by `rise_env.data.split_episodes` with seed 0, as the
-            dynamics model and the environment split them.
         eval_frames: At most this many held-out frames are evaluated.
-        seed: Seed of initialisation, batches and augmentation.
-        save_seconds: Seconds between two saves of the full training state.
-        log_every: Steps between two TensorBoard entries.
     """
 
+    section: ClassVar[str] = "value.training"
+
+    lr_floor: float = 0.1
+    warmup_steps: int = 50
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.0
+    held_out: float = 0.1
     progress_steps: int = 1500
     td_steps: int = 1500
-    batch: int = 64
-    lr: float = 1e-3
-    final_lr: float = 0.1
-    warmup: int = 50
-    weight_decay: float = 1e-4
-    clip: float = 1.0
-    ema: float = 0.0
     bootstrap: float = 0.8
     weights: dict[str, float] = field(default_factory=dict)
     brightness: float = 0.2
@@ -207,26 +200,19 @@ class TrainConfig:
     shift: int = 1
     latent_noise: float = 0.1
     imagined_ratio: float = 0.3
-    held_out: float = 0.1
     eval_frames: int = 20_000
-    seed: int = 0
-    save_seconds: float = 60.0
-    log_every: int = 20
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.progress_steps >= 0 and self.td_steps >= 0, "training.progress_steps and td_steps are negative")
         _require(self.progress_steps + self.td_steps >= 1, "training.progress_steps and td_steps are both 0")
-        _require(self.batch >= 1, f"training.batch is {self.batch}, expected at least 1")
-        _require(math.isfinite(self.lr) and self.lr > 0, f"training.lr is {self.lr}, expected a positive number")
-        for name in ("final_lr", "blur", "imagined_ratio"):
+        for name in ("blur", "imagined_ratio"):
             _require(0 <= getattr(self, name) <= 1, f"training.{name} is {getattr(self, name)}, expected in [0, 1]")
-        for name in ("ema", "brightness", "held_out"):
-            _require(0 <= getattr(self, name) < 1, f"training.{name} is {getattr(self, name)}, expected in [0, 1)")
+        _require(0 <= self.brightness < 1, f"training.brightness is {self.brightness}, expected in [0, 1)")
         _require(0 < self.bootstrap <= 1, f"training.bootstrap is {self.bootstrap}, expected in (0, 1]")
-        for name in ("warmup", "weight_decay", "shift", "latent_noise", "save_seconds"):
+        for name in ("shift", "latent_noise"):
             _require(getattr(self, name) >= 0, f"training.{name} is {getattr(self, name)}, expected at least 0")
-        _require(self.clip > 0, f"training.clip is {self.clip}, expected a positive number")
-        _require(self.log_every >= 1 and self.eval_frames >= 1, "training.log_every and eval_frames must be at least 1")
+        _require(self.eval_frames >= 1, "training.eval_frames must be at least 1")
         for head, weight in self.weights.items():
             _require(head in HEADS, f"training.weights: unknown head {head!r}; known heads: {', '.join(HEADS)}")
             _require(weight >= 0, f"training.weights.{head} is {weight}, expected at least 0")
@@ -239,4 +225,26 @@ class ValueConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     labels: LabelConfig = field(default_factory=LabelConfig)
     td: TDConfig = field(default_factory=TDConfig)
-    training: TrainConfig = field(default_factory=TrainConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def with_steps(self, steps: int) -> ValueConfig:
+        """The same with so many updates in all, in the proportion of the phases.
+
+        Raises:
+            ConfigError: If that is less than one.
+        """
+        if steps < 1:
+            raise ConfigError(f"{steps} updates of the value model, expected at least 1")
+        training = self.training
+        first = round(steps * training.progress_steps / (training.progress_steps + training.td_steps))
+        return replace(self, training=replace(training, progress_steps=first, td_steps=steps - first))
+
+
+def load_value_config(task: str = "brick_sorting", preset: str = "small", overrides: Iterable[str] = ()) -> ValueConfig:
+    """Settings of a preset.
+
+    Raises:
+        ConfigError: If something in the configuration is wrong.
+    """
+    section = load_config(task, preset, overrides).get("value", {})
+    return decode(ValueConfig, section, f"section 'value' of {task}/{preset}")

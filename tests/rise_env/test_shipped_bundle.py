@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gymnasium
@@ -10,6 +11,7 @@ import pytest
 
 import rise_env
 from rise_env.bundle import find_bundle
+from rise_env.dynamics.model import LatentDynamics
 
 ENV = "RISE-BrickSorting-v0"
 
@@ -57,3 +59,15 @@ def test_imagination_follows_the_actions_and_is_reproducible() -> None:
     assert (outcomes[0][0] != outcomes[2][0]).any((1, 2, 3)).all()
     assert not np.allclose(outcomes[0][1], outcomes[2][1], atol=1e-3)
     envs.close()
+
+
+def test_older_names_of_settings_are_understood() -> None:
+    """The dynamics model of the bundle is of format version 1, whose training settings had other names."""
+    folder = find_bundle("brick_sorting") / "world_model" / "dynamics"
+    old = json.loads((folder / "config.json").read_text())["dynamics"]["training"]
+    assert old["batch"] == 96
+    training = LatentDynamics.from_pretrained(folder).config.training
+    assert (training.batch_size, training.learning_rate, training.warmup_steps) == (96, old["rate"], old["warm_up"])
+    assert (training.max_grad_norm, training.ema_decay, training.lr_floor) == (old["clip"], old["ema"], 0.02)
+    assert training.autoencoder_batch_size == old["autoencoder_batch"]
+    assert training.gradient_accumulation_steps == old["accumulate"]

@@ -26,7 +26,9 @@ from rise_robot.cell.config import load_cell
 NETWORK = NetworkConfig(channels=(4, 8), embed=16, width=96, depth=2, condition=32, dropout=0.0)
 CONFIG = PolicyConfig(
     FlowPolicyConfig(network=NETWORK, lags=(2,), steps=2, draws=1, storage="fp32"),
-    training=WarmUpConfig(batch=16, warm_up=2, held_out=0.3, checkpoint_seconds=0.0, rate=3e-3, ema=0.9),
+    training=WarmUpConfig(
+        batch_size=16, warmup_steps=2, held_out=0.3, checkpoint_seconds=0.0, learning_rate=3e-3, ema_decay=0.9
+    ),
 )
 
 
@@ -100,7 +102,9 @@ def test_it_is_tried_out_where_that_is_asked_for(dataset: Dataset, tmp_path: Pat
 
 def test_a_policy_is_trained_on_with_its_own_scales(dataset: Dataset, tmp_path: Path) -> None:
     first = train_policy(session(dataset, tmp_path / "first"))
-    still = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, rate=1e-12, weight_decay=0.0))
+    still = dataclasses.replace(
+        CONFIG, training=dataclasses.replace(CONFIG.training, learning_rate=1e-12, weight_decay=0.0)
+    )
     initial = FlowPolicy.from_pretrained(tmp_path / "first" / "model")
     initial.chunk_mean.add_(0.5)
     second = train_policy(session(dataset, tmp_path / "second", config=still, initial=initial))
@@ -110,7 +114,7 @@ def test_a_policy_is_trained_on_with_its_own_scales(dataset: Dataset, tmp_path: 
 
 def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--set", "policy.model.network.channels=[4,8]", "policy.model.network.width=16", "policy.model.lags=[2]",
-             "policy.training.batch=8", "policy.training.held_out=0.3"]  # fmt: skip
+             "policy.training.batch_size=8", "policy.training.held_out=0.3"]  # fmt: skip
     command = ["train", "policy", "--preset", "tiny", "--data", str(recorded), "--steps", "2"]
     assert main([*command, "--plain", "--out", str(tmp_path / "plain"), *small]) == 0
     policy = FlowPolicy.from_pretrained(tmp_path / "plain" / "model")

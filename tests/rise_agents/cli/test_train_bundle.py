@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import subprocess
@@ -19,19 +18,21 @@ import pytest
 import torch
 from PIL import Image
 
-from rise_agents.cli import train_bundle
 from rise_agents.cli.main import main
 from rise_env.bundle import load_bundle
 from rise_env.errors import ConfigError
 from rise_env.tasks import load_task
+from rise_env.training import bundle as bundle_training
+from rise_env.training.bundle import count_updates
 from rise_env.training.loop import Loop
-from rise_env.value import training as value_training
+from rise_env.training.setup import TrainingSetup
+from rise_env.value.loop import ValueLoop
 
 SPEC = load_task("brick_sorting", "tiny")
 LENGTHS, SUCCESS = (14, 12, 13, 15, 12, 14), (True, False, True, True, False, True)
 #: Updates of the preset, and three sevenths of the value's for imagined frames.
 UPDATES = {"autoencoder": 50, "transformer": 50, "value": 50, "imagined": 21}
-STATES = ("dynamics/transformer_state.pt", "value-imagined/trainer_state.pt")
+STATES = ("dynamics/transformer_state.pt", "value-imagined/value_state.pt")
 
 
 def write_dataset(root: Path) -> Path:
@@ -100,7 +101,7 @@ def data(folder: Path) -> Path:
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
     """Saves the state of every update, so that a run can be killed anywhere."""
-    often = ["dynamics.training.checkpoint_seconds=0", "value.training.save_seconds=0"]
+    often = ["dynamics.training.checkpoint_seconds=0", "value.training.checkpoint_seconds=0"]
     base = ["train", "bundle", "--preset", "tiny", "--data", str(data), "--out", str(out), "--device", "cpu"]
     return [*base, "--threads", "1", "--starts", "8", "--imagined", "6", *more, "--set", *often]
 
@@ -129,7 +130,7 @@ def test_every_part_gets_the_updates_of_the_preset(straight: Path) -> None:
         name: torch.load(runs / path, weights_only=True)["step"]
         for name, path in {
             "autoencoder": "dynamics/autoencoder_state.pt", "transformer": STATES[0],
-            "value": "value/trainer_state.pt", "imagined": STATES[1],
+            "value": "value/value_state.pt", "imagined": STATES[1],
         }.items()
     }  # fmt: skip
     assert steps == UPDATES
@@ -181,25 +182,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(
     message = capsys.readouterr().err
     assert "transformer, update 3: the loss is nan" in message
     assert "nan-runs/dynamics/transformer_state.pt is intact" in message
-    assert "dynamics.training.rate" in message
+    assert "dynamics.training.learning_rate" in message
     assert_intact(runs / STATES[0], 3, "module", "average")
     monkeypatch.undo()
 
-    losses = value_training._Run._losses
+    losses = ValueLoop._losses
     for name, step in (("value", 4), ("value-imagined", 5)):
 
-        def broken(self: Any, with_td: bool, at: tuple[str, int] = (name, step)) -> dict[str, torch.Tensor]:
-            factor = torch.nan if (self.out.name, self.step) == at else 1.0
-            return {head: loss * factor for head, loss in losses(self, with_td).items()}
+        def broken(self: Any, now: int, with_td: bool, at: tuple[str, int] = (name, step)) -> dict[str, torch.Tensor]:
+            factor = torch.nan if (self.path.parent.name, now) == at else 1.0
+            return {head: loss * factor for head, loss in losses(self, now, with_td).items()}
 
-        monkeypatch.setattr(value_training._Run, "_losses", broken)
+        monkeypatch.setattr(ValueLoop, "_losses", broken)
         assert main(arguments) == 2
         monkeypatch.undo()
         message = capsys.readouterr().err
-        assert f"step {step}: losses" in message
-        assert "not finite" in message
-        assert f"{runs / name}; lower value.training.lr" in message
-        assert_intact(runs / name / "trainer_state.pt", step, "model")
+        assert f"value, update {step}: the loss is nan" in message
+        assert f"{runs / name}/value_state.pt is intact" in message
+        assert "value.training.learning_rate" in message
+        assert_intact(runs / name / "value_state.pt", step, "module")
         assert not out.exists()
     assert main(arguments) == 0
     assert_same(out, straight)
@@ -230,44 +231,37 @@ def test_joints_that_are_not_numbers_are_found_before_training(
 # ---------------------------------------------------------------------- arguments
 
 
-def arguments(**changes: Any) -> argparse.Namespace:
-    values = {"task": "brick_sorting", "preset": "tiny", "overrides": [], "steps": None, "minutes": None}
-    return argparse.Namespace(**{**values, "imagined": 6, "imagined_steps": None, **changes})
-
-
 def test_numbers_of_updates() -> None:
-    count = train_bundle.count_updates
-    assert count(arguments())._asdict() == UPDATES
-    assert tuple(count(arguments(steps=10))) == (10, 10, 10, 4)
-    assert tuple(count(arguments(steps=1))) == (1, 1, 1, 1)
-    assert count(arguments(imagined_steps=7)).imagined == 7
-    assert count(arguments(imagined=0)).imagined == 0
-    assert count(arguments(overrides=["value.training.td_steps=40"])).value == 70
-    with pytest.raises(ConfigError, match="--steps is 0"):
-        count(arguments(steps=0))
+    setup = TrainingSetup([], "brick_sorting", "tiny")
+    assert count_updates(setup, imagined=6)._asdict() == UPDATES
+    assert tuple(count_updates(setup, 10)) == (10, 10, 10, 4)
+    assert tuple(count_updates(setup, 1)) == (1, 1, 1, 1)
+    assert count_updates(setup, imagined_steps=7).imagined == 7
+    assert count_updates(setup, imagined=0).imagined == 0
+    longer = TrainingSetup([], "brick_sorting", "tiny", ["value.training.td_steps=40"])
+    assert count_updates(longer).value == 70
+    with pytest.raises(ConfigError, match="steps is 0"):
+        count_updates(setup, 0)
 
 
 def test_updates_reach_the_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """--steps and --imagined-steps as the trainings are told of them; --minutes leaves the steps alone."""
-    from rise_agents.cli import train, train_value
-
     calls: list[tuple[Any, ...]] = []
 
     class Enough(Exception):
         pass
 
-    def dynamics(args: argparse.Namespace) -> int:
-        calls.append(("dynamics", args.minutes, args.steps, args.autoencoder_steps))
-        return 0
+    def dynamics(setup: TrainingSetup, out: Path, **given: Any) -> Path:
+        calls.append(("dynamics", given["minutes"], given["steps"], given["autoencoder_steps"]))
+        return out
 
-    def value(args: argparse.Namespace) -> int:
-        calls.append((args.out.name, args.minutes, args.steps, args.imagined))
-        if args.imagined:
+    def value(setup: TrainingSetup, out: Path, **given: Any) -> None:
+        calls.append((out.name, given["minutes"], given["steps"], given.get("imagined", 0)))
+        if "imagined" in given:
             raise Enough
-        return 0
 
-    monkeypatch.setitem(train.PARTS, "dynamics", train.PARTS["dynamics"]._replace(run=dynamics))  # type: ignore[arg-type]
-    monkeypatch.setattr(train_value, "run", value)
+    monkeypatch.setattr(bundle_training, "train_dynamics_on", dynamics)
+    monkeypatch.setattr(bundle_training, "train_value_on", value)
     base = command(tmp_path, tmp_path / "out")
     for more, expected in {
         ("--steps", "100", "--imagined-steps", "9"): [
@@ -286,12 +280,12 @@ def test_updates_reach_the_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--starts", "0"], "--starts is 0, expected at least 1"),
-        (["--imagined", "-1"], "--imagined is -1"),
-        (["--imagined-steps", "0"], "--imagined-steps is 0"),
-        (["--imagined-steps", "5", "--minutes", "1"], "--minutes shares the time"),
-        (["--imagined-steps", "5", "--imagined", "0"], "--imagined 0 imagines nothing"),
-        (["--imagined-steps", "5", "--value", "x"], "--value is trained already"),
+        (["--starts", "0"], "starts is 0, expected at least 1"),
+        (["--imagined", "-1"], "imagined is -1"),
+        (["--imagined-steps", "0"], "imagined_steps is 0"),
+        (["--imagined-steps", "5", "--minutes", "1"], "a budget in minutes is shared"),
+        (["--imagined-steps", "5", "--imagined", "0"], "nothing is imagined"),
+        (["--imagined-steps", "5", "--value", "x"], "the value model is trained already"),
         (["--value", "/no/such/model"], "no value model at /no/such/model"),
         (["--dynamics", "/no/such/model"], "no dynamics model at /no/such/model"),
     ],

@@ -38,13 +38,13 @@ CONFIG = DynamicsConfig(
     transformer=TransformerConfig(width=16, depth=2, heads=2, mlp_ratio=2.0, patch=(2, 1), context=(0, -1)),
     flow=FlowConfig(precision="fp32", foreground=1.0),
     training=TrainingConfig(
-        batch=4,
+        batch_size=4,
         held_out=0.25,
         precision="fp32",
-        autoencoder_batch=4,
+        autoencoder_batch_size=4,
         checkpoint_seconds=0.0,
         evaluate_seconds=1e9,
-        warm_up=2,
+        warmup_steps=2,
     ),
 )
 

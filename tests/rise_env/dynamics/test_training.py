@@ -11,18 +11,19 @@ import torch
 from dynamics_world import CONFIG, SPEC, World, with_flow, with_training, with_transformer
 
 from rise_env.data import ShuffledSampler
-from rise_env.dynamics import training as training_module
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import LatentDynamics
-from rise_env.dynamics.training import FrameValues, Training, train_dynamics
+from rise_env.dynamics.run import DynamicsTraining, FrameValues
+from rise_env.dynamics.train_transformer import _value_loss
+from rise_env.dynamics.training import train_dynamics
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.protocols import History
-from rise_env.training.loop import Budget, Progress
+from rise_env.training.loop import Budget, Loop, Progress
 
 
-def session(folder: Path, config: DynamicsConfig = CONFIG, steps: int = 4, **changes: Any) -> Training:
+def session(folder: Path, config: DynamicsConfig = CONFIG, steps: int = 4, **changes: Any) -> DynamicsTraining:
     settings = {"tensorboard": False, **changes}
-    return Training(World(), config, folder, Budget(steps=3), Budget(steps=steps), **settings)
+    return DynamicsTraining(World(), config, folder, Budget(steps=3), Budget(steps=steps), **settings)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -53,7 +54,7 @@ def test_a_run_leaves_model_pictures_metrics_and_what_it_was(tmp_path: Path) -> 
 def test_latents_are_normalised_over_the_training_data(tmp_path: Path) -> None:
     run = session(tmp_path)
     model = train_dynamics(run)
-    frames = torch.from_numpy(run.dataset.frames(training_module._frames_of(run.dataset, run.episodes)))
+    frames = torch.from_numpy(run.dataset.frames(run.frames))
     latents = model.encode(frames[None])[0]
     torch.testing.assert_close(latents.mean(dim=(0, 1, 3, 4)), torch.zeros(4), rtol=0, atol=1e-3)
     torch.testing.assert_close(latents.std(dim=(0, 1, 3, 4)), torch.ones(4), rtol=0, atol=1e-2)
@@ -68,16 +69,16 @@ class Killed(BaseException):
 def test_a_killed_run_goes_on_to_the_same_result(
     tmp_path: Path, killed_at: tuple[str, int], batching: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = with_training(batching=batching, scenes=2, accumulate=2)
+    config = with_training(batching=batching, scenes=2, gradient_accumulation_steps=2)
     train_dynamics(session(tmp_path / "straight", config))
-    original = training_module.Loop._update
+    original = Loop._update
 
     def update(self: Any) -> Any:
         if (self.phase, self.step) == killed_at:
             raise Killed
         return original(self)
 
-    monkeypatch.setattr(training_module.Loop, "_update", update)
+    monkeypatch.setattr(Loop, "_update", update)
     with pytest.raises(Killed):
         train_dynamics(session(tmp_path / "killed", config))
     monkeypatch.undo()
@@ -99,7 +100,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_accumulation_changes_nothing_but_memory(tmp_path: Path) -> None:
     """Noise is drawn per part, so the gradients differ; the samples and their number do not."""
-    run = session(tmp_path, with_training(accumulate=2))
+    run = session(tmp_path, with_training(gradient_accumulation_steps=2))
     seen: list[int] = []
     original = run.train.at
     run.train.at = lambda index: (seen.extend(index.tolist()), original(index))[1]  # type: ignore[method-assign]
@@ -113,7 +114,7 @@ def test_accumulation_changes_nothing_but_memory(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(
     tmp_path: Path, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = training_module.Loop._update
+    original = Loop._update
 
     def update(self: Any) -> Any:
         if (self.phase, self.step) == (phase, 2):
@@ -121,8 +122,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(
             self.loss = lambda step, part: (loss(step, part)[0] * float("nan"), {})
         return original(self)
 
-    monkeypatch.setattr(training_module.Loop, "_update", update)
-    with pytest.raises(TrainingError, match=rf"{phase}, update 2: the loss is nan.*is intact.*rate"):
+    monkeypatch.setattr(Loop, "_update", update)
+    with pytest.raises(
+        TrainingError, match=rf"{phase}, update 2: the loss is nan.*is intact.*dynamics.training.learning_rate"
+    ):
         train_dynamics(session(tmp_path))
     monkeypatch.undo()
     state = torch.load(tmp_path / f"{phase}_state.pt", weights_only=True)
@@ -170,7 +173,8 @@ def test_an_autoencoder_can_be_taken_from_another_model(tmp_path: Path) -> None:
 def test_a_model_can_be_trained_on(tmp_path: Path) -> None:
     first = train_dynamics(session(tmp_path / "first"))
     still = train_dynamics(
-        session(tmp_path / "still", with_training(rate=1e-12, weight_decay=0.0)), initial=tmp_path / "first" / "model"
+        session(tmp_path / "still", with_training(learning_rate=1e-12, weight_decay=0.0)),
+        initial=tmp_path / "first" / "model",
     )
     for name, value in first.state_dict().items():
         torch.testing.assert_close(still.state_dict()[name], value, rtol=0, atol=1e-6)
@@ -190,25 +194,25 @@ def test_training_lowers_the_loss(tmp_path: Path, target: str, history: str) -> 
         autoencoder=config.autoencoder,
         transformer=with_transformer(history=history).transformer,
         flow=config.flow,
-        training=with_training(rate=1e-2, batch=16, autoencoder_batch=32).training,
+        training=with_training(learning_rate=1e-2, batch_size=16, autoencoder_batch_size=32).training,
     )
     losses: list[float] = []
-    original = training_module.Loop._update
+    original = Loop._update
 
     def update(self: Any) -> Any:
-        figures = original(self)
+        metrics = original(self)
         if self.phase == "transformer":
-            losses.append(float(figures["loss"]))
-        return figures
+            losses.append(float(metrics["loss"]))
+        return metrics
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_module.Loop, "_update", update)
+        patch.setattr(Loop, "_update", update)
         train_dynamics(session(tmp_path, config, steps=80))
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
 def test_a_budget_in_seconds_ends_on_time(tmp_path: Path) -> None:
-    run = Training(World(), CONFIG, tmp_path, Budget(steps=2), Budget(seconds=0.5), tensorboard=False)
+    run = DynamicsTraining(World(), CONFIG, tmp_path, Budget(steps=2), Budget(seconds=0.5), tensorboard=False)
     train_dynamics(run)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert 0.5 <= metrics["seconds"] < 5.0
@@ -229,7 +233,7 @@ def test_a_video_autoencoder_needs_weights(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, autoencoder_kind="video", video_autoencoder=small, transformer=one)
     with pytest.raises(ConfigError, match=r"video_autoencoder\.weights"):
         train_dynamics(
-            Training(World(4, 30, spec), config, tmp_path, Budget(steps=1), Budget(steps=1), tensorboard=False)
+            DynamicsTraining(World(4, 30, spec), config, tmp_path, Budget(steps=1), Budget(steps=1), tensorboard=False)
         )
 
 
@@ -242,7 +246,9 @@ def square_values(known: bool = True) -> FrameValues:
 def test_the_value_head_foresees_values(tmp_path: Path) -> None:
     config = with_transformer(value_head=2)
     config = dataclasses.replace(config, flow=dataclasses.replace(CONFIG.flow, pure_noise=1.0))
-    config = dataclasses.replace(config, training=dataclasses.replace(config.training, batch=16, rate=3e-3))
+    config = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, batch_size=16, learning_rate=3e-3)
+    )
     values = square_values()
     model = train_dynamics(session(tmp_path, config, 120, values=values))
     error = json.loads((tmp_path / "metrics.json").read_text())["value_error"]
@@ -268,7 +274,7 @@ def test_the_value_head_learns_nothing_from_a_future_it_can_see_or_that_has_no_l
         (square_values(known=False), torch.ones(4), False),
         (square_values(), torch.ones(4), True),
     ):
-        (gradient,) = torch.autograd.grad(training_module._value_loss(values, batch, logits, sigma), logits)
+        (gradient,) = torch.autograd.grad(_value_loss(values, batch, logits, sigma), logits)
         assert bool(gradient.any()) == learns
 
 

@@ -42,7 +42,7 @@ task:
 value:
   model: {channels: [4, 8], embed: 8, hidden: 8, members: 2, text_vocabulary: 16, text_embed: 4}
   labels: {progress: dense}
-  training: {batch: 4, progress_steps: 4, td_steps: 2, held_out: 0.3, warmup: 0}
+  training: {batch_size: 4, progress_steps: 4, td_steps: 2, held_out: 0.3, warmup_steps: 0}
 """
 
 

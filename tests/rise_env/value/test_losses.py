@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rise_env.value.config import LabelConfig, TDConfig, td_preset
+from rise_env.value.config import LabelConfig, TDConfig
 from rise_env.value.labels import make_labels
 from rise_env.value.losses import (
     bin_centers,
@@ -84,13 +84,6 @@ def test_distributional_loss_is_least_at_the_label() -> None:
     entropy = -(0.4 * math.log(0.4) + 0.6 * math.log(0.6))
     assert float(distributional_loss(best, returns, centers, torch.ones(1, 1))) == pytest.approx(entropy, abs=1e-4)
     assert float(distributional_loss(torch.zeros(1, 1, 5), returns, centers, torch.ones(1, 1))) > entropy
-
-
-def test_td_presets() -> None:
-    assert (td_preset("paper").gamma, td_preset("paper").failure) == (0.995, -1.0)
-    assert td_preset("release").failure == -0.6
-    with pytest.raises(ValueError, match="unknown TD preset"):
-        td_preset("other")
 
 
 @pytest.fixture

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from rise_env.errors import CheckpointError, TrainingError
-from rise_env.value import training as module
-from rise_env.value.config import LabelConfig, ModelConfig, TrainConfig, ValueConfig
+from rise_env.errors import CheckpointError, ConfigError, TrainingError
+from rise_env.training.loop import Budget, Progress
+from rise_env.value import loop
+from rise_env.value.config import LabelConfig, ModelConfig, TrainingConfig, ValueConfig
 from rise_env.value.evaluation import auroc, chunk_advantages, pearson, read_values, spearman
 from rise_env.value.imagined import ImaginedFrames
+from rise_env.value.loop import ValueLoop
 from rise_env.value.model import ValueModel
 from rise_env.value.training import train_value
 
@@ -28,12 +30,14 @@ CAMERAS = ("head", "wrist")
 @pytest.fixture
 def config(tiny_config: ModelConfig) -> ValueConfig:
     heads = ("progress", "td", "success", "distributional")
-    training = TrainConfig(progress_steps=6, td_steps=6, batch=8, warmup=2, held_out=0.25, ema=0.9, save_seconds=0)
+    training = TrainingConfig(
+        progress_steps=6, td_steps=6, batch_size=8, warmup_steps=2, held_out=0.25, ema_decay=0.9, checkpoint_seconds=0
+    )
     return ValueConfig(model=dataclasses.replace(tiny_config, heads=heads), training=training)
 
 
 def train(config: ValueConfig, data: Any, out: Path, **options: Any) -> dict[str, Any]:
-    return train_value(config, data, out, cameras=CAMERAS, chunk=4, **options)
+    return train_value(config, data, out, **{"cameras": CAMERAS, "chunk": 4, "tensorboard": False, **options})
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -44,18 +48,40 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_run_leaves_everything_behind(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
-    seen: list[tuple[float, set[str]]] = []
-    report = train(config, toy, tmp_path / "run", on_step=lambda part, losses: seen.append((part, set(losses))))
-    assert [part for part, _ in seen] == pytest.approx(np.arange(1, 13) / 12)
-    assert "td" not in seen[5][1]
-    assert {"progress", "td", "success", "distributional", "lr"} <= seen[6][1]
+class Killed(BaseException):
+    """Stands for kill -9: nothing is cleaned up by code that runs after it."""
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Names of the metrics of every update."""
+    seen: list[set[str]] = []
+    original = ValueLoop._update
+
+    def update(self: ValueLoop) -> Any:
+        metrics = original(self)
+        seen.append(set(metrics))
+        return metrics
+
+    monkeypatch.setattr(ValueLoop, "_update", update)
+    return seen
+
+
+def test_a_run_leaves_everything_behind(config: ValueConfig, toy: Any, tmp_path: Path, updates: list[set[str]]) -> None:
+    reports: list[Progress] = []
+    report = train(config, toy, tmp_path / "run", report=reports.append, tensorboard=True)
+    assert len(updates) == 12
+    assert "td" not in updates[5]
+    assert {"loss", "progress", "td", "success", "distributional", "learning_rate"} <= updates[6]
+    assert {one.phase for one in reports} == {"value"}
     assert report == json.loads((tmp_path / "run" / "metrics.json").read_text())
     held = report["held_out"]
     assert held["episodes"] == 2
     assert set(held["heads"]) == {"progress", "td", "success", "distributional", "output"}
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["value"]["training"]["batch"] == 8
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["value"]["training"]["batch_size"] == 8
+    assert "git" in written
 
 
 def test_same_seed_same_weights(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
@@ -69,20 +95,27 @@ def test_same_seed_same_weights(config: ValueConfig, toy: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("stop", [3, 9])
-def test_an_interrupted_run_ends_the_same(config: ValueConfig, toy: Any, tmp_path: Path, stop: int) -> None:
+def test_an_interrupted_run_ends_the_same(
+    config: ValueConfig, toy: Any, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch, updates: list[set[str]]
+) -> None:
     train(config, toy, tmp_path / "whole")
+    counted = ValueLoop._update
 
-    def interrupt(part: float, _: dict[str, float]) -> None:
-        if part * 12 >= stop:
-            raise KeyboardInterrupt
+    def update(self: ValueLoop) -> Any:
+        if self.step == stop:
+            raise Killed
+        return counted(self)
 
-    with pytest.raises(KeyboardInterrupt):
-        train(config, toy, tmp_path / "run", on_step=interrupt)
-    steps: list[float] = []
-    train(config, toy, tmp_path / "run", on_step=lambda part, _: steps.append(part))
-    assert len(steps) == 12 - stop
+    with monkeypatch.context() as patch:
+        patch.setattr(ValueLoop, "_update", update)
+        with pytest.raises(Killed):
+            train(config, toy, tmp_path / "run")
+    updates.clear()
+    train(config, toy, tmp_path / "run")
+    assert len(updates) == 12 - stop
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
-    train(config, toy, tmp_path / "run", on_step=lambda *_: pytest.fail("the run is finished"))
+    train(config, toy, tmp_path / "run")
+    assert len(updates) == 12 - stop  # the run is finished
 
 
 @pytest.mark.slow
@@ -109,18 +142,17 @@ def test_kill_minus_nine(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
             frames=lambda index: images[np.asarray(index)],
         )
         config = decode(ValueConfig, {json.loads(json.dumps(dataclasses.asdict(config)))!r}, "value")
-        train_value(config, toy, {str(tmp_path / "run")!r}, cameras={CAMERAS!r}, chunk=4)
+        train_value(config, toy, {str(tmp_path / "run")!r}, cameras={CAMERAS!r}, chunk=4, tensorboard=False)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
-    state = tmp_path / "run" / "trainer_state.pt"
+    state = tmp_path / "run" / "value_state.pt"
     deadline = time.monotonic() + 60
     while not state.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    steps: list[float] = []
-    train(config, toy, tmp_path / "run", on_step=lambda part, _: steps.append(part))
-    assert 0 < len(steps) < 60
+    assert 0 < torch.load(state, weights_only=True)["step"] < 60
+    train(config, toy, tmp_path / "run")
     train(config, toy, tmp_path / "whole")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
@@ -128,41 +160,61 @@ def test_kill_minus_nine(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
 def test_another_configuration_is_not_resumed(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
     train(config, toy, tmp_path)
     other = dataclasses.replace(config, labels=LabelConfig(progress="dense"))
-    with pytest.raises(TrainingError, match="another configuration"):
+    with pytest.raises(CheckpointError, match=r"(?s)other data or settings.*time.*dense"):
         train(other, toy, tmp_path)
 
 
 def test_a_damaged_state_is_said(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
-    (tmp_path / "trainer_state.pt").write_bytes(b"half")
-    with pytest.raises(CheckpointError, match="start over"):
+    (tmp_path / "value_state.pt").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="cut short or damaged"):
         train(config, toy, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
     config: ValueConfig, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = module.progress_loss, []
+    original, calls = loop.progress_loss, []
 
     def broken(*args: Any) -> torch.Tensor:
         calls.append(1)
         return original(*args) * (torch.nan if len(calls) == 4 else 1.0)
 
-    monkeypatch.setattr(module, "progress_loss", broken)
-    with pytest.raises(TrainingError, match=r"step 3: .*not finite"):
+    monkeypatch.setattr(loop, "progress_loss", broken)
+    with pytest.raises(
+        TrainingError,
+        match=r"value, update 3: the loss is nan, progress nan, .*is intact.*value.training.learning_rate",
+    ):
         train(config, toy, tmp_path)
     assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path).values())
 
 
-def test_a_time_budget_ends_a_run(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
-    seen: list[set[str]] = []
-    report = train(config, toy, tmp_path, minutes=0.02, on_step=lambda _, losses: seen.append(set(losses)))
-    assert report["steps"] == len(seen)
-    assert "td" not in seen[0]
-    assert "td" in seen[-1]
+def test_a_time_budget_is_shared_by_the_phases(
+    config: ValueConfig, toy: Any, tmp_path: Path, updates: list[set[str]]
+) -> None:
+    report = train(config, toy, tmp_path, budget=Budget(seconds=1.2))
+    assert report["steps"] == len(updates)
+    assert "td" not in updates[0]
+    assert "td" in updates[-1]
+
+
+def test_numbers_of_updates_keep_the_proportion_of_the_phases(config: ValueConfig) -> None:
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, progress_steps=30, td_steps=10))
+    training = config.with_steps(8).training
+    assert (training.progress_steps, training.td_steps) == (6, 2)
+    with pytest.raises(ConfigError, match="0 updates"):
+        config.with_steps(0)
 
 
 def test_progress_of_a_moving_dot_is_learned(tiny_config: ModelConfig, toy: Any, tmp_path: Path) -> None:
-    training = TrainConfig(progress_steps=150, td_steps=60, batch=32, lr=3e-3, warmup=10, held_out=0.25, bootstrap=0.9)
+    training = TrainingConfig(
+        progress_steps=150,
+        td_steps=60,
+        batch_size=32,
+        learning_rate=3e-3,
+        warmup_steps=10,
+        held_out=0.25,
+        bootstrap=0.9,
+    )
     config = ValueConfig(tiny_config, LabelConfig(progress="dense"), training=training)
     head = train(config, toy, tmp_path)["held_out"]["heads"]["output"]
     assert head["progress_spearman"] > 0.95
@@ -192,7 +244,7 @@ def test_latents_are_standardised(toy: Any, tmp_path: Path) -> None:
     latents = (5 + 3 * rng.standard_normal((toy.num_frames, 2, 4, 3, 4))).astype(np.float16)
     toy.frames = lambda index: latents[np.asarray(index)]
     model = ModelConfig(reads_latents=True, channels=(8,), flat_convs=1, embed=8, hidden=8, members=2)
-    config = ValueConfig(model, training=TrainConfig(progress_steps=2, td_steps=2, batch=4, held_out=0.25))
+    config = ValueConfig(model, training=TrainingConfig(progress_steps=2, td_steps=2, batch_size=4, held_out=0.25))
     train(config, toy, tmp_path)
     saved = weights(tmp_path)
     assert saved["latent_mean"].flatten().tolist() == pytest.approx([5] * 4, abs=0.3)

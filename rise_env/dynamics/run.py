@@ -1,0 +1,118 @@
+"""What a training run of a dynamics model is: data, settings, folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rise_env.data import Dataset, Windows, split_episodes
+from rise_env.dynamics.config import DynamicsConfig
+from rise_env.dynamics.model import DynamicsShape
+from rise_env.errors import ConfigError
+from rise_env.files import to_plain
+from rise_env.training.loop import Budget, Progress, start_run
+
+__all__ = ["DynamicsTraining", "FrameValues", "draw_seed"]
+
+_BOOTSTRAP = 0.8
+
+
+@dataclass(frozen=True)
+class FrameValues:
+    """What the value head learns: the value labels of recorded frames (`rise_env.value.labels.Labels`).
+
+    Attributes:
+        progress: float32 (N,), in [0, 1].
+        known: Whether a frame has a label, bool (N,).
+    """
+
+    progress: np.ndarray
+    known: np.ndarray
+
+    def of(self, index: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels of frames, and 1 where there is one, else 0: two float32 tensors like `index`."""
+        pair = self.progress[index], self.known[index].astype(np.float32)
+        labels, known = (torch.from_numpy(column).to(device) for column in pair)
+        return labels, known
+
+    @staticmethod
+    def members(episode: np.ndarray, count: int, device: torch.device) -> torch.Tensor:
+        """1 for the members that learn from an episode, else 0: float32 (count, n)."""
+        share = [np.random.default_rng([0xB007, int(one)]).random(count) < _BOOTSTRAP for one in episode]
+        return torch.from_numpy(np.stack(share, axis=1).astype(np.float32)).to(device)
+
+
+@dataclass
+class DynamicsTraining:
+    """One run: data, settings and where it writes.
+
+    Attributes:
+        dataset: Recorded episodes.
+        config: Settings of the model and of its training.
+        folder: Run folder: `autoencoder_state.pt` and `transformer_state.pt` (for resuming), `model/` (what
+            `LatentDynamics.from_pretrained` loads), `config.json`, `metrics.json`, `samples/` (pictures) and
+            `tensorboard/`.
+        autoencoder_budget: How long to train the autoencoder.
+        budget: How long to train the transformer.
+        device: Where.
+        report: Called with the progress.
+        tensorboard: Whether to write TensorBoard files.
+        values: Labels for the value head, if the model has one.
+
+    Raises:
+        ConfigError: If the model has a value head and there are no labels for it.
+    """
+
+    dataset: Dataset
+    config: DynamicsConfig
+    folder: Path
+    autoencoder_budget: Budget
+    budget: Budget
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    report: Callable[[Progress], None] | None = None
+    tensorboard: bool = True
+    values: FrameValues | None = None
+
+    def __post_init__(self) -> None:
+        spec = self.dataset.spec
+        if self.config.predicts_values and self.values is None:
+            raise ConfigError("dynamics.transformer.value_head needs value labels: give `values`, or set it to 0")
+        share = self.config.training.held_out
+        self.shape = DynamicsShape.of(spec)
+        parts = split_episodes(self.dataset, {"train": 1.0 - share, "heldout": share}, seed=0)
+        self.train = Windows(self.dataset, spec, episodes=parts["train"])
+        self.held_out = Windows(self.dataset, spec, episodes=parts["heldout"])
+        self.episodes = parts["train"]
+        self.writer: Any = None
+
+    def start(self) -> None:
+        """Write what the run is, and open TensorBoard."""
+        content = {"dynamics": self.config, "shape": self.shape, "data": self._data()}
+        self.writer = start_run(self.folder, content, self.config.training.seed, self.tensorboard)
+
+    def identity(self, *sections: str) -> dict[str, Any]:
+        """What must not change when a run is resumed."""
+        config = to_plain(self.config)
+        paced = {"checkpoint_seconds", "evaluate_seconds", "steps", "autoencoder_steps", "autoencoder_share"}
+        config["training"] = {key: value for key, value in config["training"].items() if key not in paced}
+        return {"data": self._data(), "shape": to_plain(self.shape), **{key: config[key] for key in sections}}
+
+    def _data(self) -> dict[str, Any]:
+        return {"episodes": self.dataset.num_episodes, "frames": self.dataset.num_frames}
+
+    @property
+    def frames(self) -> np.ndarray:
+        """Numbers of the frames of the training episodes, int64 (n,)."""
+        starts, lengths = self.dataset.starts, self.dataset.lengths
+        return np.concatenate([np.arange(starts[e], starts[e] + lengths[e]) for e in self.episodes.tolist()])
+
+
+def draw_seed(seed: int, step: int, part: int = 0) -> int:
+    """Seed of what is random in a part of an update."""
+    return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1)

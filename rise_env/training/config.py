@@ -1,0 +1,67 @@
+"""What every training run is configured by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rise_env.errors import requirement
+
+__all__ = ["LoopConfig"]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Settings of `rise_env.training.loop.Loop`; the `training` sections of presets extend it.
+
+    Attributes:
+        batch_size: Samples per update.
+        learning_rate: Peak learning rate of AdamW.
+        lr_floor: Last learning rate over the peak.
+        warmup_steps: Updates over which the learning rate rises.
+        weight_decay: Weight decay.
+        max_grad_norm: Largest norm of the gradient.
+        ema_decay: Decay of the averaged weights, which are the ones kept; 0 keeps the last ones.
+        held_out: Share of the episodes kept aside for evaluation.
+        checkpoint_seconds: Time between two full states on disk.
+        seed: Seed of everything random.
+    """
+
+    section: ClassVar[str] = "training"
+    #: Older names, which checkpoints may still hold.
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "batch": "batch_size",
+        "rate": "learning_rate",
+        "lr": "learning_rate",
+        "rate_floor": "lr_floor",
+        "final_lr": "lr_floor",
+        "warm_up": "warmup_steps",
+        "warmup": "warmup_steps",
+        "clip": "max_grad_norm",
+        "ema": "ema_decay",
+        "save_seconds": "checkpoint_seconds",
+    }
+
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    lr_floor: float = 0.02
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.998
+    held_out: float = 0.05
+    checkpoint_seconds: float = 60.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require = requirement(f"section '{self.section}'")
+        for name in ("batch_size", "learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value > 0, f"{name} is {value}, expected a positive number")
+        for name in ("warmup_steps", "weight_decay", "checkpoint_seconds"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected at least 0")
+        for name in ("ema_decay", "held_out"):
+            require(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}, expected in [0, 1)")
+        require(0 <= self.lr_floor <= 1, f"lr_floor is {self.lr_floor}, expected in [0, 1]")
