@@ -1,7 +1,7 @@
 """Behaviour cloning, plain or conditioned on the advantage: the warm-up of RISE (FIELD A1) and the BC baseline.
 
-Demonstrations and human corrections carry the best advantage level, rollouts the level of their labelled advantage.
-With every level "not said" it is plain behaviour cloning.
+Demonstrations and human corrections carry the best advantage bin, rollouts the bin of their labelled advantage.
+With every bin "unconditional" it is plain behaviour cloning.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class WarmUp:
 
     Attributes:
         dataset: Recorded episodes.
-        levels: Advantage level of every frame, int64 (N,).
+        advantage_bins: Advantage bin of every frame, int64 (N,).
         config: Settings.
         folder: Run folder: `policy_state.pt` (for resuming), `model/` (what `FlowPolicy.from_pretrained` loads),
             `config.json`, `metrics.json`, `tensorboard/`.
         budget: How long.
-        codec: Meaning of the levels, fitted to the data; that of `config` when None.
+        codec: Meaning of the bins, fitted to the data; that of `config` when None.
         first: Use the first so many episodes only; all when None.
         initial: Policy to go on from; a new one when None.
         device: Where.
@@ -51,7 +51,7 @@ class WarmUp:
     """
 
     dataset: Dataset
-    levels: np.ndarray
+    advantage_bins: np.ndarray
     config: PolicyConfig
     folder: Path
     budget: Budget
@@ -80,8 +80,8 @@ def train_policy(run: WarmUp) -> FlowPolicy:
     if run.first is not None:
         parts["train"] = parts["train"][: run.first]
     policy = run.initial or FlowPolicy(run.dataset.spec, config.model, run.codec or config.advantage)
-    data = RecordedChunks(run.dataset, policy.lags, run.levels, parts["train"])
-    held_out = RecordedChunks(run.dataset, policy.lags, run.levels, parts["heldout"])
+    data = RecordedChunks(run.dataset, policy.lags, run.advantage_bins, parts["train"])
+    held_out = RecordedChunks(run.dataset, policy.lags, run.advantage_bins, parts["heldout"])
     if run.initial is None:
         window = data.windows.at(data.windows.index)
         policy.fit_normalisation(torch.from_numpy(window.states[:, -1]), torch.from_numpy(window.actions))
@@ -96,7 +96,7 @@ def train_policy(run: WarmUp) -> FlowPolicy:
         torch.manual_seed(number)  # dropout draws from here
         batch = data.batch(sampler.draw(step), run.device)
         context = policy.context(batch.observations, batch.prompts, generator)
-        total = policy.loss(context, batch.levels, batch.chunks, generator).mean()
+        total = policy.loss(context, batch.advantage_bins, batch.chunks, generator).mean()
         return total, {"loss": total.detach()}
 
     def evaluate(average: nn.Module, step: int) -> dict[str, float]:
@@ -119,23 +119,23 @@ def train_policy(run: WarmUp) -> FlowPolicy:
 
 @torch.no_grad()
 def _figures(policy: FlowPolicy, held_out: RecordedChunks, device: torch.device) -> dict[str, float]:
-    """Flow loss on held-out chunks, and the error of sampled chunks under their recorded level, in normalised units."""
+    """Flow loss on held-out chunks, and the error of sampled chunks under their recorded bin, in normalised units."""
     which = np.unique(np.linspace(0, len(held_out) - 1, min(len(held_out), _HELD_OUT)).astype(np.int64))
     batch = held_out.batch(which, device)
     context = policy.eval().context(batch.observations, batch.prompts)
     generator = torch.Generator().manual_seed(0)
-    loss = policy.loss(context, batch.levels, batch.chunks, generator).mean()
+    loss = policy.loss(context, batch.advantage_bins, batch.chunks, generator).mean()
     noise = torch.randn((len(which), *policy.noise_shape), generator=generator).to(device)
-    sampled = policy.sample(context, batch.levels, noise)
+    sampled = policy.sample(context, batch.advantage_bins, noise)
     error = policy.normalise(sampled, context.state) - policy.normalise(batch.chunks, context.state)
     return {"loss_held_out": float(loss), "sample_error": float(error.abs().mean())}
 
 
 def _data(run: WarmUp) -> dict[str, Any]:
-    counts = np.bincount(run.levels, minlength=run.config.advantage.levels + 1)
+    counts = np.bincount(run.advantage_bins, minlength=run.config.advantage.num_bins + 1)
     return {
         "episodes": run.dataset.num_episodes,
         "frames": run.dataset.num_frames,
         "first": run.first,
-        "levels": counts.tolist(),
+        "advantage_bins": counts.tolist(),
     }

@@ -457,7 +457,7 @@ class RISE:
                 lead = np.where(kept, judged.max(axis=1) - judged.mean(axis=1), -np.inf)
                 # Whatever the margin, a round learns something.
                 chosen &= (lead >= min(config.margin, float(lead.max())))[:, None]
-            levels = np.full_like(levels, codec.best)
+            levels = np.full_like(levels, codec.best_bin)
         row, member = (torch.from_numpy(index) for index in np.nonzero(chosen))
         weights = np.exp(-config.certainty * np.asarray(uncertainty, np.float64))
 
@@ -509,7 +509,7 @@ class RISE:
             self._follow()
             losses.append(float(loss.detach()))
         last = self._memory[-1]
-        best = self.policy.codec.best
+        best = self.policy.codec.best_bin
         first = last.position == 0
         self.figures |= {
             "loss": float(np.mean(losses)),
@@ -540,7 +540,7 @@ class RISE:
             # Proposals were asked to be good: without a level the branch is to go on meaning "as recorded". Where only
             # the best are kept, it follows them closely: guidance would be learned, and added anew, round by round.
             hidden = _HIDDEN_OF_KEPT if self.config.keep and self.policy.guidance != 1.0 else 0.0
-            losses = self.actor.loss(context, levels, chunks, generator, hidden=hidden)
+            losses = self.actor.loss(context, levels, chunks, generator, condition_dropout=hidden)
             total, weight = total + (weights * losses).sum(), weight + float(weights.sum())
         if offline:
             assert self.offline is not None
@@ -550,7 +550,7 @@ class RISE:
             else:
                 batch = self.offline.batch(rows, device)
                 context = self.actor.context(batch.observations, batch.prompts, generator)
-                levels, chunks = batch.levels, batch.chunks
+                levels, chunks = batch.advantage_bins, batch.chunks
             total = total + self.actor.loss(context, levels, chunks, generator).sum()
             weight += offline
         if self.base is not None and len(self._held):
@@ -603,7 +603,7 @@ class RISE:
         return context, self.base.within_limits(chunks)
 
     def _ask(self, count: int) -> torch.Tensor:
-        return torch.full((count,), self.policy.codec.best, device=self.policy.device)
+        return torch.full((count,), self.policy.codec.best_bin, device=self.policy.device)
 
     # ------------------------------------------------------------------ files
 
@@ -674,7 +674,7 @@ class RISE:
 
     def _write(self) -> None:
         self.log.scalars("rise", self.figures, self.num_chunks)
-        self.log.round(self.rounds, self._memory[-1], self.policy.codec.levels, self.num_chunks)
+        self.log.round(self.rounds, self._memory[-1], self.policy.codec.num_bins, self.num_chunks)
 
 
 class _OfflineFeatures:
@@ -697,11 +697,11 @@ class _OfflineFeatures:
             found = {field.name: getattr(context, field.name) for field in dataclasses.fields(context)}
             if not self._rest:
                 self._context = {name: self._column(one) for name, one in found.items()}
-                self._rest = (self._column(batch.levels), self._column(batch.chunks))
+                self._rest = (self._column(batch.advantage_bins), self._column(batch.chunks))
             index = torch.from_numpy(new)
             for name, one in found.items():
                 self._context[name][index] = one
-            for column, one in zip(self._rest, (batch.levels, batch.chunks), strict=True):
+            for column, one in zip(self._rest, (batch.advantage_bins, batch.chunks), strict=True):
                 column[index] = one
             self._known[new] = True
         index = torch.from_numpy(rows)

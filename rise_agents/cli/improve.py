@@ -141,7 +141,7 @@ def set_up(
     import rise_env  # noqa: F401  (registers the environments)
     from rise_agents import make_agent
     from rise_agents.cli.progress import say
-    from rise_agents.policies.data import RecordedChunks, StartChunks, levels_of, measured_advantages
+    from rise_agents.policies.data import RecordedChunks, StartChunks, advantage_bins_of, measured_advantages
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.data import open_dataset, split_episodes
     from rise_env.envs.start_dataset import starts_from_dataset
@@ -160,7 +160,7 @@ def set_up(
             raise ConfigError("--data needs --labels, the tag that `rise label` gave its advantages")
         dataset = open_dataset(list(data), found.spec)
         say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames" + (f"; TensorBoard: {log}" if log else ""))
-        levels, _ = levels_of(*measured_advantages(dataset, labels), policy.codec)
+        levels, _ = advantage_bins_of(*measured_advantages(dataset, labels), policy.codec)
         offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
         if oracle:
             from rise_agents.cli.cell_policy import led_by
@@ -180,7 +180,7 @@ def set_up(
     else:
         envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
         advantages = _imagined_advantages(envs)
-        levels, _ = levels_of(advantages, np.zeros(len(advantages), bool), policy.codec)
+        levels, _ = advantage_bins_of(advantages, np.zeros(len(advantages), bool), policy.codec)
         offline = StartChunks(envs.starts, found.spec, policy.lags, levels)
         say(f"no --data: {len(offline)} start states of {found.path.name}, scored by imagination")
     return make_agent(agent, envs, policy, offline=offline, log=log, **(settings or {}))

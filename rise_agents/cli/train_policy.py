@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.cli.bars import Bars
     from rise_agents.cli.progress import say
     from rise_agents.policies.config import load_policy_config
-    from rise_agents.policies.data import levels_of, measured_advantages
+    from rise_agents.policies.data import advantage_bins_of, measured_advantages
     from rise_env.data import open_dataset
     from rise_env.tasks import load_task
     from rise_env.training.loop import Budget
@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
         dataset = open_dataset(args.data, load_task(args.task, args.preset, args.overrides), progress=bars.decoding)
         codec = config.advantage if initial is None else initial.codec
         if args.plain:
-            levels = np.full(dataset.num_frames, codec.unsaid, np.int64)
+            levels = np.full(dataset.num_frames, codec.unconditional, np.int64)
         else:
-            levels, codec = levels_of(*measured_advantages(dataset, args.labels), codec)
+            levels, codec = advantage_bins_of(*measured_advantages(dataset, args.labels), codec)
         budget = Budget(steps=args.steps or config.training.steps)
         if args.minutes is not None:
             budget = Budget(seconds=60 * args.minutes)
@@ -99,7 +99,7 @@ def _try_out(args: argparse.Namespace) -> Any:
     from rise_agents.policies.base import Policy
 
     def try_out(policy: Policy) -> dict[str, float]:
-        level = policy.codec.unsaid if args.plain else policy.codec.best
+        level = policy.codec.unconditional if args.plain else policy.codec.best_bin
         result = evaluate(args.env, PolicyActor(policy, level), args.try_out, _TRY_OUT_SEED)
         low, high = result.success_interval
         say(f"success {result.success_rate:.1%} ({low:.1%} to {high:.1%}), {result.failure_modes}")

@@ -39,9 +39,9 @@ class PolicyActor:
         noise_scale: float | None = None,
     ) -> None:
         self.policy, self.lags, self.supports_rtc = policy.eval(), tuple(policy.lags), policy.supports_rtc
-        self.advantage_bin = policy.codec.best if advantage_bin is None else advantage_bin
+        self.advantage_bin = policy.codec.best_bin if advantage_bin is None else advantage_bin
         self.guidance, self.steps = policy.guidance if guidance is None else guidance, steps
-        self.noise_scale = policy.noise if noise_scale is None else noise_scale
+        self.noise_scale = policy.noise_scale if noise_scale is None else noise_scale
         self._generators: list[torch.Generator] = []
 
     def reset(self, seeds: Sequence[int], mask: np.ndarray) -> None:

@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 
 from rise_agents.policies.codec import AdvantageCodec
+from rise_env.config import decode
 from rise_env.errors import ConfigError
+from rise_env.pretrained import PretrainedMixin
 from rise_env.spaces import image_key, lag_key
-from rise_env.tasks import TaskSpec
+from rise_env.tasks import TaskSpec, task_from_section
 
 __all__ = ["Context", "Policy", "observation_tensors", "stack_views"]
 
@@ -38,20 +40,27 @@ class Context:
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
-class Policy(nn.Module, ABC):
-    """A policy by flow matching over action chunks, conditioned on an advantage level.
+class Policy(PretrainedMixin, nn.Module, ABC):
+    """A policy by flow matching over action chunks, conditioned on an advantage bin.
 
     Attributes:
+        Config: Dataclass of its settings.
+        config: Settings.
         spec: Task.
-        codec: What its advantage levels mean.
+        codec: What its advantage bins mean.
         lags: Past observations that it reads besides the present one, in control steps.
         guidance: Weight of classifier-free guidance when nobody says otherwise.
-        noise: Deviation of the noise that it starts from by default: 1 as in training, 0 for its middle.
+        noise_scale: Standard deviation of the initial noise when nobody says otherwise: 1 as in training, 0 for
+            deterministic chunks.
         supports_rtc: Whether it knows real-time chunking, `sample_rtc`.
     """
 
+    title = "policy"
+    format_version = 2
+    Config: ClassVar[type[Any]]
+    config: Any
     guidance: float = 1.0
-    noise: float = 1.0
+    noise_scale: float = 1.0
     supports_rtc: bool = False
     spec: TaskSpec
     codec: AdvantageCodec
@@ -90,7 +99,7 @@ class Policy(nn.Module, ABC):
     def sample(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         noise: torch.Tensor,
         *,
         guidance: float = 1.0,
@@ -100,17 +109,17 @@ class Policy(nn.Module, ABC):
 
         Args:
             context: What is seen.
-            levels: Advantage levels to ask for, int64 (B,); `codec.unsaid` for none.
+            advantage_bins: Advantage bins to ask for, int64 (B,); `codec.unconditional` for none.
             noise: Standard normal (B, *noise_shape).
-            guidance: Weight w of classifier-free guidance over the advantage, v_unsaid + w (v_level - v_unsaid); 1 is
-                plain conditioning.
+            guidance: Weight w of classifier-free guidance over the advantage, v_none + w (v_bin - v_none); 1 is plain
+                conditioning.
             steps: Integration steps; the policy's own when None.
         """
 
     def sample_rtc(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         noise: torch.Tensor,
         previous: torch.Tensor,
         delay: int,
@@ -123,7 +132,7 @@ class Policy(nn.Module, ABC):
 
         Args:
             context: As in `sample`.
-            levels: As in `sample`.
+            advantage_bins: As in `sample`.
             noise: As in `sample`.
             previous: What is left of the old chunks from the observation on, (B, R, D), rad and m, R >= 1.
             delay: Rows of it that will have been executed when the new chunks arrive.
@@ -140,76 +149,101 @@ class Policy(nn.Module, ABC):
     def loss(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         chunks: torch.Tensor,
         generator: torch.Generator,
-        hidden: float | None = None,
+        condition_dropout: float | None = None,
     ) -> torch.Tensor:
         """Flow-matching loss of each chunk, (B,).
 
         Args:
             context: What was seen.
-            levels: Their advantage levels, int64 (B,).
+            advantage_bins: Their advantage bins, int64 (B,).
             chunks: float32 (B, chunk, D), rad and m.
             generator: Source of noise and times.
-            hidden: Part of the levels that is hidden, for the unconditional branch of guidance; the policy's own share
-                when None.
+            condition_dropout: Part of the bins that is left out, for the unconditional branch of guidance; the
+                policy's own share when None.
         """
 
     def distillation_loss(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         chunks: torch.Tensor,
-        other: Policy,
+        other: Self,
         other_context: Context,
         generator: torch.Generator,
     ) -> torch.Tensor:
         """How far this policy's answers are from another's, (B,): trained on it, it goes on acting as that one.
 
-        Flow matching on chunks that the other policy samples; policies that can compare velocities may do better.
+        Flow matching on chunks that the other policy samples; classes that can compare predictions may do better.
 
         Args:
             context: What was seen, encoded by this policy.
-            levels: Advantage levels asked for, int64 (B,).
+            advantage_bins: Advantage bins asked for, int64 (B,).
             chunks: Chunks near which the two are compared, float32 (B, chunk, D), rad and m; not used here.
-            other: Policy with the same spaces.
+            other: A policy of the same class, e.g. this one as it was.
             other_context: What was seen, encoded by the other.
             generator: Source of noise and times.
         """
         noise = torch.randn((len(context), *self.noise_shape), generator=generator).to(self.device)
         with torch.no_grad():
-            target = other.sample(other_context, levels, noise)
-        return self.loss(context, levels, target, generator, hidden=0.0)
+            target = other.sample(other_context, advantage_bins, noise)
+        return self.loss(context, advantage_bins, target, generator, condition_dropout=0.0)
 
     @abstractmethod
     def action_parameters(self) -> list[nn.Parameter]:
         """Weights of the action expert, which are those that RISE trains online (FIELD A2)."""
 
     @abstractmethod
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write a checkpoint directory, in one step."""
+    def fit_normalisation(self, states: torch.Tensor, chunks: torch.Tensor) -> None:
+        """Take the scales of states and chunks from data.
+
+        Args:
+            states: (N, D), rad and m.
+            chunks: (N, chunk, D), commanded from there, rad and m.
+        """
+
+    @abstractmethod
+    def normalise(self, chunks: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Chunks (B, chunk, D) in rad and m, at joint states (B, D), to the space of the flow (B, ...)."""
+
+    def get_config(self) -> dict[str, Any]:
+        """What `config.json` holds: task, settings, and meaning of the advantage bins."""
+        return {"task": self.spec, "policy": self.config, "advantage": self.codec}
+
+    @classmethod
+    def parts_of(cls, config: Mapping[str, Any]) -> tuple[TaskSpec, Any, AdvantageCodec]:
+        """Task, settings and codec of a checkpoint's `config.json`."""
+        settings = decode(cls.Config, config["policy"], "key 'policy'")
+        return task_from_section(config["task"]), settings, AdvantageCodec.from_dict(config["advantage"])
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
+        """A policy as `get_config` describes it, for classes that are made of task, settings and codec."""
+        del folder, device
+        return cls(*cls.parts_of(config))
 
     def training_draws(
-        self, clean: torch.Tensor, levels: torch.Tensor, generator: torch.Generator, hidden: float
+        self, clean: torch.Tensor, advantage_bins: torch.Tensor, generator: torch.Generator, condition_dropout: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What flow matching draws for every sample.
 
         Args:
             clean: Normalised chunks, (B, ...).
-            levels: int64 (B,).
+            advantage_bins: int64 (B,).
             generator: CPU generator; the only source.
-            hidden: Part of the levels to hide.
+            condition_dropout: Part of the bins to leave out.
 
         Returns:
             Noise like `clean`; times (B,), Beta(1.5, 1) as published for pi0: more often noisy than clean; and the
-            levels, some of them `codec.unsaid`.
+            bins, some of them `codec.unconditional`.
         """
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         # u^(2/3) is the inverse distribution function of Beta(1.5, 1).
         time = torch.rand(len(clean), generator=generator).pow(2.0 / 3.0).to(clean) * 0.999 + 0.001
-        hide = torch.rand(len(clean), generator=generator).to(levels.device) < hidden
-        return noise, time, torch.where(hide, torch.full_like(levels, self.codec.unsaid), levels)
+        hide = torch.rand(len(clean), generator=generator).to(advantage_bins.device) < condition_dropout
+        return noise, time, torch.where(hide, torch.full_like(advantage_bins, self.codec.unconditional), advantage_bins)
 
     def within_limits(self, chunks: torch.Tensor) -> torch.Tensor:
         """Chunks (B, chunk, D) clipped to the joint limits."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from rise_env.config import rename_keys
 from rise_env.errors import ConfigError, requirement
 
 __all__ = ["FORMS", "AdvantageCodec"]
@@ -18,29 +20,31 @@ _DECIMALS = 6  # 0.2 in float32 times 5 is not 1: edges are compared rounded
 
 @dataclass(frozen=True)
 class AdvantageCodec:
-    """Advantages as one of n numbered levels, 0 the worst; level n means "not said".
+    """Advantages as one of n numbered bins, 0 the worst; bin n means "unconditional": nothing is said.
 
-    Three published ways to make levels:
+    Three published ways to make bins:
     "bins": n uniform bins over [-1, 1] (RISE, arXiv 2602.11075; n = 10), after scaling and clipping;
     "binary": whether the advantage is above a threshold (RECAP, arXiv 2511.14759), n = 2, whose threshold is a
     percentile of the data's advantages (`fit`);
-    "percentile": n levels with equally many of the data's advantages in each (`fit`).
+    "percentile": n bins with equally many of the data's advantages in each (`fit`).
 
     Attributes:
         form: One of `FORMS`.
-        levels: Number of levels n.
+        num_bins: Number of bins n.
         scale: Advantages are multiplied by this before binning ("bins" only); RISE's release uses 5 for labels.
         positive_fraction: Part of the data above the threshold ("binary").
-        edges: Upper edges of levels 0 to n - 2, rising; given by the form, or found by `fit`.
+        edges: Upper edges of bins 0 to n - 2, rising; given by the form, or found by `fit`.
 
     Example:
         >>> codec = AdvantageCodec()
-        >>> codec.encode(np.array([-2.0, -0.05, 0.0, 0.05, 1.0])).tolist(), codec.best
+        >>> codec.encode(np.array([-2.0, -0.05, 0.0, 0.05, 1.0])).tolist(), codec.best_bin
         ([0, 3, 5, 6, 9], 9)
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"levels": "num_bins"}
+
     form: str = "bins"
-    levels: int = 10
+    num_bins: int = 10
     scale: float = 5.0
     positive_fraction: float = 0.3
     edges: tuple[float, ...] = ()
@@ -48,25 +52,25 @@ class AdvantageCodec:
     def __post_init__(self) -> None:
         require = requirement("advantage codec")
         require(self.form in FORMS, f"form {self.form!r} is not one of {', '.join(FORMS)}")
-        require(self.levels >= 2, f"levels is {self.levels}, expected at least 2")
-        require(self.form != "binary" or self.levels == 2, f"form 'binary' has 2 levels, not {self.levels}")
+        require(self.num_bins >= 2, f"num_bins is {self.num_bins}, expected at least 2")
+        require(self.form != "binary" or self.num_bins == 2, f"form 'binary' has 2 bins, not {self.num_bins}")
         require(self.scale > 0, f"scale is {self.scale}, expected a positive number")
         require(0 < self.positive_fraction < 1, f"positive_fraction is {self.positive_fraction}, not in (0, 1)")
         if self.form == "bins":
-            uniform = tuple(float(edge) for edge in np.linspace(-1, 1, self.levels + 1)[1:-1])
+            uniform = tuple(float(edge) for edge in np.linspace(-1, 1, self.num_bins + 1)[1:-1])
             object.__setattr__(self, "edges", uniform)
-        require(len(self.edges) in (0, self.levels - 1), f"{len(self.edges)} edges for {self.levels} levels")
+        require(len(self.edges) in (0, self.num_bins - 1), f"{len(self.edges)} edges for {self.num_bins} bins")
         require(list(self.edges) == sorted(self.edges), f"edges {self.edges} do not rise")
 
     @property
-    def best(self) -> int:
-        """The level to ask for."""
-        return self.levels - 1
+    def best_bin(self) -> int:
+        """The bin to ask for."""
+        return self.num_bins - 1
 
     @property
-    def unsaid(self) -> int:
-        """The level that says nothing: the unconditional branch of classifier-free guidance."""
-        return self.levels
+    def unconditional(self) -> int:
+        """The bin that says nothing: the unconditional branch of classifier-free guidance."""
+        return self.num_bins
 
     def fit(self, advantages: Any) -> AdvantageCodec:
         """This codec with the edges that data decide on; "bins" are fixed and stay.
@@ -82,11 +86,11 @@ class AdvantageCodec:
         values = np.asarray(advantages, np.float64).ravel()
         if not len(values) or not np.isfinite(values).all():
             raise ConfigError(f"advantage codec: cannot be fitted to {len(values)} advantages, or they are not finite")
-        shares = [1 - self.positive_fraction] if self.form == "binary" else np.arange(1, self.levels) / self.levels
+        shares = [1 - self.positive_fraction] if self.form == "binary" else np.arange(1, self.num_bins) / self.num_bins
         return dataclasses.replace(self, edges=tuple(float(edge) for edge in np.quantile(values, shares)))
 
     def encode(self, advantages: Any) -> np.ndarray:
-        """Levels int64, of the shape of `advantages`, which are raw (value units).
+        """Bins int64, of the shape of `advantages`, which are raw (value units).
 
         Raises:
             ConfigError: If the codec still needs `fit`, or an advantage is not finite.
@@ -107,4 +111,4 @@ class AdvantageCodec:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> AdvantageCodec:
         """From `to_dict`."""
-        return cls(**{**content, "edges": tuple(content.get("edges", ()))})
+        return cls(**rename_keys(cls, {**content, "edges": tuple(content.get("edges", ()))}))

@@ -16,7 +16,7 @@ from rise_env.errors import ConfigError
 from rise_env.spaces import check_lags, image_key, lag_key
 from rise_env.tasks import TaskSpec
 
-__all__ = ["ChunkSource", "Recorded", "RecordedChunks", "StartChunks", "levels_of", "measured_advantages"]
+__all__ = ["ChunkSource", "Recorded", "RecordedChunks", "StartChunks", "advantage_bins_of", "measured_advantages"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Recorded:
     Attributes:
         observations: As of an environment, tensors with a leading axis B.
         chunks: float32 (B, chunk, D), commanded; rad and m.
-        levels: Advantage levels, int64 (B,).
+        advantage_bins: Advantage bins, int64 (B,).
         prompts: One instruction each.
     """
 
     observations: dict[str, torch.Tensor]
     chunks: torch.Tensor
-    levels: torch.Tensor
+    advantage_bins: torch.Tensor
     prompts: list[str]
 
 
@@ -51,16 +51,16 @@ class RecordedChunks:
     Args:
         dataset: Dataset.
         lags: Past observations that the policy reads, in control steps.
-        levels: Advantage level of every frame of the dataset, int64 (N,).
+        advantage_bins: Advantage bin of every frame of the dataset, int64 (N,).
         episodes: Episodes to use; all when omitted.
     """
 
-    def __init__(self, dataset: Dataset, lags: Any, levels: np.ndarray, episodes: Any = None) -> None:
+    def __init__(self, dataset: Dataset, lags: Any, advantage_bins: np.ndarray, episodes: Any = None) -> None:
         self.dataset, self.spec = dataset, dataset.spec
         self.lags = check_lags(dataset.spec, lags)
-        if levels.shape != (dataset.num_frames,):
-            raise ConfigError(f"{len(levels)} advantage levels for {dataset.num_frames} frames")
-        self.levels = levels
+        if advantage_bins.shape != (dataset.num_frames,):
+            raise ConfigError(f"{len(advantage_bins)} advantage bins for {dataset.num_frames} frames")
+        self.advantage_bins = advantage_bins
         self.windows = Windows(dataset, episodes=episodes)
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class RecordedChunks:
         return Recorded(
             observations,
             torch.from_numpy(window.actions).to(device),
-            torch.from_numpy(self.levels[window.index]).to(device),
+            torch.from_numpy(self.advantage_bins[window.index]).to(device),
             window.prompts,
         )
 
@@ -91,7 +91,7 @@ class StartChunks:
         starts: Start states with their recorded chunks.
         spec: Task.
         lags: Past observations that the policy reads, in control steps.
-        levels: Advantage level of every start state's chunk, int64 (M,).
+        advantage_bins: Advantage bin of every start state's chunk, int64 (M,).
         split: Start states to use, or None for all.
 
     Raises:
@@ -99,12 +99,17 @@ class StartChunks:
     """
 
     def __init__(
-        self, starts: StartStates, spec: TaskSpec, lags: Sequence[int], levels: np.ndarray, split: str | None = "train"
+        self,
+        starts: StartStates,
+        spec: TaskSpec,
+        lags: Sequence[int],
+        advantage_bins: np.ndarray,
+        split: str | None = "train",
     ) -> None:
         if starts.actions is None:
             raise ConfigError("these start states do not say what was done there: give recordings")
         self.starts, self.spec, self.lags = starts, spec, check_lags(spec, lags)
-        self.levels, self._rows = levels, starts.rows(split)
+        self.advantage_bins, self._rows = advantage_bins, starts.rows(split)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -122,7 +127,8 @@ class StartChunks:
             observations[lag_key("state", lag)] = torch.from_numpy(found.states[:, place]).to(device)
         assert self.starts.actions is not None
         chunks = torch.from_numpy(np.ascontiguousarray(self.starts.actions[rows])).to(device)
-        return Recorded(observations, chunks, torch.from_numpy(self.levels[rows]).to(device), list(found.prompts))
+        bins = torch.from_numpy(self.advantage_bins[rows]).to(device)
+        return Recorded(observations, chunks, bins, list(found.prompts))
 
 
 def measured_advantages(dataset: Dataset, tag: str) -> tuple[np.ndarray, np.ndarray]:
@@ -142,11 +148,13 @@ def measured_advantages(dataset: Dataset, tag: str) -> tuple[np.ndarray, np.ndar
     return columns["advantage_continuous"], forced
 
 
-def levels_of(advantages: np.ndarray, forced: np.ndarray, codec: AdvantageCodec) -> tuple[np.ndarray, AdvantageCodec]:
-    """Advantage levels of frames, int64 (N,), the best where forced; and the codec, fitted to the rest if need be."""
+def advantage_bins_of(
+    advantages: np.ndarray, forced: np.ndarray, codec: AdvantageCodec
+) -> tuple[np.ndarray, AdvantageCodec]:
+    """Advantage bins of frames, int64 (N,), the best where forced; and the codec, fitted to the rest if need be."""
     scored = advantages[~forced]
     fitted = codec.fit(scored) if len(scored) and not codec.edges else codec
-    levels = np.full(len(advantages), fitted.best, np.int64)
+    bins = np.full(len(advantages), fitted.best_bin, np.int64)
     if len(scored):
-        levels[~forced] = fitted.encode(scored)
-    return levels, fitted
+        bins[~forced] = fitted.encode(scored)
+    return bins, fitted

@@ -84,24 +84,24 @@ def time_features(time: torch.Tensor, count: int = 64) -> torch.Tensor:
 
 
 class ChunkDenoiser(nn.Module):
-    """Velocity of a noisy chunk: a residual MLP whose blocks are modulated by time, advantage level and features.
+    """Velocity of a noisy chunk: a residual MLP whose blocks are modulated by time, advantage bin and features.
 
     Args:
         size: Numbers in a chunk.
         features: Features of the observation.
-        levels: Advantage levels, "not said" included.
+        conditions: Advantage bins, the unconditional one included.
         config: Sizes.
     """
 
-    def __init__(self, size: int, features: int, levels: int, config: NetworkConfig) -> None:
+    def __init__(self, size: int, features: int, conditions: int, config: NetworkConfig) -> None:
         super().__init__()
         width, condition = config.width, config.condition
         self.read_chunk = nn.Linear(size, width)
         self.read_features = nn.Linear(features, width)
         self.condition_features = nn.Linear(features, condition)
         self.condition_time = nn.Sequential(nn.Linear(64, condition), nn.SiLU(), nn.Linear(condition, condition))
-        # Of the same size as everything else from the start: a faint embedding is ignored (lab notebook).
-        self.level = nn.Embedding(levels, condition)
+        # Named as in shipped weights. Of the size of everything else from the start: a faint embedding is ignored.
+        self.level = nn.Embedding(conditions, condition)
         self.dropout = nn.Dropout(config.dropout)
         inner = config.expand * width
         self.blocks = nn.ModuleList([_Block(width, inner, condition, config.dropout) for _ in range(config.depth)])
@@ -111,11 +111,13 @@ class ChunkDenoiser(nn.Module):
         nn.init.zeros_(self.write.bias)
 
     def forward(
-        self, noisy: torch.Tensor, features: torch.Tensor, time: torch.Tensor, levels: torch.Tensor
+        self, noisy: torch.Tensor, features: torch.Tensor, time: torch.Tensor, advantage_bins: torch.Tensor
     ) -> torch.Tensor:
         """(B, size), (B, features), (B,), (B,) to the velocity (B, size)."""
         features = self.dropout(features)
-        condition = self.condition_features(features) + self.condition_time(time_features(time)) + self.level(levels)
+        condition = (
+            self.condition_features(features) + self.condition_time(time_features(time)) + self.level(advantage_bins)
+        )
         condition = functional.silu(condition)
         hidden = self.read_chunk(noisy) + self.read_features(features)
         for block in self.blocks:

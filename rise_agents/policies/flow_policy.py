@@ -2,18 +2,15 @@
 
 Flow matching over action chunks as in pi0 (arXiv 2410.24164): x_t = t noise + (1 - t) chunk, the network predicts the
 velocity noise - chunk, or the chunk, from which the velocity follows, and sampling integrates from t = 1 to 0. What is
-conditioned on besides the observation is the level of the advantage (RISE, arXiv 2602.11075, Eq. 3; RECAP, arXiv
+conditioned on besides the observation is the bin of the advantage (RISE, arXiv 2602.11075, Eq. 3; RECAP, arXiv
 2511.14759).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -22,15 +19,12 @@ from rise_agents.policies.base import Context, Policy, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import ChunkDenoiser, NetworkConfig, ViewEncoder
 from rise_agents.policies.real_time import filled_up, guidance_weight, prefix_weights
-from rise_env.config import decode
-from rise_env.errors import CheckpointError, ConfigError, requirement
-from rise_env.files import to_plain
-from rise_env.pretrained import local_directory, read_config, read_weights, save_checkpoint
-from rise_env.tasks import TaskSpec, task_from_section
+from rise_env.config import rename_keys
+from rise_env.errors import requirement
+from rise_env.tasks import TaskSpec
 
-__all__ = ["FlowPolicy", "FlowPolicyConfig", "Trajectory"]
+__all__ = ["FlowPolicy", "FlowPolicyConfig"]
 
-KIND = "rise-flow-policy"
 _TIME_FLOOR = 0.1
 _LEAST_SPREAD = {"rad": 0.02, "m": 0.004}  # of a component of the chunk, so that still joints are not blown up
 
@@ -42,57 +36,58 @@ class FlowPolicyConfig:
     Attributes:
         network: Sizes.
         lags: Past observations to read, in control steps; two moments show speeds, one does not.
-        predicts: What the network puts out: "velocity", or "chunk", the clean chunk, of which the velocity follows. The
-            second need not carry the noise through the network, and gets to the same precision in far fewer updates.
+        prediction_type: What the network predicts: "velocity", or "sample", the clean chunk, from which the velocity
+            follows. The second need not carry the noise through the network, and gets to the same precision in far
+            fewer updates.
         steps: Integration steps when acting.
         guidance: Weight of classifier-free guidance over the advantage when acting; 1 for none.
-        noise: Deviation of the noise that a chunk starts from when acting; 0 makes the policy deterministic.
-        draws: Noises and times drawn per chunk in training: images are dear to encode, chunks are cheap to denoise.
-        unsaid: Part of the training samples whose advantage level is hidden, for classifier-free guidance.
+        noise_scale: Standard deviation of the noise that a chunk starts from when acting; 0 is deterministic.
+        noise_samples: Noises and times drawn per chunk in training: images are dear to encode, chunks cheap to denoise.
+        condition_dropout: Part of the training samples whose advantage bin is left out, for classifier-free guidance.
         jitter: Largest relative change of brightness and contrast in training.
         shift: Largest shift of each picture in training, in pixels.
         storage: Matrices on disk in "fp32" or "fp16".
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "predicts": "prediction_type", "noise": "noise_scale", "draws": "noise_samples", "unsaid": "condition_dropout",
+    }  # fmt: skip
+
     network: NetworkConfig = field(default_factory=NetworkConfig)
     lags: tuple[int, ...] = (2,)
-    predicts: str = "velocity"
+    prediction_type: str = "velocity"
     steps: int = 6
     guidance: float = 2.0
-    noise: float = 1.0
-    draws: int = 2
-    unsaid: float = 0.1
+    noise_scale: float = 1.0
+    noise_samples: int = 2
+    condition_dropout: float = 0.1
     jitter: float = 0.1
     shift: int = 2
     storage: str = "fp16"
 
     def __post_init__(self) -> None:
         require = requirement("section 'policy'")
-        require(self.predicts in ("velocity", "chunk"), f"predicts is {self.predicts!r}, expected velocity or chunk")
+        known = self.prediction_type in ("velocity", "sample")
+        require(known, f"prediction_type is {self.prediction_type!r}, expected velocity or sample")
         require(self.steps >= 1, f"steps is {self.steps}, expected at least 1")
-        require(self.draws >= 1, f"draws is {self.draws}, expected at least 1")
-        require(0 <= self.noise <= 1, f"noise is {self.noise}, expected in [0, 1]")
-        require(0 <= self.unsaid < 1, f"unsaid is {self.unsaid}, expected in [0, 1)")
+        require(self.noise_samples >= 1, f"noise_samples is {self.noise_samples}, expected at least 1")
+        require(0 <= self.noise_scale <= 1, f"noise_scale is {self.noise_scale}, expected in [0, 1]")
+        require(0 <= self.condition_dropout < 1, f"condition_dropout is {self.condition_dropout}, expected in [0, 1)")
         require(0 <= self.jitter < 1, f"jitter is {self.jitter}, expected in [0, 1)")
         require(self.shift >= 0, f"shift is {self.shift}, expected at least 0")
         require(self.storage in ("fp32", "fp16"), f"storage is {self.storage!r}, expected fp32 or fp16")
 
 
-@dataclass(frozen=True)
-class Trajectory:
-    """A stochastic sample, with what its probability is computed from.
-
-    Attributes:
-        points: Normalised chunks on the way from noise to chunk, (B, steps + 1, chunk x D).
-        log_prob: Log-density of the steps after the initial noise, (B,).
-    """
-
-    points: torch.Tensor
-    log_prob: torch.Tensor
+def _standard_terms(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a checkpoint of version 1 under the names of version 2."""
+    policy = rename_keys(FlowPolicyConfig, config["policy"])
+    if policy.get("prediction_type") == "chunk":
+        policy["prediction_type"] = "sample"
+    return {**config, "policy": policy}
 
 
 class FlowPolicy(Policy):
-    """Images, joint state and advantage level in, action chunk out.
+    """Images, joint state and advantage bin in, action chunk out.
 
     Angles are predicted relative to the present joint state, lengths (gripper openings) as they are; both are
     normalised by mean and deviation of the training data, component by component.
@@ -100,9 +95,13 @@ class FlowPolicy(Policy):
     Args:
         spec: Task.
         config: Settings.
-        codec: Meaning of the advantage levels.
+        codec: Meaning of the advantage bins.
     """
 
+    kind = "rise-flow-policy"
+    upgrades: ClassVar = {1: _standard_terms}
+    full_precision = ("chunk_",)
+    Config = FlowPolicyConfig
     supports_rtc = True
     relative: torch.Tensor
     state_mean: torch.Tensor
@@ -116,12 +115,12 @@ class FlowPolicy(Policy):
         super().__init__()
         self.spec, self.config = spec, config or FlowPolicyConfig()
         self.codec, self.lags = codec or AdvantageCodec(), self.config.lags
-        self.guidance, self.noise = self.config.guidance, self.config.noise
+        self.guidance, self.noise_scale = self.config.guidance, self.config.noise_scale
         dim, moments = spec.layout.dim, 1 + len(self.lags)
         network = self.config.network
         self.encoders = nn.ModuleList([ViewEncoder(moments, spec.image_size, network) for _ in spec.cameras])
         self.features = len(spec.cameras) * network.embed + moments * dim
-        self.denoiser = ChunkDenoiser(spec.chunk * dim, self.features, self.codec.levels + 1, network)
+        self.denoiser = ChunkDenoiser(spec.chunk * dim, self.features, self.codec.num_bins + 1, network)
         self.register_buffer("relative", torch.tensor([float(unit == "rad") for unit in spec.layout.units]))
         self.register_buffer("state_mean", torch.zeros(dim))
         self.register_buffer("state_std", torch.ones(dim))
@@ -178,31 +177,37 @@ class FlowPolicy(Policy):
         return Context(torch.cat([*seen, joints.flatten(1)], dim=1), states[:, 0])
 
     def velocity(
-        self, noisy: torch.Tensor, features: torch.Tensor, time: torch.Tensor, levels: torch.Tensor, guidance: float
+        self,
+        noisy: torch.Tensor,
+        features: torch.Tensor,
+        time: torch.Tensor,
+        advantage_bins: torch.Tensor,
+        guidance: float,
     ) -> torch.Tensor:
         """Velocity (B, chunk x D), with classifier-free guidance where its weight is not 1."""
-        found = self.denoiser(noisy, features, time, levels)
+        found = self.denoiser(noisy, features, time, advantage_bins)
         if guidance != 1.0:
-            unsaid = self.denoiser(noisy, features, time, torch.full_like(levels, self.codec.unsaid))
-            found = unsaid + guidance * (found - unsaid)
-        return found if self.config.predicts == "velocity" else (noisy - found) / time[:, None]
+            none = torch.full_like(advantage_bins, self.codec.unconditional)
+            unconditional = self.denoiser(noisy, features, time, none)
+            found = unconditional + guidance * (found - unconditional)
+        return found if self.config.prediction_type == "velocity" else (noisy - found) / time[:, None]
 
     def sample(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         noise: torch.Tensor,
         *,
         guidance: float = 1.0,
         steps: int | None = None,
     ) -> torch.Tensor:
         """Action chunks by Euler steps (see `Policy.sample`)."""
-        return self._integrated(context, levels, noise, guidance, steps)
+        return self._integrated(context, advantage_bins, noise, guidance, steps)
 
     def sample_rtc(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         noise: torch.Tensor,
         previous: torch.Tensor,
         delay: int,
@@ -221,12 +226,12 @@ class FlowPolicy(Policy):
             error = (goal - (x - time * velocity)) * tied
             return velocity - guidance_weight(time, count) * error
 
-        return self._integrated(context, levels, noise, guidance, steps, correct)
+        return self._integrated(context, advantage_bins, noise, guidance, steps, correct)
 
     def _integrated(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         noise: torch.Tensor,
         guidance: float,
         steps: int | None,
@@ -236,27 +241,27 @@ class FlowPolicy(Policy):
         for step in range(count):
             now = 1.0 - step / count
             time = torch.full((len(x),), now, device=x.device)
-            velocity = self.velocity(x, context.features, time, levels, guidance)
+            velocity = self.velocity(x, context.features, time, advantage_bins, guidance)
             x = x - (velocity if correct is None else correct(x, velocity, now, count)) / count
         return self.denormalise(x, context.state)
 
     def loss(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         chunks: torch.Tensor,
         generator: torch.Generator,
-        hidden: float | None = None,
+        condition_dropout: float | None = None,
     ) -> torch.Tensor:
-        """Flow-matching loss of each chunk, (B,) (see `Policy.loss`); hides `config.unsaid` of the levels."""
-        draws = self.config.draws
+        """Flow-matching loss of each chunk, (B,) (see `Policy.loss`)."""
+        draws = self.config.noise_samples
         clean = self.normalise(chunks, context.state).repeat(draws, 1)
-        levels, features = levels.repeat(draws), context.features.repeat(draws, 1)
-        share = self.config.unsaid if hidden is None else hidden
-        noise, time, levels = self.training_draws(clean, levels, generator, share)
+        advantage_bins, features = advantage_bins.repeat(draws), context.features.repeat(draws, 1)
+        share = self.config.condition_dropout if condition_dropout is None else condition_dropout
+        noise, time, advantage_bins = self.training_draws(clean, advantage_bins, generator, share)
         noisy = time[:, None] * noise + (1 - time[:, None]) * clean
-        predicted = self.denoiser(noisy, features, time, levels)
-        if self.config.predicts == "velocity":
+        predicted = self.denoiser(noisy, features, time, advantage_bins)
+        if self.config.prediction_type == "velocity":
             losses = (predicted - (noise - clean)).square().mean(dim=1)
         else:  # the velocity's error is this one over the time; bounded, so that almost clean chunks do not rule
             losses = (predicted - clean).square().mean(dim=1) / (time.square() + _TIME_FLOOR)
@@ -265,27 +270,26 @@ class FlowPolicy(Policy):
     def distillation_loss(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         chunks: torch.Tensor,
-        other: Policy,
+        other: Self,
         other_context: Context,
         generator: torch.Generator,
     ) -> torch.Tensor:
         """Difference of what two networks put out near some chunks, (B,) (see `Policy.distillation_loss`).
 
-        Half of the comparisons are without noise, where a policy of `noise` 0 acts.
+        Half of the comparisons are without noise, where a policy of `noise_scale` 0 acts.
         """
-        assert isinstance(other, FlowPolicy)
-        draws = self.config.draws
+        draws = self.config.noise_samples
         clean = self.normalise(chunks, context.state).repeat(draws, 1)
-        noise, time, levels = self.training_draws(clean, levels.repeat(draws), generator, 0.0)
+        noise, time, advantage_bins = self.training_draws(clean, advantage_bins.repeat(draws), generator, 0.0)
         noise = noise * (torch.rand((len(clean), 1), generator=generator) < 0.5).to(noise)
         noisy = time[:, None] * noise + (1 - time[:, None]) * clean
-        mine = self.denoiser(noisy, context.features.repeat(draws, 1), time, levels)
+        mine = self.denoiser(noisy, context.features.repeat(draws, 1), time, advantage_bins)
         with torch.no_grad():
-            theirs = other.denoiser(noisy, other_context.features.repeat(draws, 1), time, levels)
+            theirs = other.denoiser(noisy, other_context.features.repeat(draws, 1), time, advantage_bins)
         losses = (mine - theirs).square().mean(dim=1)
-        if self.config.predicts == "chunk":
+        if self.config.prediction_type == "sample":
             losses = losses / (time.square() + _TIME_FLOOR)
         return losses.unflatten(0, (draws, -1)).mean(dim=0)
 
@@ -293,89 +297,10 @@ class FlowPolicy(Policy):
         """Weights of the denoiser; the image encoders stay as warm-up left them."""
         return list(self.denoiser.parameters())
 
-    # ------------------------------------------------------------------ sampling with probabilities
-
-    def sample_path(
-        self, context: Context, levels: torch.Tensor, noise: torch.Tensor, spread: float, generator: torch.Generator
-    ) -> tuple[torch.Tensor, Trajectory]:
-        """A stochastic sample whose probability is known, for policy gradients.
-
-        Every Euler step adds normal noise of deviation `spread` x sqrt(1 / steps), so that the way from
-        noise to chunk is a Markov chain of normal steps (as in ReinFlow, arXiv 2505.22094).
-
-        Returns:
-            Chunks (B, chunk, D) in rad and m, and the trajectory.
-        """
-        count = self.config.steps
-        points = [noise.flatten(1)]
-        for step in range(count):
-            mean = self._step(points[-1], context, levels, step)
-            drawn = torch.randn(mean.shape, generator=generator).to(mean) * spread / math.sqrt(count)
-            points.append(mean + drawn)
-        path = torch.stack(points, dim=1)
-        return self.denormalise(points[-1], context.state), Trajectory(
-            path, self.log_prob(context, levels, path, spread)
-        )
-
-    def log_prob(self, context: Context, levels: torch.Tensor, points: torch.Tensor, spread: float) -> torch.Tensor:
-        """Log-density (B,) of a trajectory's steps, under the present weights; differentiable.
-
-        Args:
-            context: What was seen.
-            levels: int64 (B,).
-            points: (B, steps + 1, chunk x D), of a `Trajectory`.
-            spread: As it was sampled with.
-        """
-        steps = points.shape[1] - 1
-        deviation = spread / math.sqrt(steps)
-        total = points.new_zeros(len(points))
-        for step in range(steps):
-            error = (points[:, step + 1] - self._step(points[:, step], context, levels, step)) / deviation
-            total = total - 0.5 * error.square().sum(1)
-        return total - steps * points.shape[2] * (math.log(deviation) + 0.5 * math.log(2 * math.pi))
-
-    def _step(self, x: torch.Tensor, context: Context, levels: torch.Tensor, step: int) -> torch.Tensor:
-        time = torch.full((len(x),), 1.0 - step / self.config.steps, device=x.device)
-        return x - self.velocity(x, context.features, time, levels, 1.0) / self.config.steps
-
-    # ------------------------------------------------------------------ files
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, in one step."""
-        half = self.config.storage == "fp16"
-        tensors = {
-            name: tensor.half() if half and tensor.dim() >= 2 and not name.startswith("chunk_") else tensor
-            for name, tensor in self.state_dict().items()
-        }
-        config = {
-            "task": to_plain(self.spec),
-            "policy": to_plain(dataclasses.asdict(self.config)),
-            "advantage": self.codec.to_dict(),
-        }
-        save_checkpoint(path, KIND, config, tensors)
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Load what `save_pretrained` wrote.
-
-        Args:
-            path: Directory, or id of a repository on the Hugging Face Hub.
-            device: Where to put the weights.
-
-        Raises:
-            CheckpointError: If something is missing, damaged or does not fit.
-        """
-        folder = local_directory(path, "policy")
-        content: dict[str, Any] = read_config(folder, KIND)
-        try:
-            spec = task_from_section(content["task"])
-            config = decode(FlowPolicyConfig, content["policy"], f"{folder}, key 'policy'")
-            codec = AdvantageCodec.from_dict(content["advantage"])
-        except (ConfigError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder}/config.json is damaged: {error}") from error
-        policy = cls(spec, config, codec)
-        policy.load_state_dict(read_weights(folder, policy.state_dict()))
-        return policy.to(device).eval()
+    @property
+    def half_precision(self) -> bool:
+        """Whether matrices are written in fp16."""
+        return self.config.storage == "fp16"
 
 
 def _shifted(views: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:

@@ -40,12 +40,12 @@ def advantage_bin_of(policy: Policy, name: str) -> int:
     """Advantage bin by name: "best", "worst", "middle", "none" (not said), or a number from 0 (worst).
 
     Raises:
-        ConfigError: If there is no such level.
+        ConfigError: If there is no such bin.
     """
     codec = policy.codec
-    names = {"best": codec.best, "worst": 0, "middle": (codec.levels - 1) // 2, "none": codec.unsaid}
+    names = {"best": codec.best_bin, "worst": 0, "middle": (codec.num_bins - 1) // 2, "none": codec.unconditional}
     if name in names:
         return names[name]
-    if name.isdecimal() and int(name) < codec.levels:
+    if name.isdecimal() and int(name) < codec.num_bins:
         return int(name)
-    raise ConfigError(f"advantage {name!r}: expected {', '.join(names)}, or a number from 0 to {codec.best}")
+    raise ConfigError(f"advantage {name!r}: expected {', '.join(names)}, or a number from 0 to {codec.best_bin}")

@@ -7,11 +7,10 @@ are imported when a policy is made.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,121 +18,22 @@ from torch import nn
 
 from rise_agents.policies.base import Context, Policy, stack_views
 from rise_agents.policies.codec import AdvantageCodec
-from rise_agents.policies.prompt import STATE_WIDTH, build_prompt, level_bin
-from rise_env.config import decode
-from rise_env.errors import CheckpointError, ConfigError, requirement
-from rise_env.files import atomic_directory, to_plain, write_json
-from rise_env.pretrained import CONFIG, WEIGHTS, local_directory, read_config, read_weights
-from rise_env.tasks import TaskSpec, task_from_section
+from rise_agents.policies.pi05_config import Pi05PolicyConfig
+from rise_agents.policies.prompt import build_prompt, prompt_bin
+from rise_env.config import rename_keys
+from rise_env.errors import ConfigError
+from rise_env.tasks import TaskSpec
 
-__all__ = ["Pi05Context", "Pi05Policy", "Pi05PolicyConfig", "Pi05Sizes"]
+__all__ = ["Pi05Context", "Pi05Policy"]
 
-KIND, VERSION = "rise-pi05-policy", 1
 TOKENIZER = "tokenizer"  # folder inside a checkpoint
 _TEXT_BYTES = 512  # of an instruction; 200 tokens hold no more
 _LEAST_RANGE = {"rad": 0.04, "m": 0.008}  # of a joint, so that one that stood still in the data is not blown up
 
 
-@dataclass(frozen=True)
-class Pi05Sizes:
-    """Sizes of a pi0.5 smaller than the published one; the defaults suit tests.
-
-    There are 8 attention heads, a number that LeRobot's code fixes.
-
-    Attributes:
-        vocabulary: Token ids, those of the tokenizer at least.
-        width: Channels of the language model.
-        depth: Its layers, and those of the action expert, which attends to it layer by layer.
-        inner: Width of its feed-forward layers.
-        head: Channels per attention head; even.
-        expert_width: Channels of the action expert; even.
-        expert_inner: Width of its feed-forward layers.
-        vision_width: Channels of the image encoder.
-        vision_depth: Its layers.
-        vision_heads: Its attention heads.
-        vision_inner: Width of its feed-forward layers.
-        patch: Pixels along the side of an image token.
-    """
-
-    vocabulary: int = 512
-    width: int = 16
-    depth: int = 1
-    inner: int = 32
-    head: int = 8
-    expert_width: int = 16
-    expert_inner: int = 32
-    vision_width: int = 16
-    vision_depth: int = 1
-    vision_heads: int = 2
-    vision_inner: int = 32
-    patch: int = 14
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ConfigError(f"policy.sizes.{field.name} is {getattr(self, field.name)}, expected at least 1")
-        for name in ("head", "expert_width"):
-            if getattr(self, name) % 2:
-                raise ConfigError(f"policy.sizes.{name} is {getattr(self, name)}, expected an even number")
-        if self.vision_width % self.vision_heads:
-            raise ConfigError(
-                f"policy.sizes.vision_width {self.vision_width} is not a multiple of vision_heads {self.vision_heads}"
-            )
-
-
-@dataclass(frozen=True)
-class Pi05PolicyConfig:
-    """Settings of a `Pi05Policy`.
-
-    Attributes:
-        sizes: None for the published sizes (4.1 billion weights).
-        tokenizer: Hub id or directory; PaliGemma's is gated on the Hub.
-        tokens: Length that prompts are padded to; a longer one is an error.
-        image_size: Side of the square that images are resized to, with black bars.
-        views: Cameras in the model's order; the task's order when empty. Published weights expect the outer camera,
-            then the left wrist, then the right wrist.
-        empty_views: Views that the model expects beyond them; they are masked.
-        max_dim: Width of the model's actions; the task's are padded.
-        state_width: Numbers in the prompt's state segment (`prompt.state_numbers`): RISE's release has 32, openpi and
-            LeRobot as many as there are joints (None).
-        relative: Whether angles are predicted relative to the present joint state; lengths never are.
-        steps: Integration steps when acting.
-        unsaid: Part of the training samples whose advantage is left out, for classifier-free guidance.
-        jitter: Largest relative change of brightness and contrast in training.
-        expert_only: Whether only the action expert learns, as in RISE's release; the rest then gets no gradients.
-        precision: "float32" or "bfloat16" transformers; image encoder, norms and projections stay in float32.
-        recompute: Whether activations are computed again in the backward pass to save memory.
-    """
-
-    sizes: Pi05Sizes | None = None
-    tokenizer: str = "google/paligemma-3b-pt-224"
-    tokens: int = 200
-    image_size: int = 224
-    views: tuple[str, ...] = ()
-    empty_views: int = 0
-    max_dim: int = 32
-    state_width: int | None = STATE_WIDTH
-    relative: bool = True
-    steps: int = 10
-    unsaid: float = 0.1
-    jitter: float = 0.1
-    expert_only: bool = True
-    precision: str = "float32"
-    recompute: bool = False
-
-    def __post_init__(self) -> None:
-        require = requirement("section 'policy'")
-        for name in ("tokens", "max_dim", "steps"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
-        require(self.empty_views >= 0, f"empty_views is {self.empty_views}, expected 0 or more")
-        patch = 14 if self.sizes is None else self.sizes.patch
-        whole = self.image_size >= patch and self.image_size % patch == 0
-        require(whole, f"image_size {self.image_size} is not a multiple of the patch size {patch}")
-        require(0 <= self.unsaid < 1, f"unsaid is {self.unsaid}, expected in [0, 1)")
-        require(0 <= self.jitter < 1, f"jitter is {self.jitter}, expected in [0, 1)")
-        require(
-            self.precision in ("float32", "bfloat16"), f"precision is {self.precision!r}, expected float32 or bfloat16"
-        )
+def _standard_terms(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a checkpoint of version 1 under the names of version 2."""
+    return {**config, "policy": rename_keys(Pi05PolicyConfig, config["policy"])}
 
 
 @dataclass(frozen=True)
@@ -158,7 +58,7 @@ class Pi05Policy(Policy):
     Args:
         spec: Task.
         config: Settings.
-        codec: Meaning of the advantage levels.
+        codec: Meaning of the advantage bins.
         tokenizer: Tokenizer of transformers; the one that `config.tokenizer` names when None.
         device: Where to make the weights.
 
@@ -167,6 +67,9 @@ class Pi05Policy(Policy):
         CheckpointError: If the tokenizer cannot be had.
     """
 
+    kind = "rise-pi05-policy"
+    upgrades: ClassVar = {1: _standard_terms}
+    Config = Pi05PolicyConfig
     lags = ()
     supports_rtc = True
     relative: torch.Tensor
@@ -283,25 +186,25 @@ class Pi05Policy(Policy):
             images = changed.round().clamp(0, 255).to(torch.uint8)
         return Pi05Context(images, states[:, 0], _text_bytes(prompts).to(states.device))
 
-    def prompts(self, context: Pi05Context, levels: torch.Tensor) -> list[str]:
+    def prompts(self, context: Pi05Context, advantage_bins: torch.Tensor) -> list[str]:
         """The prompt of every sample.
 
         Raises:
-            ConfigError: If a state is not finite, or a level does not exist.
+            ConfigError: If a state is not finite, or a bin does not exist.
         """
         texts = [bytes(row).rstrip(b"\0").decode() for row in context.text.cpu().numpy()]
         states = self.normalise_state(context.state).cpu().numpy()
-        bins = [level_bin(level, self.codec) for level in levels.tolist()]
+        bins = [prompt_bin(one, self.codec) for one in advantage_bins.tolist()]
         width = self.config.state_width
         return [build_prompt(*values, width) for values in zip(texts, states, bins, strict=True)]
 
-    def tokenise(self, context: Pi05Context, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenise(self, context: Pi05Context, advantage_bins: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids int64 and mask bool of the prompts, each (B, config.tokens).
 
         Raises:
             ConfigError: As `prompts`, or if a prompt is too long: cut short it would lose its end, the advantage.
         """
-        prompts = self.prompts(context, levels)
+        prompts = self.prompts(context, advantage_bins)
         found: list[list[int]] = self.tokenizer(prompts)["input_ids"]
         longest = max(map(len, found))
         if longest > self.config.tokens:
@@ -336,7 +239,7 @@ class Pi05Policy(Policy):
     def sample(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         noise: torch.Tensor,
         *,
         guidance: float = 1.0,
@@ -347,14 +250,14 @@ class Pi05Policy(Policy):
 
         context = _whole(context)
         images, shown = self.images(context)
-        said = self.tokenise(context, levels)
+        said = self.tokenise(context, advantage_bins)
         steps = self.config.steps if steps is None else steps
         # Key-value caches and recomputation in the backward pass exclude each other in LeRobot: never in training mode.
         with _evaluating(self.network):
             if guidance == 1.0:
                 chunks = self.network.model.sample_actions(images, shown, *said, noise=noise, num_steps=steps)
             else:
-                unsaid = self.tokenise(context, torch.full_like(levels, self.codec.unsaid))
+                unsaid = self.tokenise(context, torch.full_like(advantage_bins, self.codec.unconditional))
                 chunks = guided_actions(self.network.model, images, shown, said, unsaid, noise, steps, guidance)
         return self.denormalise(chunks, context.state)
 
@@ -362,7 +265,7 @@ class Pi05Policy(Policy):
     def sample_rtc(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         noise: torch.Tensor,
         previous: torch.Tensor,
         delay: int,
@@ -383,7 +286,7 @@ class Pi05Policy(Policy):
         left = previous[:, : self.spec.chunk].to(context.state)
         with _evaluating(self.network), real_time_chunking(self.network):
             chunks = self.network.model.sample_actions(
-                *self.images(context), *self.tokenise(context, levels),
+                *self.images(context), *self.tokenise(context, advantage_bins),
                 noise=noise,
                 num_steps=self.config.steps if steps is None else steps,
                 prev_chunk_left_over=self.normalise(left, context.state),
@@ -395,19 +298,19 @@ class Pi05Policy(Policy):
     def loss(
         self,
         context: Context,
-        levels: torch.Tensor,
+        advantage_bins: torch.Tensor,
         chunks: torch.Tensor,
         generator: torch.Generator,
-        hidden: float | None = None,
+        condition_dropout: float | None = None,
     ) -> torch.Tensor:
-        """Flow-matching loss of each chunk, (B,) (see `Policy.loss`); leaves out `config.unsaid` of the advantages."""
+        """Flow-matching loss of each chunk, (B,) (see `Policy.loss`)."""
         context = _whole(context)
         clean = self.normalise(chunks, context.state)
-        share = self.config.unsaid if hidden is None else hidden
+        share = self.config.condition_dropout if condition_dropout is None else condition_dropout
         # LeRobot's own forward draws from the global generator; its model takes noise and time as arguments.
-        noise, time, levels = self.training_draws(clean, levels, generator, share)
+        noise, time, advantage_bins = self.training_draws(clean, advantage_bins, generator, share)
         images, shown = self.images(context)
-        squares = self.network.model.forward(images, shown, *self.tokenise(context, levels), clean, noise, time)
+        squares = self.network.model.forward(images, shown, *self.tokenise(context, advantage_bins), clean, noise, time)
         return squares[..., : self.spec.layout.dim].mean(dim=(1, 2))
 
     def action_parameters(self) -> list[nn.Parameter]:
@@ -419,47 +322,16 @@ class Pi05Policy(Policy):
 
     # ------------------------------------------------------------------ files
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write `config.json`, `model.safetensors` and the tokenizer, in one step."""
-        from safetensors.torch import save_file
-
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        content = {
-            "kind": KIND,
-            "format_version": VERSION,
-            "task": to_plain(self.spec),
-            "policy": to_plain(dataclasses.asdict(self.config)),
-            "advantage": self.codec.to_dict(),
-        }
-        with atomic_directory(path, CONFIG) as aside:
-            save_file(tensors, aside / WEIGHTS)
-            self.tokenizer.save_pretrained(aside / TOKENIZER)
-            write_json(aside / CONFIG, content)
+    def save_files(self, folder: Path) -> None:
+        """Write the tokenizer."""
+        self.tokenizer.save_pretrained(folder / TOKENIZER)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Load what `save_pretrained` wrote.
-
-        Args:
-            path: Directory, or id of a repository on the Hugging Face Hub.
-            device: Where to put the weights.
-
-        Raises:
-            CheckpointError: If something is missing, damaged or does not fit.
-        """
+    def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
+        """A policy as `get_config` describes it, with the tokenizer of its checkpoint."""
         from rise_agents.policies.pi05_network import load_tokenizer
 
-        folder = local_directory(path, "policy")
-        content = read_config(folder, KIND, VERSION)
-        try:
-            spec = task_from_section(content["task"])
-            config = decode(Pi05PolicyConfig, content["policy"], f"{folder}, key 'policy'")
-            codec = AdvantageCodec.from_dict(content["advantage"])
-        except (ConfigError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder}/{CONFIG} is damaged: {error}") from error
-        policy = cls(spec, config, codec, load_tokenizer(folder / TOKENIZER), device=device)
-        policy.load_state_dict(read_weights(folder, policy.state_dict()))
-        return policy.eval()
+        return cls(*cls.parts_of(config), load_tokenizer(folder / TOKENIZER), device=device)
 
     @classmethod
     def from_lerobot(
@@ -482,7 +354,7 @@ class Pi05Policy(Policy):
         Args:
             path: Directory, or id of a repository on the Hugging Face Hub, e.g. "lerobot/pi05_base".
             spec: Task.
-            codec: Meaning of the advantage levels.
+            codec: Meaning of the advantage bins.
             cameras: Camera of the task to image feature of the checkpoint, e.g.
                 `{"head": "observation.images.base_0_rgb"}`; the task's own dataset keys when None.
             data: States (N, D) and chunks (N, chunk, D) in rad and m to normalise by (`fit_normalisation`). The

@@ -26,7 +26,7 @@ from rise_env.pretrained import CONFIG, WEIGHTS, local_directory
 from rise_env.tasks import TaskSpec
 
 if TYPE_CHECKING:
-    from rise_agents.policies.pi05 import Pi05PolicyConfig, Pi05Sizes
+    from rise_agents.policies.pi05_config import Pi05PolicyConfig, Pi05Sizes
 
 __all__ = [
     "Published",

@@ -23,7 +23,7 @@ from lerobot.processor.converters import batch_to_transition
 from lerobot.utils.constants import OBS_STATE
 
 from rise_agents.policies.codec import AdvantageCodec
-from rise_agents.policies.prompt import STATE_WIDTH, build_prompt, level_bin
+from rise_agents.policies.prompt import STATE_WIDTH, build_prompt, prompt_bin
 from rise_env.errors import ConfigError
 
 __all__ = ["ADVANTAGE", "AdvantagePromptProcessorStep", "batch_with_advantage", "load_processors", "with_advantage"]
@@ -31,7 +31,7 @@ __all__ = ["ADVANTAGE", "AdvantagePromptProcessorStep", "batch_with_advantage", 
 #: Batch entry that holds the measured advantage, float (B,), raw (value units).
 ADVANTAGE = "advantage"
 
-_ABSENT = ("error", "best", "unsaid")
+_ABSENT = ("error", "best", "unconditional")
 
 
 @ProcessorStepRegistry.register(name="advantage_prompt")
@@ -44,8 +44,8 @@ class AdvantagePromptProcessorStep(ProcessorStep):
     Attributes:
         codec: `AdvantageCodec.to_dict()`.
         state_width: As in `prompt.build_prompt`.
-        absent: What a batch without advantages means: "error" (training), "best" (acting: ask for the best level) or
-            "unsaid".
+        absent: What a batch without advantages means: "error" (training), "best" (acting: ask for the best bin) or
+            "unconditional".
         task_key: Complementary entry that holds the instructions.
     """
 
@@ -68,18 +68,18 @@ class AdvantagePromptProcessorStep(ProcessorStep):
             raise ConfigError(f"advantage_prompt: the batch has no {OBS_STATE if state is None else self.task_key!r}")
         tasks = [tasks] if isinstance(tasks, str) else list(tasks)
         states = np.atleast_2d(torch.as_tensor(state).detach().cpu().numpy())
-        levels = self._levels(complementary.get(ADVANTAGE), len(tasks))
-        if not len(tasks) == len(states) == len(levels):
+        bins = self._bins(complementary.get(ADVANTAGE), len(tasks))
+        if not len(tasks) == len(states) == len(bins):
             raise ConfigError(
-                f"advantage_prompt: {len(tasks)} instructions, {len(states)} states and {len(levels)} advantages"
+                f"advantage_prompt: {len(tasks)} instructions, {len(states)} states and {len(bins)} advantages"
             )
         complementary[self.task_key] = [
-            build_prompt(text, row, level_bin(level, self._codec), self.state_width)
-            for text, row, level in zip(tasks, states, levels, strict=True)
+            build_prompt(text, row, prompt_bin(one, self._codec), self.state_width)
+            for text, row, one in zip(tasks, states, bins, strict=True)
         ]
         return {**transition, TransitionKey.COMPLEMENTARY_DATA: complementary}
 
-    def _levels(self, advantages: Any, count: int) -> list[int]:
+    def _bins(self, advantages: Any, count: int) -> list[int]:
         if advantages is None:
             if self.absent == "error":
                 raise ConfigError(
@@ -87,7 +87,7 @@ class AdvantagePromptProcessorStep(ProcessorStep):
                     "unless pipeline.to_transition is batch_with_advantage: load it with "
                     "rise_agents.policies.pi05_processor.load_processors. To act, set absent='best'."
                 )
-            return [self._codec.best if self.absent == "best" else self._codec.unsaid] * count
+            return [self._codec.best_bin if self.absent == "best" else self._codec.unconditional] * count
         values = np.atleast_1d(torch.as_tensor(advantages).detach().cpu().numpy())
         if values.ndim == 2 and values.shape[1] == 1:  # a LeRobot feature of shape (1,)
             values = values[:, 0]
@@ -98,7 +98,7 @@ class AdvantagePromptProcessorStep(ProcessorStep):
                     "(advantage_continuous), or a codec of the form 'binary'"
                 )
             return [int(value) for value in values]
-        return [int(level) for level in self._codec.encode(values)]
+        return [int(one) for one in self._codec.encode(values)]
 
     def get_config(self) -> dict[str, Any]:
         """Plain values, from which the step is made again."""

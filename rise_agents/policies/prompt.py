@@ -23,13 +23,11 @@ from rise_env.errors import ConfigError
 __all__ = [
     "STATE_WIDTH",
     "Prompt",
-    "advantage_bins",
     "build_prompt",
     "clean_text",
-    "level_bin",
     "parse_prompt",
+    "prompt_bin",
     "state_numbers",
-    "value_prompt",
 ]
 
 #: Numbers in the state segment; a shorter state is padded with zeros before it is discretised.
@@ -47,7 +45,7 @@ class Prompt:
     Attributes:
         text: Instruction, cleaned.
         state: Discretised state, -1 (below the normal range) to 255.
-        bin: Advantage bin, 1 the worst; None where none is said.
+        bin: As `prompt_bin` gives it: 1 the worst; None where none is said.
     """
 
     text: str
@@ -90,27 +88,17 @@ def state_numbers(state: Any, width: int | None = STATE_WIDTH) -> np.ndarray:
     return np.digitize(values, _EDGES).astype(np.int64) - 1
 
 
-def advantage_bins(advantages: Any, codec: AdvantageCodec) -> np.ndarray:
-    """Bins int64, 1 to `codec.levels`, of raw advantages (value units), of any shape.
-
-    A bin is the codec's level + 1. With the codec's "bins" that is clipping first, and edges compared rounded: any
-    finite advantage has a bin (the release gives 0 below -1), and 0.2 is in the same bin as float32 and float64.
+def prompt_bin(advantage_bin: int, codec: AdvantageCodec) -> int | None:
+    """The number that a prompt writes for an advantage bin: one more, or None for `codec.unconditional`.
 
     Raises:
-        ConfigError: If an advantage is not finite.
+        ConfigError: If the codec has no such bin.
     """
-    return codec.encode(advantages) + 1
-
-
-def level_bin(level: int, codec: AdvantageCodec) -> int | None:
-    """The bin that a prompt names for an advantage level: level + 1, or None for `codec.unsaid`.
-
-    Raises:
-        ConfigError: If the codec has no such level.
-    """
-    if not 0 <= level <= codec.unsaid:
-        raise ConfigError(f"advantage level {level} does not exist: 0 to {codec.best}, or {codec.unsaid} for unsaid")
-    return None if level == codec.unsaid else level + 1
+    if not 0 <= advantage_bin <= codec.unconditional:
+        raise ConfigError(
+            f"advantage bin {advantage_bin} does not exist: 0 to {codec.best_bin}, or {codec.unconditional} for none"
+        )
+    return None if advantage_bin == codec.unconditional else advantage_bin + 1
 
 
 def build_prompt(text: str, state: Any, bin: int | None, width: int | None = STATE_WIDTH) -> str:
@@ -119,7 +107,7 @@ def build_prompt(text: str, state: Any, bin: int | None, width: int | None = STA
     Args:
         text: Instruction, as the task or dataset has it.
         state: float (D,), normalised once: the normal range mapped to [-1, 1].
-        bin: Advantage bin, from 1; None to say none.
+        bin: As `prompt_bin` gives it, from 1; None to say none.
         width: As in `state_numbers`.
 
     Raises:
@@ -133,18 +121,9 @@ def build_prompt(text: str, state: Any, bin: int | None, width: int | None = STA
     if numbers.ndim != 1 or not len(numbers):
         raise ConfigError(f"a prompt is built of one state (D,), not of an array of shape {numbers.shape}")
     if bin is not None and bin < 1:
-        raise ConfigError(f"advantage bin {bin} does not exist, bins start at 1; None says nothing")
+        raise ConfigError(f"advantage bin {bin} does not exist, those of prompts start at 1; None says nothing")
     said = "" if bin is None else f", Advantage: {int(bin)}"
     return f"Task: {clean_text(text)}, State: {' '.join(map(str, numbers))}{said};\nAction: "
-
-
-def value_prompt(text: str) -> str:
-    """The prompt of a value model, which sees the instruction alone.
-
-    Raises:
-        ConfigError: If the text is empty.
-    """
-    return f"{clean_text(text)}\n"
 
 
 def parse_prompt(prompt: str) -> Prompt:

@@ -30,14 +30,14 @@ class PolicyService:
 
     Args:
         policy: Policy; put into evaluation mode.
-        advantage: Level to ask for where a client says none: see `policies.loading.advantage_bin_of`.
+        advantage: Advantage bin to ask for where a client says none: see `policies.loading.advantage_bin_of`.
         guidance: As in `Policy.sample`; the policy's own when None.
         steps: As in `Policy.sample`.
         bars: What to do with images of another shape: see `ObservationReader`.
         clock: Seconds, for clients that tell neither step nor time.
 
     Raises:
-        ConfigError: If there is no such level, or an argument is wrong.
+        ConfigError: If there is no such bin, or an argument is wrong.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PolicyService:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy.eval()
-        self.level = advantage_bin_of(policy, str(advantage))
+        self.advantage_bin = advantage_bin_of(policy, str(advantage))
         self.guidance = policy.guidance if guidance is None else guidance
         self.steps, self.bars, self.clock = steps, bars, clock
         ObservationReader(policy.spec, policy.lags, bars)  # names that contradict each other are said at once
@@ -73,8 +73,8 @@ class PolicyService:
             "fps": spec.fps,
             "execute": spec.execute,
             "lags": list(self.policy.lags),
-            "advantage_levels": codec.levels,
-            "advantage": "none" if self.level == codec.unsaid else self.level,
+            "advantage_bins": codec.num_bins,
+            "advantage": "none" if self.advantage_bin == codec.unconditional else self.advantage_bin,
             "noise_shape": list(self.policy.noise_shape),
             "real_time_chunking": self.policy.supports_rtc,
         }
@@ -146,15 +146,15 @@ class ServedSession:
             context = policy.context(observation_tensors(batch, policy.device), [options["prompt"]])
             noise = options["noise"]
             if noise is None:
-                noise = policy.noise * policy.draw_noise([self._generator])
+                noise = policy.noise_scale * policy.draw_noise([self._generator])
             else:
                 noise = noise.to(policy.device)[None]
-            levels = torch.full((1,), options["level"], device=policy.device)
+            bins = torch.full((1,), options["advantage_bin"], device=policy.device)
             how: dict[str, Any] = {"guidance": service.guidance, "steps": service.steps}
             if playing := options["playing"]:
-                chunks = policy.sample_rtc(context, levels, noise, *playing, **how)
+                chunks = policy.sample_rtc(context, bins, noise, *playing, **how)
             else:
-                chunks = policy.sample(context, levels, noise, **how)
+                chunks = policy.sample(context, bins, noise, **how)
             actions = policy.within_limits(chunks)[0].float().cpu().numpy()
         if not np.isfinite(actions).all():
             raise ActionError("the policy's actions are not finite (NaN or infinity); none are sent")
@@ -179,19 +179,19 @@ class ServedSession:
             "reset": bool(reset),
             "seed": seed,
             "prompt": prompt,
-            "level": self._level(observation),
+            "advantage_bin": self._advantage_bin(observation),
             "noise": self._noise(observation),
             "playing": self._playing(observation),
         }
 
-    def _level(self, observation: Mapping[str, Any]) -> int:
+    def _advantage_bin(self, observation: Mapping[str, Any]) -> int:
         if "advantage" not in observation:
-            return self._service.level
+            return self._service.advantage_bin
         value = _plain(observation["advantage"])
-        if type(value) not in (int, str):  # 1 is a level, and 1.0 might be meant as a measured advantage
+        if type(value) not in (int, str):  # 1 is a bin, and 1.0 might be meant as a measured advantage
             raise ConfigError(
-                f"'advantage' is {value!r}, expected the name of a level (best, middle, worst, none) or its number, a "
-                f"whole one from 0 to {self._service.policy.codec.best}"
+                f"'advantage' is {value!r}, expected the name of a bin (best, middle, worst, none) or its number, a "
+                f"whole one from 0 to {self._service.policy.codec.best_bin}"
             )
         return advantage_bin_of(self._service.policy, str(value))
 

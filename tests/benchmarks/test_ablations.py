@@ -40,7 +40,7 @@ def test_rows_are_trained_evaluated_and_not_done_twice(tmp_path: Path, monkeypat
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
     spec = load_bundle(find_bundle("brick_sorting")).spec
     policy = tmp_path / "policy"
-    FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(6,), steps=1, draws=1)).save_pretrained(policy)
+    FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(6,), steps=1, noise_samples=1)).save_pretrained(policy)
     monkeypatch.setattr(demo, "RECORDINGS", (("base", 2, 70_000), ("expert", 2, 170_000)))
     command = ["--policy", str(policy), "--out", str(tmp_path / "out"), "--rows", "base", "shuffled", "--seeds", "7",
                "--chunks", "256", "--episodes", "2"]  # fmt: skip

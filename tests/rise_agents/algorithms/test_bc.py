@@ -25,7 +25,7 @@ from rise_robot.cell.config import load_cell
 
 NETWORK = NetworkConfig(channels=(4, 8), embed=16, width=96, depth=2, condition=32, dropout=0.0)
 CONFIG = PolicyConfig(
-    FlowPolicyConfig(network=NETWORK, lags=(2,), steps=2, draws=1, storage="fp32"),
+    FlowPolicyConfig(network=NETWORK, lags=(2,), steps=2, noise_samples=1, storage="fp32"),
     training=WarmUpConfig(
         batch_size=16, warmup_steps=2, held_out=0.3, checkpoint_seconds=0.0, learning_rate=3e-3, ema_decay=0.9
     ),
@@ -120,7 +120,7 @@ def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     policy = FlowPolicy.from_pretrained(tmp_path / "plain" / "model")
     assert policy.lags == (2,)
     content = json.loads((tmp_path / "plain" / "config.json").read_text())
-    assert content["data"]["levels"][:-1] == [0] * 10  # nothing is said of any chunk
+    assert content["data"]["advantage_bins"][:-1] == [0] * 10  # nothing is said of any chunk
     capsys.readouterr()
     assert main([*command, "--labels", "none-such", "--out", str(tmp_path / "labelled"), *small]) == 2
     assert "rise label" in capsys.readouterr().err
@@ -135,4 +135,4 @@ def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_preset_of_the_embedded_default() -> None:
     config = load_policy_config("brick_sorting", "small")
     assert config.model.lags == (6,)
-    assert config.advantage.levels == 10
+    assert config.advantage.num_bins == 10

@@ -43,7 +43,7 @@ def test_it_takes_the_proposal_that_is_imagined_best() -> None:
         context = model.context({k: torch.from_numpy(v[[row]]) for k, v in observations.items()}, [SPEC.prompt])
         noise = model.draw_noise([generator] * 8)
         with torch.no_grad():
-            levels = torch.full((8,), model.codec.best)
+            levels = torch.full((8,), model.codec.best_bin)
             proposals = model.sample(context[torch.zeros(8, dtype=torch.long)], levels, noise).numpy()
         proposals = np.clip(proposals, SPEC.layout.low, SPEC.layout.high)
         np.testing.assert_allclose(chosen[row], proposals[distance(proposals).argmin()], atol=1e-5)

@@ -26,7 +26,7 @@ CODEC = AdvantageCodec(scale=4.0)
 
 def policy(seed: int = 0, **changes: Any) -> FlowPolicy:
     torch.manual_seed(seed)
-    config = FlowPolicyConfig(network=NETWORK, lags=(2,), steps=3, draws=1, storage="fp32", **changes)
+    config = FlowPolicyConfig(network=NETWORK, lags=(2,), steps=3, noise_samples=1, storage="fp32", **changes)
     made = FlowPolicy(SPEC, config, CODEC)
     made.chunk_std.fill_(0.6)
     return made

@@ -24,7 +24,7 @@ def policy() -> FlowPolicy:
     torch.manual_seed(0)
     spec, _ = load_cell("brick_sorting", "tiny")
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
-    made = FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(2, 6), steps=2, draws=1, storage="fp32"))
+    made = FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(2, 6), steps=2, noise_samples=1, storage="fp32"))
     made.chunk_std.fill_(0.1)
     torch.nn.init.normal_(made.denoiser.write.weight, std=0.3)  # what is seen matters
     return made.eval()

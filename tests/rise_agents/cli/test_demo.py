@@ -22,7 +22,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
     spec = load_bundle(find_bundle("brick_sorting")).spec
     path = tmp_path_factory.mktemp("policy") / "random"
-    FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(6,), steps=1, draws=1)).save_pretrained(path)
+    FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(6,), steps=1, noise_samples=1)).save_pretrained(path)
     return path
 
 

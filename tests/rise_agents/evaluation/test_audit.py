@@ -20,7 +20,7 @@ from rise_robot.cell.oracle import OracleVectorEnv
 def test_an_oracle_agrees_with_the_truth_and_its_opposite_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, config = load_cell("brick_sorting", "tiny")
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
-    policy = FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(2,), steps=1, draws=1))
+    policy = FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(2,), steps=1, noise_samples=1))
     policy.chunk_std.fill_(0.3)  # chunks that differ
     model = random_world_model("brick_sorting", "tiny")
     envs = OracleVectorEnv(spec, config, 8, ("expert",), observation_lags=history_lags(model.spec), latest_start=12)

@@ -73,7 +73,7 @@ def context(policy: FlowPolicy, spec: TaskSpec, observe: Observe) -> Context:
 
 
 def test_a_chunk_is_a_function_of_context_level_and_noise(policy: FlowPolicy, context: Context) -> None:
-    best, noise = full(policy, policy.codec.best), noise_of(policy)
+    best, noise = full(policy, policy.codec.best_bin), noise_of(policy)
     torch.manual_seed(1)
     chunks = policy.sample(context, best, noise)
     torch.manual_seed(2)
@@ -91,7 +91,7 @@ def test_a_chunk_is_a_function_of_context_level_and_noise(policy: FlowPolicy, co
 
 def test_a_row_does_not_depend_on_the_others(policy: FlowPolicy, spec: TaskSpec, observe: Observe) -> None:
     observations, noise = observe(spec, COUNT, policy.lags), noise_of(policy)
-    levels = torch.tensor([0, 3, policy.codec.best, policy.codec.unsaid])
+    levels = torch.tensor([0, 3, policy.codec.best_bin, policy.codec.unconditional])
     with torch.no_grad():
         together = policy.sample(policy.context(observations, [spec.prompt] * COUNT), levels, noise)
         for row in range(COUNT):
@@ -101,8 +101,12 @@ def test_a_row_does_not_depend_on_the_others(policy: FlowPolicy, spec: TaskSpec,
 
 
 def test_guidance_of_one_is_plain_and_of_zero_says_nothing(policy: FlowPolicy, context: Context) -> None:
-    best, unsaid, noise = full(policy, policy.codec.best), full(policy, policy.codec.unsaid), noise_of(policy)
-    plain, silent = policy.sample(context, best, noise), policy.sample(context, unsaid, noise)
+    best, none, noise = (
+        full(policy, policy.codec.best_bin),
+        full(policy, policy.codec.unconditional),
+        noise_of(policy),
+    )
+    plain, silent = policy.sample(context, best, noise), policy.sample(context, none, noise)
     assert not torch.allclose(plain, silent, atol=1e-3)
     torch.testing.assert_close(policy.sample(context, best, noise, guidance=1.0), plain)
     torch.testing.assert_close(policy.sample(context, best, noise, guidance=1.0 + 1e-7), plain, atol=1e-4, rtol=1e-4)
@@ -110,15 +114,19 @@ def test_guidance_of_one_is_plain_and_of_zero_says_nothing(policy: FlowPolicy, c
 
 
 def test_guidance_extrapolates(policy: FlowPolicy, context: Context) -> None:
-    best, unsaid, noise = full(policy, policy.codec.best), full(policy, policy.codec.unsaid), noise_of(policy)
+    best, none, noise = (
+        full(policy, policy.codec.best_bin),
+        full(policy, policy.codec.unconditional),
+        noise_of(policy),
+    )
     # In one step the chunk is linear in the velocity.
-    plain, silent = policy.sample(context, best, noise, steps=1), policy.sample(context, unsaid, noise, steps=1)
+    plain, silent = policy.sample(context, best, noise, steps=1), policy.sample(context, none, noise, steps=1)
     strong = policy.sample(context, best, noise, guidance=2.5, steps=1)
     torch.testing.assert_close(strong, silent + 2.5 * (plain - silent), atol=1e-4, rtol=1e-4)
 
 
 def test_more_steps_follow_the_same_velocity(policy: FlowPolicy, context: Context) -> None:
-    best, noise = full(policy, policy.codec.best), noise_of(policy)
+    best, noise = full(policy, policy.codec.best_bin), noise_of(policy)
     x = noise.flatten(1)
     for k in range(4):
         time = torch.full((COUNT,), 1 - k / 4)
@@ -129,8 +137,8 @@ def test_more_steps_follow_the_same_velocity(policy: FlowPolicy, context: Contex
 
 
 def test_one_step_of_a_policy_that_predicts_chunks_is_its_prediction(spec: TaskSpec, context: Context) -> None:
-    policy = make(spec, dataclasses.replace(CONFIG, predicts="chunk"))
-    best, noise = full(policy, policy.codec.best), noise_of(policy)
+    policy = make(spec, dataclasses.replace(CONFIG, prediction_type="sample"))
+    best, noise = full(policy, policy.codec.best_bin), noise_of(policy)
     predicted = policy.denoiser(noise.flatten(1), context.features, torch.ones(COUNT), best)
     torch.testing.assert_close(
         policy.sample(context, best, noise, steps=1), policy.denormalise(predicted, context.state), atol=1e-5, rtol=1e-5
@@ -141,7 +149,7 @@ def test_one_step_of_a_policy_that_predicts_chunks_is_its_prediction(spec: TaskS
 
 
 def test_a_policy_that_predicts_the_right_chunk_has_no_loss(spec: TaskSpec, context: Context) -> None:
-    policy = make(spec, dataclasses.replace(CONFIG, predicts="chunk"))
+    policy = make(spec, dataclasses.replace(CONFIG, prediction_type="sample"))
     policy.denoiser.write.weight.data.zero_()
     right = policy.denormalise(policy.denoiser.write.bias.expand(COUNT, -1), context.state)
     level = full(policy, 3)
@@ -210,7 +218,7 @@ def test_the_loss_is_repeatable_and_one_per_chunk(policy: FlowPolicy, context: C
 
 
 def test_the_loss_depends_on_the_level(spec: TaskSpec, context: Context) -> None:
-    policy = make(spec, dataclasses.replace(CONFIG, unsaid=0.0))
+    policy = make(spec, dataclasses.replace(CONFIG, condition_dropout=0.0))
     chunks = recorded(spec, COUNT)[1]
     low, high = (
         policy.loss(context, full(policy, level), chunks, torch.Generator().manual_seed(5)) for level in (0, 9)
@@ -218,9 +226,9 @@ def test_the_loss_depends_on_the_level(spec: TaskSpec, context: Context) -> None
     assert (low - high).abs().min() > 1e-5
 
 
-@pytest.mark.parametrize("predicts", ["velocity", "chunk"])
-def test_levels_are_learned(spec: TaskSpec, context: Context, predicts: str) -> None:
-    policy = make(spec, dataclasses.replace(CONFIG, unsaid=0.0, predicts=predicts))
+@pytest.mark.parametrize("prediction_type", ["velocity", "sample"])
+def test_levels_are_learned(spec: TaskSpec, context: Context, prediction_type: str) -> None:
+    policy = make(spec, dataclasses.replace(CONFIG, condition_dropout=0.0, prediction_type=prediction_type))
     chunks = {0: context.state[:, None] - 0.3, 9: context.state[:, None] + 0.3}
     chunks = {level: chunk.repeat(1, spec.chunk, 1) for level, chunk in chunks.items()}
     generator = torch.Generator().manual_seed(0)
@@ -244,14 +252,14 @@ def test_levels_are_learned(spec: TaskSpec, context: Context, predicts: str) -> 
 
 
 def test_levels_are_hidden_at_the_stated_rate(spec: TaskSpec, context: Context) -> None:
-    policy = make(spec, dataclasses.replace(CONFIG, unsaid=0.3, draws=3))
+    policy = make(spec, dataclasses.replace(CONFIG, condition_dropout=0.3, noise_samples=3))
     seen: list[torch.Tensor] = []
     policy.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[3]))
     many = context[torch.arange(COUNT).repeat(250)]
     chunks = recorded(spec, COUNT)[1].repeat(250, 1, 1)
     policy.loss(many, full(policy, 4, len(many)), chunks, torch.Generator().manual_seed(0))
-    hidden = seen[0] == policy.codec.unsaid
-    assert set(seen[0].tolist()) == {4, policy.codec.unsaid}
+    hidden = seen[0] == policy.codec.unconditional
+    assert set(seen[0].tolist()) == {4, policy.codec.unconditional}
     assert len(hidden) == 3 * len(many)
     assert float(hidden.float().mean()) == pytest.approx(0.3, abs=4 * (0.21 / len(hidden)) ** 0.5)
 
@@ -305,49 +313,6 @@ def test_pictures_are_shifted_and_their_borders_repeated(
     assert {down for down, _ in found} == {right for _, right in found} == set(range(5))
 
 
-# ---------------------------------------------------------------------- probabilities
-
-
-def test_the_probability_of_a_path_is_that_of_a_gaussian_chain(policy: FlowPolicy, context: Context) -> None:
-    levels, spread, steps = full(policy, 7), 0.4, policy.config.steps
-    chunks, path = policy.sample_path(context, levels, noise_of(policy), spread, torch.Generator().manual_seed(0))
-    total = torch.zeros(COUNT)
-    for k in range(steps):
-        before, after = path.points[:, k], path.points[:, k + 1]
-        time = torch.full((COUNT,), 1 - k / steps)
-        mean = before - policy.denoiser(before, context.features, time, levels) / steps
-        total += torch.distributions.Normal(mean, spread / steps**0.5).log_prob(after).sum(1)
-    torch.testing.assert_close(path.log_prob, total, atol=1e-2, rtol=1e-5)
-    torch.testing.assert_close(policy.log_prob(context, levels, path.points, spread), path.log_prob)
-    torch.testing.assert_close(chunks, policy.denormalise(path.points[:, -1], context.state))
-
-
-def test_the_noise_of_a_path_has_the_stated_size(policy: FlowPolicy, context: Context) -> None:
-    levels, spread, steps = full(policy, 7), 0.4, policy.config.steps
-    _, path = policy.sample_path(context, levels, noise_of(policy), spread, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for k in range(steps):
-            time = torch.full((COUNT,), 1 - k / steps)
-            mean = path.points[:, k] - policy.denoiser(path.points[:, k], context.features, time, levels) / steps
-            drawn = path.points[:, k + 1] - mean
-            assert float(drawn.std()) == pytest.approx(spread / steps**0.5, rel=0.15)
-
-
-def test_raising_the_probability_of_a_path_raises_it(spec: TaskSpec, context: Context) -> None:
-    policy = make(spec)
-    levels, spread = full(policy, 7), 0.4
-    with torch.no_grad():
-        _, path = policy.sample_path(context, levels, noise_of(policy), spread, torch.Generator().manual_seed(0))
-    before = policy.log_prob(context, levels, path.points, spread).sum()
-    before.backward()
-    assert all(weight.grad is not None for weight in policy.denoiser.blocks.parameters())
-    with torch.no_grad():
-        for weight in policy.action_parameters():
-            weight.add_(weight.grad, alpha=1e-6)
-    after = policy.log_prob(context, levels, path.points, spread).sum()
-    assert float(after.detach()) > float(before.detach())
-
-
 # ---------------------------------------------------------------------- files
 
 
@@ -356,7 +321,7 @@ def test_a_saved_policy_acts_the_same(
     spec: TaskSpec, context: Context, tmp_path: Path, storage: str, tolerance: float
 ) -> None:
     policy = make(spec, dataclasses.replace(CONFIG, storage=storage))
-    policy.codec = AdvantageCodec("percentile", levels=10).fit(np.linspace(-1, 1, 50))
+    policy.codec = AdvantageCodec("percentile", num_bins=10).fit(np.linspace(-1, 1, 50))
     policy.save_pretrained(tmp_path / "policy")
     loaded = FlowPolicy.from_pretrained(tmp_path / "policy")
     assert (loaded.spec, loaded.config, loaded.codec) == (policy.spec, policy.config, policy.codec)
@@ -365,14 +330,29 @@ def test_a_saved_policy_acts_the_same(
         found = loaded.state_dict()[name]
         torch.testing.assert_close(found, tensor, atol=tolerance, rtol=tolerance)
         assert found.dtype == tensor.dtype
-    noise, best = noise_of(policy), full(policy, policy.codec.best)
+    noise, best = noise_of(policy), full(policy, policy.codec.best_bin)
     torch.testing.assert_close(
         loaded.sample(context, best, noise), policy.sample(context, best, noise), atol=10 * tolerance, rtol=0
     )
     assert {file.name for file in (tmp_path / "policy").iterdir()} == {"config.json", "model.safetensors"}
 
 
-@pytest.mark.parametrize("damage", ["cut", "kind", "shape", "json", "missing", "level"])
+def test_checkpoints_of_version_1_are_understood(policy: FlowPolicy, context: Context, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path / "policy")
+    config = tmp_path / "policy" / "config.json"
+    content = json.loads(config.read_text())
+    renamed = {"prediction_type": "predicts", "noise_scale": "noise", "noise_samples": "draws",
+               "condition_dropout": "unsaid"}  # fmt: skip
+    content["policy"] = {renamed.get(key, key): value for key, value in content["policy"].items()}
+    content["policy"]["predicts"] = "chunk"
+    content["advantage"]["levels"] = content["advantage"].pop("num_bins")
+    config.write_text(json.dumps({**content, "format_version": 1}))
+    loaded = FlowPolicy.from_pretrained(tmp_path / "policy")
+    assert loaded.config == dataclasses.replace(policy.config, prediction_type="sample")
+    assert loaded.codec == policy.codec
+
+
+@pytest.mark.parametrize("damage", ["cut", "kind", "shape", "json", "missing", "bins"])
 def test_a_damaged_checkpoint_is_named(policy: FlowPolicy, tmp_path: Path, damage: str) -> None:
     policy.save_pretrained(tmp_path / "policy")
     config, weights = tmp_path / "policy" / "config.json", tmp_path / "policy" / "model.safetensors"
@@ -394,9 +374,9 @@ def test_a_damaged_checkpoint_is_named(policy: FlowPolicy, tmp_path: Path, damag
         weights.unlink()
         message = "does not exist"
     else:
-        content["advantage"]["levels"] = 1
+        content["advantage"]["num_bins"] = 1
         config.write_text(json.dumps(content))
-        message = "levels is 1"
+        message = "num_bins is 1"
     with pytest.raises(CheckpointError, match=message):
         FlowPolicy.from_pretrained(tmp_path / "policy")
 
@@ -405,9 +385,9 @@ def test_a_damaged_checkpoint_is_named(policy: FlowPolicy, tmp_path: Path, damag
     ("arguments", "message"),
     [
         ({"steps": 0}, "steps is 0"),
-        ({"unsaid": 1.0}, "unsaid is 1.0"),
+        ({"condition_dropout": 1.0}, "condition_dropout is 1.0"),
         ({"shift": -1}, "shift is -1"),
-        ({"predicts": "noise"}, "predicts is 'noise'"),
+        ({"prediction_type": "noise"}, "prediction_type is 'noise'"),
         ({"storage": "int8"}, "storage is 'int8'"),
     ],
 )
@@ -479,7 +459,7 @@ def test_without_noise_nothing_is_drawn(policy: FlowPolicy, spec: TaskSpec, obse
 def test_a_policy_acts_with_the_noise_of_its_settings(
     policy: FlowPolicy, spec: TaskSpec, observe: Observe, tmp_path: Path
 ) -> None:
-    still = FlowPolicy(spec, dataclasses.replace(policy.config, noise=0.0), policy.codec)
+    still = FlowPolicy(spec, dataclasses.replace(policy.config, noise_scale=0.0), policy.codec)
     still.load_state_dict(policy.state_dict())
     still.save_pretrained(tmp_path)
     still = FlowPolicy.from_pretrained(tmp_path)
@@ -492,8 +472,8 @@ def test_a_policy_acts_with_the_noise_of_its_settings(
 
     np.testing.assert_array_equal(act(), act(noise=0.0))
     assert (act() != act(noise=1.0)).any()
-    with pytest.raises(ConfigError, match="noise is 2"):
-        dataclasses.replace(policy.config, noise=2.0)
+    with pytest.raises(ConfigError, match="noise_scale is 2"):
+        dataclasses.replace(policy.config, noise_scale=2.0)
 
 
 def test_the_actor_asks_for_the_bin_it_is_told(policy: FlowPolicy, spec: TaskSpec, observe: Observe) -> None:
@@ -504,6 +484,6 @@ def test_the_actor_asks_for_the_bin_it_is_told(policy: FlowPolicy, spec: TaskSpe
         runner.reset([3], np.ones(1, bool))
         return runner.act(observations)
 
-    np.testing.assert_array_equal(first(), first(advantage_bin=policy.codec.best))
+    np.testing.assert_array_equal(first(), first(advantage_bin=policy.codec.best_bin))
     assert not np.allclose(first(), first(advantage_bin=0), atol=1e-4)
     assert not np.allclose(first(), first(guidance=3.0), atol=1e-4)

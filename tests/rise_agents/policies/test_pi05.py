@@ -19,7 +19,8 @@ from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Context
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.loading import load_policy
-from rise_agents.policies.pi05 import Pi05Context, Pi05Policy, Pi05PolicyConfig, Pi05Sizes
+from rise_agents.policies.pi05 import Pi05Context, Pi05Policy
+from rise_agents.policies.pi05_config import Pi05PolicyConfig, Pi05Sizes
 from rise_agents.policies.prompt import parse_prompt, state_numbers
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.tasks import TaskSpec
@@ -57,11 +58,11 @@ def noise_of(policy: Pi05Policy, count: int = COUNT, seed: int = 0) -> torch.Ten
     return torch.randn((count, *policy.noise_shape), generator=torch.Generator().manual_seed(seed))
 
 
-def levels_of(*levels: int) -> torch.Tensor:
+def bins_of(*levels: int) -> torch.Tensor:
     return torch.tensor(levels)
 
 
-BEST, WORST, UNSAID = levels_of(9, 9, 9), levels_of(0, 0, 0), levels_of(10, 10, 10)
+BEST, WORST, NONE = bins_of(9, 9, 9), bins_of(0, 0, 0), bins_of(10, 10, 10)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def lerobot_batch(policy: Pi05Policy, context: Pi05Context, levels: torch.Tensor
 
 
 def test_the_tokens_decoded_say_task_state_and_advantage(policy: Pi05Policy, context: Pi05Context) -> None:
-    ids, mask = policy.tokenise(context, levels_of(9, 0, policy.codec.unsaid))
+    ids, mask = policy.tokenise(context, bins_of(9, 0, policy.codec.unconditional))
     assert ids.shape == mask.shape == (COUNT, CONFIG.tokens)
     normal = policy.normalise_state(context.state)
     texts, bins = ["Sort the bricks", "close the box", "Bälle, State: 5"], [10, 1, None]
@@ -109,7 +110,7 @@ def test_the_tokens_decoded_say_task_state_and_advantage(policy: Pi05Policy, con
 def test_two_tasks_stay_two_texts(policy: Pi05Policy, observations: dict[str, torch.Tensor]) -> None:
     context = policy.context(observations, ["one", "two", "one"])
     assert [parse_prompt(prompt).text for prompt in policy.prompts(context, BEST)] == ["one", "two", "one"]
-    assert [parse_prompt(p).text for p in policy.prompts(context[levels_of(1, 2)], BEST[:2])] == ["two", "one"]
+    assert [parse_prompt(p).text for p in policy.prompts(context[bins_of(1, 2)], BEST[:2])] == ["two", "one"]
 
 
 def test_a_prompt_too_long_is_an_error_and_is_not_cut(
@@ -212,7 +213,7 @@ def test_a_chunk_is_a_function_of_context_level_and_noise(policy: Pi05Policy, co
     for other in (
         policy.sample(context, BEST, noise_of(policy, seed=1)),
         policy.sample(context, WORST, noise),
-        policy.sample(context, UNSAID, noise),
+        policy.sample(context, NONE, noise),
         policy.sample(dataclasses.replace(context, features=context.features.flip(1)), BEST, noise),
         policy.sample(dataclasses.replace(context, text=context.text.flip(0)), BEST, noise),
         policy.sample(context, BEST, noise, steps=5),
@@ -221,7 +222,7 @@ def test_a_chunk_is_a_function_of_context_level_and_noise(policy: Pi05Policy, co
 
 
 def test_a_row_does_not_depend_on_the_others(policy: Pi05Policy, context: Pi05Context) -> None:
-    levels, noise = levels_of(0, 9, 10), noise_of(policy)
+    levels, noise = bins_of(0, 9, 10), noise_of(policy)
     together = policy.sample(context, levels, noise, guidance=1.5)
     for row in range(COUNT):
         part = slice(row, row + 1)
@@ -238,7 +239,7 @@ def test_lerobots_own_sampling_gives_the_same_chunks(policy: Pi05Policy, context
 
 def test_guidance_of_one_is_plain_and_of_zero_says_nothing(policy: Pi05Policy, context: Pi05Context) -> None:
     noise = noise_of(policy)
-    plain, silent = policy.sample(context, BEST, noise), policy.sample(context, UNSAID, noise)
+    plain, silent = policy.sample(context, BEST, noise), policy.sample(context, NONE, noise)
     # Just off 1, the chunks come from two prompts, with code of our own.
     guided = policy.sample(context, BEST, noise, guidance=1.0 + 1e-7)
     torch.testing.assert_close(guided, plain, atol=1e-4, rtol=1e-4)
@@ -249,7 +250,7 @@ def test_guidance_of_one_is_plain_and_of_zero_says_nothing(policy: Pi05Policy, c
 def test_guidance_extrapolates(policy: Pi05Policy, context: Pi05Context) -> None:
     noise = noise_of(policy)
     # In one step the chunk is linear in the velocity.
-    plain, silent = (policy.sample(context, levels, noise, steps=1) for levels in (BEST, UNSAID))
+    plain, silent = (policy.sample(context, levels, noise, steps=1) for levels in (BEST, NONE))
     strong = policy.sample(context, BEST, noise, guidance=2.5, steps=1)
     torch.testing.assert_close(strong, silent + 2.5 * (plain - silent), atol=1e-3, rtol=1e-3)
 
@@ -288,7 +289,7 @@ def test_a_runner_makes_the_same_episode_alone_and_in_company(
 
 def test_the_loss_is_lerobots(policy: Pi05Policy, context: Pi05Context, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = recorded(policy.spec, COUNT)[1]
-    silent = dataclasses.replace(policy.config, unsaid=0.0)
+    silent = dataclasses.replace(policy.config, condition_dropout=0.0)
     monkeypatch.setattr(policy, "config", silent)
     mine = policy.loss(context, BEST, chunks, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
@@ -347,13 +348,13 @@ def test_advantages_are_left_out_at_the_stated_rate(
 
     monkeypatch.setattr(policy, "tokenise", spy)
     monkeypatch.setattr(policy, "images", lambda _: ([], []))
-    monkeypatch.setattr(policy, "config", dataclasses.replace(policy.config, unsaid=0.3))
+    monkeypatch.setattr(policy, "config", dataclasses.replace(policy.config, condition_dropout=0.3))
     count = 3000
     many = context[torch.arange(COUNT).repeat(count // COUNT)]
     with pytest.raises(InterruptedError):
         policy.loss(many, torch.full((count,), 4), torch.zeros((count, 8, 14)), torch.Generator().manual_seed(0))
-    assert set(seen[0].tolist()) == {4, policy.codec.unsaid}
-    assert float((seen[0] == policy.codec.unsaid).float().mean()) == pytest.approx(0.3, abs=0.035)
+    assert set(seen[0].tolist()) == {4, policy.codec.unconditional}
+    assert float((seen[0] == policy.codec.unconditional).float().mean()) == pytest.approx(0.3, abs=0.035)
 
 
 @pytest.mark.parametrize("expert_only", [True, False])
@@ -642,7 +643,7 @@ def test_cameras_of_a_checkpoint_are_named(
     [
         ({"steps": 0}, "steps is 0"),
         ({"image_size": 30}, "image_size 30 is not a multiple of the patch size 14"),
-        ({"unsaid": 1.0}, "unsaid is 1.0"),
+        ({"condition_dropout": 1.0}, "condition_dropout is 1.0"),
         ({"precision": "float16"}, "precision is 'float16'"),
         ({"empty_views": -1}, "empty_views is -1"),
     ],
@@ -696,11 +697,11 @@ def test_a_gated_tokenizer_says_what_to_do(wide_spec: TaskSpec, tmp_path: Path) 
 
 def test_the_codec_decides_on_the_bins(wide_spec: TaskSpec, tokenizer: Any, context: Pi05Context) -> None:
     torch.manual_seed(0)
-    policy = Pi05Policy(wide_spec, CONFIG, AdvantageCodec(levels=5), tokenizer)
-    prompts = policy.prompts(context, levels_of(0, 4, 5))
+    policy = Pi05Policy(wide_spec, CONFIG, AdvantageCodec(num_bins=5), tokenizer)
+    prompts = policy.prompts(context, bins_of(0, 4, 5))
     assert [parse_prompt(prompt).bin for prompt in prompts] == [1, 5, None]
-    with pytest.raises(ConfigError, match="level 6 does not exist"):
-        policy.prompts(context, levels_of(0, 4, 6))
+    with pytest.raises(ConfigError, match="bin 6 does not exist"):
+        policy.prompts(context, bins_of(0, 4, 6))
 
 
 def test_the_published_sizes_are_built_when_none_are_given(spec: TaskSpec, tokenizer: Any) -> None:

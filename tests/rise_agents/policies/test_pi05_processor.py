@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rise_agents.policies.codec import AdvantageCodec
-from rise_agents.policies.pi05 import Pi05Policy, Pi05PolicyConfig, Pi05Sizes
+from rise_agents.policies.pi05 import Pi05Policy
+from rise_agents.policies.pi05_config import Pi05PolicyConfig, Pi05Sizes
 from rise_agents.policies.prompt import build_prompt, parse_prompt
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
@@ -112,7 +113,7 @@ def test_the_advantage_survives_saving_and_loading(
 ) -> None:
     from rise_agents.policies.pi05_processor import load_processors, with_advantage
 
-    codec = AdvantageCodec("percentile", levels=4).fit(np.linspace(-1, 1, 101))
+    codec = AdvantageCodec("percentile", num_bins=4).fit(np.linspace(-1, 1, 101))
     pipeline, post = with_advantage(plain[0], codec, state_width=None), plain[1]
     for one in (pipeline, post):
         one.save_pretrained(tmp_path / "saved")
@@ -144,7 +145,7 @@ def test_lerobots_factory_loses_the_advantage_and_that_is_an_error(
         loaded(batch)
 
 
-@pytest.mark.parametrize(("absent", "bin"), [("best", 10), ("unsaid", None)])
+@pytest.mark.parametrize(("absent", "bin"), [("best", 10), ("unconditional", None)])
 def test_without_advantages_the_step_says_what_it_was_told(
     plain: tuple[Any, Any], batch: dict[str, Any], absent: str, bin: int | None
 ) -> None:
@@ -186,7 +187,7 @@ def test_lerobots_policy_in_our_environments_acts_as_ours(
     model.sample_noise = lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1]
     chunks = theirs.act({key: value.numpy() for key, value in seen.items()})
     context = policy.context(seen, [policy.spec.prompt] * 2)
-    mine = policy.sample(context, torch.full((2,), policy.codec.best), torch.cat(drawn)).numpy()
+    mine = policy.sample(context, torch.full((2,), policy.codec.best_bin), torch.cat(drawn)).numpy()
     np.testing.assert_allclose(chunks, np.clip(mine, policy.spec.layout.low, policy.spec.layout.high), atol=1e-5)
     assert len(drawn) == 2
     assert np.abs(chunks[0] - chunks[1]).max() > 1e-3
@@ -254,10 +255,10 @@ def test_wrong_batches_are_errors(
         with_advantage(plain[0])({**batch, **change})
 
 
-def test_true_and_false_are_the_levels_of_a_binary_codec(plain: tuple[Any, Any], batch: dict[str, Any]) -> None:
+def test_true_and_false_are_the_bins_of_a_binary_codec(plain: tuple[Any, Any], batch: dict[str, Any]) -> None:
     from rise_agents.policies.pi05_processor import with_advantage
 
-    codec = AdvantageCodec("binary", levels=2).fit([0.0, 1.0])
+    codec = AdvantageCodec("binary", num_bins=2).fit([0.0, 1.0])
     batch["advantage"] = torch.tensor([True, False, True])
     assert [prompt.bin for prompt in said(with_advantage(plain[0], codec), batch)] == [2, 1, 2]
 

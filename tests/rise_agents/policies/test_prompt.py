@@ -10,17 +10,13 @@ from hypothesis import strategies as st
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.prompt import (
     Prompt,
-    advantage_bins,
     build_prompt,
     clean_text,
-    level_bin,
     parse_prompt,
+    prompt_bin,
     state_numbers,
-    value_prompt,
 )
 from rise_env.errors import ConfigError
-
-UNSCALED = AdvantageCodec(scale=1.0)
 
 plain = st.text(max_size=40)
 # What could be taken for a segment of the prompt itself.
@@ -52,7 +48,6 @@ def test_the_words_are_those_of_the_release() -> None:
         f"Task: sort the bricks, State: {numbers}, Advantage: 10;\nAction: "
     )
     assert build_prompt("sort", state, None) == f"Task: sort, State: {numbers};\nAction: "
-    assert value_prompt("sort_the\nbricks") == "sort the bricks\n"
 
 
 @given(st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=14))
@@ -71,52 +66,29 @@ def test_state_number(value: float, number: int) -> None:
     assert state_numbers([value], width=1).tolist() == [number]
 
 
-@pytest.mark.parametrize(
-    ("advantage", "bin"),
-    [(0.0, 6), (1.0, 10), (-1.0, 1), (-7.0, 1), (7.0, 10), (0.2, 7), (-0.2, 5), (0.1999, 6), (-0.2001, 4)],
-)
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_advantage_bin(advantage: float, bin: int, kind: type) -> None:
-    assert advantage_bins(kind(advantage), UNSCALED) == bin
+def test_a_prompt_counts_bins_from_one() -> None:
+    for codec in (AdvantageCodec(), AdvantageCodec(num_bins=5)):
+        found = [prompt_bin(one, codec) for one in range(codec.num_bins)]
+        assert found == list(range(1, codec.num_bins + 1))
 
 
-@given(st.integers(-5, 5), st.floats(-1e-7, 1e-7))
-def test_an_edge_belongs_to_the_bin_above_it_however_it_is_rounded(edge: int, noise: float) -> None:
-    expected = min(max(edge + 6, 1), 10)
-    for value in (np.float32(edge / 5), np.float32(edge) * np.float32(0.2), edge / 5 + noise):
-        assert advantage_bins(value, UNSCALED) == expected
-
-
-@given(st.floats(-1e300, 1e300))
-def test_every_finite_advantage_has_a_bin(advantage: float) -> None:
-    assert 1 <= advantage_bins(advantage, AdvantageCodec()) <= 10
-
-
-@given(st.floats(-2, 2), st.sampled_from([AdvantageCodec(), UNSCALED, AdvantageCodec(levels=5)]))
-def test_bins_are_levels_from_one(advantage: float, codec: AdvantageCodec) -> None:
-    level = int(codec.encode(advantage))
-    assert advantage_bins(advantage, codec) == level_bin(level, codec) == level + 1
-
-
-def test_the_level_that_says_nothing_has_no_bin() -> None:
+def test_the_unconditional_bin_is_left_out() -> None:
     codec = AdvantageCodec()
-    assert level_bin(codec.best, codec) == 10
-    assert level_bin(codec.unsaid, codec) is None
-    assert "Advantage" not in build_prompt("sort", [0.0], level_bin(codec.unsaid, codec))
+    assert prompt_bin(codec.best_bin, codec) == 10
+    assert prompt_bin(codec.unconditional, codec) is None
+    assert "Advantage" not in build_prompt("sort", [0.0], prompt_bin(codec.unconditional, codec))
 
 
-@pytest.mark.parametrize("level", [-1, 11])
-def test_a_level_that_does_not_exist_is_an_error(level: int) -> None:
-    with pytest.raises(ConfigError, match=f"level {level} does not exist"):
-        level_bin(level, AdvantageCodec())
+@pytest.mark.parametrize("one", [-1, 11])
+def test_a_bin_that_does_not_exist_is_an_error(one: int) -> None:
+    with pytest.raises(ConfigError, match=f"advantage bin {one} does not exist"):
+        prompt_bin(one, AdvantageCodec())
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n", " _ "])
 def test_an_empty_instruction_is_an_error(text: str) -> None:
     with pytest.raises(ConfigError, match="says nothing"):
         build_prompt(text, [0.0], 1)
-    with pytest.raises(ConfigError, match="says nothing"):
-        value_prompt(text)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +98,7 @@ def test_an_empty_instruction_is_an_error(text: str) -> None:
         ([0.0, np.nan], 1, "not finite"),
         ([np.inf], 1, "not finite"),
         ([[0.0], [1.0]], 1, r"shape \(2, 32\)"),
-        ([0.0], 0, "bins start at 1"),
+        ([0.0], 0, "those of prompts start at 1"),
     ],
 )
 def test_what_cannot_be_said_is_an_error(state: list[float], bin: int, message: str) -> None:

@@ -102,7 +102,8 @@ def test_a_policy_need_not_know_it(policy: FlowPolicy, observe: Observe) -> None
 
 @pytest.mark.slow
 def test_pi05_by_lerobots_own_means(spec: TaskSpec, tokenizer: Any, observe: Observe) -> None:
-    from rise_agents.policies.pi05 import Pi05Policy, Pi05PolicyConfig, Pi05Sizes
+    from rise_agents.policies.pi05 import Pi05Policy
+    from rise_agents.policies.pi05_config import Pi05PolicyConfig, Pi05Sizes
 
     torch.manual_seed(0)
     config = Pi05PolicyConfig(sizes=Pi05Sizes(vocabulary=300), tokens=360, image_size=28, steps=5)

@@ -89,7 +89,7 @@ def test_metadata_and_example_say_what_is_needed(policy: FlowPolicy, spec: TaskS
     assert about["cameras"] == spec.cameras
     assert about["action_shape"] == list(service.open().infer(service.example())["actions"].shape)
     assert about["lags"] == [2]
-    assert (about["advantage"], about["advantage_levels"]) == (0, 10)
+    assert (about["advantage"], about["advantage_bins"]) == (0, 10)
     with pytest.raises(ConfigError, match="advantage 'good'"):
         PolicyService(policy, "good")
     with pytest.raises(ConfigError, match="bars is 'none'"):
@@ -182,7 +182,7 @@ def test_advantage_noise_and_seed_are_what_they_say(
     generator = torch.Generator().manual_seed(1)
     assert np.array_equal(ask(noise=plain.draw_noise([generator])[0].numpy()), best)
     assert not np.array_equal(ask(), ask())
-    monkeypatch.setattr(plain, "noise", 0.0)  # a policy that acts without noise, unless it is given some
+    monkeypatch.setattr(plain, "noise_scale", 0.0)  # a policy that acts without noise, unless it is given some
     assert np.array_equal(ask(), ask())
     assert np.array_equal(ask(noise=plain.draw_noise([generator.manual_seed(1)])[0].numpy()), best)
 
@@ -227,7 +227,7 @@ def test_unread_keys_are_named(plain: FlowPolicy, spec: TaskSpec) -> None:
         ({"image_head": b"jpeg"}, r"'image_head' is a bytes"),
         ({"images": [1]}, r"'images' is a list"),
         ({"images": {"top_head": np.zeros((36, 48, 3), np.uint8)}}, r"camera 'head' came twice: as 'image_head' and"),
-        ({"advantage": 1.0}, r"'advantage' is 1\.0, expected the name of a level .* from 0 to 9"),
+        ({"advantage": 1.0}, r"'advantage' is 1\.0, expected the name of a bin .* from 0 to 9"),
         ({"advantage": 10}, r"advantage '10'"),
         ({"advantage": "good"}, r"advantage 'good'"),
         ({"advantage": True}, r"'advantage' is True"),
