@@ -1,6 +1,6 @@
 """Speed of the work cell: physics, rendering, whole episodes with recording, and vector environments.
 
-One core where nothing else is said (the process is pinned to one); every figure is the median of several repetitions.
+One core where nothing else is said (the process is pinned to one); every number is the median of several repetitions.
 """
 
 from __future__ import annotations

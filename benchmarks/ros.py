@@ -49,7 +49,7 @@ def measure(
         name: Its name or path, for the server.
         lags: Past observations that it reads.
         quick: Few repetitions: a smoke test.
-        on_step: Told what is measured next.
+        on_step: Called with what is measured next.
 
     Returns:
         `load_average` of the machine before, `transport` per image size, and `closed_loop` with and without the server;
@@ -129,8 +129,8 @@ def _transport(size: tuple[int, int], seconds: float) -> dict[str, Any]:
         "image_ms": _summary(counts, cameras, seconds),
         "joint_ms": _summary(counts, arms, seconds),
         "command_ms": {"p50": kept[-1]["command_ms"][0], "p99": kept[-1]["command_ms"][1]},
-        "real_time_factor": float(np.mean([told["real_time_factor"] for told in kept])),
-        "camera_skipped": int(np.sum([told["camera_skipped"] for told in kept])),
+        "real_time_factor": float(np.mean([one["real_time_factor"] for one in kept])),
+        "camera_skipped": int(np.sum([one["camera_skipped"] for one in kept])),
     }
 
 

@@ -44,7 +44,7 @@ def measure(
         started = time.perf_counter()
         session.infer(observations["ours"])
         times.append(1e3 * (time.perf_counter() - started))
-    result["in_process_ms"] = _figures(times[_WARM_UP:])
+    result["in_process_ms"] = _summary(times[_WARM_UP:])
     with PolicyServer(service, ServerConfig(port=0, max_clients=max(_CLIENTS) + 1)) as server:
         for name, observation in observations.items():
             on_step(name)
@@ -52,9 +52,9 @@ def measure(
                 trips, infers = _ask(client, observation, requests)
             result["layouts"][name] = {
                 "kilobytes": round(len(encode(observation)) / 1000, 1),
-                "round_trip_ms": _figures(trips),
-                "infer_ms": _figures(infers),
-                "overhead_ms": _figures([trip - infer for trip, infer in zip(trips, infers, strict=True)]),
+                "round_trip_ms": _summary(trips),
+                "infer_ms": _summary(infers),
+                "overhead_ms": _summary([trip - infer for trip, infer in zip(trips, infers, strict=True)]),
             }
         for count in _CLIENTS:
             on_step(f"{count} clients")
@@ -113,9 +113,9 @@ def _together(port: int, observation: dict[str, Any], count: int, requests: int)
     for client in clients:
         client.close()
     every = [trip for trips in found for trip in trips]
-    return {"round_trip_ms": _figures(every), "requests_per_second": round(len(every) / seconds, 1)}
+    return {"round_trip_ms": _summary(every), "requests_per_second": round(len(every) / seconds, 1)}
 
 
-def _figures(values: list[float]) -> dict[str, float]:
+def _summary(values: list[float]) -> dict[str, float]:
     quantiles = np.quantile(values, [0.5, 0.99])
     return {"p50": round(quantiles[0], 3), "p99": round(quantiles[1], 3), "mean": round(statistics.fmean(values), 3)}

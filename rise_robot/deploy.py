@@ -24,7 +24,7 @@ from rise_robot.recording import EpisodeRecorder
 from rise_robot.safety import Stop
 from rise_robot.teleoperation import ScriptedTeleoperator
 
-__all__ = ["DeployResult", "ScriptedActor", "deploy", "make_runner"]
+__all__ = ["DeployResult", "ScriptedInDriver", "deploy", "make_runner"]
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def make_runner(
     return ChunkRunner(executor, inference, lambda chunk: env.session.guard.check_chunk(chunk, shape), config.late, log)
 
 
-class ScriptedActor:
+class ScriptedInDriver:
     """An expert or operator that sees the ground truth behind a driver: an `Actor` on a batch of one.
 
     Args:

@@ -11,6 +11,7 @@ import numpy as np
 from rise_env.acting import ObservationHistory
 from rise_env.errors import ConfigError, RobotError
 from rise_env.spaces import action_space, check_lags, image_key, observation_space
+from rise_robot.cell.config import cell_overrides
 from rise_robot.cell.scripted import ScriptedPolicy
 from rise_robot.config import RobotConfig, default_robot, load_robot
 from rise_robot.drivers import make_driver
@@ -363,8 +364,6 @@ def make_robot_env(
     Raises:
         ConfigError: If an argument is wrong.
     """
-    from rise_robot.cell.env import cell_overrides
-
     options = [*cell_overrides(difficulty, execute, image_size, variation), *overrides]
     config = load_robot(robot or default_robot(driver), robot_overrides)
     made = make_driver(driver, task, preset, options, config, **(driver_options or {}))

@@ -15,9 +15,6 @@ class Pacer:
         period: Length of a period, s.
         clock: Monotonic clock, s.
         sleep: Waits for some seconds.
-
-    Attributes:
-        late: Periods that began late, since the start.
     """
 
     def __init__(
@@ -26,7 +23,7 @@ class Pacer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.period, self.late = period, 0
+        self.period = period
         self._clock, self._sleep = clock, sleep
         self._begun: float | None = None
 
@@ -46,6 +43,5 @@ class Pacer:
             self._sleep(due - now)
             self._begun = due
         else:
-            self.late += self._begun is not None
             self._begun = now
         return self._begun

@@ -73,7 +73,7 @@ class Admitted:
 class SafetyGuard:
     """Keeps the bounds of a `SafetyConfig`.
 
-    Targets are clipped to the limits and cut to the largest change per control period; what cannot be mended so, and
+    Targets are clipped to the limits and cut to the largest change per control period; what cannot be corrected so, and
     every measurement that cannot be trusted, is a `Stop`. The guard decides, the caller acts.
 
     Args:
@@ -222,7 +222,7 @@ class SafetyGuard:
                 )
         return None
 
-    # ------------------------------------------------------------------ words
+    # ------------------------------------------------------------------ messages
 
     def _numbers(self, array: np.ndarray, what: str) -> Stop | None:
         if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Deploy, print and write."""
-    from rise_robot.deploy import ScriptedActor, deploy
+    from rise_robot.deploy import ScriptedInDriver, deploy
     from rise_robot.env import make_robot_env
     from rise_robot.operator_keys import terminal_keys
     from rise_robot.signals import StopSignals
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         )
         stack.callback(env.close)
         result = deploy(
-            env, policy or ScriptedActor(env, name), name, args.episodes, args.seed,
+            env, policy or ScriptedInDriver(env, name), name, args.episodes, args.seed,
             strategy=args.execution, delay_steps=args.delay_steps, teleop=args.teleop, record=args.record,
             tail_seconds=args.tail_seconds, on_start=_introduce, on_episode=_report,
         )  # fmt: skip

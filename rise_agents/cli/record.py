@@ -52,8 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--episodes is {args.episodes}, expected at least 1")
     from rise_agents.cli.progress import bar, say
     from rise_robot.cell.collect import CollectedEpisode, collect
-    from rise_robot.cell.config import load_cell
-    from rise_robot.cell.env import cell_overrides
+    from rise_robot.cell.config import cell_overrides, load_cell
     from rise_robot.recording import read_episode_records, write_preview
 
     options = cell_overrides(args.difficulty, None, None, args.variation or None)

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from rise_env.errors import ConfigError
-    from rise_robot.cell.env import cell_overrides
+    from rise_robot.cell.config import cell_overrides
     from rise_robot.ros.serve import serve_cell
 
     if wrong := [text for text in args.remappings if ":=" not in text]:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of the policy (default: torch's)")
     parser.add_argument(
-        "--advantage", metavar="LEVEL", default="best",
+        "--advantage", metavar="BIN", default="best",
         help="advantage to ask for where a client says none: best (default), middle, worst, none, or 0, 1, ...",
     )  # fmt: skip
     parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")

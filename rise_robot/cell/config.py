@@ -10,7 +10,7 @@ from rise_env.config import decode, load_config
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec, task_from_section
 
-__all__ = ["CameraPose", "CellConfig", "VariationConfig", "load_cell"]
+__all__ = ["CameraPose", "CellConfig", "VariationConfig", "cell_overrides", "load_cell"]
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,20 @@ def load_cell(
         if section not in config:
             raise ConfigError(f"configuration {task!r}/{preset!r} has no {section!r} section, so there is no work cell")
     return task_from_section(config["task"]), decode(CellConfig, config["cell"], "section 'cell'")
+
+
+def cell_overrides(
+    difficulty: str | None, execute: int | None, image_size: Sequence[int] | None, variation: bool | None
+) -> list[str]:
+    """Configuration overrides that the environment's keyword arguments stand for."""
+    values = {
+        "cell.difficulty": difficulty,
+        "task.execute": execute,
+        "task.image_size": None if image_size is None else list(image_size),
+        "cell.variation.enabled": None if variation is None else bool(variation),
+    }
+    return [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in values.items()
+        if value is not None
+    ]

@@ -12,31 +12,14 @@ import numpy as np
 from rise_env.errors import ActionError, ConfigError
 from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
 from rise_robot.cell.cell import CellState, WorkCell
-from rise_robot.cell.config import load_cell
+from rise_robot.cell.config import cell_overrides, load_cell
 from rise_robot.cell.render import CellRenderer
 from rise_robot.cell.scripted import ScriptedPolicy
 
-__all__ = ["RENDER_MODES", "CellEnv", "cell_overrides"]
+__all__ = ["RENDER_MODES", "CellEnv"]
 
 RENDER_MODES = ("rgb_array", "human")
 _RENDER_HEIGHT, _RENDER_WIDTH = 360, 480
-
-
-def cell_overrides(
-    difficulty: str | None, execute: int | None, image_size: Sequence[int] | None, variation: bool | None
-) -> list[str]:
-    """Configuration overrides that the environment's keyword arguments stand for."""
-    values = {
-        "cell.difficulty": difficulty,
-        "task.execute": execute,
-        "task.image_size": None if image_size is None else list(image_size),
-        "cell.variation.enabled": None if variation is None else bool(variation),
-    }
-    return [
-        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
-        for key, value in values.items()
-        if value is not None
-    ]
 
 
 class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):

@@ -21,8 +21,7 @@ from gymnasium.vector.vector_env import AutoresetMode
 from rise_env.envs.autoreset import autoreset_mode as parse_mode
 from rise_env.errors import ActionError, ConfigError, RiseError
 from rise_env.spaces import action_space, observation_space
-from rise_robot.cell.config import load_cell
-from rise_robot.cell.env import cell_overrides
+from rise_robot.cell.config import cell_overrides, load_cell
 from rise_robot.cell.task import make_cell_task
 from rise_robot.cell.worker import Slots, make_slice
 

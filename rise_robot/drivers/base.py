@@ -82,7 +82,7 @@ class Driver(Protocol):
         """The newest observation whose parts belong together (by their stamps). Never waits.
 
         Raises:
-            RobotError: If there is none. How old it may be is for the caller to judge.
+            RobotError: If there is none. How old it may be is for the caller to decide.
         """
 
     def joints(self) -> JointSample:

@@ -31,7 +31,7 @@ def write_preview(
 ) -> Path:
     """Write an mp4 (h264, yuv420p) of recorded episodes, read back from the dataset.
 
-    Cameras lie side by side, enlarged by a whole factor without smoothing; the strip below tells episode, operator,
+    Cameras lie side by side, enlarged by a whole factor without smoothing; the strip below names episode, operator,
     success or failure mode, intervention (orange, also as a frame around the images), progress and sub-goal score.
 
     Args:

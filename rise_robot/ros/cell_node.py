@@ -45,7 +45,7 @@ class _Request:
 
 
 class CellNode:
-    """Serves a work cell until it is told to stop.
+    """Serves a work cell until `stop` is called.
 
     Topics of the arms and cameras are those of a dual Piper. Below `config.scene` are besides: the services `reset`
     (std_srvs/Trigger; the seed is the parameter `seed`) and `plan` (a chunk of a scripted policy: parameters `policy`,
@@ -104,7 +104,7 @@ class CellNode:
         self._cameras.wait()
         self._endpoints = [
             rospy.Subscriber(
-                arm.command, self._ros.sensor_msgs.JointState, self._hear, name, queue_size=5, tcp_nodelay=True
+                arm.command, self._ros.sensor_msgs.JointState, self._on_command, name, queue_size=5, tcp_nodelay=True
             )
             for name, arm in config.arms.items()
         ]
@@ -140,15 +140,15 @@ class CellNode:
         looked, simulated, slipped = origin, 0, 0.0
         while not self._stop.is_set() and not self._ros.rospy.is_shutdown():
             now = clock()
-            self._answer()
-            self._obey()
+            self._answer_requests()
+            self._apply_commands()
             due = int((now - origin) / world.timestep) - done
             if due * world.timestep > _LARGEST_LAG:
                 lost = due * world.timestep - _LARGEST_LAG
                 origin, slipped = origin + lost, slipped + lost
                 due = int((now - origin) / world.timestep) - done
             if world.advance(due):
-                self._tell_outcome()
+                self._publish_outcome()
             done, simulated = done + due, simulated + due
             wall, position = time.time(), world.cell.state()
             stamp = self._ros.rospy.Time.from_sec(wall)
@@ -158,14 +158,14 @@ class CellNode:
                 frames = int((now - origin) * self.config.camera_rate) + 1
                 self._cameras.show(wall, world.cell.physics())
             if now - looked >= _REPORT_INTERVAL:
-                self._tell_status(now - looked, simulated * world.timestep, slipped, ticks)
+                self._publish_status(now - looked, simulated * world.timestep, slipped, ticks)
                 looked, simulated, slipped, ticks = now, 0, 0.0, 0
             ticks += 1
             # The next multiple of the period that is still to come: a late loop skips, it does not rush.
             period = 1.0 / self.config.joint_rate
             time.sleep(max(0.0, origin + (int((clock() - origin) / period) + 1) * period - clock()))
 
-    def _tell_status(self, seconds: float, simulated: float, slipped: float, ticks: int) -> None:
+    def _publish_status(self, seconds: float, simulated: float, slipped: float, ticks: int) -> None:
         factor, delays = simulated / seconds, np.percentile(list(self._delays) or [0.0], (50, 99))
         self.report = {
             "real_time_factor": round(factor, 4),
@@ -191,7 +191,7 @@ class CellNode:
 
     # ------------------------------------------------------------------ commands and requests
 
-    def _hear(self, message: Any, name: str) -> None:
+    def _on_command(self, message: Any, name: str) -> None:
         arm = self.config.arms[name]
         try:
             position = messages.joint_positions(message, len(arm.joints), f"command on {arm.command}")
@@ -203,7 +203,7 @@ class CellNode:
         self._delays.append(time.time() - message.header.stamp.to_sec())
         self._commands.append((arm.indices(self._world.cell.spec.layout), position))
 
-    def _obey(self) -> None:
+    def _apply_commands(self) -> None:
         while self._commands:
             try:
                 self._world.set_target(*self._commands.popleft())
@@ -226,7 +226,7 @@ class CellNode:
 
         return handle
 
-    def _answer(self) -> None:
+    def _answer_requests(self) -> None:
         while self._requests:
             request = self._requests.popleft()
             try:
@@ -247,7 +247,7 @@ class CellNode:
         state = self._world.reset(seed)
         self._policies.clear()
         self._commands.clear()
-        self._tell_outcome()
+        self._publish_outcome()
         return state
 
     def _prepare_reset(self) -> Callable[[], str]:
@@ -277,7 +277,7 @@ class CellNode:
 
         return work
 
-    def _tell_outcome(self) -> None:
+    def _publish_outcome(self) -> None:
         status, world = self._world.cell.status, self._world
         content = {
             "progress": float(status.progress),

@@ -37,7 +37,7 @@ class RosCellDriver(RosDriver):
             raise ConfigError("ros.scene is not set: it names the cell, for example /rise_cell")
         self.scripted_policies = scripted_policies
         self._space = config.scene
-        self._told: dict[str, Any] = {}
+        self._latest: dict[str, Any] = {}
         self._news = threading.Condition()
 
     # ------------------------------------------------------------------ SceneDriver
@@ -52,9 +52,9 @@ class RosCellDriver(RosDriver):
         answer = self._call("reset", seed=int(seed))
         begun, deadline = self._clock.to_steady(answer["stamp"]), time.monotonic() + self.config.connect_timeout
         with self._news:
-            while self._told.get("episode") != answer["episode"]:
+            while self._latest.get("episode") != answer["episode"]:
                 if not self._news.wait(deadline - time.monotonic()):
-                    raise RobotError(f"{self._space}/outcome tells nothing of episode {answer['episode']}")
+                    raise RobotError(f"{self._space}/outcome says nothing of episode {answer['episode']}")
         streams = [*self._images.values(), *self._joints.values()]
         while late := [s.topic for s in streams if (found := s.newest()) is None or found.stamp < begun]:
             if time.monotonic() > deadline:
@@ -67,9 +67,9 @@ class RosCellDriver(RosDriver):
         """Ground truth of the present episode, at most one control period old."""
         self._require_connection()
         with self._news:
-            found = dict(self._told)
+            found = dict(self._latest)
         if not found:
-            raise RobotError(f"nothing was told on {self._space}/outcome yet")
+            raise RobotError(f"nothing has arrived on {self._space}/outcome yet")
         return {key: found[key] for key in ("progress", "score", "is_success", "failure_mode", "finished")}
 
     # ------------------------------------------------------------------ beyond the protocol
@@ -96,13 +96,13 @@ class RosCellDriver(RosDriver):
             )
         self._subscribers.append(
             ros.rospy.Subscriber(
-                f"{self._space}/outcome", ros.std_msgs.String, self._hear, queue_size=10, tcp_nodelay=True
+                f"{self._space}/outcome", ros.std_msgs.String, self._on_outcome, queue_size=10, tcp_nodelay=True
             )
         )
 
-    def _hear(self, message: Any) -> None:
+    def _on_outcome(self, message: Any) -> None:
         with self._news:
-            self._told = json.loads(message.data)
+            self._latest = json.loads(message.data)
             self._news.notify_all()
 
     def _call(self, service: str, **parameters: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class StampClock:
     """Puts stamps of ROS (time of day) on the monotonic clock of this process.
 
     The distance of the two clocks is followed, so that a clock that is slewed does no harm. A time of day that jumps
-    makes stamps before and after it incomparable: `jump` tells.
+    makes stamps before and after it incomparable: see `jump`.
 
     Args:
         wall: Time of day, s.

@@ -16,7 +16,7 @@ from rise_robot.ros import ros1
 __all__ = ["Graph", "MasterWatch", "read_graph"]
 
 _LOG = logging.getLogger(__name__)
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def _lives(node: str) -> bool:
         found = urlparse(ros.rosgraph.Master("/rise").lookupNode(node))
         socket.create_connection((found.hostname, found.port), timeout=1.0).close()
     except ConnectionRefusedError:
-        if node not in _told:
-            _told.add(node)
+        if node not in _warned:
+            _warned.add(node)
             _LOG.warning("node %s is registered but dead (rosnode cleanup removes it)", node)
         return False
     except (OSError, ros.rosgraph.MasterException):

@@ -114,7 +114,7 @@ def decode(frame: bytes) -> Any:
 
 
 def _scan(frame: bytes) -> None:
-    """Walk over the headers of a frame before anything is allocated for what they promise."""
+    """Walk over the headers of a frame before anything is allocated for what they announce."""
     size, position, items = len(frame), 0, 0
     open_parts = [1]  # parts still to come, of every map and list that is open
     while open_parts:

@@ -1,4 +1,4 @@
-"""A websocket connection that a hostile client cannot make hoard memory."""
+"""A websocket connection on which a hostile client cannot use up memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PIECE = 2**15
 class Gate:
     """Connections that have not finished their handshake yet: when there are too many, the oldest is dropped.
 
-    An honest client is through within milliseconds, so it gets in even while others open connections and stay silent.
+    A client of good will is through within milliseconds, so it gets in even while others open connections and stay silent.
 
     Args:
         most: Such connections at the same time.

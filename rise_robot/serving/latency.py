@@ -1,4 +1,4 @@
-"""Latency figures over the last requests."""
+"""Latencies of the last requests."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ class Latencies:
             return {"count": 0}
         values = np.fromiter(self._last, float)
         p50, p99 = np.quantile(values, [0.5, 0.99])
-        figures = {"mean": values.mean(), "p50": p50, "p99": p99, "max": values.max()}
-        return {"count": self.count, **{name: round(float(value), 3) for name, value in figures.items()}}
+        summary = {"mean": values.mean(), "p50": p50, "p99": p99, "max": values.max()}
+        return {"count": self.count, **{name: round(float(value), 3) for name, value in summary.items()}}

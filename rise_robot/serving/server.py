@@ -184,7 +184,7 @@ class PolicyServer:
             },
             "requests": self._latencies["total"].count,
             "errors": self._errors,
-            "latency_ms": {name: figures.summary() for name, figures in self._latencies.items()},
+            "latency_ms": {name: latencies.summary() for name, latencies in self._latencies.items()},
             "max_bytes": self.max_bytes,
         }  # fmt: skip
 
@@ -369,7 +369,7 @@ class PolicyServer:
         except TimeoutError:
             connection.transport.abort()
         except ConnectionClosed:
-            logger.info("client %s left before it was told", _peer(connection))
+            logger.info("client %s left before it could be told why", _peer(connection))
 
 
 def _infer(session: PolicySession, observation: dict[str, Any]) -> tuple[dict[str, Any], float, float]:
