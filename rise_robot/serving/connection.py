@@ -20,7 +20,7 @@ _PIECE = 2**15
 class Gate:
     """Connections that have not finished their handshake yet: when there are too many, the oldest is dropped.
 
-    A client of good will is through within milliseconds, so it gets in even while others open connections and stay silent.
+    A normal client is through within milliseconds, so it gets in even while others open connections and stay silent.
 
     Args:
         most: Such connections at the same time.
