@@ -64,5 +64,13 @@ def test_deploy_with_a_driver_of_somebody_else(stranger: Stranger, tmp_path: Pat
     assert record.num_frames >= content["details"][0]["seconds"] * 10
 
 
+def test_it_is_listed(stranger: Stranger, tmp_path: Path) -> None:
+    stranger("-m", "rise_agents.cli.main", "info", "--json", "info.json", cwd=tmp_path)
+    info = json.loads((tmp_path / "info.json").read_text())
+    assert info["registries"]["drivers"] == {"cell": None, "ros": None, "stranger": "rise_stranger"}
+    assert info["robots"] == ["cell", "piper", "stranger"]
+    assert "RISE-Reach-Piper-v0" in info["environments"]
+
+
 def test_its_environments_keep_the_contract(stranger: Stranger, tmp_path: Path) -> None:
     stranger("-W", "ignore", "-c", ENVIRONMENTS, cwd=tmp_path)

@@ -32,18 +32,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def collect() -> dict[str, Any]:
-    """Provenance, presets by task and the ids that `gymnasium.make` knows from us."""
+    """Provenance, presets by task, environment ids, and all registered names with the plug-in that brought them."""
     import gymnasium
 
     import rise_env  # registers the ids
-    from rise_env.config import available_presets, config_root
+    from rise_env.config import available_presets, config_files, config_root
     from rise_env.provenance import provenance
+    from rise_env.registry import REGISTRIES, plugin_errors
 
     return {
         "location": Path(rise_env.__path__[0]),
         "configs": config_root(),
         "presets": available_presets(),
         "environments": sorted(name for name in gymnasium.registry if name.startswith("RISE-")),
+        "robots": list(config_files("robots")),
+        "registries": {kind: {one.name: one.plugin for one in known} for kind, known in REGISTRIES.items()},
+        "plugin_errors": plugin_errors(),
         "provenance": provenance(),
     }
 
@@ -65,6 +69,11 @@ def _text(info: dict[str, Any]) -> str:
         },
         "Tasks and presets": {task: ", ".join(presets) for task, presets in info["presets"].items()},
         "Environments": dict.fromkeys(info["environments"], ""),
+        "Names": {
+            **{kind: ", ".join(map(_with_plugin, known.items())) for kind, known in info["registries"].items()},
+            "robots": ", ".join(info["robots"]),
+        },
+        "Plug-ins that could not be loaded": info["plugin_errors"],
     }
     lines: list[str] = []
     for title, rows in sections.items():
@@ -72,3 +81,8 @@ def _text(info: dict[str, Any]) -> str:
         lines += [f"{title}:", *(f"  {name:<{width}}  {value}".rstrip() for name, value in rows.items())]
         lines += [] if rows else ["  none"]
     return "\n".join(lines)
+
+
+def _with_plugin(item: tuple[str, str | None]) -> str:
+    name, plugin = item
+    return name if plugin is None else f"{name} ({plugin})"

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rise_env import registry
 from rise_env.errors import ConfigError
+from rise_env.registry import DRIVERS, Registration
 from rise_env.tasks import load_task
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.piper import MAX_GRIPPER_SPEED, MAX_JOINT_SPEED
-from rise_robot.config import PerUnit, RobotConfig, StartConfig, load_robot
+from rise_robot.config import PerUnit, RobotConfig, StartConfig, default_robot, load_robot
+from rise_robot.drivers import make_driver
 from rise_robot.pacing import Pacer
 
 LAYOUT = load_task().layout
@@ -89,6 +92,47 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
         load_robot("ur5")
     with pytest.raises(ConfigError, match="does not exist"):
         load_robot("nothing.yaml")
+
+
+def test_a_driver_has_a_robot_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (default_robot("ros"), default_robot("cell")) == ("piper", "cell")
+    with pytest.raises(ConfigError, match="unknown driver 'can'"):
+        default_robot("can")
+    monkeypatch.setitem(DRIVERS._known, "can", Registration("can", "nobody:Driver"))
+    with pytest.raises(ConfigError, match=r"driver 'can' has no robot of its own: choose one \(--robot\): cell, piper"):
+        default_robot("can")
+    monkeypatch.setattr(registry, "_config_roots", [tmp_path])
+    (tmp_path / "robots").mkdir()
+    for name in ("one", "other"):
+        (tmp_path / "robots" / f"{name}.yaml").write_text(
+            f"extends: piper\nname: {name}\ndriver: can\ncan: {{port: 1}}\n"
+        )
+        (tmp_path / "robots" / "broken.yaml").write_text("- no mapping\n")  # an error only where it is asked for
+        if name == "one":
+            assert default_robot("can") == "one"
+    with pytest.raises(ConfigError, match=r"is that of several robots: choose one \(--robot\): one, other"):
+        default_robot("can")
+    (tmp_path / "robots" / "lab.yaml").write_text("extends: one\nname: lab\n")  # not a second default
+    robot = load_robot("lab", ["can.port=2", "ros.node=ours"])
+    assert robot.drivers["can"] == {"port": 2}
+    assert robot.drivers["ros"] == {**load_robot("piper").drivers["ros"], "node": "ours"}
+    with pytest.raises(ConfigError, match="unknown key 'usb'"):
+        load_robot("lab", ["usb.port=2"])
+
+
+def test_what_is_no_driver_is_refused_with_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half:
+        task, name = None, "half"
+
+        def __init__(self, *_: object) -> None:
+            self.connect = self.now = self.observe = self.joints = self.camera_stamps = self.target = print
+            self.command = self.fault = self.tick = self.close = print
+
+    monkeypatch.setitem(DRIVERS._known, "half", Registration("half", Half))
+    with pytest.raises(ConfigError, match="driver 'half' made a Half, which lacks real_time, hold"):
+        make_driver("half", "brick_sorting", "tiny", [], load_robot("piper"))
+    with pytest.raises(ConfigError, match="driver 'half' does not take all of these options: speed"):
+        make_driver("half", "brick_sorting", "tiny", [], load_robot("piper"), speed=1)
 
 
 def test_a_pacer_keeps_time_and_makes_up_nothing() -> None:

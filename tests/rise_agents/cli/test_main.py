@@ -175,4 +175,5 @@ def test_info_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_info_says_none_where_there_is_nothing() -> None:
     text = info._text({**info.collect(), "environments": []})
-    assert text.endswith("Environments:\n  none")
+    assert "Environments:\n  none\n" in text
+    assert text.endswith("Plug-ins that could not be loaded:\n  none")
