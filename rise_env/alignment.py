@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, unknown_name
 
 __all__ = ["ALIGNMENTS", "align_actions", "aligned_dim"]
 
@@ -53,4 +53,4 @@ def align_actions(actions: Any, stride: int, alignment: str) -> Any:
 
 def _check(alignment: str) -> None:
     if alignment not in ALIGNMENTS:
-        raise ConfigError(f"unknown action alignment {alignment!r}. Known: {', '.join(ALIGNMENTS)}.")
+        raise ConfigError(unknown_name("action alignment", alignment, ALIGNMENTS))

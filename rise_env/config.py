@@ -8,7 +8,6 @@ the same task and overrides it key by key. Unknown keys are errors that name the
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import os
 import typing
@@ -18,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from rise_env.errors import ConfigError, RiseError
+from rise_env.errors import ConfigError, RiseError, did_you_mean, unknown_name
 
 __all__ = [
     "available_presets",
@@ -133,10 +132,10 @@ def load_config(task: str, preset: str = "small", overrides: Iterable[str] = ())
         folder = task.replace("-", "_")
         presets = available_presets()
         if folder not in presets:
-            raise ConfigError(f"unknown task {task!r}.{_nearest(folder, presets)} Known tasks: {', '.join(presets)}.")
+            raise ConfigError(unknown_name("task", folder, presets))
         if preset not in presets[folder]:
             known = ", ".join(presets[folder])
-            hint = _nearest(preset, presets[folder])
+            hint = did_you_mean(preset, presets[folder])
             raise ConfigError(f"task {folder!r} has no preset {preset!r}.{hint} Known presets: {known}.")
         path = config_files(folder)[preset]
     return with_overrides(_load_extended(path, ()), overrides)
@@ -151,7 +150,7 @@ def _load_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     for section, value in content.items():
         if section not in SECTIONS:
             raise ConfigError(
-                f"{path}: unknown section {section!r}.{_nearest(str(section), SECTIONS)} "
+                f"{path}: unknown section {section!r}.{did_you_mean(str(section), SECTIONS)} "
                 f"Known sections: extends, {', '.join(SECTIONS)}."
             )
         if not isinstance(value, dict):
@@ -178,17 +177,17 @@ def with_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> dict[
     """
     result = dict(config)
     for override in overrides:
-        change = parse_override(override)
+        change = parse_override(override, "section.key=value")
         section, dot, _ = override.partition("=")[0].strip().partition(".")
         if not dot:
             raise ConfigError(f"override {override!r} is not of the form section.key=value")
         if section not in SECTIONS:
-            raise ConfigError(f"override {override!r}: unknown section {section!r}.{_nearest(section, SECTIONS)}")
+            raise ConfigError(f"override {override!r}: unknown section {section!r}.{did_you_mean(section, SECTIONS)}")
         result = merge(result, change)
     return result
 
 
-def parse_override(override: str) -> dict[str, Any]:
+def parse_override(override: str, form: str = "key.key=value") -> dict[str, Any]:
     """A dotted assignment such as "task.fps=15" as mappings within mappings; values are YAML.
 
     Raises:
@@ -197,7 +196,7 @@ def parse_override(override: str) -> dict[str, Any]:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"override {override!r} is not of the form key.key=value")
+        raise ConfigError(f"override {override!r} is not of the form {form}")
     try:
         value: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -255,13 +254,8 @@ def _reject_unknown_keys(cls: Any, values: Any, where: str) -> None:
             raise ConfigError(f"{where}: key {key!r} is called {renamed[key]!r} now")
         if key not in known:
             raise ConfigError(
-                f"{where}: unknown key {key!r}.{_nearest(str(key), known)} Known keys: {', '.join(known)}."
+                f"{where}: unknown key {key!r}.{did_you_mean(str(key), known)} Known keys: {', '.join(known)}."
             )
         if value is None and type(None) not in typing.get_args(hints[key]):
             raise ConfigError(f"{where}: key {key!r} has no value")
         _reject_unknown_keys(hints[key], value, f"{where}, key {key!r}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""

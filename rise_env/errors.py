@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 
 __all__ = [
     "ActionError",
@@ -13,7 +14,9 @@ __all__ = [
     "RiseError",
     "RobotError",
     "TrainingError",
+    "did_you_mean",
     "requirement",
+    "unknown_name",
 ]
 
 
@@ -57,3 +60,20 @@ def requirement(where: str) -> Callable[[object, str], None]:
             raise ConfigError(f"{where}: {message}")
 
     return require
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The hint " Did you mean 'x'?" with the nearest known name, or an empty text."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """Message about an unknown name, with the nearest known name and all of them.
+
+    Example:
+        >>> unknown_name("colour", "gren", ["red", "green"])
+        "unknown colour 'gren'. Did you mean 'green'? Known: red, green."
+    """
+    names = list(known)
+    return f"unknown {kind} {name!r}.{did_you_mean(str(name), names)} Known: {', '.join(names)}."

@@ -15,7 +15,6 @@ and in the error about an unknown name; everything else keeps working.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import sys
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, unknown_name
 
 __all__ = [
     "ALGORITHMS",
@@ -166,10 +165,8 @@ class Registry:
 
     def unknown(self, name: str) -> str:
         """Error message for an unknown name: the nearest name, all known names, and plug-ins that failed to load."""
-        near = difflib.get_close_matches(_key(name), self._known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         failed = "".join(f" Plug-in {plugin!r} could not be loaded: {why}." for plugin, why in _failed.items())
-        return f"unknown {self.kind} {name!r}.{hint} Known: {', '.join(self._known)}.{failed}"
+        return unknown_name(self.kind, _key(name), self._known) + failed
 
 
 def load_object(target: str, what: str) -> Any:

@@ -29,12 +29,6 @@ KNOWN = frozenset(
         "rise_agents.cli.bench imports benchmarks",
         "rise_agents.cli.bench imports benchmarks.truth_pictures",
         "rise_agents.cli.bench imports benchmarks.truth_set",
-        "rise_agents.evaluation.audit imports rise_agents.cli.cell_policy",
-        "rise_agents.evaluation.audit imports rise_robot.cell.cell",
-        "rise_agents.evaluation.audit imports rise_robot.cell.config",
-        "rise_agents.evaluation.audit imports rise_robot.cell.oracle",
-        "rise_agents.evaluation.audit imports rise_robot.cell.render",
-        "rise_agents.evaluation.audit imports rise_robot.cell.scripted",
         "circle: rise_env.dynamics.evaluation, rise_env.dynamics.training",
         "circle: rise_robot.ros.driver, rise_robot.ros.scene",
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, unknown_name
 
 __all__ = ["ADVANTAGE_MODES", "chunk_advantage", "penalized"]
 
@@ -67,7 +67,7 @@ def penalized(advantage: Any, uncertainty: Any, weight: float) -> Any:
 def check_mode(mode: str) -> None:
     """Raise a ConfigError unless `mode` is one of `ADVANTAGE_MODES`."""
     if mode not in ADVANTAGE_MODES:
-        raise ConfigError(f"unknown advantage mode {mode!r}. Known: {', '.join(ADVANTAGE_MODES)}.")
+        raise ConfigError(unknown_name("advantage mode", mode, ADVANTAGE_MODES))
 
 
 def _sum(values: Any, first: int, stop: int) -> Any:

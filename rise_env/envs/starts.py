@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.errors import CheckpointError, ConfigError, LayoutError, requirement
+from rise_env.errors import CheckpointError, ConfigError, LayoutError, requirement, unknown_name
 from rise_env.files import atomic_directory, write_json
 from rise_env.pretrained import read_config
 from rise_env.tasks import TaskSpec
@@ -333,7 +333,7 @@ class StartStates:
 def check_splits(names: Iterable[str]) -> None:
     """Raise a ConfigError unless all names are among `SPLITS`."""
     if unknown := sorted(set(names) - set(SPLITS)):
-        raise ConfigError(f"unknown splits {unknown} of start states. Known: {', '.join(SPLITS)}.")
+        raise ConfigError(unknown_name("split", unknown[0], SPLITS))
 
 
 def _about(spec: TaskSpec) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_from_a_dataset() -> None:
     assert len(everything) == sum(data.lengths - SPEC.chunk)
     with pytest.raises(ConfigError, match="no episodes to start from"):
         starts_from_dataset(data, SPEC, splits={"train": []})
-    with pytest.raises(ConfigError, match="unknown splits"):
+    with pytest.raises(ConfigError, match="unknown split"):
         starts_from_dataset(data, SPEC, splits={"test": [0]})
 
 

@@ -127,7 +127,7 @@ def test_arrays_must_fit_together() -> None:
         StartStates.build(SPEC, frames.astype(np.float32), np.zeros((2, 4, 3)))
     with pytest.raises(ConfigError, match="start states: states have shape"):
         StartStates.build(SPEC, frames, np.zeros((2, 3, 3)))
-    with pytest.raises(ConfigError, match="unknown splits"):
+    with pytest.raises(ConfigError, match="unknown split"):
         StartStates.build(SPEC, frames, np.zeros((2, 4, 3)), split="test")
     with pytest.raises(ConfigError, match="start states: there are none"):
         StartStates.build(SPEC, frames[:0], np.zeros((0, 4, 3)))

@@ -415,7 +415,7 @@ def test_wrong_arguments_are_named() -> None:
         ({"uncertainty_penalty": -1.0}, "negative"),
         ({"autoreset_mode": "never"}, "autoreset_mode 'never'"),
         ({"starts": counting_starts(counting_spec(stride=4))}, "stride"),
-        ({"starts": "/nowhere"}, "no start states"),
+        ({"starts": "/nowhere"}, "no checkpoint of kind 'start states'"),
         ({"world_model": "/nowhere"}, "no world model"),
     ]:
         with pytest.raises(RiseError, match=message):
