@@ -18,27 +18,26 @@ from torch import nn
 
 from rise_agents.policies.base import Policy
 from rise_agents.policies.codec import AdvantageCodec
-from rise_agents.policies.config import PolicyConfig
+from rise_agents.policies.config import PolicyConfig, make_policy
 from rise_agents.policies.data import RecordedChunks
-from rise_agents.policies.flow_policy import FlowPolicy
 from rise_env.data import Dataset, ShuffledSampler, split_episodes
 from rise_env.files import write_json
 from rise_env.training.loop import Budget, Loop, Progress, start_run
 
-__all__ = ["WarmUp", "train_policy"]
+__all__ = ["BehaviourCloning", "train_policy"]
 
 _HELD_OUT = 512  # chunks that are evaluated
 
 
 @dataclass
-class WarmUp:
+class BehaviourCloning:
     """One run: data, settings and where it writes.
 
     Attributes:
         dataset: Recorded episodes.
         advantage_bins: Advantage bin of every frame, int64 (N,).
         config: Settings.
-        folder: Run folder: `policy_state.pt` (for resuming), `model/` (what `FlowPolicy.from_pretrained` loads),
+        folder: Run folder: `policy_state.pt` (for resuming), `model/` (what `load_policy` loads),
             `config.json`, `metrics.json`, `tensorboard/`.
         budget: How long.
         codec: Meaning of the bins, fitted to the data; that of `config` when None.
@@ -46,7 +45,7 @@ class WarmUp:
         initial: Policy to go on from; a new one when None.
         device: Where.
         report: Called with the progress.
-        try_out: Given the averaged policy, closed-loop figures; called at every evaluation.
+        closed_loop_eval: Given the averaged policy, closed-loop metrics; called at every evaluation.
         tensorboard: Whether to write TensorBoard files.
     """
 
@@ -57,14 +56,14 @@ class WarmUp:
     budget: Budget
     codec: AdvantageCodec | None = None
     first: int | None = None
-    initial: FlowPolicy | None = None
+    initial: Policy | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[Progress], None] | None = None
-    try_out: Callable[[Policy], dict[str, float]] | None = None
+    closed_loop_eval: Callable[[Policy], dict[str, float]] | None = None
     tensorboard: bool = True
 
 
-def train_policy(run: WarmUp) -> FlowPolicy:
+def train_policy(run: BehaviourCloning) -> Policy:
     """Train a policy on recorded chunks; an interrupted run goes on where it stood.
 
     Returns:
@@ -79,7 +78,7 @@ def train_policy(run: WarmUp) -> FlowPolicy:
     parts = split_episodes(run.dataset, {"train": 1 - training.held_out, "heldout": training.held_out}, seed=0)
     if run.first is not None:
         parts["train"] = parts["train"][: run.first]
-    policy = run.initial or FlowPolicy(run.dataset.spec, config.model, run.codec or config.advantage)
+    policy = run.initial or make_policy(run.dataset.spec, config, run.codec)
     data = RecordedChunks(run.dataset, policy.lags, run.advantage_bins, parts["train"])
     held_out = RecordedChunks(run.dataset, policy.lags, run.advantage_bins, parts["heldout"])
     if run.initial is None:
@@ -100,11 +99,11 @@ def train_policy(run: WarmUp) -> FlowPolicy:
         return total, {"loss": total.detach()}
 
     def evaluate(average: nn.Module, step: int) -> dict[str, float]:
-        assert isinstance(average, FlowPolicy)
-        figures = _figures(average, held_out, run.device)
-        if run.try_out is not None:
-            figures |= run.try_out(average)
-        return figures
+        assert isinstance(average, Policy)
+        metrics = _metrics(average, held_out, run.device)
+        if run.closed_loop_eval is not None:
+            metrics |= run.closed_loop_eval(average)
+        return metrics
 
     loop = Loop(
         "policy", run.folder, policy, loss, training, run.budget, described,
@@ -118,7 +117,7 @@ def train_policy(run: WarmUp) -> FlowPolicy:
 
 
 @torch.no_grad()
-def _figures(policy: FlowPolicy, held_out: RecordedChunks, device: torch.device) -> dict[str, float]:
+def _metrics(policy: Policy, held_out: RecordedChunks, device: torch.device) -> dict[str, float]:
     """Flow loss on held-out chunks, and the error of sampled chunks under their recorded bin, in normalised units."""
     which = np.unique(np.linspace(0, len(held_out) - 1, min(len(held_out), _HELD_OUT)).astype(np.int64))
     batch = held_out.batch(which, device)
@@ -131,7 +130,7 @@ def _figures(policy: FlowPolicy, held_out: RecordedChunks, device: torch.device)
     return {"loss_held_out": float(loss), "sample_error": float(error.abs().mean())}
 
 
-def _data(run: WarmUp) -> dict[str, Any]:
+def _data(run: BehaviourCloning) -> dict[str, Any]:
     counts = np.bincount(run.advantage_bins, minlength=run.config.advantage.num_bins + 1)
     return {
         "episodes": run.dataset.num_episodes,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from rise_agents.policies.base import Policy
 from rise_agents.policies.codec import AdvantageCodec
-from rise_agents.policies.flow_policy import FlowPolicyConfig
 from rise_env.config import decode, load_config
 from rise_env.errors import ConfigError
+from rise_env.registry import POLICIES
+from rise_env.tasks import TaskSpec
 from rise_env.training.config import LoopConfig
 
-__all__ = ["PolicyConfig", "WarmUpConfig", "load_policy_config"]
+__all__ = ["CloningConfig", "PolicyConfig", "load_policy_config", "make_policy"]
 
 
 @dataclass(frozen=True)
-class WarmUpConfig(LoopConfig):
+class CloningConfig(LoopConfig):
     """How a policy is trained on recorded chunks, on top of `LoopConfig`.
 
     Attributes:
@@ -42,19 +44,30 @@ class PolicyConfig:
     """The `policy` section.
 
     Attributes:
-        model: See `FlowPolicyConfig`.
+        kind: Registered kind of policy.
+        model: Settings of that kind: its `Config`, or plain values for it.
         advantage: See `AdvantageCodec`.
-        training: See `WarmUpConfig`.
+        training: See `CloningConfig`.
     """
 
-    model: FlowPolicyConfig = field(default_factory=FlowPolicyConfig)
+    kind: str = "rise_flow_policy"
+    model: Any = field(default_factory=dict)
     advantage: AdvantageCodec = field(default_factory=AdvantageCodec)
-    training: WarmUpConfig = field(default_factory=WarmUpConfig)
+    training: CloningConfig = field(default_factory=CloningConfig)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, Mapping):
+            settings = decode(POLICIES.load(self.kind).Config, self.model, "section 'policy', key 'model'")
+            object.__setattr__(self, "model", settings)
 
 
-def load_policy_config(
-    task: str = "brick_sorting", preset: str = "small", overrides: Iterable[str] = ()
-) -> PolicyConfig:
+def make_policy(spec: TaskSpec, config: PolicyConfig, codec: AdvantageCodec | None = None) -> Policy:
+    """A new policy for a task; with the codec of `config` when None is given."""
+    policy: Policy = POLICIES.load(config.kind)(spec, config.model, codec or config.advantage)
+    return policy
+
+
+def load_policy_config(task: str, preset: str = "small", overrides: Iterable[str] = ()) -> PolicyConfig:
     """Settings of a preset.
 
     Raises:

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from rise_agents.algorithms import bc
-from rise_agents.algorithms.bc import WarmUp, train_policy
+from rise_agents.algorithms.bc import BehaviourCloning, train_policy
 from rise_agents.cli.main import main
-from rise_agents.policies.config import PolicyConfig, WarmUpConfig, load_policy_config
+from rise_agents.policies.config import CloningConfig, PolicyConfig, load_policy_config, make_policy
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_env.data import Dataset, open_dataset
+from rise_env.errors import ConfigError
 from rise_env.tasks import load_task
 from rise_env.training.loop import Budget
 from rise_robot.cell.collect import collect
@@ -25,8 +26,8 @@ from rise_robot.cell.config import load_cell
 
 NETWORK = NetworkConfig(channels=(4, 8), embed=16, width=96, depth=2, condition=32, dropout=0.0)
 CONFIG = PolicyConfig(
-    FlowPolicyConfig(network=NETWORK, lags=(2,), steps=2, noise_samples=1, storage="fp32"),
-    training=WarmUpConfig(
+    model=FlowPolicyConfig(network=NETWORK, lags=(2,), steps=2, noise_samples=1, storage="fp32"),
+    training=CloningConfig(
         batch_size=16, warmup_steps=2, held_out=0.3, checkpoint_seconds=0.0, learning_rate=3e-3, ema_decay=0.9
     ),
 )
@@ -45,9 +46,11 @@ def dataset(recorded: Path) -> Dataset:
     return open_dataset(recorded, load_task("brick_sorting", "tiny"))
 
 
-def session(dataset: Dataset, folder: Path, steps: int = 6, config: PolicyConfig = CONFIG, **changes: Any) -> WarmUp:
+def session(
+    dataset: Dataset, folder: Path, steps: int = 6, config: PolicyConfig = CONFIG, **changes: Any
+) -> BehaviourCloning:
     levels = np.arange(dataset.num_frames) % 10
-    return WarmUp(dataset, levels, config, folder, Budget(steps=steps), tensorboard=False, **changes)
+    return BehaviourCloning(dataset, bins, config, folder, Budget(steps=steps), tensorboard=False, **changes)
 
 
 def test_it_learns_what_was_recorded(dataset: Dataset, tmp_path: Path) -> None:
@@ -88,14 +91,14 @@ def test_a_killed_run_goes_on_to_the_same_result(
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_it_is_tried_out_where_that_is_asked_for(dataset: Dataset, tmp_path: Path) -> None:
+def test_it_is_evaluated_in_closed_loop_where_that_is_asked_for(dataset: Dataset, tmp_path: Path) -> None:
     seen: list[bool] = []
 
-    def try_out(policy: Any) -> dict[str, float]:
+    def measure(policy: Any) -> dict[str, float]:
         seen.append(policy.training)
         return {"success": 0.25}
 
-    train_policy(session(dataset, tmp_path, try_out=try_out))
+    train_policy(session(dataset, tmp_path, closed_loop_eval=measure))
     assert seen == [False]
     assert json.loads((tmp_path / "metrics.json").read_text())["success"] == 0.25
 
@@ -136,3 +139,11 @@ def test_the_preset_of_the_embedded_default() -> None:
     config = load_policy_config("brick_sorting", "small")
     assert config.model.lags == (6,)
     assert config.advantage.num_bins == 10
+
+
+def test_the_kind_of_policy_is_a_setting(dataset: Dataset) -> None:
+    assert isinstance(make_policy(dataset.spec, CONFIG), FlowPolicy)
+    with pytest.raises(ConfigError, match="unknown policy kind 'nothing'"):
+        PolicyConfig("nothing")
+    with pytest.raises(ConfigError, match="'predicts' is called 'prediction_type' now"):
+        PolicyConfig(model={"predicts": "chunk"})

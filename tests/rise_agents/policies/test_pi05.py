@@ -718,3 +718,36 @@ def test_importing_policies_takes_no_lerobot() -> None:
     code = f"import sys, {modules}; print(*sorted(set({heavy!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_behaviour_cloning_trains_it(tokenizer: Any, tmp_path: Path) -> None:
+    from rise_agents.algorithms.bc import BehaviourCloning, train_policy
+    from rise_agents.policies.config import CloningConfig, PolicyConfig
+    from rise_env.data import open_dataset
+    from rise_env.training.loop import Budget
+    from rise_robot.cell.collect import collect
+    from rise_robot.cell.config import load_cell
+
+    spec, cell = load_cell("brick_sorting", "tiny")
+    collect(spec, cell, "expert", 2, 0, tmp_path / "data")
+    dataset = open_dataset(tmp_path / "data", spec)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = PolicyConfig(
+        "rise_pi05_policy",
+        dataclasses.replace(CONFIG, tokenizer=str(tmp_path / "tokenizer"), steps=1),
+        training=CloningConfig(batch_size=4, held_out=0.5, learning_rate=1e-2, warmup_steps=1),
+    )
+    bins = np.arange(dataset.num_frames) % 10
+    run = BehaviourCloning(dataset, bins, config, tmp_path / "run", Budget(steps=2), tensorboard=False)
+    trained = train_policy(run)
+    assert isinstance(trained, Pi05Policy)
+    assert trained.spec == dataset.spec
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert np.isfinite([metrics["loss_held_out"], metrics["sample_error"]]).all()
+    torch.manual_seed(config.training.seed)
+    untrained = Pi05Policy(spec, config.model, tokenizer=tokenizer)
+    moved = [
+        not torch.equal(a, b) for a, b in zip(trained.action_parameters(), untrained.action_parameters(), strict=True)
+    ]
+    assert any(moved)
+    assert load_policy(tmp_path / "run" / "model").config == trained.config
