@@ -212,8 +212,12 @@ def _report(
 ) -> Path:
     """Films and the HTML page."""
     from rise_agents.policies.actor import PolicyActor
+    from rise_agents.reporting.compositions import side_by_side, write_gif
     from rise_agents.reporting.filming import film_episodes, outcome, write_video
-    from rise_agents.reporting.report import Curve, Film, Row, one_sentence, side_by_side, write_gif, write_report
+    from rise_agents.reporting.line_chart import Curve
+    from rise_agents.reporting.media import Film
+    from rise_agents.reporting.report import write_report
+    from rise_agents.reporting.success_table import Row, one_sentence
     from rise_agents.reporting.value_curves import value_curve
     from rise_env.provenance import provenance
 
@@ -271,8 +275,9 @@ def _imagined(args: argparse.Namespace, policy: Any, model: Any) -> Any:
 
     from rise_agents.algorithms.best_of_n import history_lags, observed_history
     from rise_agents.policies.actor import PolicyActor
+    from rise_agents.reporting.compositions import imagined_film
     from rise_agents.reporting.filming import write_video
-    from rise_agents.reporting.report import Film, imagined_film
+    from rise_agents.reporting.media import Film
     from rise_agents.reporting.value_curves import remaining
     from rise_env.spaces import image_key
 

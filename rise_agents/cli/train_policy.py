@@ -7,8 +7,9 @@
 
 `--plain` clones whatever was recorded, without advantages. With `--closed-loop-eval N` the policy acts in the
 environment `--env` for N episodes (seeds from 500000) at every evaluation, so that its success curve lies beside its
-loss in TensorBoard: a policy whose curve still rises is not a base to improve. The run folder holds `model/`, `metrics.json`,
-`tensorboard/` and the full state, from which a run by `--steps` goes on to the very same result after any interruption.
+loss in TensorBoard: a policy whose curve still rises is not a base to improve. The run folder holds `model/`,
+`metrics.json`, `tensorboard/` and the full state, from which a run by `--steps` goes on to the very same result after
+any interruption.
 """
 
 from __future__ import annotations

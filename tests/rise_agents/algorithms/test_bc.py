@@ -49,7 +49,7 @@ def dataset(recorded: Path) -> Dataset:
 def session(
     dataset: Dataset, folder: Path, steps: int = 6, config: PolicyConfig = CONFIG, **changes: Any
 ) -> BehaviourCloning:
-    levels = np.arange(dataset.num_frames) % 10
+    bins = np.arange(dataset.num_frames) % 10
     return BehaviourCloning(dataset, bins, config, folder, Budget(steps=steps), tensorboard=False, **changes)
 
 

@@ -15,9 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rise_agents.evaluation.paired import paired_change
 from rise_agents.evaluation.results import Episode, EvaluationResult, summarise
 from rise_agents.reporting.filming import write_video
-from rise_agents.reporting.report import Curve, Film, Row, one_sentence, paired_change, write_report
+from rise_agents.reporting.line_chart import Curve
+from rise_agents.reporting.media import Film
+from rise_agents.reporting.report import write_report
+from rise_agents.reporting.success_table import Row, one_sentence
 from rise_env.errors import ConfigError
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
