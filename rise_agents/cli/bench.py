@@ -216,7 +216,7 @@ def _truth(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
-    from rise_agents.cli.cell_policy import audit_policy
+    from rise_agents.evaluation.audit import audit_policy
     from rise_agents.policies.loading import advantage_bin_of
     from rise_agents.policies.resolve import resolve_policy
     from rise_env.bundle import find_bundle, load_bundle
@@ -229,7 +229,7 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     policy = resolve_policy(args.policy, bundle=bundle)
     return audit_policy(
         policy, model,
-        states=args.states, group=_PROPOSALS, seed=args.seed, task=args.task, preset=args.preset or "small",
+        states=args.states, num_candidates=_PROPOSALS, seed=args.seed, preset=args.preset or "small",
         advantage_bin=advantage_bin_of(policy, args.advantage or "best"),
     )  # fmt: skip
 

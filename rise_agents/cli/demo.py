@@ -155,8 +155,8 @@ def _record(job: tuple[Path, str, int, int, str]) -> None:
     """Record one set, in a process of its own."""
     import torch
 
-    from rise_agents.cli.cell_policy import PolicyInCell
     from rise_agents.cli.progress import bar
+    from rise_agents.policies.actor import PolicyActor
     from rise_agents.policies.loading import load_policy
     from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import load_cell
@@ -164,20 +164,13 @@ def _record(job: tuple[Path, str, int, int, str]) -> None:
     folder, name, episodes, seed, path = job
     torch.set_num_threads(1)
     spec, config = load_cell(_TASK, "small")
-    policy = load_policy(path) if name == "base" else None
+    actor = PolicyActor(load_policy(path)) if name == "base" else None
     with bar(episodes, f"recording {name}", "episodes") as progress:
 
         def on_episode(saved: int, _: CollectedEpisode | None) -> None:
             progress.update(saved - progress.n)
 
-        def base(cell: Any, renderer: Any) -> PolicyInCell:
-            assert policy is not None
-            return PolicyInCell(cell, renderer, policy, name, seed)
-
-        collect(
-            spec, config, name, episodes, seed, folder,
-            on_episode=on_episode, make_policy=base if policy is not None else None,
-        )  # fmt: skip
+        collect(spec, config, name, episodes, seed, folder, actor=actor, on_episode=on_episode)
 
 
 def _evaluate(name: str, policy: Any, args: argparse.Namespace) -> Any:

@@ -163,15 +163,14 @@ def set_up(
         levels, _ = advantage_bins_of(*measured_advantages(dataset, labels), policy.codec)
         offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
         if oracle:
-            from rise_agents.cli.cell_policy import led_by
-            from rise_robot.cell.config import load_cell
+            from rise_agents.policies.actor import PolicyActor
             from rise_robot.cell.oracle import OracleVectorEnv
 
-            own = led_by(policy, 1.0)
-            leaders = (own, own, own, _OPERATOR)
+            own = PolicyActor(policy, guidance=1.0)
             envs = OracleVectorEnv(
-                *load_cell(found.spec.name), num_envs, leaders, observation_lags=policy.lags, pool=_POOL
-            )
+                found.spec.name, num_envs=num_envs, behaviour_policies=(own, own, own, _OPERATOR),
+                observation_lags=policy.lags, pool=_POOL,
+            )  # fmt: skip
         else:
             kwargs["starts"] = starts_from_dataset(dataset, found.spec, starts, seed=0)
             envs = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs).unwrapped
@@ -242,12 +241,9 @@ def _audit(base: Any, args: argparse.Namespace) -> Callable[[Any], None]:
     import json
 
     from rise_agents.cli.progress import say
+    from rise_agents.evaluation.audit import audit_policy
     from rise_env.files import write_json
 
-    try:
-        from rise_agents.cli.cell_policy import audit_policy
-    except ImportError as error:
-        raise ConfigError("--audit needs the cell of a checkout: `benchmarks` is not part of the package") from error
     if args.oracle:
         raise ConfigError("--audit holds imagination against the cell: it makes no sense with --oracle")
     first, file = copy.deepcopy(base), args.out / "audit.json"
@@ -256,7 +252,7 @@ def _audit(base: Any, args: argparse.Namespace) -> Callable[[Any], None]:
     def watch(trained: Any) -> None:
         figures = audit_policy(
             trained.policy, trained.envs.world_model,
-            states=args.audit, group=4, seed=_AUDIT_SEED, leader=first, guidance=1.0,
+            states=args.audit, num_candidates=4, seed=_AUDIT_SEED, behaviour_policy=first, guidance=1.0,
         )  # fmt: skip
         rows.append({"chunks": trained.num_chunks, **figures})
         write_json(file, rows)

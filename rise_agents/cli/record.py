@@ -1,8 +1,8 @@
 """Record episodes of a policy in the work cell as a LeRobot v3.0 dataset.
 
-Scripted policies: `expert`; `operator` (imperfect, a mixture of habits); `operator-noisy`, `-delayed`, `-confused`,
-`-hesitant`, `-hasty`, `-clumsy`, `-distracted`, `-playful`; and `corrected` (an operator corrected by the expert; its
-frames carry `is_intervention`). Trained ones: `base` (the bundle's), a run folder, a checkpoint or a Hub id.
+Scripted policies: `expert`; `operator` (imperfect, a mixture of habits); `operator-<kind>` (of brick sorting: noisy,
+delayed, confused, hesitant, hasty, clumsy, distracted, playful); and `corrected` (an operator corrected by the expert;
+its frames carry `is_intervention`). Trained ones: `base` (the bundle's), a run folder, a checkpoint or a Hub id.
 
 Episode i uses seed S + i. Run the same command again to continue after an interruption, or with more episodes to
 extend the dataset; nothing that was finished is lost, whenever the process dies. A preview video of the first episodes
@@ -20,7 +20,6 @@ import argparse
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from rise_env.errors import ConfigError
 
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
     parser.add_argument("--policy", default="expert", help="name or path of a policy (default: %(default)s)")
-    parser.add_argument("--advantage", default="best", metavar="LEVEL", help="what to ask a trained policy for")
+    parser.add_argument("--advantage", metavar="BIN", help="what to ask a trained policy for")
     parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
     parser.add_argument("--episodes", type=int, default=10, help="episodes in the dataset (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
@@ -50,31 +49,34 @@ def run(args: argparse.Namespace) -> int:
     """Record."""
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes}, expected at least 1")
-    from rise_agents.cli.progress import bar, say
+    from rise_agents.cli.progress import advance, bar, say
+    from rise_agents.policies.resolve import resolve_actor
+    from rise_env.acting import Actor
     from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import cell_overrides, load_cell
     from rise_robot.recording import read_episode_records, write_preview
 
     options = cell_overrides(args.difficulty, None, None, args.variation or None)
     spec, config = load_cell(args.task, args.preset, [*options, *args.overrides])
-    outcomes: Counter[str] = Counter()
-    started, recorded = time.perf_counter(), 0
+    found = resolve_actor(args.policy, task=spec.name, advantage=args.advantage, guidance=args.guidance)
+    actor = found if isinstance(found, Actor) else None  # a scripted one is found by its name, in the cell
+    name = args.policy if actor is None else f"policy-{Path(args.policy).name}"
+    recorded: list[CollectedEpisode] = []
+    started = time.perf_counter()
     with bar(args.episodes, f"recording {args.policy}", "episodes") as progress:
 
         def on_episode(saved: int, episode: CollectedEpisode | None) -> None:
-            nonlocal recorded
-            progress.update(saved - progress.n)
+            advance(progress, saved)
             if episode is None:
                 say(f"{args.out} holds {saved} episodes already; continuing")
                 return
-            recorded += 1
-            outcomes["success" if episode.success else episode.failure_mode] += 1
+            recorded.append(episode)
+            outcomes = Counter("success" if one.success else one.failure_mode for one in recorded)
             progress.set_postfix(dict(outcomes), refresh=False)
 
-        name, make = _trained(args)
         collect(
             spec, config, name, args.episodes, args.seed, args.out,
-            tail_seconds=args.tail_seconds, on_episode=on_episode, make_policy=make,
+            actor=actor, tail_seconds=args.tail_seconds, on_episode=on_episode,
         )  # fmt: skip
     elapsed = time.perf_counter() - started
     records = read_episode_records(args.out)
@@ -83,24 +85,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.out}: {len(records)} episodes, {frames} frames at {spec.fps} Hz, {successes} successful", end="")
     print(f", {corrected} corrected frames" if corrected else "")
     if recorded:
-        print(f"recorded {recorded} episodes in {elapsed:.1f} s ({elapsed / recorded:.2f} s each)")
+        print(f"recorded {len(recorded)} episodes in {elapsed:.1f} s ({elapsed / len(recorded):.2f} s each)")
     if args.preview:
         preview = write_preview(args.out, args.out / "preview.mp4", episodes=min(args.preview, len(records)))
         print(f"preview: {preview}")
     return 0
-
-
-def _trained(args: argparse.Namespace) -> tuple[str, Any]:
-    """Name for the records, and what makes a trained policy act in the cell; None for a scripted one."""
-    from rise_agents.policies.loading import advantage_bin_of, load_policy
-    from rise_agents.policies.resolve import find_policy
-
-    path = find_policy(args.policy, args.task)
-    if path is None:
-        return args.policy, None
-    from rise_agents.cli.cell_policy import PolicyInCell
-
-    policy = load_policy(path)
-    name = "policy-" + Path(args.policy).name
-    level = advantage_bin_of(policy, args.advantage)
-    return name, lambda cell, renderer: PolicyInCell(cell, renderer, policy, name, args.seed, level, args.guidance)

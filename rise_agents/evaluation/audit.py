@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
-from rise_agents.algorithms.best_of_n import imagined_advantages
+from rise_agents.algorithms.best_of_n import history_lags, imagined_advantages
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Policy
 from rise_env.acting import Actor
 from rise_env.metrics import rank_correlation, within_group_correlation
+from rise_env.registry import TASKS
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["audit"]
+__all__ = ["audit", "audit_policy"]
 
 _LEAST_SPREAD = 0.02
+_TOGETHER = 8  # states at once
 
 
 def audit(
@@ -68,3 +73,46 @@ def audit(
         "gain_of_true_best": float((truth.max(axis=1) - truth.mean(axis=1)).mean()),
         "bias": float((guess - truth).mean()),
     }
+
+
+def audit_policy(
+    policy: Policy,
+    world_model: CompositionalWorldModel,
+    *,
+    states: int,
+    num_candidates: int,
+    seed: int,
+    preset: str = "small",
+    behaviour_policy: Policy | None = None,
+    guidance: float | None = None,
+    advantage_bin: int | None = None,
+) -> dict[str, Any]:
+    """`audit` of a policy in the oracle environment of its task, at states that it gets to itself.
+
+    Args:
+        policy: Proposes.
+        world_model: Imagines.
+        states: Number of states.
+        num_candidates: Proposals per state.
+        seed: Seed of states and noise.
+        preset: Preset of the task.
+        behaviour_policy: Leads to the states, for audits of several policies at the same ones; `policy` when None.
+        guidance: Classifier-free guidance of both; the policies' own when None.
+        advantage_bin: Advantage bin that is proposed for; the best when None. The behaviour policy is asked for the
+            best.
+    """
+    together = min(states, _TOGETHER)
+    envs = gymnasium.make_vec(
+        f"RISE-{TASKS.load(policy.spec.name).title}-Oracle-v0",
+        num_envs=together * num_candidates,
+        preset=preset,
+        behaviour_policies=[PolicyActor(behaviour_policy or policy, guidance=guidance)],
+        observation_lags=history_lags(world_model.spec),
+        max_chunks=1,
+    )
+    actor = PolicyActor(policy, advantage_bin, guidance, noise_scale=1.0)
+    try:
+        rounds = -(-states // together)
+        return audit(actor, world_model, envs, rounds=rounds, num_candidates=num_candidates, seed=seed)
+    finally:
+        envs.close()

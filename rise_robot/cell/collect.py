@@ -1,22 +1,25 @@
-"""Recording of scripted policies in the work cell into a LeRobot dataset, one frame per control step."""
+"""Recording of episodes in the work cell into a LeRobot dataset, one frame per control step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from rise_env.acting import Actor
 from rise_env.errors import ConfigError
+from rise_env.spaces import image_key
 from rise_env.tasks import TaskSpec
+from rise_robot.cell.acting import ActorInCell, ScriptedActor, cell_observation
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import CellConfig
 from rise_robot.cell.render import CellRenderer
-from rise_robot.cell.scripted import ScriptedPolicy
 from rise_robot.recording import EpisodeRecorder, read_episode_records
 
-__all__ = ["CollectedEpisode", "collect", "episode_rng", "run_episode"]
+__all__ = ["CollectedEpisode", "collect", "episode_rng"]
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,14 @@ def episode_rng(seed: int) -> np.random.Generator:
 def collect(
     spec: TaskSpec,
     config: CellConfig,
-    policy: str,
+    name: str,
     episodes: int,
     seed: int,
     root: str | Path,
     *,
+    actor: Actor | None = None,
     tail_seconds: float | None = None,
     on_episode: Callable[[int, CollectedEpisode | None], None] | None = None,
-    make_policy: Callable[[WorkCell, CellRenderer], ScriptedPolicy] | None = None,
 ) -> None:
     """Record episodes `seed ... seed + episodes - 1`; a dataset that has some of them already is continued.
 
@@ -67,13 +70,13 @@ def collect(
     Args:
         spec: The task.
         config: The cell.
-        policy: Name of a scripted policy of the task.
+        name: Name of the policy in the records; without `actor`, the scripted policy of the task that acts.
         episodes: Number of episodes the dataset shall hold of this policy and seed.
         seed: Seed of the first episode.
         root: Directory of the dataset.
+        actor: Who acts, for one environment; it is asked for a chunk once `execute` steps of the last one are done.
         tail_seconds: See above; one chunk when omitted.
         on_episode: Called with the number of episodes on disk and the one just recorded (None for those found).
-        make_policy: Makes what acts, where that is no scripted policy of the task; its name must be `policy`.
 
     Raises:
         ConfigError: If the policy is unknown, or the dataset at `root` holds other episodes than these.
@@ -81,18 +84,20 @@ def collect(
     """
     cell = WorkCell(spec, config)
     renderer = CellRenderer(cell.model, cell.data, config.supersample)
-    scripted = cell.task.scripted(policy, seed) if make_policy is None else make_policy(cell, renderer)
+    acting = ActorInCell(cell, actor or ScriptedActor(cell.task.scripted(name, seed)), seed)
     tail = round((spec.chunk / spec.fps if tail_seconds is None else tail_seconds) * spec.fps)
     with EpisodeRecorder(root, spec) as recorder:
         found = recorder.num_episodes
         recorder.commit()
-        _check_continues(root, policy, seed, found)
+        _check_continues(root, name, seed, found)
         if on_episode is not None and found:
             on_episode(found, None)
         for index in range(found, episodes):
             cell.reset(episode_rng(seed + index))
-            scripted.reset()
-            episode = run_episode(cell, renderer, scripted, recorder, seed + index, tail)
+            acting.reset()
+            kind = acting.kind
+            operator = name if kind is None or name.endswith(kind) else f"{name}/{kind}"
+            episode = _record_episode(cell, renderer, acting, recorder, seed + index, operator, tail)
             if on_episode is not None:
                 on_episode(recorder.num_episodes, episode)
 
@@ -109,38 +114,30 @@ def _check_continues(root: str | Path, policy: str, seed: int, found: int) -> No
             )
 
 
-def run_episode(
+def _record_episode(
     cell: WorkCell,
     renderer: CellRenderer,
-    policy: ScriptedPolicy,
+    acting: ActorInCell,
     recorder: EpisodeRecorder,
     seed: int,
+    operator: str,
     tail: int,
 ) -> CollectedEpisode:
-    """Run and record one episode from the cell's present (freshly reset) state.
-
-    Args:
-        cell: The cell.
-        renderer: Renderer of its cameras.
-        policy: Policy to run, asked anew at every control step.
-        recorder: Where to record.
-        seed: Seed of the episode, for the record.
-        tail: Control steps to go on once the outcome is clear.
-    """
-    spec, cameras = cell.spec, list(cell.spec.cameras)
+    """Record one episode from its beginning to `tail` control steps after its outcome is clear."""
+    spec = cell.spec
     outcome, seconds, remaining, frames = None, 0.0, tail, 0
     while True:
-        images = renderer.render(cameras, spec.image_size)
+        seen = cell_observation(cell, renderer)
         status = cell.status
         if outcome is None and (status.finished or cell.steps >= spec.max_steps):
             timeout = not status.success and status.failure_mode == "none"
             outcome, seconds = (status.success, "timeout" if timeout else status.failure_mode), cell.seconds
-        target = policy.plan(1)[0]
+        target = acting.target(partial(dict, seen))
         recorder.add_frame(
-            images=dict(zip(cameras, images, strict=True)),
-            state=cell.state(),
+            images={camera: seen[image_key(camera)] for camera in spec.cameras},
+            state=seen["state"],
             action=target.astype(np.float32),
-            is_intervention=policy.intervening,
+            is_intervention=acting.intervening,
             progress=status.progress,
             subgoal=status.score,
         )
@@ -150,7 +147,5 @@ def run_episode(
                 break
             remaining -= 1
         cell.step(target)
-    kind = getattr(policy, "kind", None)
-    operator = policy.name if kind is None or policy.name.endswith(kind) else f"{policy.name}/{kind}"
     recorder.end_episode(success=outcome[0], failure_mode=outcome[1], seed=seed, operator=operator)
     return CollectedEpisode(seed, operator, *outcome, seconds, frames)

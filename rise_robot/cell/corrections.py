@@ -122,16 +122,11 @@ class SupervisedPolicy(ScriptedPolicy):
         self._lookahead = round(GateConfig.lookahead * cell.spec.fps)
         self._supervisor = Supervisor(cell, expert)
 
-    @property
-    def kind(self) -> str | None:
-        """The student's kind in this episode, where it has one."""
-        return getattr(self._student, "kind", None)
-
     def reset(self) -> None:
         """Start an episode."""
         self._student.reset()
         self._supervisor.reset()
-        self.intervening = False
+        self.kind, self.intervening = self._student.kind, False
 
     def plan(self, horizon: int) -> np.ndarray:
         """The student's plan, or the expert's where the student drifts."""

@@ -1,143 +1,220 @@
-"""The work cell in place of imagination: the same chunks, judged by what really happens.
+"""The work cell in place of imagination: the same chunks, rewarded by what really happens.
 
-An agent that learns in imagination learns here without knowing the difference. What it gains here and not there is what
-the world model costs; it is the ceiling in the tables, and nothing a robot could offer, for it goes back to the same
-state as often as it likes.
+An agent that learns in imagination learns here without knowing the difference; what it gains here and not there is what
+the world model costs. It is an upper bound and nothing a robot could offer: it goes back to the same state at will.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 from tqdm import trange
 
+from rise_env.acting import Actor
+from rise_env.envs.arguments import checked_actions, mask_of, seeds_of
+from rise_env.envs.autoreset import autoreset_mode as parse_mode
 from rise_env.envs.candidates import CandidateScores
-from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
-from rise_env.tasks import TaskSpec
+from rise_env.errors import ConfigError, RiseError
+from rise_env.spaces import action_space, check_lags, lag_key, observation_space
+from rise_robot.cell.acting import ActorInCell, ScriptedActor, cell_observation
 from rise_robot.cell.cell import CellState, WorkCell
 from rise_robot.cell.collect import episode_rng
-from rise_robot.cell.config import CellConfig
+from rise_robot.cell.config import load_cell
 from rise_robot.cell.render import CellRenderer
-from rise_robot.cell.scripted import ScriptedPolicy
 
-__all__ = ["Leader", "OracleVectorEnv", "Starts"]
+__all__ = ["OracleStarts", "OracleVectorEnv"]
 
-type Leader = Callable[[WorkCell, CellRenderer], ScriptedPolicy]
+type BehaviourPolicy = str | Actor | Callable[[], Actor]
 
 
 class _Start(NamedTuple):
+    """A start state: the cell, what was seen at every lag (the present first), and the progress so far."""
+
     state: CellState
-    seen: list[tuple[np.ndarray, np.ndarray]]
+    seen: list[dict[str, np.ndarray]]
     progress: float
 
 
-class Starts(NamedTuple):
-    """What agents ask of start states, one entry each: `split`, str, is "train"."""
+@dataclass(frozen=True)
+class OracleStarts:
+    """What algorithms ask of start states, one entry each.
+
+    Attributes:
+        split: "train" everywhere.
+        success: Whether the episode succeeded, float32; NaN: not known.
+    """
 
     split: np.ndarray
+    success: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.split)
 
 
 class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
-    """Starts where a scripted policy has got to in an episode of its own; pays the chunk's true advantage.
+    """Starts where a behaviour policy has got to in an episode of its own; pays the chunk's true advantage.
 
-    Spaces, infos and options are those of `rise_env.envs.vector.ImaginationVectorEnv` as far as agents use them; the
-    reward is the mean true progress over the chunk less the true progress before it.
+    Spaces, infos and options are those of `rise_env.envs.vector.ImaginationVectorEnv` as far as algorithms use them.
+    The reward is the mean true progress over the chunk less the true progress before it; `terminated` when nothing can
+    change the outcome any more, `truncated` after `max_chunks`. **Info**: `progress` [0, 1], `is_success`,
+    `uncertainty` (0).
 
     Args:
-        spec: The task.
-        config: The cell.
+        task: Task name or the path of a YAML file with the sections `task` and `cell`.
+        preset: Preset name.
         num_envs: Number of environments; one cell serves them all in turn.
-        leaders: What leads to the start states, drawn at random: names of scripted policies, or functions that make a
-            policy for the cell and its renderer.
+        behaviour_policies: Who leads to the start states, drawn at random: names of scripted policies, actors for one
+            environment, or functions that make one.
         observation_lags: As in the other environments.
         max_chunks: Chunks from a start state until truncation.
         latest_start: Start states lie at most so many control steps after an episode's beginning.
-        pool: Lead so many episodes (seeds from 0) at the first reset, and start from any state of any of them
-            afterwards; 0 leads to every start state anew.
+        pool: Run so many episodes (seeds from 0) at the first reset, and start from any state of any of them
+            afterwards; 0 runs one for every start state.
+        autoreset_mode: "disabled", the only one.
+        overrides: Further configuration overrides, e.g. `["cell.difficulty=hard"]`.
+
+    Raises:
+        ConfigError: If an argument or the configuration is wrong.
+
+    Example:
+        >>> envs = OracleVectorEnv(preset="tiny", num_envs=2, behaviour_policies=["expert"], latest_start=4)
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations["state"].shape, infos["progress"].shape
+        ((2, 14), (2,))
+        >>> envs.close()
     """
 
     def __init__(
         self,
-        spec: TaskSpec,
-        config: CellConfig,
-        num_envs: int,
-        leaders: Sequence[str | Leader] = ("operator",),
+        task: str = "brick_sorting",
+        preset: str = "small",
+        num_envs: int = 1,
+        behaviour_policies: Sequence[BehaviourPolicy] = ("operator",),
         observation_lags: Sequence[int] = (),
         max_chunks: int = 2,
         latest_start: int = 60,
         pool: int = 0,
+        autoreset_mode: str | AutoresetMode = "disabled",
+        overrides: Sequence[str] = (),
     ) -> None:
-        self.task, self.num_envs, self.max_chunks = spec, num_envs, max_chunks
-        self.lags = (0, *check_lags(spec, observation_lags))
-        self.leaders, self.latest_start = tuple(leaders), latest_start
-        self.autoreset_mode, self.output, self.render_mode = AutoresetMode.DISABLED, "numpy", None
-        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
-        self.single_observation_space = observation_space(spec, self.lags[1:])
-        self.single_action_space = action_space(spec)
+        for name, number in {"num_envs": num_envs, "max_chunks": max_chunks, "latest_start": latest_start}.items():
+            if number < 1:
+                raise ConfigError(f"{name} is {number}, expected at least 1")
+        if not behaviour_policies:
+            raise ConfigError("behaviour_policies is empty: somebody must lead to the start states")
+        self.autoreset_mode = parse_mode(autoreset_mode)
+        if self.autoreset_mode != AutoresetMode.DISABLED:
+            raise ConfigError(f"autoreset_mode {autoreset_mode!r}: the oracle environment knows 'disabled' only")
+        self.task, config = load_cell(task, preset, overrides)
+        self.num_envs, self.max_chunks, self.latest_start = num_envs, max_chunks, latest_start
+        self.lags = (0, *check_lags(self.task, observation_lags))
+        self.output, self.render_mode = "numpy", None
+        fps = max(1, self.task.fps // self.task.chunk)
+        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": [], "render_fps": fps}
+        self.single_observation_space = observation_space(self.task, self.lags[1:])
+        self.single_action_space = action_space(self.task)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._cell = WorkCell(spec, config)
+        self._cell = WorkCell(self.task, config)
         self._renderer = CellRenderer(self._cell.model, self._cell.data, config.supersample)
-        self._states: dict[int, CellState] = {}
-        self._seen: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-        self._progress, self._chunks = np.zeros(num_envs), np.zeros(num_envs, int)
+        self._behaviour = tuple(behaviour_policies)
+        for policy in self._behaviour:
+            if isinstance(policy, str):
+                self._cell.task.scripted(policy, 0)  # an unknown name is told now
+        self._starts: list[_Start | None] = [None] * num_envs
+        self._generators = [np.random.default_rng() for _ in range(num_envs)]
+        self._success = np.zeros(num_envs, bool)
+        self._chunks, self._done = np.zeros(num_envs, int), np.zeros(num_envs, bool)
         self._pool_size, self._pool = pool, list[_Start]()
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Lead every environment (of `reset_mask`) to a start state; `group_size` neighbours share one.
+    # ------------------------------------------------------------------ Gymnasium
 
-        With a pool, `start_index` says to which of its states, one for every environment.
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Lead all environments, or those of `options["reset_mask"]`, to a start state.
+
+        Args:
+            seed: One seed per environment, or an int s that gives environment i the seed s + i.
+            options: `reset_mask`; `group_size`: so many neighbours share a start state; with a pool, `start_index`:
+                which of its states, one for every environment.
+
+        Raises:
+            ConfigError: If seeds or options do not fit.
         """
         options = options or {}
+        mask, group = mask_of(options.get("reset_mask"), self.num_envs), options.get("group_size", 1)
         index = options.get("start_index")
-        mask = options.get("reset_mask", np.ones(self.num_envs, bool))
-        group = options.get("group_size", 1)
-        seeds = seed if seed is not None else np.random.default_rng().integers(2**31, size=self.num_envs).tolist()
+        if index is not None and not (self._pool_size and len(index) == self.num_envs):
+            raise ConfigError("start_index wants a pool, and one of its states for every environment")
+        seeds = seeds_of(seed, self.num_envs)
         for i in np.flatnonzero(mask).tolist():
-            leader = i // group * group
-            if leader != i and mask[leader]:
-                self._states[i], self._seen[i] = self._states[leader], self._seen[leader]
-                self._progress[i] = self._progress[leader]
+            first = i // group * group
+            if first != i and mask[first]:
+                self._starts[i] = self._starts[first]
             else:
-                self._states[i], self._seen[i], self._progress[i] = (
-                    self._lead(int(seeds[i])) if index is None else self._pooled()[int(index[i])]
+                self._starts[i] = (
+                    self._start(self._next_seed(i, seeds[i])) if index is None else self._pooled()[int(index[i])]
                 )
-            self._chunks[i] = 0
-        return self._observe(), self._infos()
+        self._chunks[mask], self._done[mask], self._success[mask] = 0, False, False
+        return self._observe(), self._infos(mask)
 
     def step(self, actions: Any) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Run a chunk in every environment."""
+        """Run a chunk in every environment.
+
+        Args:
+            actions: (num_envs, chunk, D) absolute joint targets, rad and m; an array or a tensor.
+
+        Raises:
+            ActionError: If the actions have the wrong shape or are not finite; nothing has moved then.
+            RiseError: Before the first reset, or if an episode has ended and was not reset.
+        """
+        starts = self._present()
+        if self._done.any():
+            raise RiseError(
+                f"the episodes of environments {np.flatnonzero(self._done).tolist()} have ended: reset them first with "
+                'reset(options={"reset_mask": terminated | truncated})'
+            )
+        spec = self.task
+        chunks, _ = checked_actions(actions, ~self._done, spec.chunk, spec.layout, torch.device("cpu"))
         rewards, finished = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
-        for i, chunk in enumerate(np.asarray(actions)):
-            self._cell.restore(self._states[i])
+        for i, chunk in enumerate(chunks.numpy()):
+            self._cell.restore(starts[i].state)
             progress, seen = [], []
             for step, target in enumerate(chunk, start=1):
-                self._cell.step(target)
-                progress.append(self._cell.status.progress)
-                if self.task.chunk - step in self.lags:
+                progress.append(self._cell.step(target).progress)
+                if spec.chunk - step in self.lags:
                     seen.append(self._look())
-            rewards[i] = np.mean(progress) - self._progress[i]
-            self._states[i], self._seen[i] = self._cell.save(), seen[::-1]
-            self._progress[i], finished[i] = progress[-1], self._cell.status.finished
-            self._chunks[i] += 1
-        infos = self._infos()
-        return self._observe(), rewards, finished, ~finished & (self._chunks >= self.max_chunks), infos
+            rewards[i] = np.mean(progress) - starts[i].progress
+            self._starts[i] = _Start(self._cell.save(), seen[::-1], progress[-1])
+            self._success[i], finished[i] = self._cell.status.success, self._cell.status.finished
+        self._chunks += 1
+        truncated = ~finished & (self._chunks >= self.max_chunks)
+        self._done |= finished | truncated
+        return self._observe(), rewards, finished, truncated, self._infos()
+
+    # ------------------------------------------------------------------ what algorithms use besides
 
     def evaluate_candidates(self, actions: Any) -> CandidateScores:
-        """Run several chunks (num_envs, G, chunk, D) from every present state, and go on from none of them."""
+        """Run several chunks (num_envs, G, chunk, D) from every present state, and go on from none of them.
+
+        Raises:
+            RiseError: Before the first reset.
+        """
         advantage = np.zeros(actions.shape[:2], np.float32)
+        starts = self._present()
         for i, chunks in enumerate(np.asarray(actions)):
             for member, chunk in enumerate(chunks):
-                self._cell.restore(self._states[i])
+                self._cell.restore(starts[i].state)
                 progress = [self._cell.step(target).progress for target in chunk]
-                advantage[i, member] = np.mean(progress) - self._progress[i]
+                advantage[i, member] = np.mean(progress) - starts[i].progress
         return CandidateScores(advantage, np.zeros_like(advantage))
 
     def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
@@ -146,51 +223,57 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         return np.full(shape, np.nan, np.float32), np.zeros(self.num_envs, bool)
 
     @property
-    def starts(self) -> Starts:
+    def starts(self) -> OracleStarts:
         """The states of the pool."""
-        return Starts(np.full(len(self._pooled()), "train"))
+        count = len(self._pooled())
+        return OracleStarts(np.full(count, "train"), np.full(count, np.nan, np.float32))
 
-    def _lead(self, seed: int) -> _Start:
+    # ------------------------------------------------------------------ start states
+
+    def _next_seed(self, i: int, seed: int | None) -> int:
+        """Seed of an environment's next start: the one given, else one that follows from the last one given."""
+        if seed is not None:
+            self._generators[i] = np.random.default_rng(seed)
+            return seed
+        return int(self._generators[i].integers(2**31))
+
+    def _start(self, seed: int) -> _Start:
         if not self._pool_size:
-            return self._lead_to(seed)
+            return self._lead(seed)
         pool = self._pooled()
         return pool[int(np.random.default_rng(seed).integers(len(pool)))]
 
     def _pooled(self) -> list[_Start]:
         if self._pool_size and not self._pool:
-            self._fill_pool()
+            for seed in trange(self._pool_size, desc="reaching start states", unit=" episodes", disable=None):
+                self._fill_pool(seed)
         return self._pool
 
-    def _fill_pool(self) -> None:
-        for seed in trange(self._pool_size, desc="leading to start states", unit=" episodes", disable=None):
-            policy = self._leader(np.random.default_rng(seed), seed)
-            self._cell.reset(episode_rng(seed))
-            policy.reset()
-            seen = [self._look()]
-            while True:
-                moments = [seen[max(0, len(seen) - 1 - lag)] for lag in self.lags]
-                self._pool.append(_Start(self._cell.save(), moments, self._cell.status.progress))
-                self._cell.step(policy.plan(1)[0])
-                if self._cell.status.finished or self._cell.steps >= self.latest_start:
-                    break
-                seen.append(self._look())
+    def _fill_pool(self, seed: int) -> None:
+        """Every state of one episode; pictures are shared by the states that see them."""
+        acting = self._acting(np.random.default_rng(seed), seed)
+        self._cell.reset(episode_rng(seed))
+        acting.reset()
+        seen = [self._look()]
+        while True:
+            moments = [seen[max(0, len(seen) - 1 - lag)] for lag in self.lags]
+            self._pool.append(_Start(self._cell.save(), moments, self._cell.status.progress))
+            self._cell.step(acting.target(lambda: seen[-1]))
+            if self._cell.status.finished or self._cell.steps >= self.latest_start:
+                break
+            seen.append(self._look())
 
-    def _leader(self, rng: np.random.Generator, seed: int) -> ScriptedPolicy:
-        leader = self.leaders[int(rng.integers(len(self.leaders)))]
-        if isinstance(leader, str):
-            return self._cell.task.scripted(leader, seed)
-        return leader(self._cell, self._renderer)
-
-    def _lead_to(self, seed: int) -> _Start:
+    def _lead(self, seed: int) -> _Start:
+        """A random state of the episode of a seed."""
         rng = np.random.default_rng(seed)
-        policy = self._leader(rng, seed)
+        acting = self._acting(rng, seed)
         start = int(rng.integers(self.latest_start))
         while True:  # an episode that ends before the drawn step: stop earlier
             self._cell.reset(episode_rng(seed))
-            policy.reset()
+            acting.reset()
             seen = {0: self._look()}
             while self._cell.steps < start and not self._cell.status.finished:
-                self._cell.step(policy.plan(1)[0])
+                self._cell.step(acting.target(self._look))
                 if start - self._cell.steps in self.lags:
                     seen[self._cell.steps] = self._look()
             if not self._cell.status.finished:
@@ -199,17 +282,33 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         moments = [seen[max(0, start - lag)] for lag in self.lags]
         return _Start(self._cell.save(), moments, self._cell.status.progress)
 
-    def _look(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._renderer.render(list(self.task.cameras), self.task.image_size), self._cell.state()
+    def _acting(self, rng: np.random.Generator, seed: int) -> ActorInCell:
+        policy = self._behaviour[int(rng.integers(len(self._behaviour)))]
+        if isinstance(policy, str):
+            policy = ScriptedActor(self._cell.task.scripted(policy, seed))
+        return ActorInCell(self._cell, policy if isinstance(policy, Actor) else policy())
+
+    # ------------------------------------------------------------------ observations
+
+    def _present(self) -> list[_Start]:
+        starts = [start for start in self._starts if start is not None]
+        if len(starts) < self.num_envs:
+            raise RiseError("call reset before anything else")
+        return starts
+
+    def _look(self) -> dict[str, np.ndarray]:
+        return cell_observation(self._cell, self._renderer)
 
     def _observe(self) -> dict[str, Any]:
-        observation: dict[str, Any] = {}
-        for place, lag in enumerate(self.lags):
-            frames = np.stack([self._seen[i][place][0] for i in range(self.num_envs)])
-            for view, camera in enumerate(self.task.cameras):
-                observation[lag_key(image_key(camera), lag)] = frames[:, view].copy()
-            observation[lag_key("state", lag)] = np.stack([self._seen[i][place][1] for i in range(self.num_envs)])
-        return observation
+        starts = self._present()
+        return {
+            lag_key(key, lag): np.stack([start.seen[place][key] for start in starts])
+            for place, lag in enumerate(self.lags)
+            for key in starts[0].seen[0]
+        }
 
-    def _infos(self) -> dict[str, Any]:
-        return {"progress": self._progress.copy(), "uncertainty": np.zeros(self.num_envs)}
+    def _infos(self, mask: np.ndarray | None = None) -> dict[str, Any]:
+        progress = np.array([start.progress for start in self._present()])
+        infos = {"progress": progress, "is_success": self._success.copy(), "uncertainty": np.zeros(self.num_envs)}
+        known = np.ones(self.num_envs, bool) if mask is None else mask
+        return {**infos, **{f"_{key}": known.copy() for key in infos}}

@@ -17,10 +17,12 @@ class ScriptedPolicy(ABC):
 
     Attributes:
         name: Name, e.g. "expert" or "operator-noisy".
+        kind: Kind that it is of in this episode, where it draws one.
         intervening: Whether the last plan corrected another policy.
     """
 
     name: str
+    kind: str | None = None
     intervening: bool = False
 
     def reset(self) -> None:  # noqa: B027  (most policies remember nothing)

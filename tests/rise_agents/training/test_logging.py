@@ -49,11 +49,11 @@ def test_audits_of_a_run_that_goes_on_are_added(tmp_path: Path, monkeypatch: pyt
     figures = {"states": 2, "overall": 0.5, "within_state": 0.4, "advantage_mean": 0.1}
     leaders: list[Any] = []
 
-    def audited(_policy: Any, _model: Any, *, leader: Any, **_: Any) -> dict[str, float]:
-        leaders.append(leader)
+    def audited(_policy: Any, _model: Any, *, behaviour_policy: Any, **_: Any) -> dict[str, float]:
+        leaders.append(behaviour_policy)
         return figures
 
-    monkeypatch.setattr("rise_agents.cli.cell_policy.audit_policy", audited)
+    monkeypatch.setattr("rise_agents.evaluation.audit.audit_policy", audited)
     base = policy()
     args = argparse.Namespace(out=tmp_path, audit=2, oracle=False)
     envs = counting_envs(

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
 from rise_agents.algorithms.rise import RISE, RiseConfig
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
-from rise_robot.cell.config import load_cell
+from rise_env.checks import check_vector_env
+from rise_env.errors import ActionError, ConfigError, RiseError
 from rise_robot.cell.env import CellEnv
 from rise_robot.cell.oracle import OracleVectorEnv
 
 
+def make(num_envs: int, **kwargs: Any) -> OracleVectorEnv:
+    """A tiny one, through its id."""
+    settings = {"preset": "tiny", "behaviour_policies": ["expert"], "observation_lags": [2], "latest_start": 12}
+    made: Any = gymnasium.make_vec("RISE-BrickSorting-Oracle-v0", num_envs=num_envs, **{**settings, **kwargs})
+    assert isinstance(made.unwrapped, OracleVectorEnv)
+    return made.unwrapped
+
+
 @pytest.fixture(scope="module")
 def envs() -> OracleVectorEnv:
-    return OracleVectorEnv(*load_cell("brick_sorting", "tiny"), 4, ("expert",), observation_lags=[2], latest_start=12)
+    return make(4)
 
 
 def test_groups_share_a_state_and_are_told_apart_by_what_they_do(envs: OracleVectorEnv) -> None:
@@ -64,8 +74,7 @@ def test_an_agent_learns_there_as_it_does_in_imagination(envs: OracleVectorEnv) 
 
 @pytest.fixture(scope="module")
 def pooled() -> OracleVectorEnv:
-    spec, config = load_cell("brick_sorting", "tiny")
-    return OracleVectorEnv(spec, config, 6, ("expert",), observation_lags=[2], latest_start=12, pool=2)
+    return make(6, pool=2)
 
 
 def test_a_pool_starts_from_any_state_of_its_episodes(pooled: OracleVectorEnv) -> None:
@@ -95,3 +104,63 @@ def test_states_of_a_pool_can_be_chosen_and_surveyed(pooled: OracleVectorEnv) ->
     assert agent.num_chunks == len(states)
     assert agent._bad is not None
     assert len(agent._bad) + len(agent._held) == len(states)
+
+
+def test_it_keeps_the_rules_of_vector_environments(envs: OracleVectorEnv) -> None:
+    report = check_vector_env(envs, skip=["next_step", "same_step", "render", "close"], steps=2, max_steps=4)
+    print(report)
+    assert {"seeding", "repeatable", "fresh_arrays", "disabled", "reset_mask", "alone"} <= set(report.passed)
+
+
+class Still:
+    """Holds the arms where they are; counts its episodes."""
+
+    lags = (2,)
+    episodes = 0
+
+    def reset(self, seeds: Any, mask: np.ndarray) -> None:
+        self.episodes += 1
+
+    def act(self, observations: Any) -> np.ndarray:
+        assert (observations["state"] - observations["state_lag2"]).max() < 0.5
+        return np.repeat(observations["state"][:, None], 8, axis=1)
+
+
+def test_whoever_acts_can_lead_to_the_start_states() -> None:
+    still = Still()
+    envs = make(2, behaviour_policies=[still, lambda: still])
+    observations, _ = envs.reset(seed=[1, 2])
+    assert still.episodes >= 2
+    assert envs.observation_space.contains(observations)
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"autoreset_mode": "next_step"}, "disabled"),
+        ({"behaviour_policies": []}, "behaviour_policies"),
+        ({"behaviour_policies": ["experd"]}, "no scripted policy"),
+        ({"max_chunks": 0}, "max_chunks"),
+        ({"latest_start": 0}, "latest_start"),
+    ],
+)
+def test_wrong_arguments_are_named(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make(2, **wrong)
+
+
+def test_wrong_calls_are_named(envs: OracleVectorEnv) -> None:
+    with pytest.raises(RiseError, match="reset before"):
+        make(2).step(np.zeros((2, 8, 14), np.float32))
+    observations, _ = envs.reset(seed=0)
+    with pytest.raises(ConfigError, match="pool"):
+        envs.reset(options={"start_index": [0, 1, 2, 3]})
+    hold = np.repeat(observations["state"][:, None], envs.task.chunk, axis=1)
+    with pytest.raises(ActionError, match="not finite"):
+        envs.step(np.full_like(hold, np.nan))
+    for _ in range(envs.max_chunks):
+        *_, terminated, truncated, _ = envs.step(hold)
+    assert (terminated | truncated).all()
+    with pytest.raises(RiseError, match="have ended"):
+        envs.step(hold)
