@@ -65,7 +65,7 @@ def test_the_reward_is_the_progress_the_cell_itself_reports(envs: OracleVectorEn
 
 def test_an_agent_learns_there_as_it_does_in_imagination(envs: OracleVectorEnv) -> None:
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
-    policy = FlowPolicy(envs.task, FlowPolicyConfig(network=network, lags=(2,), steps=1, draws=1))
+    policy = FlowPolicy(envs.task, FlowPolicyConfig(network=network, lags=(2,), steps=1, noise_samples=1))
     agent = RISE(policy, envs, None, RiseConfig(offline_ratio=0.0, group=2, relative=True))  # type: ignore[arg-type]
     agent.learn(12)
     assert agent.rounds >= 1
@@ -96,7 +96,7 @@ def test_states_of_a_pool_can_be_chosen_and_surveyed(pooled: OracleVectorEnv) ->
     infos = pooled.reset(options={"start_index": chosen.tolist()})[1]
     np.testing.assert_array_equal(infos["progress"], np.array(states)[chosen])
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
-    policy = FlowPolicy(pooled.task, FlowPolicyConfig(network=network, lags=(2,), steps=1, draws=1))
+    policy = FlowPolicy(pooled.task, FlowPolicyConfig(network=network, lags=(2,), steps=1, noise_samples=1))
     settings = RiseConfig(offline_ratio=0.0, chunks_per_state=1, group=4, keep=2, anchor=1.0)
     envs: Any = pooled  # takes the place of an imagination
     agent = RISE(policy, envs, None, settings)
