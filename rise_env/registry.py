@@ -223,7 +223,7 @@ DYNAMICS = Registry("dynamics model", {"latent": "rise_env.dynamics.model:Latent
 VALUES = Registry("value model", {"ensemble": "rise_env.value.model:ValueModel"})
 #: Robot drivers: functions `(task, preset, overrides, robot, **options) -> rise_robot.drivers.base.Driver`.
 DRIVERS = Registry(
-    "driver", {"cell": "rise_robot.drivers.cell:make_driver", "ros": "rise_robot.ros.driver:make_driver"}
+    "driver", {"cell": "rise_robot.drivers.cell:make_driver", "ros": "rise_robot.drivers.ros:make_driver"}
 )
 #: Tasks with environment ids; made by `register_task`.
 TASKS = Registry("task")

@@ -29,8 +29,6 @@ KNOWN = frozenset(
         "rise_agents.cli.bench imports benchmarks",
         "rise_agents.cli.bench imports benchmarks.truth_pictures",
         "rise_agents.cli.bench imports benchmarks.truth_set",
-        "circle: rise_env.dynamics.evaluation, rise_env.dynamics.training",
-        "circle: rise_robot.ros.driver, rise_robot.ros.scene",
     }
 )
 

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from rise_env.errors import RobotError
-from rise_env.tasks import TaskSpec, load_task
-from rise_robot.config import RobotConfig
+from rise_env.tasks import TaskSpec
 from rise_robot.drivers.base import JointSample, Observation
 from rise_robot.pacing import Pacer
 from rise_robot.ros import messages, ros1
-from rise_robot.ros.config import ArmConfig, RosConfig, ros_config
+from rise_robot.ros.config import ArmConfig, RosConfig
 from rise_robot.ros.streams import StampClock, Stream, matching
 from rise_robot.ros.watch import Graph, MasterWatch, read_graph
 
-__all__ = ["RosDriver", "make_driver"]
+__all__ = ["RosDriver"]
 
 _LOG = logging.getLogger(__name__)
 #: Messages kept per stream: enough to find, for the slowest camera's moment, what the others saw then.
@@ -348,16 +347,3 @@ class RosDriver:
         if self._ros is None:
             raise RobotError("the robot is not connected: call connect() first")
         return self._ros
-
-
-def make_driver(task: str, preset: str, overrides: Sequence[str], robot: RobotConfig) -> RosDriver:
-    """The robot of a YAML file over ROS (see `rise_robot.drivers`); one with a scene where `ros.scene` names it."""
-    config = ros_config(robot)
-    if config.scene is None:
-        return RosDriver(load_task(task, preset, overrides), config)
-    from rise_robot.cell.config import load_cell
-    from rise_robot.cell.task import make_cell_task
-    from rise_robot.ros.scene import RosCellDriver
-
-    spec, cell = load_cell(task, preset, overrides)
-    return RosCellDriver(spec, config, make_cell_task(spec.name, cell.ranges).scripted_policies)

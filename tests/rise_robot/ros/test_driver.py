@@ -19,10 +19,11 @@ from rise_env.errors import ConfigError, LayoutError, RobotError
 from rise_env.tasks import load_task
 from rise_robot.config import load_robot
 from rise_robot.drivers.base import Driver, SceneDriver
+from rise_robot.drivers.ros import make_driver
 from rise_robot.ros import ros1
 from rise_robot.ros.children import ChildProcess
 from rise_robot.ros.config import ros_config
-from rise_robot.ros.driver import RosDriver, make_driver
+from rise_robot.ros.driver import RosDriver
 from rise_robot.ros.master import RosMaster
 
 pytestmark = pytest.mark.ros
