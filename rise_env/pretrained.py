@@ -286,14 +286,16 @@ def load_registered(path: str | Path, registry: Registry, **kwargs: Any) -> Any:
         kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is no {registry.kind}: {CONFIG} is missing or damaged ({error!r})") from error
-    known = {getattr(registry.load(name), "kind", None): name for name in registry.names()}
-    if kind not in known:
-        raise CheckpointError(
-            f"{folder} is of kind {kind!r}, and no registered {registry.kind} is. Known: "
-            f"{', '.join(f'{name} ({kind!r})' for kind, name in known.items())}. Install the package that brings it, "
-            f"or register its class: {registry.how_to_register('its_name', 'package.module:Class')}"
-        )
-    return registry.load(known[kind]).from_pretrained(folder, **kwargs)
+    known = {}
+    for name in registry.names():  # ours first: a class of a plug-in that cannot be imported stops only its own
+        known[name] = getattr(registry.load(name), "kind", None)
+        if known[name] == kind:
+            return registry.load(name).from_pretrained(folder, **kwargs)
+    raise CheckpointError(
+        f"{folder} is of kind {kind!r}, and no registered {registry.kind} is. Known: "
+        f"{', '.join(f'{name} ({kind!r})' for name, kind in known.items())}. Install the package that brings it, "
+        f"or register its class: {registry.how_to_register('its_name', 'package.module:Class')}"
+    )
 
 
 def local_directory(path: str | Path, what: str, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:

@@ -209,12 +209,12 @@ ALGORITHMS = Registry(
         "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
     },
 )
-#: Policies by the `kind` in a checkpoint's config.json: `rise_agents.policies.base.Policy`.
+#: Policies, by the name that presets choose them by: `rise_agents.policies.base.Policy`.
 POLICIES = Registry(
-    "policy kind",
+    "policy",
     {
-        "rise_flow_policy": "rise_agents.policies.flow_policy:FlowPolicy",
-        "rise_pi05_policy": "rise_agents.policies.pi05:Pi05Policy",
+        "flow": "rise_agents.policies.flow_policy:FlowPolicy",
+        "pi05": "rise_agents.policies.pi05:Pi05Policy",
     },
 )
 #: Dynamics models: `rise_env.protocols.Dynamics` with `save_pretrained` and `from_pretrained`.

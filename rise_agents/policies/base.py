@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from rise_agents.policies.codec import AdvantageCodec
-from rise_env.config import decode
+from rise_env.config import decode, rename_keys
 from rise_env.errors import ConfigError
-from rise_env.pretrained import PretrainedMixin
+from rise_env.pretrained import PretrainedMixin, Upgrades
 from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import TaskSpec, task_from_section
 
@@ -57,6 +57,7 @@ class Policy(PretrainedMixin, nn.Module, ABC):
 
     title = "policy"
     format_version = 2
+    upgrades: ClassVar[Upgrades] = {1: dict}  # `parts_of` knows the older names
     Config: ClassVar[type[Any]]
     config: Any
     guidance: float = 1.0
@@ -215,7 +216,7 @@ class Policy(PretrainedMixin, nn.Module, ABC):
     @classmethod
     def parts_of(cls, config: Mapping[str, Any]) -> tuple[TaskSpec, Any, AdvantageCodec]:
         """Task, settings and codec of a checkpoint's `config.json`."""
-        settings = decode(cls.Config, config["policy"], "key 'policy'")
+        settings = decode(cls.Config, rename_keys(cls.Config, config["policy"]), "key 'policy'")
         return task_from_section(config["task"]), settings, AdvantageCodec.from_dict(config["advantage"])
 
     @classmethod

@@ -50,7 +50,7 @@ class PolicyConfig:
         training: See `CloningConfig`.
     """
 
-    kind: str = "rise_flow_policy"
+    kind: str = "flow"
     model: Any = field(default_factory=dict)
     advantage: AdvantageCodec = field(default_factory=AdvantageCodec)
     training: CloningConfig = field(default_factory=CloningConfig)

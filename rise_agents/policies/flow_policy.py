@@ -19,7 +19,6 @@ from rise_agents.policies.base import Context, Policy, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import ChunkDenoiser, NetworkConfig, ViewEncoder
 from rise_agents.policies.real_time import filled_up, guidance_weight, prefix_weights
-from rise_env.config import rename_keys
 from rise_env.errors import requirement
 from rise_env.tasks import TaskSpec
 
@@ -79,11 +78,10 @@ class FlowPolicyConfig:
 
 
 def _standard_terms(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a checkpoint of version 1 under the names of version 2."""
-    policy = rename_keys(FlowPolicyConfig, config["policy"])
-    if policy.get("prediction_type") == "chunk":
-        policy["prediction_type"] = "sample"
-    return {**config, "policy": policy}
+    """A checkpoint's configuration of version 1 in the words of version 2."""
+    if config["policy"].get("predicts") != "chunk":
+        return config
+    return {**config, "policy": {**config["policy"], "predicts": "sample"}}
 
 
 class FlowPolicy(Policy):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
+from pathlib import Path
 from typing import Any
 
 from rise_agents.policies.base import Policy
-from rise_env.errors import CheckpointError, ConfigError
-from rise_env.pretrained import CONFIG, local_directory
+from rise_env.errors import ConfigError
+from rise_env.pretrained import load_registered
 from rise_env.registry import POLICIES
 
 __all__ = ["advantage_bin_of", "load_policy"]
 
 
-def load_policy(path: str | os.PathLike[str], **kwargs: Any) -> Policy:
+def load_policy(path: str | Path, **kwargs: Any) -> Policy:
     """Load a policy of whatever kind.
 
     Args:
@@ -24,15 +23,7 @@ def load_policy(path: str | os.PathLike[str], **kwargs: Any) -> Policy:
     Raises:
         CheckpointError: If it is no policy of ours, or damaged.
     """
-    folder = local_directory(os.fspath(path), "policy")
-    try:
-        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("kind")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is no policy checkpoint: {CONFIG} is missing or damaged ({error})") from error
-    if not isinstance(kind, str) or kind not in POLICIES:
-        known = ", ".join(POLICIES.names())
-        raise CheckpointError(f"{folder} is of kind {kind!r}, expected one of {known}")
-    policy: Policy = POLICIES.load(kind).from_pretrained(folder, **kwargs)
+    policy: Policy = load_registered(path, POLICIES, **kwargs)
     return policy
 
 

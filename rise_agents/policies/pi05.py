@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from rise_agents.policies.base import Context, Policy, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.pi05_config import Pi05PolicyConfig
 from rise_agents.policies.prompt import build_prompt, prompt_bin
-from rise_env.config import rename_keys
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 
@@ -29,11 +28,6 @@ __all__ = ["Pi05Context", "Pi05Policy"]
 TOKENIZER = "tokenizer"  # folder inside a checkpoint
 _TEXT_BYTES = 512  # of an instruction; 200 tokens hold no more
 _LEAST_RANGE = {"rad": 0.04, "m": 0.008}  # of a joint, so that one that stood still in the data is not blown up
-
-
-def _standard_terms(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a checkpoint of version 1 under the names of version 2."""
-    return {**config, "policy": rename_keys(Pi05PolicyConfig, config["policy"])}
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,6 @@ class Pi05Policy(Policy):
     """
 
     kind = "rise-pi05-policy"
-    upgrades: ClassVar = {1: _standard_terms}
     Config = Pi05PolicyConfig
     lags = ()
     supports_rtc = True
@@ -87,7 +80,7 @@ class Pi05Policy(Policy):
         *,
         device: str | torch.device = "cpu",
     ) -> None:
-        from rise_agents.policies.pi05_network import build_network, load_tokenizer
+        from rise_agents.policies.pi05_network import build_network, check_tokenizer, load_tokenizer
 
         super().__init__()
         self.spec, self.config = spec, config or Pi05PolicyConfig()
@@ -99,7 +92,7 @@ class Pi05Policy(Policy):
         if sorted(self.views) != sorted(spec.cameras):
             raise ConfigError(f"policy.views {list(self.views)} are not the cameras {list(spec.cameras)} of the task")
         self.tokenizer = load_tokenizer(self.config.tokenizer) if tokenizer is None else tokenizer
-        self._check_tokenizer()
+        check_tokenizer(self.tokenizer, self.config)
         #: LeRobot's PI05Policy.
         self.network: Any = build_network(spec, self.config, self.views, device)
         angles = [float(self.config.relative and unit == "rad") for unit in spec.layout.units]
@@ -107,18 +100,6 @@ class Pi05Policy(Policy):
         for name in ("state", "chunk"):
             self.register_buffer(f"{name}_low", torch.full((dim,), -1.0, device=device))
             self.register_buffer(f"{name}_high", torch.ones(dim, device=device))
-
-    def _check_tokenizer(self) -> None:
-        ids = self.tokenizer("a")["input_ids"]
-        if self.tokenizer.bos_token_id is None or ids[0] != self.tokenizer.bos_token_id:
-            raise ConfigError("the tokenizer puts no beginning-of-sequence token before a prompt; pi0.5 expects one")
-        if self.tokenizer.pad_token_id is None:
-            raise ConfigError("the tokenizer has no padding token")
-        sizes = self.config.sizes
-        if sizes is not None and len(self.tokenizer) > sizes.vocabulary:
-            raise ConfigError(
-                f"the tokenizer has {len(self.tokenizer)} ids, policy.sizes.vocabulary is {sizes.vocabulary}"
-            )
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Published",
     "build_network",
+    "check_tokenizer",
     "guided_actions",
     "load_tokenizer",
     "read_published",
@@ -151,6 +152,22 @@ def load_tokenizer(name: str | Path) -> Any:
             f"no tokenizer at {name}: {error}\nPaliGemma's is gated: accept its licence on the Hub and log in with "
             "`hf auth login`, or give a tokenizer (argument `tokenizer`, or policy.tokenizer=<directory>)."
         ) from error
+
+
+def check_tokenizer(tokenizer: Any, config: Pi05PolicyConfig) -> None:
+    """Check that a tokenizer makes prompts as pi0.5 expects them.
+
+    Raises:
+        ConfigError: If it does not, or has more ids than the model.
+    """
+    if tokenizer.bos_token_id is None or tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:
+        raise ConfigError("the tokenizer puts no beginning-of-sequence token before a prompt; pi0.5 expects one")
+    if tokenizer.pad_token_id is None:
+        raise ConfigError("the tokenizer has no padding token")
+    if config.sizes is not None and len(tokenizer) > config.sizes.vocabulary:
+        raise ConfigError(
+            f"the tokenizer has {len(tokenizer)} ids, policy.sizes.vocabulary is {config.sizes.vocabulary}"
+        )
 
 
 def guided_actions(

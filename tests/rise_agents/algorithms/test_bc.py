@@ -143,7 +143,7 @@ def test_the_preset_of_the_embedded_default() -> None:
 
 def test_the_kind_of_policy_is_a_setting(dataset: Dataset) -> None:
     assert isinstance(make_policy(dataset.spec, CONFIG), FlowPolicy)
-    with pytest.raises(ConfigError, match="unknown policy kind 'nothing'"):
+    with pytest.raises(ConfigError, match="unknown policy 'nothing'"):
         PolicyConfig("nothing")
     with pytest.raises(ConfigError, match="'predicts' is called 'prediction_type' now"):
         PolicyConfig(model={"predicts": "chunk"})

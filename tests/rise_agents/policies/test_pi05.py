@@ -733,7 +733,7 @@ def test_behaviour_cloning_trains_it(tokenizer: Any, tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path / "data", spec)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     config = PolicyConfig(
-        "rise_pi05_policy",
+        "pi05",
         dataclasses.replace(CONFIG, tokenizer=str(tmp_path / "tokenizer"), steps=1),
         training=CloningConfig(batch_size=4, held_out=0.5, learning_rate=1e-2, warmup_steps=1),
     )
