@@ -28,7 +28,7 @@ def load_policy(path: str | Path, **kwargs: Any) -> Policy:
 
 
 def advantage_bin_of(policy: Policy, name: str) -> int:
-    """Advantage bin by name: "best", "worst", "middle", "none" (not said), or a number from 0 (worst).
+    """Advantage bin by name: "best", "worst", "middle", "none" (unconditional), or a number from 0 (worst).
 
     Raises:
         ConfigError: If there is no such bin.

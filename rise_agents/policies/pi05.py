@@ -231,15 +231,17 @@ class Pi05Policy(Policy):
 
         context = _whole(context)
         images, shown = self.images(context)
-        said = self.tokenise(context, advantage_bins)
+        conditional = self.tokenise(context, advantage_bins)
         steps = self.config.steps if steps is None else steps
         # Key-value caches and recomputation in the backward pass exclude each other in LeRobot: never in training mode.
         with _evaluating(self.network):
             if guidance == 1.0:
-                chunks = self.network.model.sample_actions(images, shown, *said, noise=noise, num_steps=steps)
+                chunks = self.network.model.sample_actions(images, shown, *conditional, noise=noise, num_steps=steps)
             else:
-                unsaid = self.tokenise(context, torch.full_like(advantage_bins, self.codec.unconditional))
-                chunks = guided_actions(self.network.model, images, shown, said, unsaid, noise, steps, guidance)
+                unconditional = self.tokenise(context, torch.full_like(advantage_bins, self.codec.unconditional))
+                chunks = guided_actions(
+                    self.network.model, images, shown, conditional, unconditional, noise, steps, guidance
+                )
         return self.denormalise(chunks, context.state)
 
     @torch.no_grad()

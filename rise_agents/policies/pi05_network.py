@@ -174,8 +174,8 @@ def guided_actions(
     model: Any,
     images: list[torch.Tensor],
     shown: list[torch.Tensor],
-    said: tuple[torch.Tensor, torch.Tensor],
-    unsaid: tuple[torch.Tensor, torch.Tensor],
+    conditional: tuple[torch.Tensor, torch.Tensor],
+    unconditional: tuple[torch.Tensor, torch.Tensor],
     noise: torch.Tensor,
     steps: int,
     guidance: float,
@@ -188,16 +188,16 @@ def guided_actions(
         model: PI05Pytorch, in evaluation mode.
         images: View by view, (B, 3, S, S) in [-1, 1].
         shown: View by view, bool (B,).
-        said: Tokens and mask (B, T) of the prompts with advantage.
-        unsaid: The same without.
+        conditional: Tokens and mask (B, T) of the prompts with advantage.
+        unconditional: The same without.
         noise: (B, chunk, max_dim).
         steps: Euler steps.
-        guidance: Weight w in v_unsaid + w (v_said - v_unsaid).
+        guidance: Weight w in v_none + w (v_bin - v_none).
 
     Returns:
         (B, chunk, max_dim), normalised.
     """
-    tokens, mask = (torch.cat(pair) for pair in zip(said, unsaid, strict=True))
+    tokens, mask = (torch.cat(pair) for pair in zip(conditional, unconditional, strict=True))
     twice = [torch.cat([image, image]) for image in images], [torch.cat([there, there]) for there in shown]
     embedded, padding, attention = model.embed_prefix(*twice, tokens, mask)
     visible = prepare_attention_masks_4d(make_att_2d_masks(padding, attention))
