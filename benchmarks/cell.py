@@ -5,6 +5,7 @@ One core where nothing else is said (the process is pinned to one); every number
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import tempfile
@@ -15,14 +16,24 @@ from typing import Any
 
 import gymnasium
 
+from benchmarks.progress import say
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.collect import collect, episode_rng
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.render import CellRenderer
 
-__all__ = ["measure"]
+__all__ = ["add_arguments", "measure", "run"]
 
 _SIZES = ((48, 64), (96, 128), (192, 256))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments, on top of those that every benchmark has."""
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure."""
+    return measure(args.quick, lambda name: say(f"measuring: {name}"))
 
 
 def measure(quick: bool = False, on_step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:

@@ -1,36 +1,108 @@
-"""Speed of imagination: chunks per second by batch size, split into encode, denoise, decode, value and environment."""
+"""Speed of imagination: chunks per second by batch size, split into encode, denoise, decode, value and environment.
+
+  rise bench imagination --json out/bench-imagination.json
+  rise bench imagination --preset paper --random --precision bf16 --compile --device cuda --json out/bench-paper.json
+
+It measures the task's bundle unless `--bundle` or `--world-model` and `--starts` say otherwise. `--random` makes a
+model in the shape of `--preset` and `--set` with random weights, which is as fast as a trained one; `paper` is the
+published shape: the LTX transformer with 28 blocks of 32 heads, chunks of 50, 25 frames of 3 views at 192 x 256. One
+that does not fit, or would take minutes per chunk, is refused with numbers; `--force` measures it all the same. What
+does not change within a chunk is encoded once per chunk: latents of the history and, with the official transformer,
+caption and actions.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.models import variant
+from benchmarks.progress import say
+from benchmarks.random_model import check_affordable, count_cost, random_starts, random_world_model
+from benchmarks.stopwatch import Stopwatch
 from rise_env.dynamics.config import PRECISIONS
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision
+from rise_env.envs.sources import resolve
 from rise_env.envs.starts import StartStates
 from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ConfigError
-from rise_env.world_model import CompositionalWorldModel
+from rise_env.world_model import CompositionalWorldModel, resolve_device
 
-__all__ = ["BATCHES", "compile_parts", "describe", "measure", "set_precision"]
+__all__ = ["add_arguments", "compile_parts", "describe", "measure", "run", "set_precision"]
 
-BATCHES = (1, 8, 32, 64)
-#: Steps are repeated so often and for so long; twice is enough once they have taken `_MOST_SECONDS` together.
-_REPEATS, _LEAST_SECONDS, _MOST_SECONDS = 5, 1.0, 60.0
-_PARTS = ("encode", "denoise", "decode", "value", "env_overhead")
+_BATCHES = (1, 8, 32, 64)
+#: Steps are repeated at least so often and for so long.
+_REPEATS, _LEAST_SECONDS = 5, 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments, on top of those that every benchmark has."""
+    parser.add_argument("--starts", type=Path, metavar="DIR", help="start states instead of the bundle's")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", metavar="N", help="numbers of environments (default: 1 8 32 64)"
+    )
+    parser.add_argument("--random", action="store_true", help="random weights in the shape of --preset")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="with --random, such as dynamics.flow.steps=10",
+    )  # fmt: skip
+    parser.add_argument("--precision", choices=PRECISIONS, help="of imagination (default: the model's)")
+    parser.add_argument(
+        "--compile", nargs="?", const="inductor", metavar="BACKEND", help="use torch.compile (backend: inductor)"
+    )
+    parser.add_argument("--force", action="store_true", help="measure a model that takes minutes per chunk here")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure."""
+    if any(count < 1 for count in args.batch or ()):
+        raise ConfigError(f"--batch {' '.join(map(str, args.batch))}: environments are at least 1")
+    model, starts = _random_parts(args) if args.random else _trained_parts(args)
+    if args.precision:
+        set_precision(model, args.precision)
+    if args.compile:
+        compile_parts(model, args.compile)
+    batches = tuple(args.batch or ((1, 4) if args.quick else _BATCHES))
+    about = {**describe(model), "compile": args.compile, "weights": "random" if args.random else "trained"}
+    rows = measure(model, starts, batches, lambda count: say(f"measuring: batch {count}"), args.quick)
+    return {"model": about, **rows}
+
+
+def _trained_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, StartStates]:
+    if args.overrides or args.force:
+        raise ConfigError("--set and --force go with --random: a trained model is as it is")
+    try:
+        found = resolve(
+            task=args.task, preset=variant(args), dataset=None, uncertainty=None, max_batch=None, device=args.device,
+            bundle=args.bundle, starts=args.starts, world_model=args.world_model,
+        )  # fmt: skip
+    except ConfigError as error:
+        raise ConfigError(f"{error} Or add --random to measure a preset with random weights.") from error
+    return found.world_model, found.starts
+
+
+def _random_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, StartStates]:
+    if args.bundle or args.world_model or args.starts:
+        raise ConfigError("--random makes a model and its start states: leave out --bundle, --world-model and --starts")
+    device, preset = resolve_device(args.device), args.preset or "small"
+    cost = count_cost(args.task, preset, args.overrides)
+    say(check_affordable(cost, device, preset, force=args.force))
+    model = random_world_model(args.task, preset, args.overrides, device, args.seed)
+    return model, random_starts(model.spec, seed=args.seed)
 
 
 def measure(
     world_model: CompositionalWorldModel,
     starts: StartStates,
-    batches: tuple[int, ...] = BATCHES,
+    batches: tuple[int, ...] = _BATCHES,
     on_batch: Callable[[int], object] = lambda _: None,
     quick: bool = False,
 ) -> dict[str, Any]:
@@ -143,7 +215,7 @@ def _one(world_model: CompositionalWorldModel, starts: StartStates, count: int, 
         num_envs=count, autoreset_mode="disabled", max_chunks=10**6, success_threshold=float("inf"),
         starts=starts, world_model=world_model,
     )  # fmt: skip
-    watch = _Stopwatch(device, *((2, 0.0) if quick else (_REPEATS, _LEAST_SECONDS)))
+    watch = Stopwatch(device, *((2, 0.0) if quick else (_REPEATS, _LEAST_SECONDS)))
     try:
         begin = time.perf_counter()
         envs.reset(seed=0)
@@ -178,81 +250,3 @@ def _actions(envs: ImaginationVectorEnv) -> np.ndarray:
     layout = envs.task.layout
     actions[~known] = (layout.low + layout.high) / 2
     return np.ascontiguousarray(actions, np.float32)
-
-
-class _Stopwatch:
-    """Divides time among parts that call each other: the innermost one is charged."""
-
-    def __init__(self, device: torch.device, repeats: int, least_seconds: float) -> None:
-        self._device, self._repeats, self._least_seconds = device, repeats, least_seconds
-        self._running: list[str] = []
-        self._since = 0.0
-        self._seconds = dict.fromkeys(_PARTS, 0.0)
-
-    def wait(self) -> None:
-        """Wait for the device."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Charge a block to a part."""
-        self._charge()
-        self._running.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._running.pop()
-
-    @contextmanager
-    def inside(self, world_model: CompositionalWorldModel) -> Iterator[None]:
-        """Watch the two models of a world model."""
-        dynamics, value = world_model.dynamics, world_model.value
-        watched = [(dynamics, "open", "encode"), (dynamics, "predict", "denoise"), (dynamics, "decode", "decode"),
-                   (dynamics, "encode", "encode"), (value, "estimate", "value")]  # fmt: skip
-        if isinstance(dynamics, LatentDynamics):  # a video autoencoder decodes, and encodes again, inside `predict`
-            watched += [(dynamics, "_decode", "decode"), (dynamics, "_encode", "encode")]
-        with ExitStack() as stack:
-            for owner, method, name in watched:
-                stack.enter_context(self._watch(owner, method, name))
-            yield
-
-    @contextmanager
-    def _watch(self, owner: Any, method: str, name: str) -> Iterator[None]:
-        original, own = getattr(owner, method), vars(owner).get(method)
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return original(*args, **kwargs)
-
-        setattr(owner, method, watched)
-        try:
-            yield
-        finally:
-            delattr(owner, method)
-            if own is not None:
-                setattr(owner, method, own)
-
-    def median(self, call: Callable[[], object], before: Callable[[], object] = lambda: None) -> dict[str, float]:
-        """Seconds by part of the call that took the median time; what belongs to no model is "env_overhead"."""
-        found: list[dict[str, float]] = []
-        spent = 0.0
-        while len(found) < self._repeats or spent < self._least_seconds:
-            before()
-            self._seconds = dict.fromkeys(_PARTS, 0.0)
-            with self.part("env_overhead"):
-                call()
-            found.append(self._seconds)
-            spent += sum(self._seconds.values())
-            self._seconds = dict.fromkeys(_PARTS, 0.0)  # what `before` takes is not this call's
-            if spent > _MOST_SECONDS and len(found) > 1:
-                break
-        return sorted(found, key=lambda parts: sum(parts.values()))[(len(found) - 1) // 2]
-
-    def _charge(self) -> None:
-        self.wait()
-        now = time.perf_counter()
-        if self._running:
-            self._seconds[self._running[-1]] += now - self._since
-        self._since = now

@@ -7,6 +7,7 @@ trained policy through `RobotEnv`, in this process and behind the policy server.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -17,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.progress import say
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.resolve import resolve_policy
 from rise_env.acting import Actor
 from rise_env.tasks import load_task
 from rise_robot.config import load_robot
@@ -28,11 +32,22 @@ from rise_robot.ros.master import RosMaster
 from rise_robot.ros.scene import RosCellDriver
 from rise_robot.serving.remote import RemotePolicy
 
-__all__ = ["measure"]
+__all__ = ["add_arguments", "measure", "run"]
 
 _RISE = "from rise_agents.cli.main import main; sys.exit(main(sys.argv[1:]))"
 _COMMAND_RATE = 30  # Hz
 SIZES = ((480, 640), (192, 256))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments, on top of those that every benchmark has."""
+    parser.add_argument("--policy", default="base", help="policy to ask (default: the bundle's)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure."""
+    actor = PolicyActor(resolve_policy(args.policy, task=args.task))
+    return measure(actor, args.policy, actor.lags, args.quick, lambda name: say(f"measuring: {name}"))
 
 
 def measure(

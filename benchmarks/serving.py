@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import threading
 import time
@@ -10,14 +11,28 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.progress import say
+from rise_agents.policies.resolve import resolve_policy
 from rise_agents.policies.served import PolicyService
 from rise_env.spaces import image_key
+from rise_env.world_model import resolve_device
 from rise_robot.serving import PolicyClient, PolicyServer, ServerConfig, encode
 
-__all__ = ["measure"]
+__all__ = ["add_arguments", "measure", "run"]
 
 _CLIENTS = (1, 2, 4)
 _WARM_UP = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments, on top of those that every benchmark has."""
+    parser.add_argument("--policy", default="base", help="policy to serve (default: the bundle's)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure."""
+    service = PolicyService(resolve_policy(args.policy, task=args.task, device=resolve_device(args.device)))
+    return measure(service, args.quick, lambda name: say(f"measuring: {name}"))
 
 
 def measure(

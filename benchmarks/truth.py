@@ -1,236 +1,67 @@
-"""Imagination held against the truth: image quality, action sensitivity, advantage ranking, value and uncertainty.
+"""The same chunks from the same saved states in the work cell and in imagination.
 
-`rise bench truth` runs it; `truth_set.py` makes the ground truth in the work cell.
+  rise bench truth --states 64 --json out/truth.json --pictures out/truth
+  rise bench truth --lpips alexnet-owt-7be5be79.pth --fvd i3d_torchscript.pt --json out/truth.json
+
+LPIPS and FVD need networks whose weights are named, and are reported as not run without them; nothing is downloaded.
+`--lpips` takes torchvision's AlexNet or VGG-16 (https://download.pytorch.org/models/alexnet-owt-7be5be79.pth or
+vgg16-397923af.pth) or the state dict of an lpips.LPIPS, and needs `pip install 'rise-robotics[metrics]'`. `--fvd` takes
+i3d_torchscript.pt, the I3D of Kinetics-400; TorchScript runs code, so name only a file that you trust.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from benchmarks.models import world_model_of
+from benchmarks.progress import bar, say
+from benchmarks.truth_metrics import imagine, measure
+from benchmarks.truth_pictures import write_pictures
+from benchmarks.truth_set import TruthSet, collect_truth
+from rise_env.metrics.perceptual import Lpips, VideoFeatures
+from rise_env.world_model import resolve_device
+from rise_robot.cell.config import load_cell
 
-from benchmarks.truth_set import TruthSet
-from rise_env.envs.advantage import chunk_advantage
-from rise_env.metrics import (
-    area_under_roc,
-    endpoint_error,
-    foreground_mask,
-    outcome_recognition,
-    psnr,
-    rank_correlation,
-    ssim,
-    within_group_correlation,
-)
-from rise_env.metrics.perceptual import FVD_NOT_RUN, LPIPS_NOT_RUN, Lpips, VideoFeatures, frechet_distance
-from rise_env.protocols import History
-from rise_env.world_model import CompositionalWorldModel
-
-__all__ = ["Imagined", "imagine", "measure"]
-
-#: Least spread of the true advantage inside a state for its order to mean anything.
-_LEAST_SPREAD = 0.02
-#: Error of the imagined advantage from which a chunk counts as "imagined wrongly".
-_WRONG = 0.1
+__all__ = ["add_arguments", "run"]
 
 
-class Imagined:
-    """What the world model made of a truth set.
-
-    Attributes:
-        frames: uint8 (S, C, K, V, H, W, 3).
-        values: float (S, C, K), of imagined frames; `true_values` of the true ones; `start_values` (S,).
-        uncertainty: float (S, C).
-    """
-
-    def __init__(
-        self,
-        frames: np.ndarray,
-        values: np.ndarray,
-        true_values: np.ndarray,
-        start_values: np.ndarray,
-        uncertainty: np.ndarray,
-    ) -> None:
-        self.frames, self.values, self.true_values = frames, values, true_values
-        self.start_values, self.uncertainty = start_values, uncertainty
-
-
-@torch.no_grad()
-def imagine(
-    model: CompositionalWorldModel,
-    truth: TruthSet,
-    prompt: str,
-    seed: int = 0,
-    on_state: Callable[[], object] = lambda: None,
-) -> Imagined:
-    """Imagine every chunk, a state at a time; true frames are valued by the value model, imagined ones by the judge."""
-    dynamics, value = model.dynamics, model.value
-    device, (states, chunks, horizon) = dynamics.device, truth.frames.shape[:3]
-    frames, values, true_values, starts, doubts = [], [], [], [], []
-    for s in range(states):
-        history = History(
-            torch.from_numpy(np.repeat(truth.history_frames[s][None], chunks, 0)).to(device),
-            torch.from_numpy(np.repeat(truth.history_states[s][None], chunks, 0)).to(device),
-            [prompt] * chunks,
-        )
-        generators = [torch.Generator().manual_seed(seed + s * chunks + c) for c in range(chunks)]
-        session = dynamics.open(history)
-        prediction, _ = dynamics.predict(session, torch.from_numpy(truth.actions[s]).to(device), generators)
-        pixels = dynamics.decode(prediction, range(horizon))
-        true = torch.from_numpy(np.ascontiguousarray(truth.frames[s])).to(device)
-        start = history.frames[:1, -1:]
-        if value.reads_latents:
-            true, start = dynamics.encode(true), dynamics.encode(start)
-        judged = model.value_of_prediction(prediction, [prompt] * chunks)
-        estimates = [judged, *(value.estimate(x, [prompt] * len(x)) for x in (true, start))]
-        frames.append(pixels.cpu().numpy())
-        values.append(estimates[0].value.float().cpu().numpy())
-        true_values.append(estimates[1].value.float().cpu().numpy())
-        starts.append(float(estimates[2].value[0, 0]))
-        spread = estimates[0].spread.float().mean(1)
-        doubts.append((spread if prediction.uncertainty is None else spread + prediction.uncertainty).cpu().numpy())
-        dynamics.close(session)
-        on_state()
-    return Imagined(*(np.stack(x) for x in (frames, values, true_values)), np.array(starts), np.stack(doubts))
-
-
-def measure(
-    truth: TruthSet,
-    imagined: Imagined,
-    cameras: list[str],
-    lpips: Lpips | None = None,
-    video: VideoFeatures | None = None,
-    on_state: Callable[[], object] = lambda: None,
-) -> dict[str, Any]:
-    """All figures as plain values.
-
-    Args:
-        truth: Ground truth.
-        imagined: What the world model made of it.
-        cameras: Camera names.
-        lpips: Network for LPIPS; without it `lpips` is None and `not_run` says why.
-        video: Network for FVD; without it `fvd` is None and `not_run` says why.
-        on_state: Called after every state whose clips `video` has read.
-    """
-    start = truth.history_frames[:, -1]
-    states, chunks = truth.actions.shape[:2]
-    ends = (
-        imagined.frames[:, :, -1],
-        truth.frames[:, :, -1],
-        np.broadcast_to(start[:, None], truth.frames[:, :, -1].shape),
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments, on top of those that every benchmark has."""
+    parser.add_argument("--states", type=int, default=64, help="start states (default: %(default)s)")
+    parser.add_argument("--truth-set", type=Path, metavar="NPZ", help="keep the ground truth here for reuse")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write pictures and a video, true above imagined")
+    parser.add_argument("--lpips", type=Path, metavar="FILE", help="weights for LPIPS (see above)")
+    parser.add_argument(
+        "--fvd", type=Path, metavar="FILE", help="I3D for FVD: TorchScript, which runs code (see above)"
     )
-    flat = [x.reshape(-1, *x.shape[-3:]) for x in ends]
-    epe = endpoint_error(*flat).reshape(states, chunks, len(cameras))
-    epe_copy = endpoint_error(flat[2], flat[1], flat[2]).reshape(epe.shape)
-    # A state at a time: all of them at once would take gigabytes.
-    pairs = list(zip(imagined.frames, truth.frames, start, strict=True))
-    quality = np.stack([psnr(guess, true) for guess, true, _ in pairs])
-    quality_copy = np.stack([psnr(np.broadcast_to(first, true.shape), true) for _, true, first in pairs])
-    mask = np.stack([foreground_mask(true[:, -1], first) for _, true, first in pairs])
-    advantage = _advantages(imagined.values, imagined.start_values)
-    true_advantage = _advantages(imagined.true_values, imagined.start_values)
-    progress = _advantages(truth.progress, truth.start_progress)
-    group = np.repeat(np.arange(states), chunks)
-    gained = truth.progress[:, :, -1] - truth.start_progress[:, None] > 0.05
-    wrong = np.abs(advantage - true_advantage) > _WRONG
-    return {
-        "states": states,
-        "chunks_per_state": chunks,
-        "psnr": {
-            "chunk_end": float(quality[:, :, -1].mean()),
-            "chunk_end_copy": float(quality_copy[:, :, -1].mean()),
-            "foreground_end": float(np.nanmean(psnr(ends[0], ends[1], mask))),
-            "foreground_end_copy": float(np.nanmean(psnr(ends[2], ends[1], mask))),
-            "by_horizon": quality.mean((0, 1, 3)).tolist(),
-            "by_view_end": dict(zip(cameras, quality[:, :, -1].mean((0, 1)).tolist(), strict=True)),
-        },
-        "ssim": {
-            "chunk_end": float(ssim(ends[0], ends[1]).mean()),
-            "chunk_end_copy": float(ssim(ends[2], ends[1]).mean()),
-        },
-        "epe": {
-            "chunk_end": float(np.nanmean(epe)),
-            "chunk_end_copy": float(np.nanmean(epe_copy)),
-            "by_view": {c: float(np.nanmean(epe[..., v])) for v, c in enumerate(cameras)},
-        },
-        "action_sensitivity": {"recognised": outcome_recognition(ends[0], ends[1], start), "chance": 1 / chunks},
-        "spearman": {
-            **_ranking(advantage, true_advantage, truth.kinds, group),
-            "against_ground_truth_progress": _ranking(advantage, progress, truth.kinds, group),
-            "value_on_true_frames_against_progress": _ranking(true_advantage, progress, truth.kinds, group),
-        },
-        "value_correlation": rank_correlation(imagined.true_values, truth.progress),
-        "value_bias_on_imagined_frames": float((imagined.values - imagined.true_values).mean()),
-        "gain_auc": {
-            "true_frames": area_under_roc(true_advantage.ravel(), gained.ravel()),
-            "imagined_frames": area_under_roc(advantage.ravel(), gained.ravel()),
-        },
-        "uncertainty_auroc": area_under_roc(imagined.uncertainty.ravel(), wrong.ravel()),
-        "imagined_wrongly": float(wrong.mean()),
-        "lpips": None if lpips is None else _lpips(lpips, ends, cameras),
-        "fvd": None if video is None else _fvd(video, truth, imagined, cameras, on_state),
-        "not_run": {
-            name: reason
-            for name, network, reason in (("lpips", lpips, LPIPS_NOT_RUN), ("fvd", video, FVD_NOT_RUN))
-            if network is None
-        },
-    }
 
 
-def _lpips(lpips: Lpips, ends: Sequence[np.ndarray], cameras: list[str]) -> dict[str, Any]:
-    """LPIPS at the end of the chunk, of imagined, true and start frames (S, C, V, H, W, 3)."""
-    found = lpips.distance(ends[0], ends[1])
-    return {
-        "network": lpips.net,
-        "chunk_end": float(found.mean()),
-        "chunk_end_copy": float(lpips.distance(ends[2], ends[1]).mean()),
-        "by_view": dict(zip(cameras, found.mean((0, 1)).tolist(), strict=True)),
-    }
-
-
-def _fvd(
-    video: VideoFeatures, truth: TruthSet, imagined: Imagined, cameras: list[str], on_state: Callable[[], object]
-) -> dict[str, Any]:
-    """FVD of clips of one camera each: the start frame and the chunk. A copy repeats the start frame.
-
-    The start frame belongs to the clip because motion from it is what is imagined, and because the I3D needs 9 frames,
-    one more than a chunk of 8.
-    """
-    kinds: tuple[list[np.ndarray], ...] = ([], [], [])
-    for guess, true, first in zip(imagined.frames, truth.frames, truth.history_frames[:, -1], strict=True):
-        for found, chunk in zip(kinds, (guess, true, np.broadcast_to(first, true.shape)), strict=True):
-            start = np.broadcast_to(first, (len(chunk), 1, *first.shape))
-            clips = np.concatenate([start, chunk], axis=1)  # (C, 1 + K, V, H, W, 3)
-            features = video.features(np.moveaxis(clips, 2, 1).reshape(-1, clips.shape[1], *clips.shape[3:]))
-            found.append(features.reshape(len(chunk), len(cameras), -1))
-        on_state()
-    ours, true, copies = (np.concatenate(found) for found in kinds)  # (S C, V, F)
-    flat = [features.reshape(-1, features.shape[-1]) for features in (ours, true, copies)]
-    return {
-        "clips": len(flat[0]),
-        "frames_per_clip": 1 + truth.frames.shape[2],
-        "chunk": frechet_distance(flat[0], flat[1]),
-        "chunk_copy": frechet_distance(flat[2], flat[1]),
-        "by_view": {camera: frechet_distance(ours[:, v], true[:, v]) for v, camera in enumerate(cameras)},
-    }
-
-
-def _advantages(values: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Chunk advantages (S, C) of values (S, C, K) and start values (S,)."""
-    flat = torch.from_numpy(values.reshape(-1, values.shape[-1]).astype(np.float64))
-    first = torch.from_numpy(np.repeat(start.astype(np.float64), values.shape[1]))
-    return chunk_advantage(flat, first, "mean").numpy().reshape(values.shape[:2])
-
-
-def _ranking(imagined: np.ndarray, true: np.ndarray, kinds: np.ndarray, group: np.ndarray) -> dict[str, Any]:
-    within, counted = within_group_correlation(imagined.ravel(), true.ravel(), group, _LEAST_SPREAD)
-    by_kind = {
-        str(kind): rank_correlation(imagined[:, kinds == kind], true[:, kinds == kind]) for kind in dict.fromkeys(kinds)
-    }
-    return {
-        "overall": rank_correlation(imagined, true),
-        "within_state": within,
-        "states_with_an_order": counted,
-        "by_kind": by_kind,
-    }
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure."""
+    device = resolve_device(args.device)
+    # First what can be wrong with a file: the rest takes minutes.
+    lpips = Lpips.load(args.lpips, device) if args.lpips else None
+    video = VideoFeatures.load(args.fvd, device) if args.fvd else None
+    model = world_model_of(args)
+    spec, config = load_cell(args.task, args.preset or "small")
+    cameras = list(spec.cameras)
+    if args.truth_set and args.truth_set.exists():
+        found = TruthSet.load(args.truth_set)
+        say(f"{args.truth_set}: {len(found.seeds)} states")
+    else:
+        with bar(args.states, "running chunks in the cell", "states") as progress:
+            found = collect_truth(spec, config, args.states, args.seed, progress.update)
+        if args.truth_set:
+            found.save(args.truth_set)
+    with bar(len(found.seeds), "imagining", "states") as progress:
+        imagined = imagine(model, found, spec.prompt, on_state=progress.update)
+    if args.pictures:
+        for path in write_pictures(args.pictures, found, imagined, cameras, spec.fps // spec.stride):
+            say(f"picture: {path}")
+    with bar(len(found.seeds) if video else 0, "reading clips", "states", disable=video is None) as progress:
+        result = measure(found, imagined, cameras, lpips, video, progress.update)
+    for name, reason in result["not_run"].items():
+        say(f"{name}: not run: {reason}")
+    return {**result, "reward_source": model.reward_source}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.truth import Imagined
+from benchmarks.truth_metrics import Imagined
 from benchmarks.truth_set import TruthSet
 from rise_agents.reporting.filming import caption, write_video
 from rise_env.files import atomic_path

@@ -26,9 +26,6 @@ KNOWN = frozenset(
     {
         "benchmarks.ablations imports rise_agents.cli.demo",
         "benchmarks.ablations imports rise_agents.cli.improve",
-        "rise_agents.cli.bench imports benchmarks",
-        "rise_agents.cli.bench imports benchmarks.truth_pictures",
-        "rise_agents.cli.bench imports benchmarks.truth_set",
     }
 )
 

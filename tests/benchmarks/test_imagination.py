@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import imagination, random_model
 from benchmarks.random_model import Cost, check_affordable, count_cost, random_starts, random_world_model
+from benchmarks.stopwatch import Stopwatch
 from rise_agents.cli.main import main
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.errors import ConfigError
@@ -136,7 +137,7 @@ def test_time_goes_to_the_part_that_spends_it() -> None:
 
 
 def test_what_comes_before_a_call_is_not_charged_to_it() -> None:
-    watch = imagination._Stopwatch(torch.device("cpu"), repeats=5, least_seconds=0.0)
+    watch = Stopwatch(torch.device("cpu"), repeats=5, least_seconds=0.0)
 
     def before() -> None:
         with watch.part("encode"):

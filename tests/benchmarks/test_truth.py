@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.truth import Imagined, measure
+from benchmarks.truth_metrics import Imagined, measure
 from benchmarks.truth_set import KINDS, TruthSet, collect_truth
 from rise_agents.cli.main import main
 from rise_env.errors import ConfigError

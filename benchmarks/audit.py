@@ -1,0 +1,37 @@
+"""Does imagination know which of a policy's own proposals is best?
+
+  rise bench audit --policy base --states 64 --seed 960000 --json out/audit.json
+
+Eight proposals from each of the states that the policy gets to itself, in imagination and in the work cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from benchmarks.models import bundle_of, world_model_of
+from rise_agents.evaluation.audit import audit_policy
+from rise_agents.policies.loading import advantage_bin_of
+from rise_agents.policies.resolve import resolve_policy
+
+__all__ = ["add_arguments", "run"]
+
+_CANDIDATES = 8  # per state
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments, on top of those that every benchmark has."""
+    parser.add_argument("--policy", default="base", help="policy to audit (default: the bundle's)")
+    parser.add_argument("--advantage", default="best", metavar="BIN", help="what to ask it for (default: %(default)s)")
+    parser.add_argument("--states", type=int, default=64, help="start states (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure."""
+    policy = resolve_policy(args.policy, bundle=bundle_of(args))
+    return audit_policy(
+        policy, world_model_of(args),
+        states=args.states, num_candidates=_CANDIDATES, seed=args.seed, preset=args.preset or "small",
+        advantage_bin=advantage_bin_of(policy, args.advantage),
+    )  # fmt: skip
