@@ -48,16 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bars", choices=("auto", "cut", "add"), default="auto",
         help="images of other proportions: cut off the black bars that openpi's resize_with_pad made, add some, or let "
-        "each client's first telling image decide (default: %(default)s)",
+        "each client's first image that shows which decide (default: %(default)s)",
     )  # fmt: skip
     network = parser.add_argument_group("network")
     network.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     network.add_argument("--port", type=int, default=8000, help="0 takes a free port (default: %(default)s)")
     network.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="file with the token (or set RISE_SERVE_TOKEN; never an argument)",
+        "--token-file", type=Path, metavar="FILE", help="file with the token (or set RISE_SERVE_TOKEN)"
     )
     network.add_argument("--max-clients", type=int, default=8, metavar="N", help="at once (default: %(default)s)")
     network.add_argument(
@@ -67,13 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--idle-seconds", type=float, default=3600.0, metavar="S",
         help="drop a client that sends nothing for so long (default: %(default)g)",
     )  # fmt: skip
-    network.add_argument(
-        "--warm-up",
-        type=int,
-        default=2,
-        metavar="N",
-        help="inferences before clients are let in (default: %(default)s)",
-    )
+    network.add_argument("--warm-up", type=int, default=2, metavar="N", help="inferences before clients are let in")
     parser.add_argument("--quiet", action="store_true", help="log warnings and errors only")
 
 

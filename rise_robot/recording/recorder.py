@@ -167,11 +167,7 @@ class EpisodeRecorder:
             self._wait_for_encoders()
             self._dataset.add_frame(frame)
         except (RuntimeError, OSError) as error:
-            self.discard_episode()
-            raise RecordingError(
-                f"a video encoder failed: {error}. The current episode is lost, the {self.num_episodes} before it are "
-                f"safe. Check disk space and the encoder settings ({self._encoder})."
-            ) from error
+            raise self._lost(f"a video encoder failed: {error}") from error
         self._length += 1
         self._interventions += bool(is_intervention)
 
@@ -208,18 +204,10 @@ class EpisodeRecorder:
                 dataset.save_episode()
             dataset.finalize()
         except (RuntimeError, OSError) as error:
-            self.discard_episode()
-            raise RecordingError(
-                f"a video could not be encoded: {error}. This episode is lost, the {self.num_episodes} before it are "
-                f"safe. Check disk space and the encoder settings ({self._encoder})."
-            ) from error
+            raise self._lost(f"a video could not be encoded: {error}") from error
         for path in (dataset.root / "videos").rglob("*.mp4"):
             if (found := video_frames(path)) != length:
-                self.discard_episode()
-                raise RecordingError(
-                    f"the encoder wrote {found} of {length} frames to {path.name}. This episode is lost, the "
-                    f"{self.num_episodes} before it are safe."
-                )
+                raise self._lost(f"the encoder wrote {found} of {length} frames to {path.name}")
         record = EpisodeRecord(0, length, success, failure_mode, int(seed), operator, self._interventions)
         write_episode_records(dataset.root, [record])
         index = self._store.add(dataset.root)
@@ -272,6 +260,14 @@ class EpisodeRecorder:
     def _require_open(self) -> None:
         if self._closed:
             raise RecordingError(f"the recorder of {self.root} is closed. Open a new EpisodeRecorder to append.")
+
+    def _lost(self, reason: str) -> RecordingError:
+        """Discard the current episode; returns the error to raise."""
+        self.discard_episode()
+        return RecordingError(
+            f"{reason}. This episode is lost, the {self.num_episodes} before it are safe. Check disk space and the "
+            f"encoder settings ({self._encoder})."
+        )
 
     def _new_dataset(self) -> Any:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset

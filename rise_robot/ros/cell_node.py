@@ -83,6 +83,8 @@ class CellNode:
     ) -> None:
         spec, cell_config = load_cell(task, preset, overrides)
         config.check(spec)
+        if min(image_size) < 8 or not 1 <= supersample <= 8:
+            raise ConfigError("--image-size must be at least 8 8, --supersample 1 to 8")
         if config.scene is None:
             raise ConfigError("this robot has no ros.scene, which the cell needs: choose the robot 'cell' (--robot)")
         self.config, self._scene, self.report = config, config.scene, dict[str, Any]()

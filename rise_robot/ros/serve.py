@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from rise_env.errors import ConfigError
 from rise_robot.config import load_robot
 from rise_robot.ros.cell_node import CellNode
 from rise_robot.ros.config import ros_config
@@ -26,35 +26,29 @@ def serve_cell(
     on_line: Callable[[str], None],
     *,
     image_size: tuple[int, int] = (480, 640),
-    supersample: int = 1,
-    seed: int = 0,
     camera_rate: float | None = None,
     joint_rate: float | None = None,
     master_port: int | None = None,
-    remappings: Sequence[str] = (),
+    **options: Any,
 ) -> None:
-    """Serve a work cell with a robot's topics until SIGINT or SIGTERM.
+    """Serve a work cell with a robot's topics until SIGINT or SIGTERM; `CellNode` explains the other arguments.
 
     Args:
-        task: As of `CellNode`.
-        preset: As of `CellNode`.
-        overrides: As of `CellNode`.
+        task: Task name or YAML path.
+        preset: Preset name.
+        overrides: Configuration overrides.
         robot: Name or YAML file of the robot whose topics to use.
         on_line: Called with what people should know: the master's address, "ready: ...", how well real time was kept.
-        image_size: As of `CellNode`.
-        supersample: As of `CellNode`.
-        seed: As of `CellNode`.
+        image_size: Height and width of the images served.
         camera_rate: Images per second; the robot's when None.
         joint_rate: Joint states per second; the robot's when None.
         master_port: Port of a ROS master to start as well, 0 for a free one; none is started when None.
-        remappings: As of `CellNode`.
+        **options: Further arguments of `CellNode`.
 
     Raises:
         ConfigError: If an argument is wrong.
         RobotError: As `CellNode`.
     """
-    if min(image_size) < 8 or not 1 <= supersample <= 8:
-        raise ConfigError("--image-size must be at least 8 8, --supersample 1 to 8")
     config = ros_config(load_robot(robot))
     config = dataclasses.replace(
         config,
@@ -67,7 +61,7 @@ def serve_cell(
             master = stack.enter_context(RosMaster(master_port))
             os.environ |= master.environment
             on_line(f"ROS master: export ROS_MASTER_URI={master.uri} ROS_IP=127.0.0.1")
-        node = CellNode(task, preset, overrides, config, image_size, supersample, seed, remappings)
+        node = CellNode(task, preset, overrides, config, image_size, **options)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: node.stop())
         on_line(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rise_env.errors import ConfigError, RobotError
 from rise_robot.serving.policy import ServedPolicy
 from rise_robot.serving.server import PolicyServer, ServerConfig
+from rise_robot.signals import StopSignals
 
 __all__ = ["TOKEN_VARIABLE", "parse_address", "read_token", "serve_until_signal"]
 
@@ -64,15 +64,10 @@ def serve_until_signal(
     """
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("asyncio").addFilter(lambda record: record.getMessage() != "socket.send() raised exception.")
-    stop = threading.Event()
-    with PolicyServer(policy, config) as server:
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            host = f"[{config.host}]" if ":" in config.host else config.host
-            on_ready(f"ws://{host}:{server.port}")
-            while not stop.wait(0.5):
-                if not server.running:
-                    raise RobotError("the policy server has ended by itself; its log says why")
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    with PolicyServer(policy, config) as server, StopSignals() as stop:
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        on_ready(f"ws://{host}:{server.port}")
+        while stop() is None:
+            time.sleep(0.1)
+            if not server.running:
+                raise RobotError("the policy server has ended by itself; its log says why")
