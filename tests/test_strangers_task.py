@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 Stranger = Callable[..., subprocess.CompletedProcess[str]]
 
 RISE = ("-m", "rise_agents.cli.main")
@@ -55,3 +57,32 @@ def test_its_episodes_are_recorded(stranger: Stranger, tmp_path: Path) -> None:
     command = ["record", "--task", "block_pushing", "--preset", "tiny", "--policy", "corrected", "--episodes", "2"]
     text = stranger(*RISE, *command, "--tail-seconds", "0.2", "--preview", "0", "--out", "data", cwd=tmp_path).stdout
     assert "data: 2 episodes" in text
+
+
+def test_its_oracle_environment_starts_where_its_operator_got_to(stranger: Stranger, tmp_path: Path) -> None:
+    code = """
+        import gymnasium, numpy, rise_env
+
+        envs = gymnasium.make_vec(
+            "RISE-BlockPushing-Oracle-v0", num_envs=2, preset="tiny", behaviour_policies=["operator"], latest_start=8,
+            pool=2,
+        )
+        count = len(envs.unwrapped.starts)
+        observations, infos = envs.reset(options={"start_index": [0, count - 1]})
+        candidates = numpy.repeat(observations["state"][:, None, None], 8, axis=2)
+        assert envs.unwrapped.evaluate_candidates(candidates).advantage.shape == (2, 1)
+        assert abs(envs.step(candidates[:, 0])[1]).max() < 0.2
+    """
+    stranger("-c", textwrap.dedent(code), cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_its_policies_are_filmed(stranger: Stranger, tmp_path: Path) -> None:
+    command = ["showcase", "--task", "block_pushing", "--preset", "tiny", "--episodes", "2", "--recorded", "1"]
+    text = stranger(*RISE, *command, "--out", "out", "--json", "out.json", cwd=tmp_path).stdout
+    for policy in ("expert", "operator", "operator-sloppy", "operator-hesitant", "corrected"):
+        assert policy in text
+        assert (tmp_path / "out" / f"{policy}.mp4").is_file()
+    assert (tmp_path / "out" / "grid.png").is_file()
+    assert (tmp_path / "out" / "dataset" / "preview.mp4").is_file()
+    assert set(json.loads((tmp_path / "out.json").read_text())["results"]["expert"]) >= {"success_rate", "details"}

@@ -48,7 +48,7 @@ def test_groups_share_a_state_and_are_told_apart_by_what_they_do(envs: OracleVec
     assert not (terminated & truncated).any()
 
 
-def test_the_reward_is_the_progress_the_cell_itself_reports(envs: OracleVectorEnv) -> None:
+def test_the_reward_is_the_progress_the_cell_itself_reports() -> None:
     env = CellEnv(preset="tiny", execute=1, observation_lags=[])
     _, info = env.reset(seed=11)
     chunk = env.scripted_chunk("expert")
@@ -56,7 +56,7 @@ def test_the_reward_is_the_progress_the_cell_itself_reports(envs: OracleVectorEn
     for k in range(env.task.chunk):
         action = np.repeat(chunk[k : k + 1], env.task.chunk, axis=0)
         progress.append(env.step(action)[4]["progress"])
-    envs.latest_start = 1  # starts at the beginning of the episode
+    envs = make(4, latest_start=1)  # starts at the beginning of the episode
     envs.reset(seed=[11] * 4)
     rewards = envs.step(np.repeat(chunk[None], 4, axis=0))[1]
     np.testing.assert_allclose(rewards, np.mean(progress) - start, atol=1e-9)
