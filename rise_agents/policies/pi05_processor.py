@@ -56,6 +56,8 @@ class AdvantagePromptProcessorStep(ProcessorStep):
 
     def __post_init__(self) -> None:
         self._codec = AdvantageCodec.from_dict(self.codec)
+        if self.absent == "unsaid":  # as older files call it
+            self.absent = "unconditional"
         if self.absent not in _ABSENT:
             raise ConfigError(f"advantage_prompt: absent is {self.absent!r}, expected one of {', '.join(_ABSENT)}")
 

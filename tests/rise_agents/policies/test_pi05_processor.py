@@ -270,3 +270,12 @@ def test_other_pipelines_and_settings_are_errors(plain: tuple[Any, Any]) -> None
         with_advantage(plain[1])
     with pytest.raises(ConfigError, match="absent is 'zero'"):
         AdvantagePromptProcessorStep(absent="zero")
+
+
+def test_older_files_are_understood() -> None:
+    codec = AdvantageCodec("percentile", 3, edges=(0.0, 0.5))
+    old = {**codec.to_dict(), "levels": 3}
+    del old["num_bins"]
+    step = AdvantagePromptProcessorStep(old, absent="unsaid")
+    assert step._codec == codec
+    assert step.absent == "unconditional"
