@@ -273,6 +273,8 @@ def test_other_pipelines_and_settings_are_errors(plain: tuple[Any, Any]) -> None
 
 
 def test_older_files_are_understood() -> None:
+    from rise_agents.policies.pi05_processor import AdvantagePromptProcessorStep
+
     codec = AdvantageCodec("percentile", 3, edges=(0.0, 0.5))
     old = {**codec.to_dict(), "levels": 3}
     del old["num_bins"]
