@@ -1,21 +1,20 @@
-"""The ladder: RISE beside the controls that say what its gain is due to, all on the same episodes, in one table.
+"""Ablations: selective RISE and the controls that say what its gain is due to, on the same episodes, in one table.
 
-  python -m benchmarks.ablations --policy base --out out/ladder
-  python -m benchmarks.ablations --policy base --out out/ladder --rows rise shuffled --seeds 0 1 2 --threads 1
-  python -m benchmarks.ablations --policy base --out out/ladder --table-only
+  python -m benchmarks.ablations --policy base --out out/ablations
+  python -m benchmarks.ablations --policy base --out out/ablations --rows selective_rise shuffled --seeds 0 1 2
+  python -m benchmarks.ablations --policy base --out out/ablations --table-only
 
 Every row is a training run of its own below `--out` (where the data are recorded and labelled first), is resumed after
 an interruption, and is evaluated on `--episodes` episodes of the work cell from `--seed` on. Several processes may work
 on different rows in the same folder once the data are there. `table.md` is the table, `<row>-<seed>/evaluation*.json`
 every episode. All are evaluated twice: with the noise that a flow policy starts its chunks from, as it was trained, and
-without, which makes a policy act more steadily and costs nothing.
+deterministically, which makes a policy act more steadily and costs nothing.
 
-Rows: `base`; `guided` (the base with guidance 2); `best-of` (the base, of whose 8 proposals the one imagined best is
-executed; nothing trained); `rise` (what `rise demo` does); `paper` (one proposal per state, two chunks in a row, all
-learned under their measured levels, by the action expert alone); `shuffled` (`rise` with the advantages of every round
-shuffled); `offline` (recorded chunks only); `free` (`rise` without an anchor: the best of the proposals is learned
-everywhere, beside recorded chunks); `bc` (the warm-up continued, if `rise train policy --initial base --out
-<out>/bc-0` was run); `true` (`rise` with the cell in place of imagination: the ceiling, nothing a robot could do).
+Rows: `base`; `guided` (the base policy with guidance 2); `best_of_n` (the base policy, of whose 8 proposals the one
+imagined best is executed; nothing trained); `selective_rise` (what `rise demo` does); `rise` (as published); `shuffled`
+(selective RISE with the advantages of every round shuffled); `unregularised` (without the distillation loss);
+`offline` (recorded chunks only); `bc` (behaviour cloning continued, if `rise train policy --initial base --out
+<out>/bc-0` was run); `oracle` (selective RISE with the cell in place of imagination: an upper bound).
 """
 
 from __future__ import annotations
@@ -24,80 +23,85 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rise_agents.cli.demo import LABELS, SETTINGS, STARTS, record_data
 from rise_agents.evaluation.evaluate import evaluate
 from rise_agents.evaluation.paired import paired_change
 from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.evaluation.statistics import wilson_interval
+from rise_agents.pipelines.config import load_demo_config
+from rise_agents.pipelines.demo import LABELS
+from rise_agents.pipelines.improve import Ingredients, improve
+from rise_agents.pipelines.recording import label, record
+from rise_agents.policies.loading import load_policy
 from rise_agents.policies.resolve import find_policy, resolve_actor
+from rise_agents.training.presets import load_agent_preset
+from rise_env.bundle import find_bundle, load_bundle
 from rise_env.files import write_json, write_text
+from rise_env.threads import single_threaded
 
 __all__ = ["ROWS", "main", "table"]
 
+_TASK = "brick_sorting"
 _CELL, _IMAGINATION = "RISE-BrickSorting-Cell-v0", "RISE-BrickSorting-v0"
 _PROPOSALS = 8
-#: What a row is evaluated with, noise of the acting policy, and where.
+#: What a row is evaluated with, noise scale of the acting policy, and where.
 _EVALUATIONS = {1.0: "evaluation.json", 0.0: "evaluation-without-noise.json"}
 
-#: Settings of RISE by row, on top of `SETTINGS`; None where nothing is trained.
-ROWS: dict[str, dict[str, Any] | None] = {
+
+class Row(NamedTuple):
+    """How a row is trained: an agent, settings on top of its own, and the part of its imagined chunks."""
+
+    agent: str
+    settings: dict[str, Any] = {}  # noqa: RUF012  (read only)
+    share: float = 1.0
+
+
+#: None where nothing is trained. `offline` learns from no imagined chunk, and makes an update for every one.
+ROWS: dict[str, Row | None] = {
     "base": None,
     "guided": None,
-    "best-of": None,
-    "rise": {},
-    "paper": {
-        "group": 1, "keep": 0, "margin": 0.0, "anchor": 0.0, "chunks_per_state": 2, "offline_ratio": 0.6, "epochs": 4,
-        "batch": 128, "memory": 1, "rate": 3e-4, "ema": 0.995, "scope": "action",
-    },
-    "shuffled": {"shuffled": True},
-    "offline": {"group": 1, "keep": 0, "margin": 0.0, "anchor": 0.0, "offline_ratio": 1.0, "epochs": 1},
-    "free": {"keep": 1, "margin": 0.08, "anchor": 0.0, "offline_ratio": 0.3},
+    "best_of_n": None,
+    "selective_rise": Row("selective_rise"),
+    "rise": Row("rise"),
+    "shuffled": Row("selective_rise", {"shuffle_advantages": True}),
+    "unregularised": Row("selective_rise", {"distillation_weight": 0.0}),
+    "offline": Row("rise", {"offline_ratio": 1.0, "horizon": 1, "epochs": 1, "batch_size": 96, "learning_rate": 5e-4,
+                            "lr_decay_fraction": 0.3, "ema_decay": 0.98, "trainable": "all"}, 0.05),
     "bc": None,
-    "true": {},
+    "oracle": Row("selective_rise"),
 }  # fmt: skip
-#: Part of the chunks that a row imagines, where not all. `offline` learns from none of them, and makes an update for
-#: every one. Of `paper`, which learns every chunk, it is what time allows.
-SHARES = {"paper": 0.35, "offline": 0.018}
-_ACTS_AS_BASE = ("base", "guided", "best-of")
+_ACTS_AS_BASE = ("base", "guided", "best_of_n")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train and evaluate the rows asked for, then write the table."""
-    import torch
-
-    import rise_env  # noqa: F401  (registers the environments)
-    from rise_agents.cli.improve import learn, set_up
-    from rise_agents.policies.loading import load_policy
-    from rise_env.bundle import find_bundle, load_bundle
-
     args = _parsed(arguments)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    bundle = load_bundle(args.bundle or find_bundle("brick_sorting"))
+    bundle = load_bundle(args.bundle or find_bundle(_TASK))
     path = find_policy(args.policy, bundle=bundle)
     if path is None:
         raise SystemExit(f"--policy {args.policy}: there is no such policy")
     base = load_policy(path)
     rows = [] if args.table_only else args.rows
-    if rows:
-        data = record_data(args.out / "data", path, bundle)
-    for row in rows:
-        settings = ROWS[row]
-        for seed in args.seeds if settings is not None else [0]:
-            folder = args.out / f"{row}-{seed}"
-            if settings is not None and not (folder / "done.json").exists():
-                merged = {**SETTINGS, **settings, "seed": seed}
-                agent = set_up("rise", _IMAGINATION, base, data, LABELS, bundle=bundle.path, starts=STARTS,
-                               oracle=row == "true", log=folder / "tensorboard", settings=merged)  # fmt: skip
-                agent.restore(folder)
-                learn(agent, folder, round(args.chunks * SHARES.get(row, 1.0)), None)
-                write_json(folder / "done.json", {"chunks": agent.num_chunks, "updates": agent.updates})
-            if settings is not None or row in _ACTS_AS_BASE or (folder / "model").exists():
-                _evaluate(row, folder, path, args)
+    with single_threaded():
+        if rows:
+            data = record(args.out / "data", load_demo_config(_TASK).recordings, _TASK, policy=path)
+            label(data, LABELS, bundle.world_model().value, bundle.spec)
+        for name in rows:
+            row = ROWS[name]
+            for seed in args.seeds if row is not None else [0]:
+                folder = args.out / f"{name}-{seed}"
+                if row is not None and not (folder / "done.json").exists():
+                    agent = load_agent_preset(row.agent, _TASK)
+                    agent = agent.replace({**row.settings, "seed": seed},
+                                          chunks=round((args.chunks or agent.chunks) * row.share))  # fmt: skip
+                    ingredients = Ingredients(bundle, _IMAGINATION, data, LABELS, oracle=name == "oracle")
+                    trained = improve(agent, base, ingredients, folder)
+                    write_json(folder / "done.json", {"chunks": trained.num_timesteps, "rounds": trained.rounds})
+                if row is not None or name in _ACTS_AS_BASE or (folder / "model").exists():
+                    _evaluate(name, folder, path, args)
     text = table(args.out)
     write_text(args.out / "table.md", text)
     print(text)
@@ -107,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
 def table(folder: Path) -> str:
     """Markdown table of all rows that have been evaluated below `folder`."""
     heading = ["row", "training seeds"]
-    for name in ("acting with noise", "acting without"):
+    for name in ("acting with noise", "acting deterministically"):
         heading += [f"{name}: success", "95 % interval", "gain on the base, points"]
     lines = ["| " + " | ".join(heading) + " |", "|" + " --- |" * len(heading)]
     for row in ROWS:
@@ -156,13 +160,13 @@ def _evaluate(row: str, folder: Path, base: str, args: argparse.Namespace) -> No
     options: dict[str, Any] = {"bundle": args.bundle}
     if row == "guided":
         options["guidance"] = 2.0
-    if row == "best-of":
+    if row == "best_of_n":
         options["best_of"] = _PROPOSALS
     policy = base if row in _ACTS_AS_BASE else str(folder)
     for noise, name in _EVALUATIONS.items():
-        if (folder / name).exists() or noise not in args.noise or (row == "best-of" and not noise):
+        if (folder / name).exists() or noise not in args.noise or (row == "best_of_n" and not noise):
             continue
-        actor = resolve_actor(policy, **options, **({} if row == "best-of" else {"noise_scale": noise}))
+        actor = resolve_actor(policy, **options, **({} if row == "best_of_n" else {"noise_scale": noise}))
         result = evaluate(_CELL, actor, args.episodes, args.seed)
         config = {"row": row, "settings": ROWS[row], "chunks": args.chunks, "episodes": args.episodes, "noise": noise}
         write_json(folder / name, {**result.to_dict(), "provenance": provenance(config, args.seed)})
@@ -175,17 +179,16 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
-    parser.add_argument("--out", type=Path, default=Path("out/ladder"), help="directory (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out/ablations"), help="directory (default: %(default)s)")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument("--chunks", type=int, default=44_000, help="imagined chunks per run (default: %(default)s)")
+    parser.add_argument("--chunks", type=int, help="imagined chunks per run (default: the agents')")
     parser.add_argument("--episodes", type=int, default=200, help="episodes per evaluation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=600_000, help="seed of the first one (default: %(default)s)")
     parser.add_argument(
         "--noise", type=float, nargs="+", choices=list(_EVALUATIONS), default=list(_EVALUATIONS),
         help="how policies act when they are evaluated: as trained, 1, and without noise, 0 (default: both)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--table-only", action="store_true", help="only write the table of what is there")
     return parser.parse_args(arguments)
 

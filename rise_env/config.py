@@ -40,6 +40,7 @@ SECTIONS = {
     "dynamics": "rise_env.dynamics.config.DynamicsConfig",
     "value": "rise_env.value.config.ValueConfig",
     "policy": "rise_agents.policies.config.PolicyConfig",
+    "demo": "rise_agents.pipelines.config.DemoConfig",
 }
 
 

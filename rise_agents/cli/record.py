@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Record."""
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes}, expected at least 1")
-    from rise_agents.cli.progress import advance, bar, say
+    from rise_agents.pipelines.progress import advance, bar, say
     from rise_agents.policies.resolve import resolve_actor
     from rise_env.acting import Actor
     from rise_robot.cell.collect import CollectedEpisode, collect

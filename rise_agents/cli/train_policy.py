@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from rise_agents.algorithms.bc import BehaviourCloning, train_policy
-    from rise_agents.cli.bars import Bars
-    from rise_agents.cli.progress import say
+    from rise_agents.pipelines.bars import Bars
+    from rise_agents.pipelines.progress import say
     from rise_agents.policies.config import load_policy_config
     from rise_agents.policies.data import advantage_bins_of, measured_advantages
     from rise_agents.policies.resolve import resolve_policy
@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _closed_loop_eval(args: argparse.Namespace) -> Callable[[Policy], dict[str, float]]:
     """A function that lets a policy act in the environment."""
-    from rise_agents.cli.progress import say
     from rise_agents.evaluation.evaluate import evaluate
+    from rise_agents.pipelines.progress import say
     from rise_agents.policies.actor import PolicyActor
 
     def measure(policy: Policy) -> dict[str, float]:

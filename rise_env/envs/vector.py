@@ -294,6 +294,13 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         """
         return evaluate_candidates(self._batch, actions, self.advantage_mode)
 
+    def start_observations(self, rows: np.ndarray) -> dict[str, Any]:
+        """What `reset` would show at start states, by their numbers, int64 (n,); nothing is started."""
+        places = [self.task.history - 1 - lag // self.task.stride for lag in self.lags]
+        frames = torch.from_numpy(self.starts.frames[np.asarray(rows)[:, None], places])
+        states = torch.from_numpy(self.starts.states[np.asarray(rows)[:, None], places])
+        return observation_of(frames, states, list(self.task.cameras), self.lags, self.output == "torch")
+
     def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
         """What was done in the recorded states that the environments are in.
 

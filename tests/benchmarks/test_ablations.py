@@ -1,4 +1,4 @@
-"""The ladder of RISE and its controls: short runs of a policy that knows nothing, in the shipped world model."""
+"""Ablations of selective RISE: short runs of a policy that knows nothing, in the shipped world model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks import ablations
-from rise_agents.cli import demo
 from rise_agents.evaluation.results import Episode, summarise
+from rise_agents.pipelines.config import DemoConfig, Recording
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_env.bundle import find_bundle, load_bundle
@@ -41,12 +41,13 @@ def test_rows_are_trained_evaluated_and_not_done_twice(tmp_path: Path, monkeypat
     spec = load_bundle(find_bundle("brick_sorting")).spec
     policy = tmp_path / "policy"
     FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(6,), steps=1, noise_samples=1)).save_pretrained(policy)
-    monkeypatch.setattr(demo, "RECORDINGS", (("base", 2, 70_000), ("expert", 2, 170_000)))
+    recordings = (Recording("base", 2, 70_000), Recording("expert", 2, 170_000))
+    monkeypatch.setattr(ablations, "load_demo_config", lambda task: DemoConfig(recordings=recordings))
     command = ["--policy", str(policy), "--out", str(tmp_path / "out"), "--rows", "base", "shuffled", "--seeds", "7",
                "--chunks", "256", "--episodes", "2"]  # fmt: skip
     assert ablations.main(command) == 0
     folder = tmp_path / "out" / "shuffled-7"
-    assert json.loads((folder / "done.json").read_text())["chunks"] >= 256  # the survey, then whole rounds
+    assert json.loads((folder / "done.json").read_text())["chunks"] >= 256  # the scoring, then whole rounds
     trained = (folder / "model" / "model.safetensors").stat().st_mtime_ns
     assert "| shuffled | 1 |" in (tmp_path / "out" / "table.md").read_text()
     assert ablations.main(command) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rise_agents.cli.progress import bar, say
+from rise_agents.pipelines.progress import bar, say
 
 __all__ = ["Bars"]
 

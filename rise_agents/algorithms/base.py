@@ -1,0 +1,413 @@
+"""The contract of every algorithm: that of Stable-Baselines3, with imagined chunks as time steps.
+
+An algorithm knows a policy and a vector environment. Budgets, checkpoints, resume, TensorBoard files, films and audits
+belong to `rise_agents.training.runner.Runner`. To write one, subclass `Algorithm`, implement `step` and, for exact
+resume, `training_state` and `load_training_state`; see docs/add_an_algorithm.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+
+from rise_agents.policies.base import Policy, observation_tensors
+from rise_agents.policies.data import ChunkSource
+from rise_agents.policies.loading import load_policy
+from rise_env.config import decode
+from rise_env.errors import CheckpointError, ConfigError, requirement
+from rise_env.files import atomic_path, to_plain, write_json
+from rise_env.threads import single_threaded
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+    from stable_baselines3.common.logger import Logger
+
+__all__ = ["STATE_FILE", "Algorithm", "AlgorithmConfig", "Phase"]
+
+#: Full training state beside `model/`.
+STATE_FILE = "training_state.pt"
+_VERSION = 1
+
+type Callback = Callable[[Any], bool | None]
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    """Settings that every algorithm has.
+
+    Attributes:
+        seed: Seed of everything random.
+    """
+
+    seed: int = 0
+
+
+class Phase(NamedTuple):
+    """Where a run stands, for a progress bar.
+
+    Attributes:
+        name: What is being done.
+        done: Imagined chunks of this phase so far.
+        total: Imagined chunks of this phase in all.
+    """
+
+    name: str
+    done: int
+    total: int
+
+
+class Algorithm[C: AlgorithmConfig](ABC):
+    """Improves a policy in a vector environment.
+
+    Args:
+        policy: Policy to start from; copied, not changed.
+        env: Vector environment: imagination (`RISE-<Task>-v0`), or the oracle in its place.
+        config: Settings; the defaults of `Config` when None.
+        offline: Recorded chunks to mix in, for algorithms that use them.
+
+    Attributes:
+        name: Name on the command line.
+        Config: Dataclass of its settings, a subclass of `AlgorithmConfig`.
+        policy: What acts: `predict` and `save` use it. A subclass keeps it up to date.
+        num_timesteps: Imagined chunks so far.
+        rounds: Calls of `step` so far.
+        metrics: Latest metrics by TensorBoard tag, e.g. "train/loss".
+
+    Raises:
+        ConfigError: If policy, environment and settings do not fit each other.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[Any] = AlgorithmConfig
+
+    def __init__(
+        self, policy: Policy, env: VectorEnv, config: C | None = None, *, offline: ChunkSource | None = None
+    ) -> None:
+        self.config: C = config or self.Config()
+        self.env: Any = env.unwrapped
+        self.offline = offline
+        self.policy = policy
+        self.num_timesteps, self.rounds = 0, 0
+        self.metrics: dict[str, Any] = {}
+        self._total_timesteps = 0
+        self._logger: Logger | None = None
+        self._noise = torch.Generator().manual_seed(self.config.seed)
+
+    # ------------------------------------------------------------------ what a subclass writes
+
+    @abstractmethod
+    def step(self) -> None:
+        """Imagine and learn once.
+
+        Must raise `num_timesteps` by the number of imagined chunks, and may write `metrics`. Everything random in it
+        must depend on `config.seed` and `rounds` alone, so that a resumed run ends where an uninterrupted one does.
+        """
+
+    def training_state(self) -> dict[str, Any]:
+        """All that `step` depends on besides settings and policy: tensors, arrays, numbers, lists and dicts of them."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (optional: there may be no state)
+        """Take over what `training_state` gave; arrays come back as tensors."""
+
+    def phase(self) -> Phase:
+        """Where the run stands."""
+        return Phase("improving in imagination", self.num_timesteps, self._total_timesteps)
+
+    @property
+    def progress(self) -> float:
+        """Part of the budget of `learn` that is used up, 0 to 1: what schedules follow."""
+        return min(self.num_timesteps / max(self._total_timesteps, 1), 1.0)
+
+    # ------------------------------------------------------------------ as in Stable-Baselines3
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        log_interval: int = 1,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Improve the policy for a number of imagined chunks.
+
+        Torch computes with one thread meanwhile: threads of one operation wait for each other, which is slow beside
+        other work, and results would depend on their number.
+
+        Args:
+            total_timesteps: Imagined chunks; with `reset_num_timesteps=False`, in addition to those so far.
+            callback: A function that is called with the algorithm after every round, where False stops; or a
+                `stable_baselines3.common.callbacks.BaseCallback`.
+            log_interval: Rounds between two writes to the logger.
+            tb_log_name: Ignored; the folder of TensorBoard is that of the logger.
+            reset_num_timesteps: Count from zero.
+            progress_bar: Show one, with the time left by the speed measured.
+
+        Raises:
+            TrainingError: If a loss or an advantage is not finite; `policy` is that of the last finished round.
+        """
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        self._total_timesteps = total_timesteps + self.num_timesteps
+        with _Callback(self, callback) as goes_on, _Bar(self, progress_bar) as bar, single_threaded():
+            while self.num_timesteps < self._total_timesteps:
+                self.step()
+                self.rounds += 1
+                bar.update()
+                if self._logger is not None and self.rounds % log_interval == 0:
+                    self._log()
+                if not goes_on():
+                    break
+        return self
+
+    def predict(
+        self,
+        observation: Mapping[str, Any],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Action chunks of `policy`, asked for the best advantage.
+
+        Args:
+            observation: Of the environment, with or without a leading axis N.
+            state: Not used: the policy reads the past from `observation_lags`.
+            episode_start: Not used.
+            deterministic: Start from zero instead of noise of the policy's scale.
+
+        Returns:
+            Chunks float32 (N, chunk, D), rad and m, without N where `observation` has none; and `state`.
+        """
+        del episode_start
+        single = np.ndim(observation["state"]) == 1
+        if single:
+            observation = {key: np.asarray(value)[None] for key, value in observation.items()}
+        policy = self.policy
+        seen = observation_tensors(observation, policy.device)
+        count = len(seen["state"])
+        noise = torch.randn((count, *policy.noise_shape), generator=self._noise).to(policy.device)
+        with torch.no_grad():
+            chunks = policy.sample(
+                policy.context(seen, [policy.spec.prompt] * count),
+                torch.full((count,), policy.codec.best_bin, device=policy.device),
+                (0.0 if deterministic else policy.noise_scale) * noise,
+                guidance=policy.guidance,
+            )
+        actions = policy.within_limits(chunks).cpu().numpy()
+        return (actions[0] if single else actions), state
+
+    def get_env(self) -> Any:
+        """The environment."""
+        return self.env
+
+    @property
+    def logger(self) -> Logger:
+        """Logger of Stable-Baselines3; without `set_logger` one that writes nowhere."""
+        if self._logger is None:
+            from stable_baselines3.common.logger import Logger
+
+            self._logger = Logger(None, [])
+        return self._logger
+
+    def set_logger(self, logger: Logger) -> None:
+        """Write metrics to this logger."""
+        self._logger = logger
+
+    def _log(self) -> None:
+        for tag, value in self.metrics.items():
+            self.logger.record(tag, value, exclude="stdout" if isinstance(value, torch.Tensor) else None)
+        self.logger.dump(self.num_timesteps)
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy (`model/`) and the full training state, each in one step."""
+        folder = Path(path)
+        self.policy.save_pretrained(folder / "model")
+        state = {
+            "format_version": _VERSION,
+            "algorithm": self.name,
+            "config": to_plain(dataclasses.asdict(self.config)),
+            "num_timesteps": self.num_timesteps,
+            "rounds": self.rounds,
+            "metrics": {tag: float(value) for tag, value in self.metrics.items() if np.ndim(value) == 0},
+            "policy": self.policy.state_dict(),
+            "state": _tensors(self.training_state()),
+        }
+        with atomic_path(folder / STATE_FILE) as aside:
+            torch.save(state, aside)
+        write_json(
+            folder / "metrics.json", {"rounds": self.rounds, "num_timesteps": self.num_timesteps, **state["metrics"]}
+        )
+
+    def restore(self, path: str | Path) -> bool:
+        """Go on from what `save` wrote: the rest of the run is the same, bit for bit; False if nothing was saved.
+
+        Raises:
+            CheckpointError: If the state is damaged, or of another algorithm or other settings.
+        """
+        file = Path(path) / STATE_FILE
+        if not file.exists():
+            if (Path(path) / "rise_state.pt").exists():
+                raise CheckpointError(
+                    f"{path} is a run of rise-robotics 0.1, which cannot be continued. Its policy can: start a new run "
+                    f"with --policy {path}."
+                )
+            return False
+        state = _read_state(file)
+        if state["algorithm"] != self.name:
+            raise CheckpointError(
+                f"{file} is of algorithm {state['algorithm']!r}, not {self.name!r}; give another folder"
+            )
+        if state["config"] != (ours := to_plain(dataclasses.asdict(self.config))):
+            names = [name for name in {**ours, **state["config"]} if ours.get(name) != state["config"].get(name)]
+            changed = ", ".join(f"{name} {state['config'].get(name)!r}, now {ours.get(name)!r}" for name in names)
+            raise CheckpointError(f"{file} is of a run with other settings ({changed}); give another folder")
+        try:
+            self.policy.load_state_dict(state["policy"])
+            self.load_training_state(state["state"])
+            self.num_timesteps, self.rounds = int(state["num_timesteps"]), int(state["rounds"])
+            self.metrics = dict(state["metrics"])
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file} does not fit: {error}. Delete it to start anew.") from error
+        return True
+
+    @classmethod
+    def load(
+        cls, path: str | Path, env: Any, *, offline: ChunkSource | None = None, policy: Policy | None = None
+    ) -> Self:
+        """An algorithm as `save` left it, ready to `predict` or to `learn` on.
+
+        Args:
+            path: Folder of `save`.
+            env: As in the constructor.
+            offline: As in the constructor.
+            policy: Any policy of the same shape; that of the folder when None.
+
+        Raises:
+            CheckpointError: If there is none, or it is damaged or of another algorithm.
+        """
+        file = Path(path) / STATE_FILE
+        if not file.exists():
+            raise CheckpointError(f"{path} holds no training state ({STATE_FILE})")
+        try:
+            config = decode(cls.Config, _read_state(file)["config"], f"settings in {file}")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        made = cls(policy or load_policy(Path(path) / "model"), env, config, offline=offline)
+        made.restore(path)
+        return made
+
+    # ------------------------------------------------------------------ helpers
+
+    def check_fit(self, autoreset_mode: str = "disabled") -> None:
+        """Compare policy and environment.
+
+        Raises:
+            ConfigError: If tasks, lags, output or autoreset mode do not fit; the message says what to pass.
+        """
+        require, policy, env = requirement(self.name), self.policy, self.env
+        for name in ("cameras", "image_size", "chunk", "stride"):
+            mine, other = getattr(policy.spec, name), getattr(env.task, name)
+            same = list(mine) == list(other) if name == "cameras" else mine == other
+            require(same, f"the policy has {name} {mine}, the environment {other}")
+        require(policy.spec.layout.names == env.task.layout.names, "policy and environment have different joints")
+        lags = tuple(env.lags[1:])
+        require(
+            set(policy.lags) <= set(lags), f"make the environment with observation_lags={list(policy.lags)}, not {lags}"
+        )
+        mode = str(env.autoreset_mode.value).lower()
+        require(mode == autoreset_mode, f'make the environment with autoreset_mode="{autoreset_mode}", not "{mode}"')
+        require(env.output == "numpy", 'make the environment with output="numpy"')
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        version = state["format_version"]
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{file} is cut short or damaged: {error}. Delete it to start anew.") from error
+    if version != _VERSION:
+        raise CheckpointError(f"{file} has format version {version}, this program reads {_VERSION}")
+    return dict(state)
+
+
+def _tensors(value: Any) -> Any:
+    """Arrays as tensors, which `torch.load(weights_only=True)` reads."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Mapping):
+        return {key: _tensors(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tensors(one) for one in value]
+    return value
+
+
+class _Callback:
+    """Calls what the user gave after every round; tells whether to go on."""
+
+    def __init__(self, algorithm: Algorithm[Any], callback: Any) -> None:
+        self._algorithm, self._callback = algorithm, callback
+        self._of_sb3 = hasattr(callback, "init_callback")
+
+    def __enter__(self) -> Callable[[], bool]:
+        if self._of_sb3:
+            self._callback.init_callback(self._algorithm)
+            self._callback.on_training_start({}, {})
+        return self._goes_on
+
+    def _goes_on(self) -> bool:
+        if self._callback is None:
+            return True
+        result = self._callback.on_step() if self._of_sb3 else self._callback(self._algorithm)
+        return result is not False
+
+    def __exit__(self, *error: object) -> None:
+        if self._of_sb3 and error[0] is None:
+            self._callback.on_training_end()
+
+
+class _Bar:
+    """A progress bar per phase, with the time left by the speed measured; a line every ten seconds in a log file."""
+
+    def __init__(self, algorithm: Algorithm[Any], shown: bool) -> None:
+        self._algorithm, self._shown = algorithm, shown
+        self._bar: Any = None
+        self._name = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def update(self) -> None:
+        """Show where the run stands."""
+        if not self._shown:
+            return
+        from tqdm import tqdm
+
+        name, done, total = self._algorithm.phase()
+        if name != self._name:
+            self.__exit__()
+            quiet, done_before = not sys.stderr.isatty(), min(done, total)
+            self._name = name
+            self._bar = tqdm(
+                total=total, initial=done_before, desc=name, unit=" chunks", dynamic_ncols=True,
+                mininterval=10 if quiet else 0.1,
+            )  # fmt: skip
+        scalars = {tag.rpartition("/")[2]: f"{value:.3g}" for tag, value in self._algorithm.metrics.items()
+                   if np.ndim(value) == 0}  # fmt: skip
+        self._bar.set_postfix(dict(list(scalars.items())[:4]), refresh=False)
+        self._bar.update(min(done, total) - self._bar.n)
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,262 @@
+"""Training of a policy's weights, shared by the algorithms that learn by flow matching.
+
+An *actor* is trained; the policy that proposes, acts and is saved is an exponential average of its weights. A batch is
+computed in a fixed number of shards side by side, each on one thread: results do not depend on the number of cores, and
+a busy core delays an update at most once instead of at every operation.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rise_agents.algorithms.base import AlgorithmConfig
+from rise_agents.policies.base import Context, Policy
+from rise_agents.policies.data import ChunkSource
+from rise_env.errors import TrainingError, requirement
+
+__all__ = ["FeatureCache", "Learner", "LearnerConfig", "OfflineBatches", "joined_contexts", "split"]
+
+TRAINABLE = ("action_expert", "all")
+#: Observations encoded at once by a `FeatureCache`. Blocks begin at multiples of it, so that what is encoded together
+#: does not depend on the order of requests: a resumed run gets the same features, bit for bit.
+_BLOCK = 64
+
+#: A part of a batch: gives the sum of its weighted losses and the sum of the weights.
+type Shard = Callable[[], tuple[torch.Tensor, float]]
+
+
+@dataclass(frozen=True)
+class LearnerConfig(AlgorithmConfig):
+    """Settings of a `Learner`, part of those of an algorithm.
+
+    Attributes:
+        epochs: Passes over the chunks of a round (release of RISE: 4).
+        batch_size: Chunks per update, recorded ones included (release: 128).
+        learning_rate: Peak learning rate of Adam.
+        warmup_steps: Updates over which it rises.
+        lr_decay_fraction: Last part of the budget over which it falls to zero, linearly.
+        max_grad_norm: Largest norm of the gradient.
+        ema_decay: Decay of the averaged weights (paper: 0.995).
+        trainable: "action_expert", as in the release, with images encoded once; or "all".
+        offline_ratio: Part of every batch that is recorded, drawn sample by sample (paper: 0.6).
+        num_shards: Parts of a batch that are computed side by side, each on one thread. It decides the order of sums,
+            so another number gives other last digits.
+    """
+
+    epochs: int = 4
+    batch_size: int = 128
+    learning_rate: float = 3e-4
+    warmup_steps: int = 50
+    lr_decay_fraction: float = 0.0
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.995
+    trainable: str = "action_expert"
+    offline_ratio: float = 0.6
+    num_shards: int = 2
+
+    def __post_init__(self) -> None:
+        require = requirement("algorithm settings")
+        for name in ("epochs", "batch_size", "num_shards"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("offline_ratio", "lr_decay_fraction"):
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}, expected in [0, 1]")
+        require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}, expected in [0, 1)")
+        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, expected a positive number")
+        require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}, expected a positive number")
+        require(self.trainable in TRAINABLE, f"trainable is {self.trainable!r}, expected one of {TRAINABLE}")
+
+
+class Learner:
+    """An actor, its optimiser, and the average of its weights.
+
+    Args:
+        policy: Where both start; copied.
+        config: Settings.
+
+    Attributes:
+        actor: What is trained. In evaluation mode: dropout would draw from a generator that all shards share, and a
+            distillation loss would compare noise.
+        policy: The averaged weights.
+        num_updates: Updates so far.
+    """
+
+    def __init__(self, policy: Policy, config: LearnerConfig) -> None:
+        self.config = config
+        self.actor = copy.deepcopy(policy).eval()
+        self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
+        self.parameters = self.actor.action_parameters()
+        if config.trainable == "all":
+            self.parameters = [p for p in self.actor.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.95))
+        self.num_updates = 0
+        # Looked up once: walking the modules for every update costs as much as a small update.
+        self._averaged = [p.detach() for p in self.policy.parameters()]
+        self._trained = [p.detach() for p in self.actor.parameters()]
+        self._threads = ThreadPoolExecutor(config.num_shards, thread_name_prefix="shard")
+
+    @property
+    def encoders_frozen(self) -> bool:
+        """Whether what is seen is encoded the same throughout."""
+        return self.config.trainable == "action_expert"
+
+    def learning_rate(self, progress: float) -> float:
+        """Learning rate of the next update, where a part `progress` of the budget is used up."""
+        config = self.config
+        rising = (self.num_updates + 1) / max(config.warmup_steps, 1)
+        falling = (1.0 - progress) / config.lr_decay_fraction if config.lr_decay_fraction else 1.0
+        return config.learning_rate * min(1.0, rising, falling)
+
+    def update(self, shards: Sequence[Shard], progress: float) -> tuple[float, float]:
+        """One update of actor and averaged weights.
+
+        Args:
+            shards: Parts of the batch; their gradients are added in this order.
+            progress: Part of the budget that is used up.
+
+        Returns:
+            Loss per unit of weight, and the norm of the gradient.
+
+        Raises:
+            TrainingError: If the loss is not finite; the weights are left as they were.
+        """
+        parts = list(self._threads.map(self._gradients, shards))
+        weight = max(sum(part[1] for part in parts), 1e-6)
+        loss = sum(part[0] for part in parts) / weight
+        if not np.isfinite(loss):
+            raise TrainingError(f"update {self.num_updates}: the loss is {loss}; lower the learning rate")
+        for index, parameter in enumerate(self.parameters):
+            found = [gradient for part in parts if (gradient := part[2][index]) is not None]
+            parameter.grad = torch.stack(found).sum(0).div_(weight) if found else None
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate(progress)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.num_updates += 1
+        self._average()
+        return loss, norm
+
+    def _gradients(self, shard: Shard) -> tuple[float, float, Sequence[torch.Tensor | None]]:
+        torch.set_num_threads(1)  # of this thread
+        total, weight = shard()
+        if not total.requires_grad:
+            return 0.0, 0.0, [None] * len(self.parameters)
+        return float(total.detach()), weight, torch.autograd.grad(total, self.parameters, allow_unused=True)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        torch._foreach_lerp_(self._averaged, self._trained, 1.0 - self.config.ema_decay)
+        for mine, theirs in zip(self.policy.buffers(), self.actor.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def distance(self) -> float:
+        """Relative distance between averaged and trained weights."""
+        pairs = list(zip(self._averaged, self._trained, strict=True))
+        apart = sum(float((p - a).square().sum()) for p, a in pairs)
+        return (apart / max(sum(float(p.square().sum()) for p, _ in pairs), 1e-12)) ** 0.5
+
+    def state_dict(self) -> dict[str, Any]:
+        """Full state but for the averaged weights, which `Algorithm.save` keeps."""
+        return {
+            "actor": self.actor.state_dict(), "optimiser": self.optimiser.state_dict(), "num_updates": self.num_updates
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.actor.load_state_dict(state["actor"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.num_updates = int(state["num_updates"])
+
+
+class FeatureCache:
+    """Observations by number, encoded when they are first asked for and never again, for frozen encoders.
+
+    Args:
+        size: How many there are.
+        encode: Encodes observations by number, int64 (n,), and gives whatever else belongs to each of them.
+    """
+
+    def __init__(self, size: int, encode: Callable[[np.ndarray], tuple[Context, tuple[torch.Tensor, ...]]]) -> None:
+        self._size, self._encode = size, encode
+        self._known = np.zeros(-(-size // _BLOCK), bool)
+        self._columns: list[torch.Tensor] = []
+        self._kind: type[Context] = Context
+
+    @torch.no_grad()
+    def __call__(self, rows: np.ndarray) -> tuple[Context, tuple[torch.Tensor, ...]]:
+        """Features of some of them, and what belongs to them; encodes what is missing (not from several threads)."""
+        blocks = np.unique(rows // _BLOCK)
+        for block in blocks[~self._known[blocks]]:
+            first = int(block) * _BLOCK
+            self._fill(np.arange(first, min(first + _BLOCK, self._size)))
+            self._known[block] = True
+        found = [column[torch.from_numpy(rows)] for column in self._columns]
+        names = [field.name for field in dataclasses.fields(self._kind)]
+        return self._kind(**dict(zip(names, found[: len(names)], strict=True))), tuple(found[len(names) :])
+
+    def _fill(self, rows: np.ndarray) -> None:
+        context, more = self._encode(rows)
+        self._kind = type(context)
+        found = [*(getattr(context, field.name) for field in dataclasses.fields(context)), *more]
+        if not self._columns:
+            self._columns = [tensor.new_zeros((self._size, *tensor.shape[1:])) for tensor in found]
+        for column, new in zip(self._columns, found, strict=True):
+            column[torch.from_numpy(rows)] = new
+
+
+class OfflineBatches:
+    """Recorded chunks as a term of a loss.
+
+    Args:
+        learner: Whose actor is trained on them.
+        data: Recorded chunks.
+    """
+
+    def __init__(self, learner: Learner, data: ChunkSource) -> None:
+        self._learner, self._data = learner, data
+        self._features = FeatureCache(len(data), self._encoded) if learner.encoders_frozen else None
+
+    def _encoded(self, rows: np.ndarray) -> tuple[Context, tuple[torch.Tensor, ...]]:
+        batch = self._data.batch(rows, self._learner.policy.device)
+        return self._learner.policy.context(batch.observations, batch.prompts), (batch.advantage_bins, batch.chunks)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def prepare(self, rows: np.ndarray) -> None:
+        """Encode what is missing, before several threads ask for it."""
+        if self._features is not None:
+            self._features(rows)
+
+    def loss(self, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+        """Flow-matching loss of each chunk under its labelled advantage, (n,)."""
+        actor = self._learner.actor
+        if self._features is not None:
+            context, (bins, chunks) = self._features(rows)
+        else:
+            batch = self._data.batch(rows, actor.device)
+            context, bins, chunks = (
+                actor.context(batch.observations, batch.prompts, generator),
+                batch.advantage_bins,
+                batch.chunks,
+            )
+        return actor.loss(context, bins, chunks, generator)
+
+
+def joined_contexts(parts: Sequence[Context]) -> Context:
+    """Several contexts as one."""
+    names = [field.name for field in dataclasses.fields(parts[0])]
+    return type(parts[0])(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def split(rows: np.ndarray, shards: int) -> list[np.ndarray]:
+    """Rows of a batch by shard; the number of shards alone decides, so that sums have one order."""
+    return np.array_split(rows, shards)

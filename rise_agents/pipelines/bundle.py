@@ -1,0 +1,50 @@
+"""A bundle from recordings alone: world model, then a base policy under the advantages that its value model labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rise_agents.algorithms.bc import BehaviourCloning, train_policy
+from rise_agents.pipelines.bars import Bars
+from rise_agents.pipelines.progress import say
+from rise_agents.pipelines.recording import label
+from rise_agents.policies.config import load_policy_config
+from rise_agents.policies.data import advantage_bins_of, measured_advantages
+from rise_env.bundle import Bundle
+from rise_env.training.bundle import train_bundle
+from rise_env.training.loop import Budget
+from rise_env.training.setup import TrainingSetup
+
+__all__ = ["train_bundle_with_policy"]
+
+_LABELS = "bundle"
+
+
+def train_bundle_with_policy(task: str, preset: str, data: Sequence[Path], out: Path, runs: Path) -> Bundle:
+    """Train world model and base policy for the preset's numbers of updates, and put them into a bundle.
+
+    An interrupted run goes on where it stood.
+
+    Args:
+        task: Task.
+        preset: Preset, whose sections say how everything is trained.
+        data: Recorded datasets; labels are written beside them.
+        out: Directory of the bundle.
+        runs: Folder of the training runs.
+    """
+    with Bars() as bars:
+        setup = TrainingSetup(data, task, preset, report=bars.training, log=say)
+        world = train_bundle(setup, runs / "world", runs=runs)
+        label(data, _LABELS, world.world_model().value, setup.spec)
+        config = load_policy_config(task, preset)
+        dataset = setup.open_dataset()
+        bins, codec = advantage_bins_of(*measured_advantages(dataset, _LABELS), config.advantage)
+        budget = Budget(steps=config.training.steps)
+        train_policy(
+            BehaviourCloning(dataset, bins, config, runs / "policy", budget, codec=codec, report=bars.training)
+        )
+        return train_bundle(
+            setup, out, runs=runs, dynamics=world.path / "world_model" / "dynamics",
+            value=world.path / "world_model" / "value", policy=runs / "policy" / "model",
+        )  # fmt: skip

@@ -1,0 +1,67 @@
+"""Configuration of the demo: the `demo` section of a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from rise_env.config import decode, load_config
+from rise_env.errors import requirement
+
+__all__ = ["DemoConfig", "Recording", "load_demo_config"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Episodes to record.
+
+    Attributes:
+        policy: Scripted policy, or "base".
+        episodes: How many.
+        seed: Seed of the first; none on which anything is evaluated.
+    """
+
+    policy: str
+    episodes: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What `rise demo` does with a task.
+
+    Attributes:
+        agent: Agent that improves the policy, of `configs/<task>/agent/`, or an algorithm.
+        episodes: Episodes per evaluation.
+        recordings: The offline data. They are recorded two at a time.
+        bundle_recordings: What world model and base policy are trained on where the task has no bundle yet.
+    """
+
+    agent: str = "selective_rise"
+    episodes: int = 200
+    recordings: tuple[Recording, ...] = (Recording("base", 40, 70_000), Recording("operator", 40, 200_000))
+    bundle_recordings: tuple[Recording, ...] = field(
+        default=(Recording("expert", 100, 300_000), Recording("operator", 100, 400_000))
+    )
+
+    def __post_init__(self) -> None:
+        require = requirement("section 'demo'")
+        require(self.episodes >= 1, f"episodes is {self.episodes}, expected at least 1")
+        require(bool(self.recordings), "recordings is empty: nothing to start from")
+        for name in ("recordings", "bundle_recordings"):
+            for one in getattr(self, name):
+                require(one.episodes >= 1, f"{name}: {one.policy} has {one.episodes} episodes, expected at least 1")
+        require(
+            all(one.policy != "base" for one in self.bundle_recordings),
+            "bundle_recordings: there is no policy 'base' before there is a bundle",
+        )
+
+
+def load_demo_config(task: str, preset: str = "small", overrides: Iterable[str] = ()) -> DemoConfig:
+    """The `demo` section of a preset.
+
+    Raises:
+        ConfigError: If something in the configuration is wrong.
+    """
+    section = load_config(task, preset, overrides).get("demo", {})
+    return decode(DemoConfig, section, f"section 'demo' of {task}/{preset}")

@@ -1,0 +1,229 @@
+"""The whole idea, end to end: evaluate, record, improve in imagination, evaluate again, report.
+
+Every stage leaves its result in the output folder and is skipped where it is there already. Budgets are numbers of
+episodes and imagined chunks: a slow or busy machine takes longer and gets the same policy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rise_agents.algorithms.base import Algorithm
+from rise_agents.evaluation.evaluate import evaluate
+from rise_agents.evaluation.results import EvaluationResult
+from rise_agents.pipelines.config import DemoConfig
+from rise_agents.pipelines.improve import Ingredients, improve
+from rise_agents.pipelines.progress import episode_bar, say
+from rise_agents.pipelines.recording import label, record
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Policy
+from rise_agents.policies.loading import load_policy
+from rise_agents.policies.resolve import find_policy
+from rise_agents.training.presets import AgentPreset, load_agent_preset
+from rise_env.bundle import Bundle, find_bundle, load_bundle
+from rise_env.errors import ConfigError
+from rise_env.files import to_plain, write_json
+from rise_env.provenance import provenance
+from rise_env.registry import TASKS
+from rise_env.threads import single_threaded
+
+__all__ = ["LABELS", "Demo", "DemoResult"]
+
+#: Tag of the labels of the offline data.
+LABELS = "demo"
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What came of it.
+
+    Attributes:
+        base: The policy before.
+        improved: And after.
+        minutes: Wall-clock time, interruptions left out.
+        parts: The same by stage, s.
+        report: HTML page.
+        described: Settings.
+    """
+
+    base: EvaluationResult
+    improved: EvaluationResult
+    minutes: float
+    parts: dict[str, float]
+    report: Path
+    described: dict[str, Any]
+
+    def to_dict(self, seed: int) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "base": self.base.to_dict(),
+            "improved": self.improved.to_dict(),
+            "minutes": self.minutes,
+            "report": str(self.report),
+            "parts": self.parts,
+            "provenance": provenance(self.described, seed),
+        }
+
+
+@dataclass
+class Demo:
+    """A demo in a folder.
+
+    Args:
+        config: What is done with the task.
+        task: Task.
+        preset: Preset of the work cell, and of the bundle where it has to be trained.
+        out: Folder.
+        seed: Seed of evaluation and training.
+        policy: Policy to improve: "base", a run folder, a checkpoint or a Hub id.
+        bundle: Bundle in place of the shipped one.
+        chunks: Imagined chunks, in place of the agent's.
+        settings: Settings of the algorithm on top of the agent's.
+        command: What was typed, for "run it again" in the report.
+    """
+
+    config: DemoConfig
+    task: str
+    preset: str
+    out: Path
+    seed: int = 0
+    policy: str = "base"
+    bundle: Path | None = None
+    chunks: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    command: str = "rise demo"
+
+    def run(self) -> DemoResult:
+        """Go through all stages, from where an interruption left them.
+
+        Raises:
+            ConfigError: If the folder holds a demo with other settings, or something does not fit.
+        """
+        clock = Clock(self.out / "seconds.json")
+        agent = self.agent()
+        with single_threaded():
+            bundle = self._bundle(clock)
+            path = find_policy(self.policy, bundle=bundle)
+            if path is None:
+                raise ConfigError(f"policy {self.policy!r}: give 'base', a run folder, a checkpoint or a Hub id")
+            described = {
+                "task": self.task, "policy": path, "agent": to_plain(agent), "episodes": self.config.episodes,
+                "recordings": to_plain(self.config.recordings), "seed": self.seed,
+            }  # fmt: skip
+            self._same_run(described)
+            base = load_policy(path)
+            with clock.timed("evaluating the base policy"):
+                before = self._evaluate("base", base)
+            with clock.timed("recording"):
+                data = record(self.out / "data", self.config.recordings, self.task, self.preset, path)
+            with clock.timed("labelling"):
+                label(data, LABELS, bundle.world_model().value, bundle.spec)
+            with clock.timed("improving"):
+                self._improve(agent, base, bundle, data)
+            improved = load_policy(self.out / "rise" / "model")
+            with clock.timed("evaluating the improved policy"):
+                after = self._evaluate("improved", improved)
+            with clock.timed("filming"):
+                from rise_agents.pipelines.demo_report import write_demo_report
+
+                report = write_demo_report(self, agent, (base, before), (improved, after), bundle, clock, described)
+        return DemoResult(before, after, clock.total() / 60, clock.parts(), report, described)
+
+    @property
+    def cell_id(self) -> str:
+        """Id of the task's work cell."""
+        registration = TASKS.load(self.task)
+        if registration.cell is None:
+            raise ConfigError(f"task {self.task!r} has no work cell: the demo has nowhere to show what was gained")
+        return f"RISE-{registration.title}-Cell-v0"
+
+    def agent(self) -> AgentPreset:
+        """Algorithm, settings and budget."""
+        preset = load_agent_preset(self.config.agent, self.task)
+        return preset.replace({**self.settings, "seed": self.seed}, chunks=self.chunks)
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments of the work cell."""
+        return {"preset": self.preset}
+
+    def _bundle(self, clock: Clock) -> Bundle:
+        """The bundle given, the shipped one, or one that is trained first."""
+        if self.bundle is not None:
+            return load_bundle(self.bundle)
+        own = self.out / "bundle"
+        if (own / "bundle.json").is_file():
+            return load_bundle(own)
+        try:
+            return load_bundle(find_bundle(self.task))
+        except ConfigError:
+            say(f"task {self.task!r} has no bundle yet: recording, then training world model and base policy")
+        from rise_agents.pipelines.bundle import train_bundle_with_policy
+
+        with clock.timed("training a bundle"):
+            data = record(self.out / "bundle-data", self.config.bundle_recordings, self.task, self.preset)
+            return train_bundle_with_policy(self.task, self.preset, data, own, self.out / "bundle-runs")
+
+    def _same_run(self, described: dict[str, Any]) -> None:
+        """Keep what a run was started with; refuse to go on with something else."""
+        file = self.out / "config.json"
+        if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != to_plain(described):
+            changed = [name for name in described if found.get(name) != to_plain(described)[name]]
+            raise ConfigError(
+                f"{self.out} holds a demo with other settings ({', '.join(changed) or 'of another version'}). Remove "
+                "it, or give another folder (--out)."
+            )
+        write_json(file, described)
+
+    def _evaluate(self, name: str, policy: Policy) -> EvaluationResult:
+        """Evaluate a policy in the cell, or read what is there already."""
+        file = self.out / f"{name}.json"
+        if file.exists():
+            return EvaluationResult.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        with episode_bar(self.config.episodes, f"{name} policy in the cell") as on_episode:
+            result = evaluate(
+                self.cell_id, PolicyActor(policy), self.config.episodes, self.seed,
+                env_kwargs=self.env_kwargs, on_episode=on_episode,
+            )  # fmt: skip
+        write_json(file, result.to_dict())
+        return result
+
+    def _improve(self, agent: AgentPreset, base: Policy, bundle: Bundle, data: list[Path]) -> None:
+        folder = self.out / "rise"
+        if (folder / "done.json").exists():
+            return
+        ingredients = Ingredients(bundle, f"RISE-{TASKS.load(self.task).title}-v0", data, LABELS)
+        trained: Algorithm[Any] = improve(agent, base, ingredients, folder, note=say)
+        write_json(folder / "done.json", {"chunks": trained.num_timesteps, "rounds": trained.rounds})
+
+
+class Clock:
+    """Wall-clock seconds by stage, kept on disk so that interruptions do not count."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._spent: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the time of a stage."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[part] = self._spent.get(part, 0.0) + time.monotonic() - started
+            write_json(self._file, self._spent)
+
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self._spent.values())
+
+    def parts(self) -> dict[str, float]:
+        """Seconds by stage."""
+        return dict(self._spent)

@@ -1,0 +1,208 @@
+"""Improve a policy in imagination: from recordings and a bundle to a run folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_agents import make_agent
+from rise_agents.algorithms.base import Algorithm
+from rise_agents.algorithms.best_of_n import history_lags
+from rise_agents.evaluation.audit import audit
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Policy
+from rise_agents.policies.data import ChunkSource, RecordedChunks, StartChunks, advantage_bins_of, measured_advantages
+from rise_agents.training.presets import AgentPreset
+from rise_agents.training.runner import Budget, Film, Probe, Runner
+from rise_env.bundle import Bundle
+from rise_env.data import open_dataset, split_episodes
+from rise_env.envs.start_dataset import starts_from_dataset
+from rise_env.errors import ConfigError
+from rise_env.files import to_plain, write_json
+from rise_env.provenance import provenance
+from rise_env.registry import TASKS
+
+__all__ = ["Ingredients", "improve", "improve_policy"]
+
+#: The oracle starts from states of so many episodes.
+_ORACLE_POOL = 560
+#: Audits: seed of states and noise, candidates per state, states at once.
+_AUDIT_SEED, _AUDIT_CANDIDATES, _AUDIT_TOGETHER = 970_000, 4, 8
+_FILMED = 4
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a policy is improved with.
+
+    Attributes:
+        bundle: Its world model imagines.
+        env_id: Id of the imagination environment.
+        data: Recorded datasets to start from and to mix in; the bundle's start states when empty.
+        labels: Tag of the advantages of `data`.
+        oracle: Let the work cell take the place of imagination: an upper bound, not a method.
+        behaviour_policies: With `oracle`: what leads to its start states, scripted policies or functions that make an
+            Actor, drawn at random; the policy itself when empty.
+    """
+
+    bundle: Bundle
+    env_id: str
+    data: Sequence[Path] = ()
+    labels: str | None = None
+    oracle: bool = False
+    behaviour_policies: Sequence[Any] = ()
+
+
+def improve(
+    agent: AgentPreset,
+    policy: Policy,
+    ingredients: Ingredients,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    audit_states: int = 0,
+    progress_bar: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> Algorithm[Any]:
+    """Improve a policy, or go on with a run that was interrupted.
+
+    Args:
+        agent: Algorithm, settings and budget.
+        policy: Base policy.
+        ingredients: What it is improved with.
+        out: Run folder.
+        minutes: Stop after so much time although chunks are left; see `Budget`.
+        audit_states: Compare imagination and the oracle at so many states before, now and then, and after; 0 for none.
+        progress_bar: Show one.
+        note: Told what a user may want to know.
+
+    Returns:
+        The algorithm, with `policy`.
+
+    Raises:
+        ConfigError: If something does not fit.
+        CheckpointError: If the folder holds a run with other settings.
+    """
+    out = Path(out)
+    env, offline, film_env = improve_policy(agent, policy, ingredients, note)
+    algorithm = make_agent(agent.algorithm, env, policy, offline=offline, **agent.config)
+    described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": str(ingredients.bundle.path),
+                 "data": [str(path) for path in ingredients.data], "oracle": ingredients.oracle}  # fmt: skip
+    write_json(out / "config.json", {**described, "provenance": provenance(described, algorithm.config.seed)})
+    probes: list[Probe] = [] if film_env is None else [Film(film_env)]
+    if audit_states:
+        probes.append(_Audit(policy, ingredients, audit_states, out / "audit.json", note))
+
+    def on_start(done: int) -> None:
+        if done:
+            note(f"going on after {done} imagined chunks")
+
+    try:
+        return Runner(
+            algorithm, out, Budget(agent.chunks, minutes), probes=probes, progress_bar=progress_bar, on_start=on_start
+        ).run()
+    finally:
+        env.close()
+
+
+def improve_policy(
+    agent: AgentPreset, policy: Policy, ingredients: Ingredients, note: Callable[[str], None]
+) -> tuple[Any, ChunkSource, Any]:
+    """Environment to learn in, recorded chunks to mix in, and environment for films (None without)."""
+    import gymnasium
+
+    bundle, lags = ingredients.bundle, list(policy.lags)
+    kwargs: dict[str, Any] = {"bundle": str(bundle.path), "observation_lags": lags, "autoreset_mode": "disabled"}
+    offline: ChunkSource
+    if ingredients.data:
+        if ingredients.labels is None:
+            raise ConfigError("recorded data need the tag that `rise label` gave their advantages (--labels)")
+        dataset = open_dataset(list(ingredients.data), bundle.spec)
+        note(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames")
+        levels, _ = advantage_bins_of(*measured_advantages(dataset, ingredients.labels), policy.codec)
+        offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
+        if ingredients.oracle:
+            return _oracle(agent, policy, ingredients), offline, None
+        kwargs["starts"] = starts_from_dataset(dataset, bundle.spec, agent.start_states, seed=0)
+    elif ingredients.oracle:
+        raise ConfigError("the oracle has no recordings of its own: give --data and --labels")
+    env = gymnasium.make_vec(ingredients.env_id, num_envs=agent.num_envs, **kwargs).unwrapped
+    if not ingredients.data:
+        advantages = _imagined_advantages(env)
+        levels, _ = advantage_bins_of(advantages, np.zeros(len(advantages), bool), policy.codec)
+        offline = StartChunks(env.starts, bundle.spec, policy.lags, levels)  # type: ignore[attr-defined]
+        note(f"no data given: {len(offline)} start states of {bundle.path.name}, scored by imagination")
+    shared = {"starts": env.starts, "world_model": env.world_model, "render_mode": "rgb_array"}  # type: ignore[attr-defined]
+    film_env = gymnasium.make_vec(ingredients.env_id, num_envs=_FILMED, **{**kwargs, **shared})
+    return env, offline, film_env
+
+
+def _oracle(agent: AgentPreset, policy: Policy, ingredients: Ingredients) -> Any:
+    import gymnasium
+
+    return gymnasium.make_vec(
+        oracle_id(ingredients.bundle.spec.name),
+        num_envs=agent.num_envs,
+        observation_lags=list(policy.lags),
+        behaviour_policies=ingredients.behaviour_policies or (PolicyActor(policy),),
+        pool=_ORACLE_POOL,
+    ).unwrapped
+
+
+def oracle_id(task: str) -> str:
+    """Id of a task's oracle environment."""
+    return f"RISE-{TASKS.load(task).title}-Oracle-v0"
+
+
+def _imagined_advantages(env: Any) -> np.ndarray:
+    """Advantages, as imagined, of the chunks that were recorded at all start states of an environment, (M,)."""
+    count, found = len(env.starts), []
+    for first in range(0, count, env.num_envs):
+        rows = [min(first + i, count - 1) for i in range(env.num_envs)]
+        env.reset(seed=0, options={"start_index": rows})
+        chunks, _ = env.recorded_actions()
+        found.append(env.step(chunks)[1])
+    return np.concatenate(found)[:count]
+
+
+class _Audit:
+    """Compares imagination with the oracle at states that the base policy gets to; keeps a table and TensorBoard."""
+
+    def __init__(
+        self, base: Policy, ingredients: Ingredients, states: int, file: Path, note: Callable[[str], None]
+    ) -> None:
+        if ingredients.oracle:
+            raise ConfigError("an audit compares imagination with the oracle: it makes no sense with the oracle alone")
+        import gymnasium
+
+        self._file, self._note, self._spec = file, note, ingredients.bundle.spec
+        self._states = min(states, _AUDIT_TOGETHER)
+        self._rounds = -(-states // self._states)
+        lags = sorted({*base.lags, *history_lags(self._spec)})
+        self._oracle: Any = gymnasium.make_vec(
+            oracle_id(self._spec.name), num_envs=self._states * _AUDIT_CANDIDATES, observation_lags=lags,
+            behaviour_policies=(PolicyActor(copy.deepcopy(base)),), max_chunks=1,
+        ).unwrapped  # fmt: skip
+        self._rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []  # of a run that goes on
+
+    def __call__(self, algorithm: Algorithm[Any]) -> None:
+        proposals = PolicyActor(algorithm.policy, guidance=1.0, noise_scale=1.0)
+        found = audit(
+            proposals, algorithm.env.world_model, self._oracle,
+            rounds=self._rounds, num_candidates=_AUDIT_CANDIDATES, seed=_AUDIT_SEED,
+        )  # fmt: skip
+        self._rows.append({"chunks": algorithm.num_timesteps, **found})
+        write_json(self._file, self._rows)
+        for name, value in found.items():
+            algorithm.logger.record(f"audit/{name}", value)
+        algorithm.logger.dump(algorithm.num_timesteps)
+        self._note(
+            f"audit of {found['states']} states: imagined and true advantage correlate at {found['overall']:.2f}, "
+            f"{found['within_state']:.2f} within a state; true advantage {found['advantage_mean']:+.3f}"
+        )

@@ -1,0 +1,98 @@
+"""Recording of the offline data: several sets side by side, labelled by the value model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rise_agents.pipelines.config import Recording
+from rise_env.tasks import TaskSpec
+
+__all__ = ["label", "record", "recording_folders"]
+
+#: Sets that are recorded at a time, each in a process of its own with one thread.
+_PROCESSES = 2
+
+
+class _Job(NamedTuple):
+    folder: Path
+    recording: Recording
+    task: str
+    preset: str
+    policy: str | None
+
+
+def recording_folders(root: Path, recordings: Sequence[Recording]) -> list[Path]:
+    """Directory of every set."""
+    return [root / f"{one.policy}-{one.seed}" for one in recordings]
+
+
+def record(
+    root: Path, recordings: Sequence[Recording], task: str, preset: str = "small", policy: str | None = None
+) -> list[Path]:
+    """Record sets of episodes, or go on where an interruption left them.
+
+    Args:
+        root: Below it, every set gets a directory of its own.
+        recordings: What to record.
+        task: Task of the work cell.
+        preset: Its preset.
+        policy: Path of the policy that "base" stands for.
+
+    Returns:
+        The directories.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    folders = recording_folders(root, recordings)
+    jobs = [_Job(folder, one, task, preset, policy) for folder, one in zip(folders, recordings, strict=True)]
+    # Processes of their own: OpenGL and threads do not survive a fork.
+    with ProcessPoolExecutor(_PROCESSES, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_record, jobs))
+    return folders
+
+
+def _record(job: _Job) -> None:
+    import torch
+
+    from rise_agents.pipelines.progress import bar
+    from rise_agents.policies.actor import PolicyActor
+    from rise_agents.policies.loading import load_policy
+    from rise_robot.cell.collect import CollectedEpisode, collect
+    from rise_robot.cell.config import load_cell
+
+    torch.set_num_threads(1)
+    spec, config = load_cell(job.task, job.preset)
+    one = job.recording
+    actor = PolicyActor(load_policy(job.policy)) if one.policy == "base" and job.policy else None
+    with bar(one.episodes, f"recording {one.policy}", "episodes") as progress:
+
+        def on_episode(saved: int, _: CollectedEpisode | None) -> None:
+            progress.update(saved - progress.n)
+
+        collect(spec, config, one.policy, one.episodes, one.seed, job.folder, actor=actor, on_episode=on_episode)
+
+
+def label(folders: Sequence[Path], tag: str, value: Any, spec: TaskSpec) -> None:
+    """Label the sets that have no labels of this tag yet.
+
+    Args:
+        folders: Datasets.
+        tag: Tag of the labels.
+        value: Value model.
+        spec: Task.
+    """
+    from rise_agents.pipelines.progress import advance, bar
+    from rise_env.data import label_tags, open_dataset
+    from rise_env.value.labelling import label_frames, write_labels
+
+    for folder in folders:
+        if tag in label_tags(folder):
+            continue
+        dataset = open_dataset(folder, spec)
+        with bar(dataset.num_frames, f"labelling {folder.name}", "frames") as progress:
+            found = label_frames(value, dataset, spec.chunk, on_frames=functools.partial(advance, progress))
+        write_labels(dataset, tag, found)

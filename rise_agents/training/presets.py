@@ -1,0 +1,93 @@
+"""Settings of a run: `configs/<task>/agent/<name>.yaml`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rise_env.config import config_files, decode, load_yaml
+from rise_env.errors import ConfigError, requirement
+from rise_env.registry import ALGORITHMS
+
+__all__ = ["AgentPreset", "load_agent_preset", "parse_settings"]
+
+
+@dataclass(frozen=True)
+class AgentPreset:
+    """How an algorithm is run on a task.
+
+    Attributes:
+        algorithm: Name in `rise_env.registry.ALGORITHMS`.
+        chunks: Imagined chunks in all.
+        num_envs: Imaginations at once.
+        start_states: Recorded states that are drawn from the data to start from.
+        config: Settings of the algorithm.
+    """
+
+    algorithm: str
+    chunks: int = 30_000
+    num_envs: int = 32
+    start_states: int = 4096
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require = requirement("agent preset")
+        for name in ("chunks", "num_envs", "start_states"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
+
+    def replace(self, config: Mapping[str, Any] | None = None, **changes: Any) -> AgentPreset:
+        """With other values where they are not None; `config` is added to the settings."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return dataclasses.replace(self, config={**self.config, **(config or {})}, **given)
+
+
+def load_agent_preset(name: str, task: str) -> AgentPreset:
+    """How an algorithm is run on a task.
+
+    Args:
+        name: Name of `configs/<task>/agent/<name>.yaml`, path of such a file, or name of an algorithm, which is then
+            run with its defaults.
+        task: Name of the task.
+
+    Raises:
+        ConfigError: If there is neither, or the file is wrong.
+    """
+    known = config_files(f"{task}/agent")
+    key = name.replace("-", "_")
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    elif key in known:
+        path = known[key]
+    elif name in ALGORITHMS:
+        return AgentPreset(key)
+    else:
+        there = ", ".join(dict.fromkeys([*known, *ALGORITHMS.names()]))
+        raise ConfigError(f"unknown agent {name!r}. Known for {task}: {there}. {ALGORITHMS.unknown(name)}")
+    values = {"algorithm": path.stem, **load_yaml(path)}
+    preset = decode(AgentPreset, values, f"agent {path}")
+    algorithm = ALGORITHMS.load(preset.algorithm)
+    decode(algorithm.Config, preset.config, f"agent {path}, key 'config'")  # said now, not after minutes of recording
+    return preset
+
+
+def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings of an algorithm from KEY=VALUE on the command line; values are YAML.
+
+    Raises:
+        ConfigError: If one has no value, or is no YAML.
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for item in overrides:
+        key, given, value = item.partition("=")
+        if not given:
+            raise ConfigError(f"--set {item!r}: expected KEY=VALUE")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {item!r}: the value is not valid YAML: {error}") from error
+    return settings

@@ -1,0 +1,190 @@
+"""The contract that every algorithm keeps, on both that ship."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from rise_agents import make_agent
+from rise_agents.algorithms.base import STATE_FILE, Algorithm
+from rise_env.adapters import SB3VecEnv
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.registry import ALGORITHMS
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "rise": {"batch_size": 32, "epochs": 2, "buffer_rounds": 2},
+    "selective_rise": {
+        "batch_size": 32, "epochs": 2, "buffer_rounds": 3, "num_candidates": 4, "top_k": 2, "min_advantage_gap": 0.01,
+        "advantage_threshold": 0.05,
+    },
+}  # fmt: skip
+NAMES = sorted(SETTINGS)
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(lab: Any, name: str) -> Any:
+    def made(**changes: Any) -> Algorithm[Any]:
+        settings = {**SETTINGS[name], **changes}
+        return make_agent(name, lab.envs(), lab.policy(offset=0.3), offline=lab.offline(), **settings)  # type: ignore[no-any-return]
+
+    return made
+
+
+def weights(algorithm: Algorithm[Any]) -> list[torch.Tensor]:
+    return [value.clone() for value in algorithm.policy.state_dict().values()]
+
+
+def test_all_that_ship_are_tested() -> None:
+    assert {one.name for one in ALGORITHMS if one.plugin is None} == set(NAMES)
+
+
+def test_it_learns_for_so_many_imagined_chunks_and_leaves_the_given_policy_alone(make: Any, lab: Any) -> None:
+    algorithm = make()
+    given = lab.policy(offset=0.3)
+    assert algorithm.learn(100) is algorithm
+    assert 100 <= algorithm.num_timesteps < 100 + 64
+    assert algorithm.progress == 1.0
+    before = algorithm.num_timesteps
+    algorithm.learn(64, reset_num_timesteps=False)
+    assert before + 64 <= algorithm.num_timesteps < before + 128
+    algorithm.learn(64)
+    assert algorithm.num_timesteps < 128
+    assert any((a != b).any() for a, b in zip(weights(algorithm), given.state_dict().values(), strict=True))
+    assert {"train/loss", "rollout/advantage"} <= set(algorithm.metrics)
+
+
+def test_predict_takes_batches_and_single_observations(make: Any) -> None:
+    algorithm = make()
+    observation, _ = algorithm.env.reset(seed=0)
+    actions, state = algorithm.predict(observation, deterministic=True)
+    assert state is None
+    assert actions.shape == algorithm.env.action_space.shape
+    assert algorithm.env.action_space.contains(actions)
+    one, _ = algorithm.predict({key: value[0] for key, value in observation.items()}, deterministic=True)
+    np.testing.assert_allclose(one, actions[0], atol=1e-5)
+    first, second = (algorithm.predict(observation)[0] for _ in range(2))
+    assert (first != second).any()
+
+
+def test_stable_baselines_evaluates_it(make: Any, lab: Any) -> None:
+    envs = lab.envs(4)
+    same_step = copy.copy(envs)
+    from rise_env.testing import counting_envs, counting_starts, counting_world_model
+
+    same_step = counting_envs(
+        4, starts=counting_starts(count=24), world_model=counting_world_model(), observation_lags=[2],
+        autoreset_mode="same_step",
+    )  # fmt: skip
+    mean, spread = evaluate_policy(make(), SB3VecEnv(same_step), n_eval_episodes=8, warn=False)
+    assert np.isfinite([mean, spread]).all()
+
+
+def test_callbacks_of_both_kinds_stop_it(make: Any) -> None:
+    algorithm, rounds = make(), []
+    algorithm.learn(10_000, callback=lambda trained: rounds.append(trained.rounds) or len(rounds) < 3)
+    assert rounds == [1, 2, 3]
+
+    class Stop(BaseCallback):
+        ended = False
+
+        def _on_step(self) -> bool:
+            return self.n_calls < 2
+
+        def _on_training_end(self) -> None:
+            self.ended = True
+
+    callback = Stop()
+    algorithm.learn(10_000, callback=callback, reset_num_timesteps=False)
+    assert callback.n_calls == 2
+    assert callback.ended
+    assert callback.num_timesteps == algorithm.num_timesteps
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make: Any, tmp_path: Path, lab: Any) -> None:
+    whole = make().learn(300)
+    for rounds in (1, 2, 4, 6):
+        first = make()
+        first.learn(300, callback=lambda trained, rounds=rounds: trained.rounds < rounds)
+        folder = tmp_path / str(rounds)
+        first.save(folder)
+        second = make()
+        assert second.restore(folder)
+        assert second.num_timesteps == first.num_timesteps
+        second.learn(300 - second.num_timesteps, reset_num_timesteps=False)
+        for mine, theirs in zip(weights(second), weights(whole), strict=True):
+            assert torch.equal(mine, theirs)
+        loaded = type(first).load(folder, lab.envs(), offline=lab.offline())
+        assert loaded.config == first.config
+        observation, _ = loaded.env.reset(seed=0)
+        mine, theirs = (one.predict(observation, deterministic=True)[0] for one in (loaded, first))
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_states_that_do_not_fit_are_refused(make: Any, tmp_path: Path, name: str) -> None:
+    assert not make().restore(tmp_path)
+    first = make()
+    first.learn(1)
+    first.save(tmp_path)
+    with pytest.raises(CheckpointError, match="epochs 2, now 7"):
+        make(epochs=7).restore(tmp_path)
+    (tmp_path / STATE_FILE).write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match="damaged"):
+        make().restore(tmp_path)
+    (tmp_path / STATE_FILE).unlink()
+    with pytest.raises(CheckpointError, match="no training state"):
+        type(first).load(tmp_path, first.env)
+    (tmp_path / "rise_state.pt").write_bytes(b"of another time")
+    with pytest.raises(CheckpointError, match="start a new run"):
+        make().restore(tmp_path)
+
+
+def test_threads_and_time_change_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = make().learn(200)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        other = make().learn(200)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    for mine, theirs in zip(weights(plain), weights(other), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_what_does_not_fit_is_said(lab: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match="observation_lags"):
+        make_agent(name, _without_lags(lab), lab.policy(), offline=lab.offline())
+    with pytest.raises(ConfigError, match="offline_ratio"):
+        make_agent(name, lab.envs(), lab.policy(), offline_ratio=0.5)
+    with pytest.raises(ConfigError, match="learning_rte"):
+        make_agent(name, lab.envs(), lab.policy(), learning_rte=1.0)
+    for field, value in {"epochs": 0, "offline_ratio": 2.0, "ema_decay": 1.0, "learning_rate": 0.0,
+                         "trainable": "head", "lr_decay_fraction": -1.0}.items():  # fmt: skip
+        with pytest.raises(ConfigError, match=field):
+            ALGORITHMS.load(name).Config(**{field: value})
+
+
+def _without_lags(lab: Any) -> Any:
+    from rise_env.testing import counting_envs
+
+    return counting_envs(4, autoreset_mode="disabled")
+
+
+def test_settings_are_documented(name: str) -> None:
+    config = ALGORITHMS.load(name).Config
+    text = "".join(cls.__doc__ or "" for cls in config.__mro__)
+    for field in dataclasses.fields(config):
+        assert f"{field.name}: " in text, field.name

@@ -1,0 +1,139 @@
+"""Selective RISE: where it starts, what it learns, and what it leaves as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rise_agents.algorithms.selective_rise import SelectiveRISE, SelectiveRISEConfig
+from rise_env.errors import ConfigError, TrainingError
+
+SETTINGS: dict[str, Any] = {
+    "num_candidates": 4, "top_k": 2, "min_advantage_gap": 0.02, "batch_size": 32, "epochs": 2, "buffer_rounds": 2
+}  # fmt: skip
+
+
+def made(lab: Any, **changes: Any) -> SelectiveRISE:
+    return SelectiveRISE(lab.policy(offset=0.5), lab.envs(), SelectiveRISEConfig(**{**SETTINGS, **changes}))
+
+
+def own_advantages(lab: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Training start states, and what the base policy's own chunk is worth there."""
+    probe = made(lab)
+    rows = np.flatnonzero(probe.env.starts.split == "train")
+    observations, _ = probe.env.reset(seed=0, options={"start_index": rows.tolist()})
+    chunks = probe.predict(observations, deterministic=True)[0]
+    return rows, probe.env.evaluate_candidates(chunks[:, None]).advantage[:, 0]
+
+
+def scored(lab: Any, **changes: Any) -> SelectiveRISE:
+    algorithm = made(lab, **changes)
+    while algorithm.phase().name == "scoring start states":
+        algorithm.step()
+    return algorithm
+
+
+def test_start_states_are_scored_once_and_split_at_the_threshold(lab: Any) -> None:
+    rows, own = own_advantages(lab)
+    threshold = float(np.median(own))
+    algorithm = scored(lab, advantage_threshold=threshold)
+    assert algorithm.num_timesteps == len(rows)
+    low = {int(row) for row in algorithm._rows[algorithm._low]}
+    assert low == {int(row) for row, gain in zip(rows, own, strict=True) if gain < threshold}
+    assert algorithm.metrics["rollout/low_advantage_starts"] == pytest.approx(len(low) / len(rows))
+    met: list[int] = []
+    reset = algorithm.env.reset
+    algorithm.env.reset = lambda **given: met.extend(given["options"]["start_index"]) or reset(**given)
+    algorithm.step()
+    assert set(met) <= low
+    assert algorithm.num_timesteps == len(rows) + 16 * 4
+    with pytest.raises(TrainingError, match="nothing to gain"):
+        scored(lab, advantage_threshold=-10.0)
+
+
+def test_candidates_ahead_of_the_base_policys_chunk_are_learned(lab: Any) -> None:
+    algorithm, found = scored(lab), []
+    inner = algorithm.env.evaluate_candidates
+
+    def noted(chunks: np.ndarray) -> Any:
+        found.append((chunks.copy(), inner(chunks)))
+        return found[-1][1]
+
+    algorithm.env.evaluate_candidates = noted
+    learned = algorithm.imagine()
+    (chunks, scores), *_ = found
+    gap = scores.advantage - scores.advantage[:, :1]
+    ahead = gap >= 0.02
+    assert 0 < len(learned.starts) == np.minimum(ahead.sum(axis=1), 2).sum()
+    wanted = {chunk.tobytes() for chunk in chunks[ahead]}
+    assert {chunk.tobytes() for chunk in learned.chunks.numpy()} <= wanted
+    shuffled = scored(lab, shuffle_advantages=True).imagine()
+    mean = {chunk.tobytes(): value for chunk, value in zip(chunks.reshape(-1, *chunks.shape[2:]), gap.ravel(),
+                                                           strict=True)}  # fmt: skip
+    right, wrong = (np.mean([mean[c.tobytes()] for c in one.chunks.numpy()]) for one in (learned, shuffled))
+    assert wrong < right
+
+
+def test_states_without_anything_to_gain_are_seldom_started_from(lab: Any) -> None:
+    algorithm = scored(lab, min_advantage_gap=10.0)
+    assert len(algorithm.imagine().starts) == 0
+    assert set(np.unique(algorithm.start_priorities)) <= {1.0, 0.01}
+    assert (algorithm.start_priorities == 0.01).any()
+    algorithm._buffer = [algorithm.imagine()]
+    algorithm._train(0.0)  # nothing to learn is no error
+    assert algorithm.learner.num_updates == 0
+
+
+def test_distillation_pulls_the_actor_back_to_the_reference(lab: Any) -> None:
+    _, own = own_advantages(lab)
+    algorithm = scored(lab, advantage_threshold=float(np.median(own)))
+    actor, places = algorithm.learner.actor, algorithm._reference_places
+    assert len(places)
+
+    def apart() -> torch.Tensor:
+        return algorithm._distillation_loss(places, torch.Generator().manual_seed(0)) / len(places)
+
+    assert float(apart().detach()) < 1e-9
+    with torch.no_grad():
+        actor.denoiser.write.bias.add_(0.05)
+    before = float(apart().detach())
+    for _ in range(60):
+        algorithm.learner.update([lambda: (apart(), 1.0)], 0.0)
+    assert 0.0 < float(apart().detach()) < 0.3 * before
+
+
+def test_it_learns_what_pays(lab: Any) -> None:
+    algorithm = made(lab, epochs=16, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, advantage_threshold=0.2)
+    before = lab.imagined_advantage(algorithm, deterministic=True)
+    algorithm.learn(16 * 4 * 12)
+    assert lab.imagined_advantage(algorithm, deterministic=True) > before + 0.05
+
+
+def test_frozen_encoders_are_left_alone_and_asked_once(lab: Any) -> None:
+    algorithm = made(lab, trainable="action_expert")
+    asked: list[int] = []
+    inner = algorithm.env.start_observations
+    algorithm.env.start_observations = lambda rows: asked.append(len(rows)) or inner(rows)
+    before = {name: value.clone() for name, value in algorithm.learner.actor.state_dict().items()}
+    algorithm.learn(16 * 4 * 4)
+    for name, value in algorithm.learner.actor.state_dict().items():
+        assert torch.equal(value, before[name]) == (not name.startswith("denoiser.")), name
+    assert asked == [24]
+
+
+def test_the_rate_follows_the_budget(lab: Any) -> None:
+    algorithm, rates = made(lab, lr_decay_fraction=0.5, warmup_steps=1, learning_rate=1e-3), []
+    algorithm.learn(16 + 64 * 8, callback=lambda one: rates.append(one.learner.optimiser.param_groups[0]["lr"]))
+    assert rates[-1] < 0.3e-3
+    assert max(rates) == 1e-3
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    for changes, match in (({"top_k": 8}, "num_candidates"), ({"min_advantage_gap": -1.0}, "min_advantage_gap"),
+                           ({"noise_scale": 2.0}, "noise_scale"), ({"scored_starts": 0}, "scored_starts")):  # fmt: skip
+        with pytest.raises(ConfigError, match=match):
+            SelectiveRISEConfig(**changes)  # type: ignore[arg-type]

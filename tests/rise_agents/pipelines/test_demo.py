@@ -1,0 +1,111 @@
+"""The demo, whole but short: few episodes, a policy that knows nothing, the shipped world model."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rise_agents.algorithms.selective_rise import SelectiveRISE
+from rise_agents.cli.main import main
+from rise_agents.pipelines.config import DemoConfig, load_demo_config
+from rise_agents.pipelines.demo import Demo
+from rise_agents.policies.flow_network import NetworkConfig
+from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
+from rise_env.bundle import find_bundle, load_bundle
+from rise_env.errors import ConfigError
+
+RECORDINGS = (
+    "demo.recordings=[{policy: base, episodes: 4, seed: 70000}, {policy: expert, episodes: 4, seed: 170000}]"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
+    spec = load_bundle(find_bundle("brick_sorting")).spec
+    path = tmp_path_factory.mktemp("policy") / "random"
+    FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(6,), steps=1, noise_samples=1)).save_pretrained(path)
+    return path
+
+
+def command(out: Path, policy: Path, *more: str) -> list[str]:
+    return [
+        "demo", RECORDINGS, "--out", str(out), "--policy", str(policy), "--episodes", "2", "--chunks", "700",
+        "--set", "batch_size=16", "epochs=1", "buffer_rounds=2", "scored_starts=64", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_it_ends_the_same_after_an_interruption_and_on_a_machine_four_times_slower(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, file = tmp_path / "out", tmp_path / "demo.json"
+    inner = Demo._evaluate
+
+    def stopped(self: Demo, name: str, given: Any) -> Any:
+        if name == "improved":
+            raise KeyboardInterrupt
+        return inner(self, name, given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Demo, "_evaluate", stopped)
+        assert main(command(out, policy, "--json", str(file))) == 130
+    assert not file.exists()
+    model = out / "rise" / "model" / "model.safetensors"
+    trained = model.read_bytes()
+    assert main(command(out, policy, "--json", str(file))) == 0
+    assert model.read_bytes() == trained  # not trained again
+    result = json.loads(file.read_text())
+    for name in ("base", "improved"):
+        assert result[name]["episodes"] == 2
+        low, high = result[name]["success_interval"]
+        assert low <= result[name]["success_rate"] <= high
+        assert np.isfinite(result[name]["score_mean"])
+    assert result["minutes"] > 0
+    report = Path(result["report"])
+    assert report.resolve() == Path(capsys.readouterr().out.strip().splitlines()[-1])
+    page = report.read_text(encoding="utf-8")
+    assert "<table" in page
+    assert "imagination" in page
+    base = FlowPolicy.from_pretrained(policy).denoiser.write.weight
+    assert not torch.equal(base, FlowPolicy.from_pretrained(out / "rise" / "model").denoiser.write.weight)
+    assert main(command(out, policy, "--seed", "1")) == 2  # another run may not be mixed with this one
+    assert "other settings (agent, seed)" in capsys.readouterr().err
+
+    step = SelectiveRISE.step
+
+    def slow(self: SelectiveRISE) -> None:
+        started = time.perf_counter()
+        step(self)
+        time.sleep(3 * (time.perf_counter() - started))
+
+    monkeypatch.setattr(SelectiveRISE, "step", slow)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # a machine with other cores, too
+    try:
+        assert main(command(tmp_path / "slow", policy)) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert (tmp_path / "slow" / "rise" / "model" / "model.safetensors").read_bytes() == trained
+
+
+def test_settings(tmp_path: Path) -> None:
+    shipped = load_demo_config("brick_sorting")
+    assert (shipped.agent, shipped.episodes, len(shipped.recordings)) == ("selective_rise", 200, 3)
+    demo = Demo(shipped, "brick_sorting", "small", tmp_path, seed=5, chunks=9, settings={"top_k": 1})
+    assert (demo.agent().chunks, demo.agent().config) == (9, {"top_k": 1, "seed": 5})
+    assert demo.cell_id == "RISE-BrickSorting-Cell-v0"
+    with pytest.raises(ConfigError, match="no work cell"):
+        _ = Demo(shipped, "box_closing", "small", tmp_path).cell_id
+    for wrong, match in (({"episodes": 0}, "episodes"), ({"recordings": ()}, "nothing to start from"),
+                         ({"bundle_recordings": shipped.recordings}, "before there is a bundle")):  # fmt: skip
+        with pytest.raises(ConfigError, match=match):
+            DemoConfig(**wrong)  # type: ignore[arg-type]
