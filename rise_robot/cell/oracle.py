@@ -217,6 +217,11 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                 advantage[i, member] = np.mean(progress) - starts[i].progress
         return CandidateScores(advantage, np.zeros_like(advantage))
 
+    def start_observations(self, rows: np.ndarray) -> dict[str, Any]:
+        """What `reset` would show at states of the pool, by their numbers, int64 (n,); nothing is started."""
+        pool = self._pooled()
+        return self._observation([pool[row] for row in np.asarray(rows).tolist()])
+
     def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
         """Nothing was recorded here."""
         shape = (self.num_envs, self.task.chunk, self.task.layout.dim)
@@ -300,7 +305,9 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         return cell_observation(self._cell, self._renderer)
 
     def _observe(self) -> dict[str, Any]:
-        starts = self._present()
+        return self._observation(self._present())
+
+    def _observation(self, starts: Sequence[_Start]) -> dict[str, Any]:
         return {
             lag_key(key, lag): np.stack([start.seen[place][key] for start in starts])
             for place, lag in enumerate(self.lags)

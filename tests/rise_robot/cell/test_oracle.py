@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rise_agents.algorithms.rise import RISE, RiseConfig
+from rise_agents import make_agent
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_env.checks import check_vector_env
@@ -66,10 +66,10 @@ def test_the_reward_is_the_progress_the_cell_itself_reports() -> None:
 def test_an_agent_learns_there_as_it_does_in_imagination(envs: OracleVectorEnv) -> None:
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
     policy = FlowPolicy(envs.task, FlowPolicyConfig(network=network, lags=(2,), steps=1, noise_samples=1))
-    agent = RISE(policy, envs, None, RiseConfig(offline_ratio=0.0, group=2, relative=True))  # type: ignore[arg-type]
+    agent = make_agent("rise", envs, policy, offline_ratio=0.0)
     agent.learn(12)
     assert agent.rounds >= 1
-    assert np.isfinite(agent.figures["loss"])
+    assert np.isfinite(agent.metrics["train/loss"])
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_pool_starts_from_any_state_of_its_episodes(pooled: OracleVectorEnv) -
     envs.close()
 
 
-def test_states_of_a_pool_can_be_chosen_and_surveyed(pooled: OracleVectorEnv) -> None:
+def test_states_of_a_pool_can_be_chosen_and_scored(pooled: OracleVectorEnv) -> None:
     states = [state.progress for state in pooled._pooled()]
     assert pooled.starts.split.tolist() == ["train"] * len(states)
     chosen = np.linspace(0, len(states) - 1, 6).astype(int)
@@ -97,13 +97,13 @@ def test_states_of_a_pool_can_be_chosen_and_surveyed(pooled: OracleVectorEnv) ->
     np.testing.assert_array_equal(infos["progress"], np.array(states)[chosen])
     network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
     policy = FlowPolicy(pooled.task, FlowPolicyConfig(network=network, lags=(2,), steps=1, noise_samples=1))
-    settings = RiseConfig(offline_ratio=0.0, chunks_per_state=1, group=4, keep=2, anchor=1.0)
-    envs: Any = pooled  # takes the place of an imagination
-    agent = RISE(policy, envs, None, settings)
-    agent.survey()
-    assert agent.num_chunks == len(states)
-    assert agent._bad is not None
-    assert len(agent._bad) + len(agent._held) == len(states)
+    seen = pooled.start_observations(chosen)
+    np.testing.assert_array_equal(seen["state"], pooled.reset(options={"start_index": chosen.tolist()})[0]["state"])
+    settings = {"num_candidates": 4, "top_k": 2, "batch_size": 8, "epochs": 1, "buffer_rounds": 1}
+    agent = make_agent("selective_rise", pooled, policy, **settings)  # takes the place of an imagination
+    agent.learn(len(states) + 1)
+    assert agent.num_timesteps == len(states) + 6 * 4
+    assert np.isfinite(agent.metrics["rollout/advantage"])
 
 
 def test_it_keeps_the_rules_of_vector_environments(envs: OracleVectorEnv) -> None:
