@@ -1,7 +1,7 @@
 """A world model of any preset with random weights: as fast as a trained one, and there is nothing to download or train.
 
 What it will cost is counted first on a model without memory (torch's meta device), so that a shape which is out of
-reach of a machine is an error with figures, not a machine that hangs.
+reach of a machine is an error with numbers, not a machine that hangs.
 """
 
 from __future__ import annotations

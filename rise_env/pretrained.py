@@ -32,7 +32,6 @@ __all__ = [
     "local_directory",
     "read_config",
     "read_weights",
-    "save_checkpoint",
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -112,6 +111,8 @@ class PretrainedMixin(_Module):
         Raises:
             FileExistsError: If the directory holds something else.
         """
+        from safetensors.torch import save_file
+
         tensors = self.state_dict()
         if self.half_precision:
             for name, tensor in tensors.items():
@@ -119,7 +120,10 @@ class PretrainedMixin(_Module):
                     tensors[name] = tensor.half()
         with atomic_directory(path, CONFIG) as aside:
             self.save_files(aside)
-            _write(aside, self.kind, self.get_config(), tensors, self.format_version)
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(plain, aside / WEIGHTS)
+            header = {"kind": self.kind, "format_version": self.format_version}
+            write_json(aside / CONFIG, {**header, **self.get_config()})
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
@@ -141,34 +145,6 @@ class PretrainedMixin(_Module):
             raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
         model.load_state_dict(read_weights(folder, model.state_dict()))
         return model.to(device).eval()
-
-
-def save_checkpoint(
-    path: str | Path, kind: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], version: int = 1
-) -> None:
-    """Write a checkpoint directory in one step.
-
-    Args:
-        path: Directory to make or replace.
-        kind: What it is, e.g. "rise-value"; loading asks for the same word.
-        config: JSON values.
-        tensors: Weights by name; may be empty.
-        version: Format version.
-
-    Raises:
-        FileExistsError: If the directory holds something else.
-    """
-    with atomic_directory(path, CONFIG) as aside:
-        _write(aside, kind, config, tensors, version)
-
-
-def _write(
-    folder: Path, kind: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], version: int
-) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
-    write_json(folder / CONFIG, {"kind": kind, "format_version": version, **config})
 
 
 def read_config(

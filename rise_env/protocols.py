@@ -39,7 +39,7 @@ class Prediction:
         latents: float (B, K, V, C, h, w), or None where the model has none; see `Value.reads_latents`.
         states: float32 (B, K, D) at the imagined frames if the model predicts them; None means "as commanded".
         uncertainty: float32 (B,), disagreement of the model with itself, or None.
-        values: Values (B, K) of the imagined frames as the dynamics model itself foresees them, or None.
+        values: Values (B, K) of the imagined frames as the dynamics model itself predicts them, or None.
     """
 
     latents: torch.Tensor | None
@@ -53,7 +53,9 @@ class Dynamics(Protocol):
     """A world model's dynamics as a session: state in, imagined chunk and next state out.
 
     The session state is the model's own business, but it must hold tensors with a leading axis B only, so that
-    `select` and `merge` can mix environments.
+    `select` and `merge` can mix environments. A model whose predictions come with values says `predicts_values = True`.
+    Classes that checkpoints name are registered in `rise_env.registry.DYNAMICS` and have `save_pretrained` and
+    `from_pretrained` (`rise_env.pretrained.PretrainedMixin`).
     """
 
     device: torch.device

@@ -1,4 +1,4 @@
-"""CompositionalWorldModel: a dynamics model that imagines and a value model that judges, behind one session."""
+"""CompositionalWorldModel: a dynamics model that imagines and a value model that scores, behind one session."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["REWARD_SOURCES", "UNCERTAINTIES", "CompositionalWorldModel", "Imagin
 #: "dynamics": what the dynamics model itself says.
 UNCERTAINTIES = ("spread", "noise", "noise_value", "dynamics")
 
-#: Who says what imagined frames are worth. "value": the value model, looking at them. "dynamics": the dynamics model's
-#: own value head, which foresees their values instead of judging a picture of them. Recorded frames are judged by the
+#: Where the values of imagined frames come from. "value": the value model, looking at them. "dynamics": the dynamics
+#: model's own value head, which predicts their values without a picture of them. Recorded frames are scored by the
 #: value model in either case.
 REWARD_SOURCES = ("value", "dynamics")
 
@@ -98,11 +98,11 @@ class _Piece:
 class CompositionalWorldModel:
     """Dynamics and value as one: open sessions at recorded states, imagine chunks, get frames and their values.
 
-    The world model owns prediction and judgement; the environment owns episodes.
+    The world model owns prediction and scoring; the environment owns episodes.
 
     Args:
         dynamics: Imagines frames.
-        value: Judges them.
+        value: Scores them.
         spec: Task that both were made for.
         uncertainty: One of `UNCERTAINTIES`. "noise" and "noise_value" imagine every chunk twice; what is imagined does
             not change by that.
@@ -166,7 +166,7 @@ class CompositionalWorldModel:
         parts = []
         for rows in self._slices(count):
             part = History(history.frames[rows], history.states[rows], prompts[rows])
-            estimate = self._judge_frames(part.frames[:, -1:], part.prompts)
+            estimate = self._score_frames(part.frames[:, -1:], part.prompts)
             parts.append(Session(self.dynamics.open(part), prompts[rows], estimate.value[:, 0], estimate.spread[:, 0]))
         return parts[0] if len(parts) == 1 else self._join(parts, count)
 
@@ -197,7 +197,7 @@ class CompositionalWorldModel:
 
     @torch.no_grad()
     def imagine(self, session: Session, actions: torch.Tensor, generators: Sequence[torch.Generator]) -> Imagined:
-        """Imagine one chunk and judge every frame of it, in one call of the value model.
+        """Imagine one chunk and score every frame of it, in one call of the value model.
 
         Args:
             session: B sessions; not changed.
@@ -219,7 +219,7 @@ class CompositionalWorldModel:
 
     def value_of_prediction(self, prediction: Prediction, prompts: Sequence[str]) -> ValueEstimate:
         """Values (B, K) of imagined frames, from the reward source."""
-        return self._judge(prediction, prompts)[0]
+        return self._score(prediction, prompts)[0]
 
     # ------------------------------------------------------------------ the two models
 
@@ -229,7 +229,7 @@ class CompositionalWorldModel:
         twice = self.uncertainty.startswith("noise")
         others = [_offspring(generator) for generator in generators] if twice else []
         prediction, state = self.dynamics.predict(session.state, actions, generators)
-        estimate, pixels = self._judge(prediction, session.prompts)
+        estimate, pixels = self._score(prediction, session.prompts)
         if self.uncertainty == "spread":
             uncertainty = _row_means(estimate.spread)
         elif self.uncertainty == "dynamics":
@@ -242,10 +242,10 @@ class CompositionalWorldModel:
             if self.uncertainty == "noise":
                 uncertainty = self._disagreement(prediction, second)
             else:
-                uncertainty = _row_means((estimate.value - self._judge(second, session.prompts)[0].value).abs())
+                uncertainty = _row_means((estimate.value - self._score(second, session.prompts)[0].value).abs())
         return _Piece(prediction, estimate, uncertainty, pixels), state
 
-    def _judge(self, prediction: Prediction, prompts: Sequence[str]) -> tuple[ValueEstimate, torch.Tensor | None]:
+    def _score(self, prediction: Prediction, prompts: Sequence[str]) -> tuple[ValueEstimate, torch.Tensor | None]:
         if self.reward_source == "dynamics":
             if prediction.values is None:
                 raise RiseError(
@@ -262,11 +262,11 @@ class CompositionalWorldModel:
         if estimate.value.shape[1] != wanted:
             raise RiseError(
                 f"{type(self.dynamics).__name__} has {estimate.value.shape[1]} latents for {wanted} frames: "
-                "judge its pixels, with a value model that does not read latents"
+                "score its pixels, with a value model that does not read latents"
             )
         return estimate, None
 
-    def _judge_frames(self, frames: torch.Tensor, prompts: Sequence[str]) -> ValueEstimate:
+    def _score_frames(self, frames: torch.Tensor, prompts: Sequence[str]) -> ValueEstimate:
         return self.value.estimate(self.dynamics.encode(frames) if self.value.reads_latents else frames, prompts)
 
     def _disagreement(self, ours: Prediction, theirs: Prediction) -> torch.Tensor:

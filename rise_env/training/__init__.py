@@ -1,1 +1,1 @@
-"""The training loop that every model of this package shares."""
+"""Training: `loop` for all models, `setup` from recordings to dynamics and value, `bundle` to a whole bundle."""

@@ -4,7 +4,7 @@
 `model`       `ValueModel`, a `rise_env.protocols.Value`
 `labels`      outcome, progress and return of every recorded frame, from explicit columns
 `losses`      progress, success, TD and distributional losses
-`training`    `train_value`
+`training`    `train_value`; its loop is in `loop`
 `imagined`    imagined frames of recorded chunks, with true labels, to fine-tune on
 `latents`     a dataset seen through the dynamics' encoder
 `evaluation`  rank correlation, separation of outcomes, calibration

@@ -56,11 +56,6 @@ class ImaginedFrames:
         chosen = rng.integers(len(self.index), size=count)
         return self.frames[chosen], self.index[chosen]
 
-    def within(self, frames: np.ndarray) -> ImaginedFrames:
-        """Those that imitate one of the recorded frames `frames`: keeps held-out episodes out of training."""
-        kept = np.isin(self.index, frames)
-        return ImaginedFrames(self.frames[kept], self.index[kept])
-
 
 def imagine_recorded_chunks(
     dynamics: Dynamics,
