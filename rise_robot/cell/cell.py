@@ -231,10 +231,6 @@ class WorkCell:
         """Point between the finger pads in the world, (3,) m."""
         return self.data.site_xpos[self._grasp_sites[side]].copy()
 
-    def grasp_frame(self, side: str) -> np.ndarray:
-        """Rotation of the grasp frame in the world, (3, 3)."""
-        return self.data.site_xmat[self._grasp_sites[side]].reshape(3, 3).copy()
-
     def home(self) -> dict[str, np.ndarray]:
         """Nominal start pose per side, (7,) each: six joints (rad) and the opening (m)."""
         left = np.asarray(self.config.start_joints, float)

@@ -7,7 +7,6 @@ and hands back once both agree again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,88 +19,14 @@ from rise_robot.cell.scripted import ScriptedPolicy
 if TYPE_CHECKING:
     from rise_robot.cell.cell import WorkCell
 
-__all__ = ["GateConfig", "SupervisedPolicy", "Supervisor"]
+__all__ = ["SupervisedPolicy"]
 
-
-@dataclass(frozen=True)
-class GateConfig:
-    """When the expert takes over and hands back.
-
-    Attributes:
-        lookahead: How far ahead both plans are compared, s.
-        tool: Distance of the grasp points above which the policy drifts, m.
-        opening: Difference of the gripper openings above which it drifts, m.
-        patience: Time the policy may drift before the expert takes over, s.
-        hold: Least duration of an intervention, s.
-    """
-
-    lookahead: float = 0.5
-    tool: float = 0.06
-    opening: float = 0.025
-    patience: float = 0.3
-    hold: float = 1.2
-
-
-class Supervisor:
-    """Decides who is in control.
-
-    Args:
-        cell: The cell.
-        expert: Policy that takes over.
-        config: Thresholds.
-
-    Attributes:
-        intervening: Whether the expert has control.
-    """
-
-    def __init__(self, cell: WorkCell, expert: ScriptedPolicy, config: GateConfig | None = None) -> None:
-        self._cell, self._expert = cell, expert
-        self._config = config or GateConfig()
-        self.reset()
-
-    def reset(self) -> None:
-        """Hand control to the policy."""
-        self.intervening = False
-        self._drifting_since: float | None = None
-        self._taken_at = 0.0
-
-    def supervise(self, plan: np.ndarray, execute: int) -> tuple[np.ndarray, bool]:
-        """Pass the policy's plan, or the expert's where it drifts.
-
-        Args:
-            plan: (horizon, D) joint targets the policy wants to execute from the present state.
-            execute: How many of them are run before the next call.
-
-        Returns:
-            The plan to execute, (horizon, D), and whether it is the expert's.
-        """
-        config, now = self._config, self._cell.seconds
-        expert = self._expert.plan(max(len(plan), round(config.lookahead * self._cell.spec.fps)))
-        drifts = self._drifts(plan, expert)
-        if self.intervening:
-            if now - self._taken_at >= config.hold and not drifts:
-                self.reset()
-        elif not drifts:
-            self._drifting_since = None
-        else:
-            self._drifting_since = now if self._drifting_since is None else self._drifting_since
-            # A whole chunk is one decision: patience counts what the policy would go on to do.
-            if now - self._drifting_since + (execute - 1) / self._cell.spec.fps >= config.patience:
-                self.intervening, self._taken_at = True, now
-        return (expert[: len(plan)] if self.intervening else plan), self.intervening
-
-    def _drifts(self, plan: np.ndarray, expert: np.ndarray) -> bool:
-        step = min(len(plan), len(expert), round(self._config.lookahead * self._cell.spec.fps)) - 1
-        for side in SIDES:
-            ours, theirs = (p[step][self._cell.side_slice(side)] for p in (plan, expert))
-            apart = forward_grasp(ours[:ARM_JOINTS])[:3, 3] - forward_grasp(theirs[:ARM_JOINTS])[:3, 3]
-            # With a short plan there is little to compare: scale the tolerance with the horizon.
-            share = (step + 1) / max(1.0, self._config.lookahead * self._cell.spec.fps)
-            if np.linalg.norm(apart) > self._config.tool * max(share, 0.35):
-                return True
-            if abs(ours[ARM_JOINTS] - theirs[ARM_JOINTS]) > self._config.opening:
-                return True
-        return False
+#: How far ahead both plans are compared, s.
+_LOOKAHEAD = 0.5
+#: Distance of the grasp points, and difference of the gripper openings, above which the policy drifts, m.
+_TOOL, _OPENING = 0.06, 0.025
+#: Time the policy may drift before the expert takes over, and least duration of an intervention, s.
+_PATIENCE, _LEAST = 0.3, 1.2
 
 
 class SupervisedPolicy(ScriptedPolicy):
@@ -113,22 +38,46 @@ class SupervisedPolicy(ScriptedPolicy):
         expert: Policy that takes over.
 
     Attributes:
+        kind: The student's kind in this episode, where it has one.
         intervening: Whether the last plan was the expert's.
     """
 
     def __init__(self, cell: WorkCell, student: ScriptedPolicy, expert: ScriptedPolicy) -> None:
         self.name = "corrected"
-        self._student = student
-        self._lookahead = round(GateConfig.lookahead * cell.spec.fps)
-        self._supervisor = Supervisor(cell, expert)
+        self._cell, self._student, self._expert = cell, student, expert
+        self._ahead = round(_LOOKAHEAD * cell.spec.fps)
+        self._tool = _TOOL * self._ahead / max(1.0, _LOOKAHEAD * cell.spec.fps)  # as far as whole steps look ahead
+        self.reset()
 
     def reset(self) -> None:
-        """Start an episode."""
+        """Start an episode; the student has control."""
         self._student.reset()
-        self._supervisor.reset()
         self.kind, self.intervening = self._student.kind, False
+        self._drifting_since: float | None = None
+        self._taken_at = 0.0
 
     def plan(self, horizon: int) -> np.ndarray:
         """The student's plan, or the expert's where the student drifts."""
-        plan, self.intervening = self._supervisor.supervise(self._student.plan(max(horizon, self._lookahead)), horizon)
-        return plan[:horizon]
+        length = max(horizon, self._ahead)
+        ours, theirs, now = self._student.plan(length), self._expert.plan(length), self._cell.seconds
+        drifts = self._drifts(ours, theirs)
+        if self.intervening:
+            if now - self._taken_at >= _LEAST and not drifts:
+                self.intervening, self._drifting_since = False, None
+        elif not drifts:
+            self._drifting_since = None
+        else:
+            self._drifting_since = now if self._drifting_since is None else self._drifting_since
+            # A whole chunk is one decision: patience counts what the policy would go on to do.
+            if now - self._drifting_since + (horizon - 1) / self._cell.spec.fps >= _PATIENCE:
+                self.intervening, self._taken_at = True, now
+        return (theirs if self.intervening else ours)[:horizon]
+
+    def _drifts(self, plan: np.ndarray, expert: np.ndarray) -> bool:
+        step = self._ahead - 1
+        for side in SIDES:
+            ours, theirs = (p[step][self._cell.side_slice(side)] for p in (plan, expert))
+            apart = forward_grasp(ours[:ARM_JOINTS])[:3, 3] - forward_grasp(theirs[:ARM_JOINTS])[:3, 3]
+            if np.linalg.norm(apart) > self._tool or abs(ours[ARM_JOINTS] - theirs[ARM_JOINTS]) > _OPENING:
+                return True
+        return False

@@ -9,7 +9,8 @@ import numpy as np
 
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import load_cell
-from rise_robot.cell.corrections import SupervisedPolicy, Supervisor
+from rise_robot.cell.corrections import SupervisedPolicy
+from rise_robot.cell.scripted import ScriptedPolicy
 from rise_robot.cell.tasks.brick_sorting.expert import BrickExpert
 
 SEEDS = range(20)
@@ -73,27 +74,35 @@ def test_the_expert_is_never_corrected() -> None:
                     shared.step(target)
 
 
+class Idle(ScriptedPolicy):
+    """Does nothing."""
+
+    name = "idle"
+
+    def plan(self, horizon: int) -> np.ndarray:
+        return np.repeat(cell().command[None], horizon, axis=0)
+
+
 def test_an_intervention_is_the_experts_plan_and_lasts() -> None:
     """A policy that does nothing is taken over, for a while at least; a reset hands control back."""
     shared = cell()
     shared.reset(np.random.default_rng(0))
     expert = BrickExpert(shared, shared.task)
-    supervisor = Supervisor(shared, expert)
+    policy = SupervisedPolicy(shared, Idle(), expert)
     began = None
     for _ in range(20):
-        idle = np.repeat(shared.command[None], 5, axis=0)
-        plan, intervening = supervisor.supervise(idle, execute=1)
-        assert len(plan) == 5
-        if intervening:
+        plan = policy.plan(1)
+        assert len(plan) == 1
+        if policy.intervening:
             began = shared.seconds if began is None else began
-            np.testing.assert_array_equal(plan, expert.plan(5))
+            np.testing.assert_array_equal(plan, expert.plan(1))
         else:
             assert began is None or shared.seconds - began >= 1.2
-            np.testing.assert_array_equal(plan, idle)
+            np.testing.assert_array_equal(plan, Idle().plan(1))
         shared.step(plan[0])
     assert began is not None
-    supervisor.reset()
-    assert not supervisor.intervening
+    policy.reset()
+    assert not policy.intervening
 
 
 def test_corrected_chunks_do_not_depend_on_what_is_asked_besides() -> None:
