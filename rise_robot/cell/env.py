@@ -9,8 +9,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from rise_env.acting import ObservationHistory
 from rise_env.errors import ActionError, ConfigError
-from rise_env.spaces import action_space, check_lags, image_key, lag_key, observation_space
+from rise_env.spaces import action_space, check_lags, observation_space
+from rise_robot.cell.acting import cell_observation
 from rise_robot.cell.cell import CellState, WorkCell
 from rise_robot.cell.config import cell_overrides, load_cell
 from rise_robot.cell.render import CellRenderer
@@ -81,8 +83,8 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.observation_space: gymnasium.spaces.Dict = observation_space(  # type: ignore[assignment]
             self.task, observation_lags
         )
-        self._lags = check_lags(self.task, observation_lags)
-        self._past: dict[int, dict[str, np.ndarray]] = {}
+        self._history = ObservationHistory(check_lags(self.task, observation_lags))
+        self._remembered = 0  # control step of the last observation in the history
         self.action_space = action_space(self.task)
         self.metadata = {**self.metadata, "render_fps": max(1, self.task.fps // self.task.execute)}
         self.render_mode = render_mode
@@ -101,7 +103,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         super().reset(seed=seed)
         self.cell.reset(self.np_random)
         self._scripted.clear()
-        self._past.clear()
+        self._forget()
         self._show()
         return self.observe(), self._info(0, 0)
 
@@ -117,8 +119,8 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             self.cell.step(target)
             executed += 1
             clamped += self.cell.clamped
-            if any((self.cell.steps + lag) % self.task.execute == 0 for lag in self._lags):
-                self._past[self.cell.steps] = self._look()
+            if any((self.cell.steps + lag) % self.task.execute == 0 for lag in self._history.lags):
+                self._remember(cell_observation(self.cell, self._renderer))
             self._show()
             if self._film is not None:
                 self._film.append(self.picture())
@@ -152,23 +154,21 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def observe(self) -> dict[str, np.ndarray]:
         """Observation of the present state."""
-        observation = self._look()
-        if self._lags:
-            now = self.cell.steps
-            self._past = {step: seen for step, seen in self._past.items() if now - step <= max(self._lags)}
-            self._past[now] = observation.copy()
-            for lag in self._lags:
-                # The moment itself, or, where an episode has just begun or was cut short, the nearest one after it.
-                seen = self._past[min(step for step in self._past if step >= now - lag)]
-                observation |= {lag_key(key, lag): value.copy() for key, value in seen.items()}
-        return observation
+        observation = cell_observation(self.cell, self._renderer)
+        if not self._history.lags:
+            return observation
+        self._remember(observation)
+        return {key: value[0] for key, value in self._history.observe().items()}
 
-    def _look(self) -> dict[str, np.ndarray]:
-        cameras = list(self.task.cameras)
-        images = self._renderer.render(cameras, self.task.image_size)
-        observation = {image_key(camera): image for camera, image in zip(cameras, images, strict=True)}
-        observation["state"] = self.cell.state()
-        return observation
+    def _remember(self, observation: dict[str, np.ndarray]) -> None:
+        self._history.push(
+            {key: value[None] for key, value in observation.items()}, elapsed=self.cell.steps - self._remembered
+        )
+        self._remembered = self.cell.steps
+
+    def _forget(self) -> None:
+        self._history.reset()
+        self._remembered = self.cell.steps
 
     def picture(self) -> np.ndarray:
         """The overview with the policy's cameras below it, for videos, uint8 (H, W, 3)."""
@@ -189,7 +189,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """
         self.cell.restore(state)
         self._scripted.clear()
-        self._past.clear()
+        self._forget()
         return self.observe(), self._info(0, 0)
 
     def start_film(self) -> None:
