@@ -39,7 +39,7 @@ def test_the_work_area_is_in_reach_with_the_tool_down(radius: float, azimuth: fl
         np.testing.assert_allclose(pose[:3, 3], point, atol=3e-4)
         np.testing.assert_allclose(pose[:3, :3], rotation, atol=1e-6)
     else:
-        assert height > 0.1 or radius < 0.22
+        assert height > 0.09
 
 
 def test_out_of_reach_is_said_and_stays_within_limits() -> None:
