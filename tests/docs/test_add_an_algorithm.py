@@ -1,0 +1,36 @@
+"""The page "Add an algorithm": its code is that of the package in tests/plugin, and its commands run."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rise_agents.training.presets import AgentPreset
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = ROOT / "tests" / "plugin"
+Blocks = Callable[[str], list[tuple[str, str]]]
+Stranger = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.slow
+def test_every_code_block_works(code_blocks: Blocks, stranger: Stranger, tmp_path: Path) -> None:
+    project, registration, source, use, commands, preset = (text for _, text in code_blocks("docs/add_an_algorithm.md"))
+    ours = tomllib.loads((PLUGIN / "pyproject.toml").read_text())
+    assert tomllib.loads(project)["project"]["entry-points"] == ours["project"]["entry-points"]
+    assert registration.splitlines()[-1] in (PLUGIN / "src" / "rise_stranger" / "__init__.py").read_text()
+    assert source == (PLUGIN / "src" / "rise_stranger" / "algorithm.py").read_text()
+    stranger("-c", registration, cwd=tmp_path)  # the same name again, for the same class, is fine
+    assert "16 ['rollout/advantage', 'train/loss']" in stranger("-c", use, cwd=tmp_path).stdout
+    for line in commands.splitlines():
+        text = stranger("-m", "rise_agents.cli.main", *shlex.split(line)[1:], cwd=tmp_path).stdout
+        if line == "rise info":
+            assert "weighted_cloning" in text
+    assert (tmp_path / "runs" / "weighted" / "model" / "config.json").is_file()
+    assert AgentPreset(**yaml.safe_load(preset)).config == {"temperature": 0.05}
