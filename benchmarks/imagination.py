@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 from benchmarks.models import variant
-from benchmarks.progress import say
 from benchmarks.random_model import check_affordable, count_cost, random_starts, random_world_model
 from benchmarks.stopwatch import Stopwatch
+from rise_agents.pipelines.progress import say
 from rise_env.dynamics.config import PRECISIONS
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.progress import say
+from rise_agents.pipelines.progress import say
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.resolve import resolve_policy
 from rise_env.acting import Actor

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.progress import say
+from rise_agents.pipelines.progress import say
 from rise_agents.policies.resolve import resolve_policy
 from rise_agents.policies.served import PolicyService
 from rise_env.spaces import image_key
