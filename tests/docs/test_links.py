@@ -1,0 +1,157 @@
+"""Links, commands and paths in the documentation: what a page names exists, and what it shows parses."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rise_agents.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+#: History: its commands are those of the time.
+HISTORY = {"lab_notebook.md", "CHANGELOG.md"}
+CURRENT = [page for page in PAGES if page.name not in HISTORY]
+Blocks = Callable[[Path], list[tuple[str, str]]]
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_current_page = pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced code blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@functools.cache
+def parser_of(command: str, name: str = "") -> argparse.ArgumentParser:
+    """The real parser of `rise COMMAND`, or of `rise bench NAME`."""
+    parser = argparse.ArgumentParser(prog=f"rise {command} {name}".strip(), allow_abbrev=False)
+    module = importlib.import_module(COMMANDS[command].module)
+    if command == "bench":
+        module._add_common_arguments(parser)
+        module = importlib.import_module(f"benchmarks.{name}")
+    module.add_arguments(parser)
+    return parser
+
+
+def parse(words: list[str]) -> None:
+    """Parse what follows `rise`, as the command does.
+
+    Raises:
+        SystemExit: If it does not parse.
+    """
+    if words and words[0] in COMMANDS:
+        name = words[1:2] if words[0] == "bench" else []
+        parser_of(words[0], *name).parse_args(words[1 + len(name) :])
+    elif words not in (["--help"], ["help"]):
+        raise SystemExit(f"there is no command {words[:1]}")
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Options of a parser and of its sub-parsers."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found.update(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(*map(options_of, action.choices.values()))
+    return found
+
+
+def command_lines(text: str) -> Iterator[list[str]]:
+    """Command lines of a code block as words, comments left out and continued lines joined."""
+    for line in text.replace("\\\n", " ").splitlines():
+        for part in line.partition(" #")[0].split("; "):
+            yield shlex.split(part, comments=True)
+
+
+def rise_commands(text: str) -> Iterator[list[str]]:
+    """What follows `rise` in every command line of a code block."""
+    for words in command_lines(text):
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if words and words[0] in ("rise", ".venv/bin/rise"):
+            yield words[1:]
+
+
+@each_page
+def test_links_and_pictures_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {target}"
+
+
+@each_current_page
+def test_commands_parse(page: Path, code_blocks: Blocks, capsys: pytest.CaptureFixture[str]) -> None:
+    for language, text in code_blocks(page.relative_to(ROOT)):
+        if language != "bash":
+            continue
+        for words in rise_commands(text):
+            try:
+                parse(words)
+            except SystemExit as error:
+                pytest.fail(f"{page.name}: rise {shlex.join(words)}: {error} {capsys.readouterr().err}")
+
+
+@each_current_page
+def test_commands_in_sentences_exist(page: Path) -> None:
+    for text in re.findall(r"`(?:\.venv/bin/)?rise ([^`]+)`", prose(page)):
+        command, *rest = text.split()
+        if command in ("...", "COMMAND", "<cmd>"):
+            continue
+        assert command in COMMANDS, f"{page.name}: `rise {text}`"
+        name = rest[:1] if command == "bench" and rest and rest[0].islower() else []
+        if command == "bench" and not name:
+            continue
+        given = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert given <= options_of(parser_of(command, *name)), f"{page.name}: `rise {text}`"
+
+
+@each_current_page
+def test_modules_and_make_targets_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"python -m (benchmarks\.\w+)", text):
+        source = (ROOT / name.replace(".", "/")).with_suffix(".py")
+        assert source.is_file(), f"{page.name} runs {name}"
+        for line in re.findall(rf"python -m {re.escape(name)}([^\n#`]*)", text):
+            for option in re.findall(r"--[\w-]+", line):
+                assert f'"{option}"' in source.read_text(encoding="utf-8"), f"{page.name}: {name} {option}"
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
+
+
+@each_current_page
+def test_paths_in_the_repository_exist(page: Path, code_blocks: Blocks) -> None:
+    text = page.read_text(encoding="utf-8")
+    trees = "".join(block for language, block in code_blocks(page.relative_to(ROOT)) if not language)
+    for name in re.findall(r"(?<![\w/.])((?:configs|tests|benchmarks|rise_\w+)/[\w./-]*\w)(?![\w*<{/-])", text):
+        places = (ROOT, ROOT / "tests" / "plugin" / "src", ROOT / "tests" / "plugin" / "src" / "rise_stranger")
+        shown = Path(name).name in trees  # a file of the package that the page builds
+        assert shown or any((place / name).exists() for place in places), f"{page.name} names {name}"
+
+
+@pytest.mark.parametrize("line", ["rise evaluate --polcy base", "rise fly", "rise bench cell --nothing 1"])
+def test_wrong_commands_are_found(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (words,) = rise_commands(f"A=1 {line}   # comment\nmake demo\n")
+    with pytest.raises(SystemExit):
+        parse(words)
+    capsys.readouterr()
