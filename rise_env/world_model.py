@@ -140,6 +140,11 @@ class CompositionalWorldModel:
         self.uncertainty, self.reward_source, self.max_batch = uncertainty, reward_source, max_batch
 
     @property
+    def thread_safe(self) -> bool:
+        """Whether several threads may imagine at once: both models say so by an attribute of this name."""
+        return all(getattr(part, "thread_safe", False) for part in (self.dynamics, self.value))
+
+    @property
     def device(self) -> torch.device:
         """Where actions are wanted and results lie."""
         return self.dynamics.device

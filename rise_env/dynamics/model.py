@@ -71,6 +71,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
     """
 
     kind = "rise-dynamics"
+    thread_safe = True
     title = "dynamics model"
     format_version = 2  # 1: older names of the settings
     upgrades: ClassVar[Upgrades] = {

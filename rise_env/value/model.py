@@ -71,6 +71,7 @@ class ValueModel(PretrainedMixin, nn.Module):
     """
 
     kind = "rise-value"
+    thread_safe = True
     title = "value model"
 
     def __init__(
