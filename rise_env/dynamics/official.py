@@ -255,7 +255,8 @@ class OfficialNetwork(nn.Module):
         """What depends on neither latents nor time; arguments as in `forward`, and the size of its latents."""
         encoded = self.act_vit_in(actions)
         context = self.caption_projection(caption[: encoded.shape[1]].to(encoded.dtype) + encoded)
-        cosine, sine = rotary_table(self.config.width, frames, height, wide, self.config.frame_rate)
+        with torch.device("cpu"):  # also where the rest only counts, on torch's meta device
+            cosine, sine = rotary_table(self.config.width, frames, height, wide, self.config.frame_rate)
         readers: list[Any] = [block.attn2 for block in self.transformer_blocks]
         return Conditioning(
             tuple(reader.keys_values(context) for reader in readers),
