@@ -36,7 +36,7 @@ ros: $(STAMP) ## unpack ROS 1 (rospy, master, roslaunch) below .venv, without ro
 demo: $(STAMP) ## improve a policy in imagination and check it in the robot cell
 	@.venv/bin/rise demo $(DEMO_ARGS)
 
-test: $(STAMP) ## run every test
+test: lint ## check style and types, then run every test
 	@scripts/setup_ros.sh --optional
 	@$(PYTHON) -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
