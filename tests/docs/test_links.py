@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import pkgutil
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -147,6 +148,14 @@ def test_paths_in_the_repository_exist(page: Path, code_blocks: Blocks) -> None:
         places = (ROOT, ROOT / "tests" / "plugin" / "src", ROOT / "tests" / "plugin" / "src" / "rise_stranger")
         shown = Path(name).name in trees  # a file of the package that the page builds
         assert shown or any((place / name).exists() for place in places), f"{page.name} names {name}"
+
+
+@each_current_page
+def test_names_in_python_exist(page: Path) -> None:
+    names = re.findall(r"\b(?:rise_env|rise_agents|rise_robot)(?:\.\w+)+", page.read_text(encoding="utf-8"))
+    for name in sorted(set(names)):
+        if not name.endswith((".py", ".md")):
+            assert pkgutil.resolve_name(name) is not None, f"{page.name} names {name}"
 
 
 @pytest.mark.parametrize("line", ["rise evaluate --polcy base", "rise fly", "rise bench cell --nothing 1"])
