@@ -16,7 +16,7 @@ from typing import Any
 
 import gymnasium
 
-from rise_agents.pipelines.progress import say
+from rise_agents.progress import say
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.collect import collect, episode_rng
 from rise_robot.cell.config import load_cell

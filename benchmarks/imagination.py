@@ -26,7 +26,7 @@ import torch
 from benchmarks.models import variant
 from benchmarks.random_model import check_affordable, count_cost, random_starts, random_world_model
 from benchmarks.stopwatch import Stopwatch
-from rise_agents.pipelines.progress import say
+from rise_agents.progress import say
 from rise_env.dynamics.config import PRECISIONS
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision

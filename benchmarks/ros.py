@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from rise_agents.pipelines.progress import say
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.resolve import resolve_policy
+from rise_agents.progress import say
 from rise_env.acting import Actor
 from rise_env.tasks import load_task
 from rise_robot.config import load_robot

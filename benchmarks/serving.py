@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rise_agents.pipelines.progress import say
 from rise_agents.policies.resolve import resolve_policy
 from rise_agents.policies.served import PolicyService
+from rise_agents.progress import say
 from rise_env.spaces import image_key
 from rise_env.world_model import resolve_device
 from rise_robot.serving import PolicyClient, PolicyServer, ServerConfig, encode

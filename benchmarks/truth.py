@@ -19,7 +19,7 @@ from benchmarks.models import world_model_of
 from benchmarks.truth_metrics import imagine, measure
 from benchmarks.truth_pictures import write_pictures
 from benchmarks.truth_set import TruthSet, collect_truth
-from rise_agents.pipelines.progress import bar, say
+from rise_agents.progress import bar, say
 from rise_env.metrics.perceptual import Lpips, VideoFeatures
 from rise_env.world_model import resolve_device
 from rise_robot.cell.config import load_cell

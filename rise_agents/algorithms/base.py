@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -19,9 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 import torch
 
-from rise_agents.policies.base import Policy, observation_tensors
+from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource
 from rise_agents.policies.loading import load_policy
+from rise_agents.progress import Bars
 from rise_env.config import decode
 from rise_env.errors import CheckpointError, ConfigError, requirement
 from rise_env.files import atomic_path, to_plain, write_json
@@ -36,8 +36,6 @@ __all__ = ["STATE_FILE", "Algorithm", "AlgorithmConfig", "Phase"]
 #: Full training state beside `model/`.
 STATE_FILE = "training_state.pt"
 _VERSION = 1
-
-type Callback = Callable[[Any], bool | None]
 
 
 @dataclass(frozen=True)
@@ -154,20 +152,29 @@ class Algorithm[C: AlgorithmConfig](ABC):
             progress_bar: Show one, with the time left by the speed measured.
 
         Raises:
-            TrainingError: If a loss or an advantage is not finite; `policy` is that of the last finished round.
+            TrainingError: If a loss or an advantage is not finite; nothing has been learned from it.
         """
+        from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+
         if reset_num_timesteps:
             self.num_timesteps = 0
         self._total_timesteps = total_timesteps + self.num_timesteps
-        with _Callback(self, callback) as goes_on, _Bar(self, progress_bar) as bar, single_threaded():
+        called = callback and (lambda *_: callback(self))
+        hook: Any = callback if isinstance(callback, BaseCallback) else ConvertCallback(called)
+        hook.init_callback(self)
+        hook.on_training_start({}, {})
+        with Bars() as bars, single_threaded():
             while self.num_timesteps < self._total_timesteps:
                 self.step()
                 self.rounds += 1
-                bar.update()
+                if progress_bar:
+                    scalars = {tag.rpartition("/")[2]: f"{value:.3g}" for tag, value in self.scalars().items()}
+                    bars.show(*self.phase(), "chunks", dict(list(scalars.items())[:4]))
                 if self._logger is not None and self.rounds % log_interval == 0:
                     self._log()
-                if not goes_on():
+                if hook.on_step() is False:
                     break
+        hook.on_training_end()
         return self
 
     def predict(
@@ -192,18 +199,11 @@ class Algorithm[C: AlgorithmConfig](ABC):
         single = np.ndim(observation["state"]) == 1
         if single:
             observation = {key: np.asarray(value)[None] for key, value in observation.items()}
-        policy = self.policy
-        seen = observation_tensors(observation, policy.device)
-        count = len(seen["state"])
-        noise = torch.randn((count, *policy.noise_shape), generator=self._noise).to(policy.device)
-        with torch.no_grad():
-            chunks = policy.sample(
-                policy.context(seen, [policy.spec.prompt] * count),
-                torch.full((count,), policy.codec.best_bin, device=policy.device),
-                (0.0 if deterministic else policy.noise_scale) * noise,
-                guidance=policy.guidance,
-            )
-        actions = policy.within_limits(chunks).cpu().numpy()
+        policy, count = self.policy, len(observation["state"])
+        noise = (0.0 if deterministic else policy.noise_scale) * torch.randn(
+            (count, *policy.noise_shape), generator=self._noise
+        )
+        actions = policy.propose(policy.context_of(observation), noise, policy.guidance).numpy()
         return (actions[0] if single else actions), state
 
     def get_env(self) -> Any:
@@ -223,6 +223,10 @@ class Algorithm[C: AlgorithmConfig](ABC):
         """Write metrics to this logger."""
         self._logger = logger
 
+    def scalars(self) -> dict[str, float]:
+        """Latest metrics that are single numbers."""
+        return {tag: float(value) for tag, value in self.metrics.items() if np.ndim(value) == 0}
+
     def _log(self) -> None:
         for tag, value in self.metrics.items():
             self.logger.record(tag, value, exclude="stdout" if isinstance(value, torch.Tensor) else None)
@@ -240,7 +244,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
             "config": to_plain(dataclasses.asdict(self.config)),
             "num_timesteps": self.num_timesteps,
             "rounds": self.rounds,
-            "metrics": {tag: float(value) for tag, value in self.metrics.items() if np.ndim(value) == 0},
+            "metrics": self.scalars(),
             "policy": self.policy.state_dict(),
             "state": _tensors(self.training_state()),
         }
@@ -310,24 +314,23 @@ class Algorithm[C: AlgorithmConfig](ABC):
 
     # ------------------------------------------------------------------ helpers
 
-    def check_fit(self, autoreset_mode: str = "disabled") -> None:
+    def check_fit(self) -> None:
         """Compare policy and environment.
 
         Raises:
             ConfigError: If tasks, lags, output or autoreset mode do not fit; the message says what to pass.
         """
         require, policy, env = requirement(self.name), self.policy, self.env
-        for name in ("cameras", "image_size", "chunk", "stride"):
+        for name in ("image_size", "chunk", "stride"):
             mine, other = getattr(policy.spec, name), getattr(env.task, name)
-            same = list(mine) == list(other) if name == "cameras" else mine == other
-            require(same, f"the policy has {name} {mine}, the environment {other}")
+            require(mine == other, f"the policy has {name} {mine}, the environment {other}")
+        mine, other = list(policy.spec.cameras), list(env.task.cameras)
+        require(mine == other, f"the policy has cameras {mine}, the environment {other}")
         require(policy.spec.layout.names == env.task.layout.names, "policy and environment have different joints")
-        lags = tuple(env.lags[1:])
-        require(
-            set(policy.lags) <= set(lags), f"make the environment with observation_lags={list(policy.lags)}, not {lags}"
-        )
+        wanted, lags = list(policy.lags), env.lags[1:]
+        require(set(wanted) <= set(lags), f"make the environment with observation_lags={wanted}, not {lags}")
         mode = str(env.autoreset_mode.value).lower()
-        require(mode == autoreset_mode, f'make the environment with autoreset_mode="{autoreset_mode}", not "{mode}"')
+        require(mode == "disabled", f'make the environment with autoreset_mode="disabled", not "{mode}"')
         require(env.output == "numpy", 'make the environment with output="numpy"')
 
 
@@ -351,63 +354,3 @@ def _tensors(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_tensors(one) for one in value]
     return value
-
-
-class _Callback:
-    """Calls what the user gave after every round; tells whether to go on."""
-
-    def __init__(self, algorithm: Algorithm[Any], callback: Any) -> None:
-        self._algorithm, self._callback = algorithm, callback
-        self._of_sb3 = hasattr(callback, "init_callback")
-
-    def __enter__(self) -> Callable[[], bool]:
-        if self._of_sb3:
-            self._callback.init_callback(self._algorithm)
-            self._callback.on_training_start({}, {})
-        return self._goes_on
-
-    def _goes_on(self) -> bool:
-        if self._callback is None:
-            return True
-        result = self._callback.on_step() if self._of_sb3 else self._callback(self._algorithm)
-        return result is not False
-
-    def __exit__(self, *error: object) -> None:
-        if self._of_sb3 and error[0] is None:
-            self._callback.on_training_end()
-
-
-class _Bar:
-    """A progress bar per phase, with the time left by the speed measured; a line every ten seconds in a log file."""
-
-    def __init__(self, algorithm: Algorithm[Any], shown: bool) -> None:
-        self._algorithm, self._shown = algorithm, shown
-        self._bar: Any = None
-        self._name = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def update(self) -> None:
-        """Show where the run stands."""
-        if not self._shown:
-            return
-        from tqdm import tqdm
-
-        name, done, total = self._algorithm.phase()
-        if name != self._name:
-            self.__exit__()
-            quiet, done_before = not sys.stderr.isatty(), min(done, total)
-            self._name = name
-            self._bar = tqdm(
-                total=total, initial=done_before, desc=name, unit=" chunks", dynamic_ncols=True,
-                mininterval=10 if quiet else 0.1,
-            )  # fmt: skip
-        scalars = {tag.rpartition("/")[2]: f"{value:.3g}" for tag, value in self._algorithm.metrics.items()
-                   if np.ndim(value) == 0}  # fmt: skip
-        self._bar.set_postfix(dict(list(scalars.items())[:4]), refresh=False)
-        self._bar.update(min(done, total) - self._bar.n)
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

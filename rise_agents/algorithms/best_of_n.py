@@ -64,7 +64,7 @@ class BestOfN(PolicyActor):
     @torch.no_grad()
     def act(self, observations: Mapping[str, Any]) -> np.ndarray:
         """The best of `count` proposals, float32 (N, chunk, D), rad and m."""
-        policy, context = self.policy, self._context(observations)
+        policy, context = self.policy, self.policy.context_of(observations)
         noise = torch.stack([policy.draw_noise([g] * self.count) for g in self._generators]).flatten(0, 1)
         owner = torch.arange(len(context)).repeat_interleave(self.count)
         bins = torch.full((len(owner),), self.advantage_bin, device=policy.device)

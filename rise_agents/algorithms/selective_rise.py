@@ -13,7 +13,6 @@ Three additions to RISE (`rise_agents.algorithms.rise`), measured in docs/result
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,9 +20,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from rise_agents.algorithms.base import Algorithm, Phase
-from rise_agents.algorithms.learner import FeatureCache, Learner, LearnerConfig, OfflineBatches, split
-from rise_agents.policies.base import Context, Policy, observation_tensors
+from rise_agents.algorithms.base import Phase
+from rise_agents.algorithms.learner import FeatureCache, FlowMatchingAlgorithm, FlowMatchingConfig, Term
+from rise_agents.policies.base import Context, Policy
 from rise_agents.policies.data import ChunkSource
 from rise_env.errors import TrainingError, requirement
 
@@ -38,7 +37,7 @@ _DROPOUT_WITH_GUIDANCE = 0.5
 
 
 @dataclass(frozen=True)
-class SelectiveRISEConfig(LearnerConfig):
+class SelectiveRISEConfig(FlowMatchingConfig):
     """Settings of selective RISE; the defaults are those of `rise demo`.
 
     Attributes:
@@ -49,12 +48,7 @@ class SelectiveRISEConfig(LearnerConfig):
             high, mistakes are seen early, and precision is lost: what is ahead of a good chunk is mostly faster, and a
             policy that learns to be fast lifts before it has a grip (lab notebook).
         distillation_weight: Samples of the distillation loss per update, relative to `batch_size`; 0 for none.
-        buffer_rounds: Rounds whose candidates are kept for training.
         scored_starts: Most recorded states that are scored at first.
-        guidance: Classifier-free guidance of the candidates, 1 for none.
-        noise_scale: Deviation of the noise that candidates start from.
-        shuffle_advantages: Shuffle the advantages of every round over its candidates: a control, in which nothing can
-            be learned from them.
     """
 
     epochs: int = 12
@@ -64,28 +58,24 @@ class SelectiveRISEConfig(LearnerConfig):
     ema_decay: float = 0.98
     trainable: str = "all"
     offline_ratio: float = 0.0
+    buffer_rounds: int = 30
     num_candidates: int = 8
     top_k: int = 4
     min_advantage_gap: float = 0.2
     advantage_threshold: float = 0.15
     distillation_weight: float = 1.0
-    buffer_rounds: int = 30
     scored_starts: int = 8192
-    guidance: float = 1.0
-    noise_scale: float = 1.0
-    shuffle_advantages: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require = requirement("settings of selective_rise")
-        for name in ("top_k", "buffer_rounds", "scored_starts"):
+        for name in ("top_k", "scored_starts"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
         require(
             self.num_candidates > self.top_k, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}"
         )
         for name in ("min_advantage_gap", "distillation_weight"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected at least 0")
-        require(0 <= self.noise_scale <= 1, f"noise_scale is {self.noise_scale}, expected in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -96,14 +86,8 @@ class _Learned:
     chunks: torch.Tensor
 
 
-class SelectiveRISE(Algorithm[SelectiveRISEConfig]):
-    """RISE with start-state selection, candidate selection and regularisation towards the base policy.
-
-    Args:
-        policy: Base policy.
-        env: Imagination (or the oracle) in autoreset mode "disabled" with the policy's `observation_lags`.
-        config: Settings.
-        offline: Recorded chunks to mix in; None only with `offline_ratio` 0.
+class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
+    """RISE with start-state selection, candidate selection and regularisation; arguments as of `FlowMatchingAlgorithm`.
 
     Attributes:
         reference: The base policy.
@@ -117,13 +101,7 @@ class SelectiveRISE(Algorithm[SelectiveRISEConfig]):
         self, policy: Policy, env: Any, config: SelectiveRISEConfig | None = None, *, offline: ChunkSource | None = None
     ) -> None:
         super().__init__(policy, env, config, offline=offline)
-        self.check_fit()
-        require = requirement(self.name)
-        require(offline is not None or not self.config.offline_ratio, "recorded chunks are needed, or offline_ratio=0")
-        self.learner = Learner(policy, self.config)
-        self.policy = self.learner.policy
         self.reference = copy.deepcopy(self.policy)
-        self._offline = OfflineBatches(self.learner, offline) if offline is not None else None
         rng = np.random.default_rng([self.config.seed, self.config.scored_starts])
         train = np.flatnonzero(self.env.starts.split == "train")
         #: Numbers of the scored start states, and of each the base policy's chunk and its advantage.
@@ -135,26 +113,23 @@ class SelectiveRISE(Algorithm[SelectiveRISEConfig]):
         self.start_priorities = np.ones(0)
         self._low: np.ndarray = np.zeros(0, np.int64)  # places in `_rows` with something to gain
         self._reference_places: np.ndarray = np.zeros(0, np.int64)  # and all others
-        self._buffer: list[_Learned] = []
-        self._features = (
-            FeatureCache(len(self.env.starts.split), self._encoded) if self.learner.encoders_frozen else None
-        )
+        frozen, count = self.learner.encoders_frozen, len(self.env.starts.split)
+        self._features = FeatureCache(count, self._encoded) if frozen else None
 
     def step(self) -> None:
         """Score start states until all are scored; then imagine candidates and learn."""
         if self._num_scored < len(self._rows):
             self._score_start_states()
             return
-        progress = self.progress
-        self._buffer = [*self._buffer, self.imagine()][-self.config.buffer_rounds :]
-        self._train(progress)
+        used = self.progress
+        self.keep(self.imagine())
+        self._learn(used)
 
     def phase(self) -> Phase:
         """Scoring of start states, then improvement."""
         if self._num_scored < len(self._rows):
             return Phase("scoring start states", self._num_scored, len(self._rows))
-        scored = len(self._rows)
-        return Phase("improving in imagination", self.num_timesteps - scored, self._total_timesteps - scored)
+        return super().phase()
 
     # ------------------------------------------------------------------ start states
 
@@ -165,7 +140,11 @@ class SelectiveRISE(Algorithm[SelectiveRISEConfig]):
         places = np.arange(first, min(first + env.num_envs, len(self._rows)))
         rows = np.resize(self._rows[places], env.num_envs)
         observations, _ = env.reset(seed=0, options={"start_index": rows.tolist()})
-        chunks = self._sample(self.reference, self._context(self.reference, observations), noise=None)
+        chunks = self.reference.propose(
+            self.reference.context_of(observations),
+            torch.zeros((env.num_envs, *self.reference.noise_shape)),
+            self.reference.guidance,
+        )
         scores = env.evaluate_candidates(chunks[:, None].numpy())
         self._base_advantages[places] = scores.advantage[: len(places), 0]
         self._base_chunks[places] = chunks[: len(places)]
@@ -202,7 +181,7 @@ class SelectiveRISE(Algorithm[SelectiveRISEConfig]):
         observations, _ = env.reset(seed=seeds, options={"start_index": rows.tolist()})
         owner = torch.arange(env.num_envs, device=policy.device).repeat_interleave(config.num_candidates)
         noise = config.noise_scale * torch.randn((len(owner), *policy.noise_shape), generator=generator)
-        candidates = self._sample(policy, self._context(policy, observations)[owner], noise)
+        candidates = policy.propose(policy.context_of(observations)[owner], noise, config.guidance)
         candidates = candidates.unflatten(0, (env.num_envs, config.num_candidates))
         candidates[:, 0] = self._base_chunks[places]
         advantages = np.asarray(env.evaluate_candidates(candidates.numpy()).advantage, np.float64)
@@ -236,82 +215,38 @@ class SelectiveRISE(Algorithm[SelectiveRISEConfig]):
         worth = missing + _GAIN_WEIGHT * lead
         self.start_priorities[chosen] = np.where(lead >= self.config.min_advantage_gap, worth, _LEAST_PRIORITY)
 
-    def _sample(self, policy: Policy, context: Context, noise: torch.Tensor | None) -> torch.Tensor:
-        """Chunks asked for the best advantage, on the CPU; without noise deterministic, with the policy's guidance."""
-        guidance = policy.guidance if noise is None else self.config.guidance
-        if noise is None:
-            noise = torch.zeros((len(context), *policy.noise_shape))
-        best = torch.full((len(context),), policy.codec.best_bin, device=policy.device)
-        return policy.within_limits(policy.sample(context, best, noise.to(policy.device), guidance=guidance)).cpu()
-
-    def _context(self, policy: Policy, observations: Mapping[str, Any], generator: Any = None) -> Context:
-        seen = observation_tensors(observations, policy.device)
-        return policy.context(seen, [policy.spec.prompt] * len(seen["state"]), generator)
-
     # ------------------------------------------------------------------ training
 
-    def _train(self, progress: float) -> None:
-        config = self.config
+    def _learn(self, used: float) -> None:
         starts = np.concatenate([part.starts for part in self._buffer])
         if not len(starts):  # no candidate was ahead
             return
         chunks = torch.cat([part.chunks for part in self._buffer])
-        rng = np.random.default_rng([config.seed, self.rounds, 1])
-        online = max(1, round(config.batch_size * (1 - config.offline_ratio)))
-        updates = max(1, round(config.epochs * len(self._buffer[-1].starts) / online))
-        passes = -(-updates * config.batch_size // len(starts))
-        order = np.concatenate([rng.permutation(len(starts)) for _ in range(passes)])
-        losses, norms, used = [], [], 0
-        for _ in range(updates):
-            offline = int((rng.random(config.batch_size) < config.offline_ratio).sum()) if self._offline else 0
-            which = order[used : used + config.batch_size - offline]
-            used += len(which)
-            loss, norm = self.learner.update(self._shards(starts, chunks, which, offline, rng), progress)
-            losses.append(loss)
-            norms.append(norm)
-        self.metrics |= {
-            "train/loss": float(np.mean(losses)),
-            "train/grad_norm": float(np.mean(norms)),
-            "train/learning_rate": self.learner.learning_rate(progress),
-            "train/ema_distance": self.learner.distance(),
-        }
 
-    def _shards(
-        self, starts: np.ndarray, chunks: torch.Tensor, which: np.ndarray, offline: int, rng: np.random.Generator
-    ) -> list[Any]:
-        """A batch in parts: learned candidates, recorded chunks, and reference states to distil at."""
-        config = self.config
-        recorded = rng.integers(len(self._offline), size=offline) if self._offline else np.zeros(0, np.int64)
-        distilled: np.ndarray = np.zeros(0, np.int64)
-        if config.distillation_weight and len(self._reference_places):
-            count = round(config.distillation_weight * config.batch_size)
-            distilled = self._reference_places[rng.integers(len(self._reference_places), size=count)]
-        if self._offline is not None:
-            self._offline.prepare(recorded)
+        def loss(some: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+            return self._candidate_loss(starts[some], chunks[some], generator)
+
         if self._features is not None:
-            self._features(np.concatenate([starts[which], self._rows[distilled]]))
+            self._features.prepare(starts)
+        self.train_on(np.arange(len(starts)), len(self._buffer[-1].starts), loss, used)
 
-        def shard(some: np.ndarray, old: np.ndarray, places: np.ndarray, seed: int) -> tuple[torch.Tensor, float]:
-            generator = torch.Generator().manual_seed(seed)
-            total = torch.zeros((), device=self.learner.actor.device)
-            if len(some):
-                total = total + self._candidate_loss(starts[some], chunks[some], generator)
-            if len(old) and self._offline is not None:
-                total = total + self._offline.loss(old, generator).sum()
-            if len(places):
-                total = total + self._distillation_loss(places, generator)
-            return total, float(len(some) + len(old) + len(places))
-
-        parts = zip(*(split(rows, config.num_shards) for rows in (which, recorded, distilled)), strict=True)
-        seeded = [(*part, int(rng.integers(2**62))) for part in parts]
-        return [functools.partial(shard, *part) for part in seeded]
+    def regularisation(self, rng: np.random.Generator) -> list[Term]:
+        """Reference states to distil at."""
+        config = self.config
+        if not config.distillation_weight or not len(self._reference_places):
+            return []
+        count = round(config.distillation_weight * config.batch_size)
+        places = self._reference_places[rng.integers(len(self._reference_places), size=count)]
+        if self._features is not None:
+            self._features.prepare(self._rows[places])
+        return [(places, self._distillation_loss)]
 
     def _candidate_loss(self, starts: np.ndarray, chunks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         actor = self.learner.actor
         context = self._start_context(actor, starts, generator)
         best = torch.full((len(starts),), actor.codec.best_bin, device=actor.device)
         dropout = _DROPOUT_WITH_GUIDANCE if self.policy.guidance != 1.0 else 0.0
-        return actor.loss(context, best, chunks.to(actor.device), generator, condition_dropout=dropout).sum()
+        return actor.loss(context, best, chunks.to(actor.device), generator, condition_dropout=dropout)
 
     def _distillation_loss(self, places: np.ndarray, generator: torch.Generator) -> torch.Tensor:
         """How far the actor is from the reference at some states, both seeing the same augmented pictures.
@@ -327,16 +262,16 @@ class SelectiveRISE(Algorithm[SelectiveRISEConfig]):
                 theirs = self._start_context(self.reference, rows, torch.Generator().set_state(before))
         chunks = self._base_chunks[places].to(actor.device)
         best = torch.full((len(rows),), actor.codec.best_bin, device=actor.device)
-        return actor.distillation_loss(mine, best, chunks, self.reference, theirs, generator).sum()
+        return actor.distillation_loss(mine, best, chunks, self.reference, theirs, generator)
 
     def _start_context(self, policy: Policy, rows: np.ndarray, generator: torch.Generator) -> Context:
         """What a policy sees at start states: augmented pictures, or features that were encoded once."""
         if self._features is not None:
             return self._features(rows)[0]
-        return self._context(policy, self.env.start_observations(rows), generator)
+        return policy.context_of(self.env.start_observations(rows), generator)
 
     def _encoded(self, rows: np.ndarray) -> tuple[Context, tuple[torch.Tensor, ...]]:
-        return self._context(self.reference, self.env.start_observations(rows)), ()
+        return self.reference.context_of(self.env.start_observations(rows)), ()
 
     # ------------------------------------------------------------------ state
 
@@ -350,7 +285,7 @@ class SelectiveRISE(Algorithm[SelectiveRISEConfig]):
             "base_advantages": self._base_advantages,
             "num_scored": self._num_scored,
             "start_priorities": self.start_priorities,
-            "buffer": [{"starts": part.starts, "chunks": part.chunks} for part in self._buffer],
+            "buffer": [vars(part) for part in self._buffer],
         }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dynamics_checkpoint(args: argparse.Namespace) -> int:
-    from rise_agents.pipelines.progress import say
+    from rise_agents.progress import say
     from rise_env.data import open_dataset
     from rise_env.dynamics.config import load_dynamics_config
     from rise_env.dynamics.convert import convert_checkpoint
@@ -85,7 +85,7 @@ def _dynamics_checkpoint(args: argparse.Namespace) -> int:
 
 
 def _hdf5(args: argparse.Namespace) -> int:
-    from rise_agents.pipelines.progress import bar
+    from rise_agents.progress import bar
     from rise_env.data.hdf5 import convert_hdf5, hdf5_spec
 
     spec, sources = hdf5_spec(

@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write JSON and videos."""
     from rise_agents.evaluation.evaluate import evaluate
-    from rise_agents.pipelines.progress import episode_bar
     from rise_agents.policies.resolve import resolve_actor, task_of
+    from rise_agents.progress import episode_bar
     from rise_agents.reporting.filming import film_outcomes
     from rise_env.files import write_json
     from rise_env.provenance import provenance

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Improve."""
     from rise_agents.pipelines.improve import Ingredients, improve
-    from rise_agents.pipelines.progress import say
     from rise_agents.policies.resolve import resolve_policy, task_of
+    from rise_agents.progress import say
     from rise_agents.training.presets import load_agent_preset, parse_settings
     from rise_env.bundle import find_bundle, load_bundle
 

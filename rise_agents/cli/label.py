@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label."""
-    from rise_agents.pipelines.progress import advance, bar
+    from rise_agents.progress import advance, bar
     from rise_env.data import open_dataset
     from rise_env.pretrained import load_registered
     from rise_env.registry import DYNAMICS

@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     """Record."""
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes}, expected at least 1")
-    from rise_agents.pipelines.progress import advance, bar, say
     from rise_agents.policies.resolve import resolve_actor
+    from rise_agents.progress import advance, bar, say
     from rise_env.acting import Actor
     from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import cell_overrides, load_cell

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, film, record."""
-    from rise_agents.pipelines.progress import advance, bar
+    from rise_agents.progress import advance, bar
     from rise_agents.reporting.gallery import film_gallery, scripted_policies
     from rise_env.files import write_json
     from rise_env.provenance import provenance

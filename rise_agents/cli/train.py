@@ -65,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def training_setup(args: argparse.Namespace) -> Iterator[TrainingSetup]:
     """What all parts have in common, from the arguments; its progress is shown."""
-    from rise_agents.pipelines.bars import Bars
-    from rise_agents.pipelines.progress import say
+    from rise_agents.progress import Bars, say
     from rise_env.training.setup import TrainingSetup
 
     with Bars() as bars:

@@ -48,11 +48,10 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from rise_agents.algorithms.bc import BehaviourCloning, train_policy
-    from rise_agents.pipelines.bars import Bars
-    from rise_agents.pipelines.progress import say
     from rise_agents.policies.config import load_policy_config
     from rise_agents.policies.data import advantage_bins_of, measured_advantages
     from rise_agents.policies.resolve import resolve_policy
+    from rise_agents.progress import Bars, say
     from rise_env.data import open_dataset
     from rise_env.tasks import load_task
     from rise_env.training.loop import Budget
@@ -88,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
 def _closed_loop_eval(args: argparse.Namespace) -> Callable[[Policy], dict[str, float]]:
     """A function that lets a policy act in the environment."""
     from rise_agents.evaluation.evaluate import evaluate
-    from rise_agents.pipelines.progress import say
     from rise_agents.policies.actor import PolicyActor
+    from rise_agents.progress import say
 
     def measure(policy: Policy) -> dict[str, float]:
         asked = policy.codec.unconditional if args.plain else policy.codec.best_bin

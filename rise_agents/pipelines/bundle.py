@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rise_agents.algorithms.bc import BehaviourCloning, train_policy
-from rise_agents.pipelines.bars import Bars
-from rise_agents.pipelines.progress import say
 from rise_agents.pipelines.recording import label
 from rise_agents.policies.config import load_policy_config
 from rise_agents.policies.data import advantage_bins_of, measured_advantages
+from rise_agents.progress import Bars, say
 from rise_env.bundle import Bundle
 from rise_env.training.bundle import train_bundle
 from rise_env.training.loop import Budget
@@ -36,6 +35,7 @@ def train_bundle_with_policy(task: str, preset: str, data: Sequence[Path], out: 
     with Bars() as bars:
         setup = TrainingSetup(data, task, preset, report=bars.training, log=say)
         world = train_bundle(setup, runs / "world", runs=runs)
+        bars.close()
         label(data, _LABELS, world.world_model().value, setup.spec)
         config = load_policy_config(task, preset)
         dataset = setup.open_dataset()

@@ -19,12 +19,12 @@ from rise_agents.evaluation.evaluate import evaluate
 from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.pipelines.config import DemoConfig
 from rise_agents.pipelines.improve import Ingredients, improve
-from rise_agents.pipelines.progress import episode_bar, say
 from rise_agents.pipelines.recording import label, record
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_agents.policies.loading import load_policy
 from rise_agents.policies.resolve import find_policy
+from rise_agents.progress import episode_bar, say
 from rise_agents.training.presets import AgentPreset, load_agent_preset
 from rise_env.bundle import Bundle, find_bundle, load_bundle
 from rise_env.errors import ConfigError

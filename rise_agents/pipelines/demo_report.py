@@ -12,9 +12,9 @@ import torch
 
 from rise_agents.algorithms.best_of_n import history_lags, observed_history
 from rise_agents.evaluation.results import EvaluationResult
-from rise_agents.pipelines.progress import bar
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
+from rise_agents.progress import bar
 from rise_agents.reporting.compositions import imagined_film, side_by_side, write_gif
 from rise_agents.reporting.filming import film_episodes, outcome, write_video
 from rise_agents.reporting.line_chart import Curve

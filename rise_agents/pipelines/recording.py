@@ -17,6 +17,7 @@ _PROCESSES = 2
 
 
 class _Job(NamedTuple):
+    number: int
     folder: Path
     recording: Recording
     task: str
@@ -47,10 +48,16 @@ def record(
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
+    from tqdm import tqdm
+
     folders = recording_folders(root, recordings)
-    jobs = [_Job(folder, one, task, preset, policy) for folder, one in zip(folders, recordings, strict=True)]
-    # Processes of their own: OpenGL and threads do not survive a fork.
-    with ProcessPoolExecutor(_PROCESSES, multiprocessing.get_context("spawn")) as pool:
+    jobs = [
+        _Job(i, folder, one, task, preset, policy)
+        for i, (folder, one) in enumerate(zip(folders, recordings, strict=True))
+    ]
+    # Processes of their own: OpenGL and threads do not survive a fork. The lock keeps their bars apart.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(_PROCESSES, spawn, tqdm.set_lock, (spawn.RLock(),)) as pool:
         list(pool.map(_record, jobs))
     return folders
 
@@ -58,9 +65,9 @@ def record(
 def _record(job: _Job) -> None:
     import torch
 
-    from rise_agents.pipelines.progress import bar
     from rise_agents.policies.actor import PolicyActor
     from rise_agents.policies.loading import load_policy
+    from rise_agents.progress import advance, bar
     from rise_robot.cell.collect import CollectedEpisode, collect
     from rise_robot.cell.config import load_cell
 
@@ -68,10 +75,10 @@ def _record(job: _Job) -> None:
     spec, config = load_cell(job.task, job.preset)
     one = job.recording
     actor = PolicyActor(load_policy(job.policy)) if one.policy == "base" and job.policy else None
-    with bar(one.episodes, f"recording {one.policy}", "episodes") as progress:
+    with bar(one.episodes, f"recording {one.policy}", "episodes", position=job.number) as progress:
 
         def on_episode(saved: int, _: CollectedEpisode | None) -> None:
-            progress.update(saved - progress.n)
+            advance(progress, saved)
 
         collect(spec, config, one.policy, one.episodes, one.seed, job.folder, actor=actor, on_episode=on_episode)
 
@@ -85,7 +92,7 @@ def label(folders: Sequence[Path], tag: str, value: Any, spec: TaskSpec) -> None
         value: Value model.
         spec: Task.
     """
-    from rise_agents.pipelines.progress import advance, bar
+    from rise_agents.progress import advance, bar
     from rise_env.data import label_tags, open_dataset
     from rise_env.value.labelling import label_frames, write_labels
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rise_agents.policies.base import Context, Policy, observation_tensors
+from rise_agents.policies.base import Context, Policy
 
 __all__ = ["PolicyActor"]
 
@@ -77,13 +77,8 @@ class PolicyActor:
 
     @torch.no_grad()
     def _act(self, observations: Mapping[str, Any], sample: Callable[..., torch.Tensor]) -> np.ndarray:
-        context = self._context(observations)
+        context = self.policy.context_of(observations)
         bins = torch.full((len(context),), self.advantage_bin, device=self.policy.device)
         noise = self.noise_scale * self.policy.draw_noise(self._generators)
         chunks = sample(context, bins, noise, guidance=self.guidance, steps=self.steps)
         return self.policy.within_limits(chunks).cpu().numpy()
-
-    def _context(self, observations: Mapping[str, Any]) -> Context:
-        policy = self.policy
-        tensors = observation_tensors(observations, policy.device)
-        return policy.context(tensors, [policy.spec.prompt] * len(observations["state"]))

@@ -96,6 +96,11 @@ class Policy(PretrainedMixin, nn.Module, ABC):
             ConfigError: If an entry is missing or has the wrong shape.
         """
 
+    def context_of(self, observations: Mapping[str, Any], generator: torch.Generator | None = None) -> Context:
+        """`context` of an environment's observations, arrays or tensors, under the task's instruction."""
+        seen = observation_tensors(observations, self.device)
+        return self.context(seen, [self.spec.prompt] * len(seen["state"]), generator)
+
     @abstractmethod
     def sample(
         self,
@@ -250,6 +255,12 @@ class Policy(PretrainedMixin, nn.Module, ABC):
         """Chunks (B, chunk, D) clipped to the joint limits."""
         low, high = (torch.from_numpy(limit).to(chunks) for limit in (self.spec.layout.low, self.spec.layout.high))
         return torch.clamp(chunks, low, high)
+
+    @torch.no_grad()
+    def propose(self, context: Context, noise: torch.Tensor, guidance: float) -> torch.Tensor:
+        """Chunks (B, chunk, D) for the best advantage from noise of any scale, within the joint limits; on the CPU."""
+        best = torch.full((len(context),), self.codec.best_bin, device=self.device)
+        return self.within_limits(self.sample(context, best, noise.to(self.device), guidance=guidance)).cpu()
 
     def draw_noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
         """Initial noise, one row per CPU generator, so that a row does not depend on the others."""

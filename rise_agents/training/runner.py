@@ -19,7 +19,7 @@ import numpy as np
 
 from rise_agents.algorithms.base import Algorithm
 from rise_agents.training.tensorboard import make_logger, write_film
-from rise_env.errors import requirement
+from rise_env.errors import TrainingError, requirement
 from rise_env.files import write_json
 
 __all__ = ["Budget", "Film", "Probe", "Runner", "read_history"]
@@ -110,7 +110,6 @@ class Runner:
         self.algorithm, self.folder, self.budget = algorithm, Path(folder), budget
         self._probes, self._progress_bar, self._tensorboard = list(probes), progress_bar, tensorboard
         self._save_seconds, self._probe_seconds, self._on_start = save_seconds, probe_seconds, on_start
-        self._spent = 0.0  # seconds before this process
         self._history: list[dict[str, float]] = []
 
     def run(self) -> Algorithm[Any]:
@@ -141,11 +140,14 @@ class Runner:
 
     @contextlib.contextmanager
     def _saved(self) -> Iterator[None]:
-        """Save at the end, whatever happens."""
+        """Save at the end. What stops a round halfway leaves the last checkpoint, so that the round is done again."""
         try:
             yield
-        finally:
             self.save()
+        except TrainingError:
+            self.save()
+            raise
+        finally:
             self.algorithm.logger.close()
 
     def save(self) -> None:
@@ -156,8 +158,7 @@ class Runner:
     def _note(self) -> None:
         algorithm = self.algorithm
         if algorithm.rounds % _HISTORY_ROUNDS == 1:
-            scalars = {tag: float(value) for tag, value in algorithm.metrics.items() if np.ndim(value) == 0}
-            self._history.append({"chunks": algorithm.num_timesteps, **scalars})
+            self._history.append({"chunks": algorithm.num_timesteps, **algorithm.scalars()})
 
     def _probe(self) -> None:
         for probe in self._probes:

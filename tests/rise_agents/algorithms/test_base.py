@@ -164,6 +164,11 @@ def test_threads_and_time_change_nothing(make: Any, monkeypatch: pytest.MonkeyPa
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("trainable", ["all", "action_expert"])
+def test_recorded_chunks_may_be_given_and_not_used(make: Any, trainable: str) -> None:
+    assert make(offline_ratio=0.0, trainable=trainable).learn(150).learner.num_updates
+
+
 def test_what_does_not_fit_is_said(lab: Any, name: str) -> None:
     with pytest.raises(ConfigError, match="observation_lags"):
         make_agent(name, _without_lags(lab), lab.policy(), offline=lab.offline())

@@ -29,8 +29,7 @@ def test_proposals_are_trained_under_the_advantage_that_was_measured(lab: Any) -
         algorithm.learner.actor.denoiser.write.weight.normal_(generator=torch.Generator().manual_seed(1))
 
     def loss(rollouts: Rollouts) -> float:
-        (shard,) = algorithm._shards(rollouts, which, 0, np.random.default_rng(0))
-        return float(shard()[0].detach())
+        return float(algorithm._loss(rollouts, which, torch.Generator().manual_seed(0)).sum().detach())
 
     best = dataclasses.replace(found, bins=torch.full_like(found.bins, lab.codec.best_bin))
     assert loss(found) != loss(best)
@@ -40,14 +39,15 @@ def test_proposals_are_trained_under_the_advantage_that_was_measured(lab: Any) -
 def test_the_mix_is_drawn_sample_by_sample(lab: Any) -> None:
     algorithm = made(lab, epochs=8)
     counts: list[int] = []
-    inner = algorithm._shards
+    inner = algorithm.learner.update
 
-    def spy(imagined: Any, which: np.ndarray, offline: int, rng: Any) -> Any:
-        counts.append(offline)
-        assert len(which) + offline == algorithm.config.batch_size
-        return inner(imagined, which, offline, rng)
+    def spy(batch: Any, *args: Any) -> Any:
+        (which, _), (recorded, _) = batch
+        counts.append(len(recorded))
+        assert len(which) + len(recorded) == algorithm.config.batch_size
+        return inner(batch, *args)
 
-    algorithm._shards = spy  # type: ignore[method-assign]
+    algorithm.learner.update = spy  # type: ignore[method-assign]
     algorithm.step()
     assert len(set(counts)) > 2
     assert 0 < min(counts) <= max(counts) < algorithm.config.batch_size

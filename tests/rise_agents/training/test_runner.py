@@ -68,7 +68,7 @@ def test_a_finished_run_is_not_run_again_and_a_larger_budget_goes_on(tmp_path: P
     assert not same(first, more)
 
 
-def test_an_error_loses_nothing(tmp_path: Path) -> None:
+def test_after_an_error_a_run_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     made = algorithm()
     inner, calls = made.step, []
 
@@ -82,6 +82,23 @@ def test_an_error_loses_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space"):
         run(tmp_path, made)
     assert same(run(tmp_path), run(tmp_path / "whole"))
+
+
+def test_an_interrupted_round_is_done_again(tmp_path: Path) -> None:
+    made = algorithm(epochs=8)
+    inner, calls = made.learner.update, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 12:  # in the middle of a round
+            raise KeyboardInterrupt
+        return inner(*args)
+
+    made.learner.update = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, made, save_seconds=0.0)
+    assert algorithm(epochs=8).restore(tmp_path)
+    assert same(run(tmp_path, algorithm(epochs=8)), run(tmp_path / "whole", algorithm(epochs=8)))
 
 
 def test_time_is_a_cap_alone(tmp_path: Path) -> None:
