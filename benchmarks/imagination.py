@@ -80,13 +80,13 @@ def _trained_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, S
     if args.overrides or args.force:
         raise ConfigError("--set and --force go with --random: a trained model is as it is")
     try:
-        found = resolve(
+        starts, model, _ = resolve(
             task=args.task, preset=variant(args), dataset=None, uncertainty=None, max_batch=None, device=args.device,
             bundle=args.bundle, starts=args.starts, world_model=args.world_model,
         )  # fmt: skip
     except ConfigError as error:
         raise ConfigError(f"{error} Or add --random to measure a preset with random weights.") from error
-    return found.world_model, found.starts
+    return model, starts
 
 
 def _random_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, StartStates]:

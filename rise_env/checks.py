@@ -8,7 +8,7 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from rise_env.envs.checker import CHECKS, Checker, Sampler, SkippedError
+from rise_env.envs.checker import CHECKS, Checker, SkippedError, sampler
 from rise_env.envs.playback import VectorEnvCheckError
 from rise_env.errors import ConfigError
 
@@ -76,7 +76,7 @@ def check_vector_env(
     """
     if unknown := set(skip) - set(CHECKS):
         raise ConfigError(f"skip names unknown checks {sorted(unknown)}. Known checks: {', '.join(CHECKS)}.")
-    checker = Checker(envs, make, act or Sampler(envs, seed), seed, steps, max_steps)
+    checker = Checker(envs, make, act or sampler(envs, seed), seed, steps, max_steps)
     report = CheckReport()
     try:
         for name in CHECKS:

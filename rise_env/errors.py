@@ -9,6 +9,7 @@ __all__ = [
     "ActionError",
     "CheckpointError",
     "ConfigError",
+    "DatasetError",
     "LayoutError",
     "RenderingUnavailableError",
     "RiseError",
@@ -26,6 +27,10 @@ class RiseError(Exception):
 
 class ConfigError(RiseError, ValueError):
     """A configuration file, preset, override or keyword argument is wrong."""
+
+
+class DatasetError(RiseError, ValueError):
+    """A dataset is missing, damaged, contradicts itself or lacks what was asked of it."""
 
 
 class LayoutError(RiseError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +202,7 @@ def task_from_section(section: Mapping[str, Any]) -> TaskSpec:
     """
     values = dict(section)
     if "layout" in values:
-        layout = load_layout(values["layout"])
-        values["layout"] = {field: getattr(layout, field) for field in layout.__dataclass_fields__}
+        values["layout"] = asdict(load_layout(values["layout"]))
     if isinstance(values.get("cameras"), list):
         values["cameras"] = {name: f"observation.images.{name}" for name in values["cameras"]}
     return decode(TaskSpec, values, "section 'task'")

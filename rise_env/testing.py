@@ -21,8 +21,8 @@ from torch import nn
 from rise_env.alignment import align_actions
 from rise_env.data.cache import Progress, cache_root
 from rise_env.data.dataset import Dataset
-from rise_env.data.errors import DatasetError
 from rise_env.envs.starts import StartStates
+from rise_env.errors import DatasetError
 from rise_env.pretrained import PretrainedMixin
 from rise_env.protocols import History, Prediction, ValueEstimate
 from rise_env.tasks import JointLayout, TaskSpec, task_from_section

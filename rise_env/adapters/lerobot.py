@@ -72,18 +72,17 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         #: Steps after which every episode has ended; lerobot-eval asks for it.
         steps = core.max_chunks * spec.chunk if hasattr(core, "max_chunks") else spec.max_steps
         self._max_episode_steps = -(-steps // self.actions_per_step) * self.actions_per_step
+        self._prompts = [spec.prompt] * self.num_envs
         self._collected: list[np.ndarray] = []
         self._last: dict[str, np.ndarray] = {}
 
     @property
     def task_description(self) -> tuple[str, ...]:
         """Instruction of every environment."""
-        return self._prompts
+        return tuple(self._prompts)
 
-    @property
-    def task(self) -> tuple[str, ...]:
-        """The same, under lerobot's older name."""
-        return self._prompts
+    #: Lerobot's older name.
+    task = task_description
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -146,15 +145,9 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         """Close the environment."""
         self.envs.close()
 
-    @property
-    def _prompts(self) -> tuple[str, ...]:
-        return tuple(getattr(self, "_known_prompts", [self.spec_of_task.prompt] * self.num_envs))
-
     def _take_prompts(self, infos: dict[str, Any]) -> None:
-        known = list(self._prompts)
         for i in np.flatnonzero(infos.get("_task", np.zeros(self.num_envs, bool))):
-            known[i] = str(infos["task"][i])
-        self._known_prompts = known
+            self._prompts[i] = str(infos["task"][i])
 
     def _view(self, observation: dict[str, np.ndarray]) -> dict[str, Any]:
         pixels = {name: np.array(observation[image_key(camera)]) for camera, name in self.pixel_keys.items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.vector_env import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
@@ -27,11 +27,11 @@ class SB3VecEnv(VecEnv):
 
     `step` returns SB3's infos: a list of dicts, of which those of finished episodes hold `terminal_observation`,
     `TimeLimit.truncated`, `episode` (`r`, `l`, `t`) and the environment's last infos (`is_success`, ...). Infos
-    of the first observations of episodes are in `reset_infos`.
+    of the first observations of episodes are in `reset_infos`. Images stay (H, W, 3): SB3's algorithms, and its
+    `VecTransposeImage`, turn them to (3, H, W).
 
     Args:
         envs: Vector environment with `autoreset_mode="same_step"` that gives NumPy arrays.
-        channels_first: Turn images from (H, W, 3) to (3, H, W). Without it SB3's algorithms do so themselves.
 
     Raises:
         ConfigError: If the environment's autoreset mode or output is another.
@@ -46,7 +46,7 @@ class SB3VecEnv(VecEnv):
         >>> envs.close()
     """
 
-    def __init__(self, envs: VectorEnv, channels_first: bool = False) -> None:
+    def __init__(self, envs: VectorEnv) -> None:
         mode = envs.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ConfigError(
@@ -56,14 +56,11 @@ class SB3VecEnv(VecEnv):
         if getattr(envs.unwrapped, "output", "numpy") != "numpy":
             raise ConfigError('Stable-Baselines3 wants NumPy arrays: make the environment with output="numpy"')
         self.envs = envs
-        self.channels_first = channels_first
-        space = envs.single_observation_space
-        self._images = _image_keys(space) if channels_first else frozenset()
         self._actions: np.ndarray | None = None
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
         self._begun = time.time()
-        super().__init__(envs.num_envs, _transposed_space(space, self._images), envs.single_action_space)
+        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
     # ------------------------------------------------------------------ episodes
 
@@ -76,7 +73,7 @@ class SB3VecEnv(VecEnv):
         self._reset_options()
         self._returns[:], self._lengths[:], self._actions = 0, 0, None
         self._begun = time.time()
-        return self._turned(observation)
+        return observation
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions for `step_wait`."""
@@ -95,7 +92,7 @@ class SB3VecEnv(VecEnv):
             self._info(infos, i, bool(terminated[i])) if dones[i] else info_of(infos, i) for i in range(self.num_envs)
         ]
         self._returns[dones], self._lengths[dones] = 0, 0
-        return self._turned(observation), np.array(rewards, np.float32), dones, rows
+        return observation, np.array(rewards, np.float32), dones, rows
 
     def close(self) -> None:
         """Close the environment."""
@@ -106,7 +103,7 @@ class SB3VecEnv(VecEnv):
         begun = {key: value for key, value in infos.items() if key.lstrip("_") not in ("final_obs", "final_info")}
         self.reset_infos[i] = info_of(begun, i)
         info = info_of(infos["final_info"], i)
-        info["terminal_observation"] = self._turned_single(infos["final_obs"][i])
+        info["terminal_observation"] = copy.deepcopy(infos["final_obs"][i])
         info["TimeLimit.truncated"] = not terminated
         info["episode"] = {
             "r": round(float(self._returns[i]), 6),
@@ -166,49 +163,6 @@ class SB3VecEnv(VecEnv):
 
     def _get_indices(self, indices: Any) -> Iterable[int]:
         return super()._get_indices(int(indices) if isinstance(indices, np.integer) else indices)
-
-    # ------------------------------------------------------------------ images
-
-    def _turned(self, observation: Any) -> Any:
-        if not self._images:
-            return observation
-        return {
-            key: np.ascontiguousarray(np.moveaxis(value, -1, 1)) if key in self._images else value
-            for key, value in observation.items()
-        }
-
-    def _turned_single(self, observation: Any) -> Any:
-        """A copy, which SB3 may keep."""
-        if not isinstance(observation, dict):
-            return np.array(observation)
-        return {
-            key: np.ascontiguousarray(np.moveaxis(value, -1, 0)) if key in self._images else np.array(value)
-            for key, value in observation.items()
-        }
-
-
-def _image_keys(space: gymnasium.Space) -> frozenset[str]:
-    if not isinstance(space, spaces.Dict):
-        raise ConfigError(f"channels_first needs a Dict observation space, got {type(space).__name__}")
-    return frozenset(
-        key
-        for key, part in space.items()
-        if isinstance(part, spaces.Box) and part.dtype == np.uint8 and len(part.shape) == 3 and part.shape[-1] == 3
-    )
-
-
-def _transposed_space(space: gymnasium.Space, keys: frozenset[str]) -> gymnasium.Space:
-    if not keys:
-        return space
-    assert isinstance(space, spaces.Dict)
-    turned: dict[str, spaces.Space] = {}
-    for key, part in space.items():
-        if key in keys:
-            assert part.shape is not None
-            height, width, channels = part.shape
-            part = spaces.Box(0, 255, (channels, height, width), np.uint8)
-        turned[key] = part
-    return spaces.Dict(turned)
 
 
 def _same(ours: Any, theirs: Any) -> bool:

@@ -5,7 +5,6 @@
 
 from rise_env.data.cache import cache_root
 from rise_env.data.dataset import Dataset, EpisodeInfo
-from rise_env.data.errors import DatasetError
 from rise_env.data.joined import JoinedDataset
 from rise_env.data.labels import (
     interventions,
@@ -21,6 +20,7 @@ from rise_env.data.samplers import Sampler, ShuffledSampler, TaskCentricSampler
 from rise_env.data.splits import split_episodes
 from rise_env.data.stats import FeatureStats, Stats, compute_stats
 from rise_env.data.windows import WindowBatch, Windows
+from rise_env.errors import DatasetError
 
 __all__ = [
     "Dataset",

@@ -8,20 +8,19 @@ one goes on after the last finished step.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rise_env.data.errors import DatasetError
+from rise_env.errors import DatasetError
 from rise_env.files import to_json, write_json
 
 __all__ = ["Progress", "Step", "cache_root", "cached_array", "fingerprint"]
@@ -81,7 +80,8 @@ def cached_array(
         return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with open(path.with_suffix(".lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             found = _open(path, shape, dtype)  # another process may have made it while we waited
             if found is None:
                 _make(path, shape, dtype, steps, progress)
@@ -112,13 +112,6 @@ def _open(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
     return array if array.shape == shape and array.dtype == np.dtype(dtype) else None
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _make(path: Path, shape: tuple[int, ...], dtype: Any, steps: Sequence[Step], progress: Progress | None) -> None:
     partial, record = path.with_suffix(".partial"), path.with_suffix(".partial.json")
     names = [step.name for step in steps]
@@ -127,7 +120,11 @@ def _make(path: Path, shape: tuple[int, ...], dtype: Any, steps: Sequence[Step],
         finished = []
     if not finished:
         record.unlink(missing_ok=True)
-        _create(partial, shape, dtype)
+        partial.unlink(missing_ok=True)
+        np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+        with open(partial, "r+b") as file:
+            # Writing into the holes of a sparse file kills the process when the disk is full; this raises instead.
+            os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
     array = np.load(partial, mmap_mode="r+", allow_pickle=False)
     total = sum(step.size for step in steps)
     done = sum(step.size for step in steps[: len(finished)])
@@ -159,12 +156,3 @@ def _finished(record: Path) -> list[str]:
         return list(json.loads(record.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return []
-
-
-def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
-    path.unlink(missing_ok=True)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    del array
-    with open(path, "r+b") as file:
-        # Writing into the holes of a sparse file kills the process when the disk is full; this raises instead.
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

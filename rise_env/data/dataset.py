@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rise_env.data.cache import Progress, Step, cached_array, fingerprint
-from rise_env.data.errors import DatasetError
+from rise_env.errors import DatasetError
 from rise_env.tasks import TaskSpec
 
 __all__ = ["Dataset", "EpisodeInfo", "read_only"]
@@ -47,11 +47,8 @@ class Dataset(ABC):
         progress: Called with (camera frames done, in all) while videos are decoded.
 
     Attributes:
-        spec: Task the dataset was opened for.
-        cache: Directory of arrays that are made from the frames.
         num_episodes: Number of episodes E.
         num_frames: Number of frames N of all episodes.
-        lengths: int64 (E,), frames per episode.
         starts: int64 (E,), global index of each episode's first frame.
     """
 
@@ -193,9 +190,8 @@ class Dataset(ABC):
 
     def locate(self, index: int) -> tuple[int, int]:
         """Episode and frame within it of the global frame `index`."""
-        index = int(self.check_index(index))
-        episode = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return episode, index - int(self.starts[episode])
+        episode = int(self.episode_of(index))
+        return episode, int(index) - int(self.starts[episode])
 
     def episode_of(self, index: Any) -> np.ndarray:
         """int64, episode of each of the global frames `index`, same shape."""
@@ -213,7 +209,7 @@ class Dataset(ABC):
         if array.dtype.kind not in "iu":
             raise DatasetError(f"frame indices must be integers, got {array.dtype}")
         if array.size and (array.min() < 0 or array.max() >= self.num_frames):
-            wrong = int(array.min()) if array.min() < 0 else int(array.max())
+            wrong = array.min() if array.min() < 0 else array.max()
             raise DatasetError(f"frame index {wrong} is outside [0, {self.num_frames}) of {self.name}")
         return array
 

@@ -19,10 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.data.encoding import video_encoder
-from rise_env.data.errors import DatasetError
-from rise_env.data.video import decode_image
-from rise_env.errors import ConfigError
+from rise_env.data.video import decode_image, resize, video_encoder
+from rise_env.errors import ConfigError, DatasetError
 from rise_env.tasks import TaskSpec, load_layout, load_task
 
 __all__ = ["convert_hdf5", "hdf5_spec"]
@@ -213,13 +211,7 @@ def _write(
 
 def _image(node: Any, step: int, size: tuple[int, int], colors: str, where: str) -> np.ndarray:
     if node.ndim == 4:
-        import av
-
-        from rise_env.data.video import resize
-
-        image = node[step]
-        if image.shape[:2] != size:
-            image = resize(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"), size)
+        image = resize(node[step], size)
     else:
         image = decode_image(np.asarray(node[step], np.uint8).tobytes(), size, where)
     return np.ascontiguousarray(image[..., ::-1] if colors == "bgr" else image)
@@ -296,11 +288,7 @@ def _open(path: Path) -> Iterator[Any]:
 
 def _get(file: Any, key: str, path: Path) -> Any:
     if key not in file:
-        raise DatasetError(f"{path} has no {key!r}. It has: {', '.join(_keys(file))}.")
+        names: list[str] = []
+        file.visit(names.append)
+        raise DatasetError(f"{path} has no {key!r}. It has: {', '.join(names) or 'nothing'}.")
     return file[key]
-
-
-def _keys(file: Any) -> list[str]:
-    names: list[str] = []
-    file.visit(names.append)
-    return names or ["nothing"]

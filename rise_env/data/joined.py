@@ -11,8 +11,8 @@ import numpy as np
 
 from rise_env.data.cache import Progress, fingerprint
 from rise_env.data.dataset import Dataset, read_only
-from rise_env.data.errors import DatasetError
 from rise_env.data.parquet import join_rows
+from rise_env.errors import DatasetError
 
 __all__ = ["JoinedDataset"]
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from rise_env.data.dataset import Dataset
-from rise_env.data.errors import DatasetError
 from rise_env.data.opening import open_dataset
 from rise_env.data.parquet import read_parquet, to_numpy
+from rise_env.errors import DatasetError
 from rise_env.files import atomic_path
 
 __all__ = [
@@ -188,12 +188,11 @@ def _write(dataset: Dataset, kind: str, tag: str, given: Mapping[str, Any], dire
         rows = slice(first, first + part.num_frames)
         first += part.num_frames
         episode = part.episode_of(np.arange(part.num_frames))
-        data: dict[str, Any] = {
-            "episode_index": episode,
-            "frame_index": np.arange(part.num_frames) - part.starts[episode],
-        }
-        data |= {name: values[rows] for name, values in columns.items()}
-        table = pa.table(data).replace_schema_metadata({"rise": kind, "rise_version": _VERSION, "tag": tag})
+        frame = np.arange(part.num_frames) - part.starts[episode]
+        data = {name: values[rows] for name, values in columns.items()}
+        table = pa.table({"episode_index": episode, "frame_index": frame, **data}).replace_schema_metadata(
+            {"rise": kind, "rise_version": _VERSION, "tag": tag}
+        )
         try:
             with atomic_path(path) as aside:
                 pq.write_table(table, aside)
@@ -221,8 +220,7 @@ def _read_one(dataset: Dataset, kind: str, tag: str, directory: str | Path | Non
         raise DatasetError(f"{path} is missing: {dataset.root} has no {kind} with the tag {tag!r}. Its tags: {known}. "
                            f"Make them with `rise label {dataset.root} --value MODEL --tag {tag}`.")  # fmt: skip
     table = read_parquet(path)
-    absent = [name for name in (*_KEYS, *_REQUIRED[kind]) if name not in table.schema.names]
-    if absent:
+    if absent := [name for name in (*_KEYS, *_REQUIRED[kind]) if name not in table.schema.names]:
         raise DatasetError(f"{path} lacks the column {absent[0]!r}; it has {', '.join(table.schema.names)}")
     columns = {name: to_numpy(table[name], f"{path}, column {name!r}") for name in table.schema.names}
     episodes, frames = (columns[name] for name in _KEYS)
@@ -263,12 +261,7 @@ def _checked(name: str, values: Any, expected: str | None, dataset: Dataset, whe
         raise DatasetError(f"{where}column {name!r} is {array.dtype}, expected {expected or 'bool or a number'}")
     if expected == "float32" or array.dtype.kind == "f":
         array = array.astype(np.float32)
-        _check_finite(array, f"{where}column {name!r}", dataset)
+        for row in np.flatnonzero(~np.isfinite(array)):
+            place = "episode {}, frame {}".format(*dataset.locate(row))
+            raise DatasetError(f"{where}column {name!r} is {array[row]} at {place}; expected finite numbers")
     return array
-
-
-def _check_finite(values: np.ndarray, where: str, dataset: Dataset) -> None:
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        episode, frame = dataset.locate(int(bad[0]))
-        raise DatasetError(f"{where} is {values[bad[0]]} at episode {episode}, frame {frame}; expected finite numbers")

@@ -8,10 +8,10 @@ from typing import Any
 
 from rise_env.data.cache import Progress
 from rise_env.data.dataset import Dataset
-from rise_env.data.errors import DatasetError
 from rise_env.data.joined import JoinedDataset
 from rise_env.data.recorded import RecordedDataset
 from rise_env.data.source import locate, read_source
+from rise_env.errors import DatasetError
 from rise_env.tasks import TaskSpec
 
 __all__ = ["open_dataset"]

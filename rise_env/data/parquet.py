@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rise_env.data.errors import DatasetError
+from rise_env.errors import DatasetError
 
 __all__ = ["join_rows", "read_parquet", "to_numpy"]
 
 
-def read_parquet(path: Path, columns: Iterable[str] | None = None) -> Any:
-    """Read (columns of) a parquet file as a pyarrow table.
+def read_parquet(path: Path, columns: Sequence[str] | None = None, without: str | None = None) -> Any:
+    """Read (columns of) a parquet file as a pyarrow table; all but those that begin with `without`.
 
     Raises:
         DatasetError: If the file is missing or damaged, or lacks a column.
@@ -26,13 +26,11 @@ def read_parquet(path: Path, columns: Iterable[str] | None = None) -> Any:
         raise DatasetError(f"{path} is missing")
     try:
         with pq.ParquetFile(path) as file:
-            if columns is not None:
-                columns = list(columns)
-                missing = [name for name in columns if name not in file.schema_arrow.names]
-                if missing:
-                    raise DatasetError(
-                        f"{path} has no column {missing[0]!r}. Its columns: {', '.join(file.schema_arrow.names)}."
-                    )
+            names = file.schema_arrow.names
+            if missing := [name for name in columns or () if name not in names]:
+                raise DatasetError(f"{path} has no column {missing[0]!r}. Its columns: {', '.join(names)}.")
+            if without is not None:
+                columns = [name for name in names if not name.startswith(without)]
             return file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path} cannot be read as parquet: {error}") from error

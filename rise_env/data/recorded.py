@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,21 @@ import numpy as np
 
 from rise_env.data.cache import Progress, cache_root, cached_array
 from rise_env.data.dataset import Dataset, read_only
-from rise_env.data.decoding import decoding_steps, frames_fingerprint
-from rise_env.data.errors import DatasetError
+from rise_env.data.parquet import join_rows, read_parquet, to_numpy
 from rise_env.data.source import Source
 from rise_env.data.specs import check_spec, derive_spec
-from rise_env.data.table import INDEX_COLUMNS, FrameTable
-from rise_env.errors import LayoutError
+from rise_env.data.video import decoding_steps, frames_fingerprint
+from rise_env.errors import DatasetError, LayoutError
 from rise_env.tasks import TaskSpec
 
 __all__ = ["RecordedDataset"]
+
+#: Columns that every LeRobot dataset has besides its features.
+_INDEX_COLUMNS = ("episode_index", "frame_index", "task_index")
+_NO_OUTCOME = (
+    " Success and failure must be labelled explicitly and are never guessed: record with EpisodeRecorder or "
+    "`rise record`, or add the column."
+)
 
 
 class RecordedDataset(Dataset):
@@ -41,7 +48,7 @@ class RecordedDataset(Dataset):
     ) -> None:
         self.source = source
         self._keys = {"state": state_key, "action": action_key}
-        self._table = FrameTable(source, tuple(self._keys.values()))
+        self._table = _FrameTable(source, tuple(self._keys.values()))
         self._frames: np.ndarray | None = None
         for key in self._keys.values():
             if key not in source.features:
@@ -117,13 +124,8 @@ class RecordedDataset(Dataset):
     def column(self, name: str) -> np.ndarray:
         """A column of the dataset; see `Dataset.column`."""
         if name not in self._columns:
-            if name not in self.columns and name not in INDEX_COLUMNS:
-                hint = ""
-                if name == "episode_success":
-                    hint = (
-                        " Success and failure must be labelled explicitly and are never guessed: record with "
-                        "EpisodeRecorder or `rise record`, or add the column."
-                    )
+            if name not in self.columns and name not in _INDEX_COLUMNS:
+                hint = _NO_OUTCOME if name == "episode_success" else ""
                 raise DatasetError(f"{self.root} has no column {name!r}.{hint} Its columns: {', '.join(self.columns)}.")
             self._columns |= {key: read_only(values) for key, values in self._table.read(name).items()}
         return self._columns[name]
@@ -192,3 +194,57 @@ def _as_outcomes(values: np.ndarray, where: Any) -> np.ndarray:
         raise DatasetError(
             f"{where}: episode_success is {odd!r}, expected True or False (or 'success' or 'failure') for every episode"
         ) from None
+
+
+class _FrameTable:
+    """Reads columns and brings their rows into global frame order.
+
+    Args:
+        source: Metadata of the dataset.
+        usual: Columns that are read together with the first one asked for: opening files costs most.
+    """
+
+    def __init__(self, source: Source, usual: Sequence[str]) -> None:
+        self._source = source
+        self._usual = (*_INDEX_COLUMNS, *usual)
+        self._order: np.ndarray | None = None
+        self._fresh = True
+
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        """Read a column, (N, ...); the first time the usual ones come with it.
+
+        Raises:
+            DatasetError: If a file is missing or damaged, or its rows are not those that the metadata expect.
+        """
+        wanted = list(dict.fromkeys([name, *(self._usual if self._fresh else ())]))
+        parts: dict[str, list[np.ndarray]] = {key: [] for key in wanted}
+        for file in self._source.data_files:
+            table = read_parquet(file.path, wanted)
+            if table.num_rows != file.rows:
+                members = ", ".join(map(str, file.episodes[:8])) + (", ..." if len(file.episodes) > 8 else "")
+                raise DatasetError(
+                    f"{file.path} (episodes {members}) has {table.num_rows} rows, the episode table says {file.rows}. "
+                    "The dataset is damaged or incomplete: copy or download it again."
+                )
+            for key in wanted:
+                parts[key].append(to_numpy(table[key], f"{file.path}, column {key!r}"))
+        loaded = {key: join_rows(parts[key], key, self._source.root) for key in wanted}
+        if self._fresh:
+            self._order = self._frame_order(loaded["episode_index"], loaded["frame_index"])
+            self._fresh = False
+        return loaded if self._order is None else {key: values[self._order] for key, values in loaded.items()}
+
+    def _frame_order(self, episodes: np.ndarray, frames: np.ndarray) -> np.ndarray | None:
+        """Permutation that brings rows into global frame order; None where they are."""
+        lengths = self._source.lengths
+        expected = np.repeat(np.arange(len(lengths)), lengths)
+        numbers = np.arange(len(expected)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        if np.array_equal(episodes, expected) and np.array_equal(frames, numbers):
+            return None
+        order = np.lexsort((frames, episodes))
+        for row in np.flatnonzero((episodes[order] != expected) | (frames[order] != numbers)):
+            raise DatasetError(
+                f"{self._source.root}: the data files have episode {episodes[order][row]}, frame {frames[order][row]}, "
+                f"expected episode {expected[row]}, frame {numbers[row]}; frames are missing or repeated"
+            )
+        return order

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.data.errors import DatasetError
 from rise_env.data.parquet import read_parquet
+from rise_env.errors import DatasetError
 
 __all__ = ["DataFile", "Source", "VideoSegment", "locate", "read_source"]
 
@@ -129,31 +129,39 @@ def read_source(root: str | Path) -> Source:
         DatasetError: If metadata are missing, malformed, contradict each other or are of an unknown version.
     """
     root = Path(root).resolve()
-    info = _read_json(root / INFO_PATH)
+    info = _mapping(_read_text(root / INFO_PATH), root / INFO_PATH)
     version = str(info.get("codebase_version", "(none)"))
     try:
         if version.startswith("v3."):
-            source = _read_v3(root, info, version)
+            parts = _read_v3(root, info)
         elif version in ("v2.1", "v2.0"):
-            source = _read_v2(root, info, version)
+            parts = _read_v2(root, info)
         else:
             raise DatasetError(
                 f"{root / INFO_PATH}: LeRobot format {version}, expected v3.0, v2.1 or v2.0. "
                 "Convert the dataset with lerobot first."
             )
+        source = Source(
+            root=root,
+            version=version,
+            fps=_whole_fps(root, info),
+            robot_type=str(info.get("robot_type") or ""),
+            features=dict(info["features"]),
+            **parts,
+        )
     except KeyError as error:
         raise DatasetError(f"the metadata of {root} ({version}) lack the key {error}") from error
     _check(source, info)
     return source
 
 
-def _read_v3(root: Path, info: Mapping[str, Any], version: str) -> Source:
+def _read_v3(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     import pyarrow as pa
 
     files = sorted((root / "meta/episodes").glob("*/*.parquet"))
     if not files:
-        raise DatasetError(f"{root} ({version}) has no episode table: meta/episodes/*/*.parquet is missing")
-    tables = [read_parquet(path, _without_statistics(path)) for path in files]
+        raise DatasetError(f"{root} has no episode table: meta/episodes/*/*.parquet is missing")
+    tables = [read_parquet(path, without="stats/") for path in files]
     episodes = pa.concat_tables(tables, promote_options="default").sort_by("episode_index")
     table = {name: episodes[name].to_pylist() for name in episodes.schema.names}
     _check_episode_indices(root, table["episode_index"])
@@ -174,18 +182,13 @@ def _read_v3(root: Path, info: Mapping[str, Any], version: str) -> Source:
             VideoSegment(path_of(info["video_path"], chunk, file, video_key=key), float(start), False)
             for chunk, file, start in zip(*columns, strict=True)
         )
-    return Source(
-        root=root,
-        version=version,
-        fps=_whole_fps(root, info),
-        robot_type=str(info.get("robot_type") or ""),
-        features=dict(info["features"]),
-        lengths=lengths,
-        episode_success=_optional(table.get("episode_success")),
-        tasks=_read_v3_tasks(root),
-        data_files=tuple(DataFile(p, tuple(e), int(lengths[e].sum())) for p, e in members.items()),
-        videos=videos,
-    )
+    return {
+        "lengths": lengths,
+        "episode_success": _optional(table.get("episode_success")),
+        "tasks": _read_v3_tasks(root),
+        "data_files": tuple(DataFile(p, tuple(e), int(lengths[e].sum())) for p, e in members.items()),
+        "videos": videos,
+    }
 
 
 def _read_v3_tasks(root: Path) -> dict[int, str]:
@@ -199,7 +202,7 @@ def _read_v3_tasks(root: Path) -> dict[int, str]:
     return {int(i): str(t) for i, t in zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True)}
 
 
-def _read_v2(root: Path, info: Mapping[str, Any], version: str) -> Source:
+def _read_v2(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     rows = sorted(_read_json_lines(root / "meta/episodes.jsonl"), key=lambda row: row["episode_index"])
     _check_episode_indices(root, [row["episode_index"] for row in rows])
     size = int(info.get("chunks_size", 1000))
@@ -207,24 +210,18 @@ def _read_v2(root: Path, info: Mapping[str, Any], version: str) -> Source:
     def path_of(template: str, episode: int, **names: str) -> Path:
         return root / template.format(episode_chunk=episode // size, episode_index=episode, **names)
 
-    count = len(rows)
-    outcomes = [row.get("episode_success") for row in rows]
-    return Source(
-        root=root,
-        version=version,
-        fps=_whole_fps(root, info),
-        robot_type=str(info.get("robot_type") or ""),
-        features=dict(info["features"]),
-        lengths=np.asarray([row["length"] for row in rows], np.int64),
-        episode_success=_optional(outcomes),
-        tasks={int(r["task_index"]): str(r["task"]) for r in _read_json_lines(root / "meta/tasks.jsonl")},
-        data_files=tuple(DataFile(path_of(info["data_path"], i), (i,), int(rows[i]["length"])) for i in range(count)),
-        videos={
+    count, lengths = len(rows), [int(row["length"]) for row in rows]
+    return {
+        "lengths": np.asarray(lengths, np.int64),
+        "episode_success": _optional([row.get("episode_success") for row in rows]),
+        "tasks": {int(r["task_index"]): str(r["task"]) for r in _read_json_lines(root / "meta/tasks.jsonl")},
+        "data_files": tuple(DataFile(path_of(info["data_path"], i), (i,), lengths[i]) for i in range(count)),
+        "videos": {
             key: tuple(VideoSegment(path_of(info["video_path"], i, video_key=key), 0.0, True) for i in range(count))
             for key, feature in info["features"].items()
             if _is_camera(feature) and feature["dtype"] == "video"
         },
-    )
+    }
 
 
 def _check(source: Source, info: Mapping[str, Any]) -> None:
@@ -267,44 +264,25 @@ def _whole_fps(root: Path, info: Mapping[str, Any]) -> int:
     return int(fps)
 
 
-def _without_statistics(path: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
+def _read_text(path: Path) -> str:
     try:
-        names = pq.read_schema(path).names
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
-    return [name for name in names if not name.startswith("stats/")]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path} must hold a mapping, got {type(content).__name__}")
-    return content
-
-
-def _read_json_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DatasetError(f"{path}, line {number}: not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DatasetError(f"{path}, line {number}: expected a mapping, got {type(row).__name__}")
-        rows.append(row)
-    return rows
+
+
+def _mapping(text: str, where: Any) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise DatasetError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{where}: expected a mapping, got {type(content).__name__}")
+    return content
+
+
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    lines = enumerate(_read_text(path).splitlines(), 1)
+    return [_mapping(line, f"{path}, line {number}") for number, line in lines if line.strip()]

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.data.errors import DatasetError
 from rise_env.data.source import Source
-from rise_env.errors import LayoutError
+from rise_env.errors import DatasetError, LayoutError
 from rise_env.tasks import JointLayout, TaskSpec, flatten_names
 
 __all__ = ["check_spec", "derive_spec"]

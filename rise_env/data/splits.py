@@ -14,7 +14,7 @@ from rise_env.errors import ConfigError
 __all__ = ["split_episodes"]
 
 
-def split_episodes(dataset: Dataset, fractions: Any = None, seed: int = 0) -> dict[str, np.ndarray]:
+def split_episodes(dataset: Dataset, fractions: Any = 0.9, seed: int = 0) -> dict[str, np.ndarray]:
     """Split the episodes of a dataset.
 
     The same dataset, fractions and seed give the same split. Where outcomes are recorded, every split gets its share of
@@ -23,7 +23,6 @@ def split_episodes(dataset: Dataset, fractions: Any = None, seed: int = 0) -> di
     Args:
         dataset: Dataset.
         fractions: Share per split, summing to 1; or one number, the share of "train", the rest being "heldout".
-            `{"train": 0.9, "heldout": 0.1}` when omitted.
         seed: Seed of the draw.
 
     Returns:
@@ -32,8 +31,6 @@ def split_episodes(dataset: Dataset, fractions: Any = None, seed: int = 0) -> di
     Raises:
         ConfigError: If the fractions are no fractions, or there are fewer episodes than splits.
     """
-    if fractions is None:
-        fractions = 0.9
     if not isinstance(fractions, Mapping):
         fractions = {"train": float(fractions), "heldout": 1.0 - float(fractions)}
     shares = np.array(list(fractions.values()), float)

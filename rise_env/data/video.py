@@ -1,4 +1,4 @@
-"""Decoding the videos of a dataset: every file once, from front to back, frames matched by their timestamps."""
+"""Camera frames of a dataset as steps of work on one array; every video is decoded once, from front to back."""
 
 from __future__ import annotations
 
@@ -6,13 +6,32 @@ import bisect
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rise_env.data.errors import DatasetError
+from rise_env.data.cache import Step, fingerprint
+from rise_env.data.parquet import read_parquet
+from rise_env.data.source import DataFile, Source
+from rise_env.errors import DatasetError
+from rise_env.tasks import TaskSpec
 
-__all__ = ["Piece", "decode_image", "decode_video", "resize"]
+if TYPE_CHECKING:
+    from lerobot.configs import RGBEncoderConfig
+
+
+__all__ = [
+    "Piece",
+    "decode_image",
+    "decode_video",
+    "decoding_steps",
+    "frames_fingerprint",
+    "resize",
+    "video_encoder",
+]
+
+_VERSION = 1
+_LOSSLESS_BELOW = 128  # pixels
 
 
 class Piece(NamedTuple):
@@ -110,11 +129,16 @@ def _match(path: Path, pieces: Sequence[Piece], fps: int) -> dict[int, int]:
     return rows
 
 
-def resize(frame: Any, size: tuple[int, int]) -> np.ndarray:
-    """RGB uint8 (H, W, 3) of an `av.VideoFrame`: area average downwards, bilinear upwards, in one conversion."""
+def resize(image: Any, size: tuple[int, int]) -> np.ndarray:
+    """RGB uint8 (H, W, 3) of pixels or an `av.VideoFrame`: area average downwards, bilinear upwards, in one step."""
+    import av
     from av.video.reformatter import Interpolation
 
-    height, width = size
+    if isinstance(image, np.ndarray):
+        if image.shape[:2] == size:
+            return image
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    frame, (height, width) = image, size
     if (frame.height, frame.width) == size:
         return frame.to_ndarray(format="rgb24")
     method = Interpolation.AREA if height < frame.height or width < frame.width else Interpolation.BILINEAR
@@ -128,14 +152,102 @@ def decode_image(content: bytes, size: tuple[int, int], where: str) -> np.ndarra
     Raises:
         DatasetError: If it is damaged; `where` goes into the message.
     """
-    import av
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            return resize(np.asarray(image.convert("RGB")), size)
     except (OSError, ValueError, SyntaxError) as error:
         raise DatasetError(f"{where}: not a readable image: {error}") from error
-    if pixels.shape[:2] == size:
-        return pixels
-    return resize(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"), size)
+
+
+def frames_fingerprint(source: Source, spec: TaskSpec) -> str:
+    """Fingerprint of the decoded frames; free of the directory's name, so that a renamed dataset keeps its cache."""
+    keys = list(spec.cameras.values())
+    files = {segment.path for key in keys for segment in source.videos.get(key, ())}
+    if any(key not in source.videos for key in keys):
+        files |= {file.path for file in source.data_files}
+    stamps = {str(path.relative_to(source.root)): _stamp(path) for path in sorted(files)}
+    segments = {
+        key: [[str(s.path.relative_to(source.root)), s.start] for s in source.videos.get(key, ())] for key in keys
+    }
+    return fingerprint([_VERSION, keys, spec.image_size, source.fps, source.lengths.tolist(), segments, stamps])
+
+
+def decoding_steps(source: Source, spec: TaskSpec) -> list[Step]:
+    """Steps that decode every camera of a task, file by file.
+
+    Args:
+        source: Metadata of the dataset.
+        spec: Names the cameras and the size of the pictures.
+
+    Returns:
+        Steps on an array uint8 (N, V, H, W, 3). They raise DatasetError where a video or image is missing or damaged.
+    """
+    starts = np.cumsum(source.lengths) - source.lengths
+    steps = []
+    for view, key in enumerate(spec.cameras.values()):
+        if key not in source.videos:
+            steps += [_image_step(source, spec, starts, view, key, file) for file in source.data_files]
+            continue
+        members: dict[Path, list[Piece]] = {}
+        for episode, segment in enumerate(source.videos[key]):
+            length, start = int(source.lengths[episode]), int(starts[episode])
+            piece = Piece(episode, segment.start, length, segment.whole, start)
+            members.setdefault(segment.path, []).append(piece)
+        steps += [_video_step(source, spec, view, path, pieces) for path, pieces in members.items()]
+    return steps
+
+
+def _video_step(source: Source, spec: TaskSpec, view: int, path: Path, pieces: list[Piece]) -> Step:
+    def run(array: np.ndarray, advance: Any) -> None:
+        for row, image in decode_video(path, pieces, source.fps, spec.image_size):
+            array[row, view] = image
+            advance(1)
+
+    return Step(f"{view}:{path.relative_to(source.root)}", sum(piece.length for piece in pieces), run)
+
+
+def _image_step(source: Source, spec: TaskSpec, starts: np.ndarray, view: int, key: str, file: DataFile) -> Step:
+    """A camera whose images lie in the parquet files, as PNG or JPEG."""
+
+    def run(array: np.ndarray, advance: Any) -> None:
+        table = read_parquet(file.path, ["episode_index", "frame_index", key])
+        episodes, numbers = table["episode_index"].to_numpy(), table["frame_index"].to_numpy()
+        for row, (episode, number) in enumerate(zip(episodes, numbers, strict=True)):
+            where = f"{file.path}, episode {episode}, frame {number}, {key}"
+            content = (table[key][row].as_py() or {}).get("bytes")
+            if content is None:
+                raise DatasetError(f"{where}: the file holds no image")
+            array[starts[episode] + number, view] = decode_image(content, spec.image_size, where)
+            advance(1)
+
+    return Step(f"{view}:{file.path.relative_to(source.root)}", file.rows, run)
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        facts = path.stat()
+    except OSError:
+        return []  # decoding raises: it is missing
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def video_encoder(image_size: tuple[int, int]) -> RGBEncoderConfig:
+    """Encoder settings for pictures of a size: h264, a key frame every 10 frames.
+
+    What a policy is trained on should be what a camera will show it. Where a pixel is centimetres, an encoder's losses
+    move the tool by half a centimetre (lab notebook), so that pictures below 128 pixels, which cost little, are stored
+    without loss and in full colour resolution. Larger ones get crf 18, and yuv420p if their sides are even.
+
+    Args:
+        image_size: Height and width in pixels.
+    """
+    from lerobot.configs import RGBEncoderConfig  # takes seconds to import
+
+    small, odd = min(image_size) < _LOSSLESS_BELOW, any(size % 2 for size in image_size)
+    return RGBEncoderConfig(
+        "h264", "yuv444p" if small or odd else "yuv420p", crf=0 if small else 18, preset="veryfast",
+        # Without B-frames decoding order is display order, and joined files keep exact timestamps.
+        g=10, extra_options={"bf": 0},
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rise_env.data.dataset import Dataset
-from rise_env.data.errors import DatasetError
+from rise_env.errors import DatasetError
 from rise_env.tasks import TaskSpec
 
 __all__ = ["WindowBatch", "Windows"]
@@ -72,7 +72,10 @@ class Windows:
         self.dataset = dataset
         self.spec = dataset.spec if spec is None else spec
         chunk, stride, history = self.spec.chunk, self.spec.stride, self.spec.history
-        self.episodes = _checked_episodes(dataset, episodes)
+        count = dataset.num_episodes
+        self.episodes = np.arange(count) if episodes is None else np.unique(np.asarray(episodes, np.int64))
+        if odd := [episode for episode in self.episodes.tolist() if not 0 <= episode < count]:
+            raise DatasetError(f"episode {odd[0]} is outside [0, {count}) of {dataset.name}")
         starts, lengths = dataset.starts[self.episodes], dataset.lengths[self.episodes]
         parts = [np.arange(s, s + n - chunk) for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
         self.index = np.concatenate([np.empty(0, np.int64), *parts])
@@ -104,7 +107,7 @@ class Windows:
             raise DatasetError(f"window numbers must be integers (n,), got {which.dtype} {which.shape}")
         which = which.astype(np.int64)
         if which.size and (which.min() < 0 or which.max() >= len(self)):
-            wrong = int(which.min()) if which.min() < 0 else int(which.max())
+            wrong = which.min() if which.min() < 0 else which.max()
             raise DatasetError(f"window {wrong} is outside [0, {len(self)})")
         return self.at(self.index[which])
 
@@ -138,13 +141,3 @@ class Windows:
             future_states=dataset.state[future_index],
             prompts=dataset.prompts(index),
         )
-
-
-def _checked_episodes(dataset: Dataset, episodes: Any) -> np.ndarray:
-    if episodes is None:
-        return np.arange(dataset.num_episodes)
-    chosen = np.unique(np.asarray(episodes, np.int64))
-    if chosen.size and (chosen[0] < 0 or chosen[-1] >= dataset.num_episodes):
-        wrong = chosen[0] if chosen[0] < 0 else chosen[-1]
-        raise DatasetError(f"episode {wrong} is outside [0, {dataset.num_episodes}) of {dataset.name}")
-    return chosen

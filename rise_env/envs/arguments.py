@@ -46,14 +46,14 @@ def mask_of(mask: Any, count: int) -> np.ndarray:
     return mask
 
 
-def option_of(key: str, value: Any, rows: np.ndarray, count: int) -> Any:
-    """An option for some of `count` environments: one number for all, or the entries of `rows`.
+def option_of(key: str, value: Any, rows: np.ndarray, count: int) -> list[Any]:
+    """An option for the `rows` of `count` environments, given as one value for all or one per environment.
 
     Raises:
         ConfigError: If the number of entries is another.
     """
     if value is None or isinstance(value, int | np.integer):
-        return value
+        return [value] * len(rows)
     if len(value) != count:
         raise ConfigError(f"options[{key!r}] has {len(value)} entries for {count} environments")
     return [value[i] for i in rows]

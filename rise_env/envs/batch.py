@@ -1,20 +1,46 @@
-"""ImaginationBatch: where every imagination of a batch stands, without episodes, rewards or infos."""
+"""ImaginationBatch: where every imagination of a batch stands, without episodes, rewards or infos; observations."""
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.utils import seeding
 
-from rise_env.envs.observations import require_finite
+from rise_env.envs.advantage import chunk_advantage
+from rise_env.envs.arguments import checked_actions
 from rise_env.envs.starts import StartBatch, StartStates
-from rise_env.errors import RiseError
+from rise_env.errors import ActionError, RiseError
 from rise_env.protocols import History
+from rise_env.spaces import image_key, lag_key
 from rise_env.world_model import CompositionalWorldModel, Imagined, Session
 
-__all__ = ["ImaginationBatch"]
+__all__ = ["CandidateScores", "ImaginationBatch", "observation_of", "require_finite", "rows_of"]
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(cores, "candidates", initializer=torch.set_num_threads, initargs=(1,))
+
+
+@dataclass(frozen=True)
+class CandidateScores:
+    """Predicted results of several chunks from the same state; N environments, G chunks each.
+
+    Attributes:
+        advantage: float32 (N, G), raw.
+        uncertainty: float32 (N, G).
+    """
+
+    advantage: np.ndarray
+    uncertainty: np.ndarray
 
 
 class ImaginationBatch:
@@ -123,6 +149,36 @@ class ImaginationBatch:
             states = imagined.states[:, self.places]
         self._store(rows, imagined.session, imagined.frames(self.places), states)
 
+    def evaluate_candidates(self, actions: Any, mode: str) -> CandidateScores:
+        """Imagine several chunks from every present state and go on from none of them; nothing is changed.
+
+        Args:
+            actions: (N, G, chunk, D), an array or a tensor.
+            mode: One of `rise_env.envs.advantage.ADVANTAGE_MODES`.
+
+        Raises:
+            ActionError: If the actions have the wrong shape or are not finite.
+            RiseError: Before the first start, or if the world model gives values that are not finite.
+        """
+        task, session, everyone = self.world_model.spec, self.session, np.ones(self.num_envs, bool)
+        if len(actions) != self.num_envs or len(actions.shape) != 4 or not actions.shape[1]:
+            expected = (self.num_envs, "G", task.chunk, task.layout.dim)
+            raise ActionError(f"candidate chunks have shape {tuple(actions.shape)}, expected {expected}")
+
+        def scored(candidate: int) -> torch.Tensor:
+            chunks, _ = checked_actions(actions[:, candidate], everyone, task.chunk, task.layout, self.device)
+            copies = [torch.Generator().set_state(generator.get_state()) for generator in self.noise]
+            imagined = self.world_model.imagine(session, chunks, copies)
+            advantage = chunk_advantage(imagined.values, session.value, mode)
+            return torch.stack([advantage, imagined.uncertainty]).float()
+
+        # Where torch has one thread, candidates are imagined side by side; each gives the same as it does alone.
+        side_by_side = torch.get_num_threads() == 1 and self.device.type == "cpu" and self.world_model.thread_safe
+        found = (_threads().map if side_by_side else map)(scored, range(actions.shape[1]))
+        table = torch.stack(list(found), dim=-1).cpu().numpy()  # 2, N, G
+        require_finite(table.sum((0, 2)), np.arange(self.num_envs))
+        return CandidateScores(table[0], table[1])
+
     def close(self) -> None:
         """End the imaginations."""
         if self._session is not None:
@@ -137,3 +193,39 @@ class ImaginationBatch:
         self._session = self.world_model.merge(self._session, rows.tolist(), session)
         self.frames = self.frames.index_copy(0, index, frames)
         self.states = self.states.index_copy(0, index, states)
+
+
+def observation_of(
+    frames: torch.Tensor, states: torch.Tensor, cameras: Sequence[str], lags: Sequence[int], tensors: bool
+) -> dict[str, Any]:
+    """Observation of frames uint8 (N, L, V, H, W, 3) and states float32 (N, L, D), as tensors or as arrays.
+
+    `lags` has one entry per L, the present (0) first.
+    """
+    images: Any = frames if tensors else frames.cpu().numpy()
+    joints: Any = states if tensors else states.cpu().numpy()
+    observation: dict[str, Any] = {}
+    for place, lag in enumerate(lags):
+        for view, camera in enumerate(cameras):
+            observation[lag_key(image_key(camera), lag)] = _copy(images[:, place, view])
+        observation[lag_key("state", lag)] = _copy(joints[:, place])
+    return observation
+
+
+def rows_of(observation: dict[str, Any], mask: np.ndarray) -> np.ndarray:
+    """Single observations of the environments in the mask, as an object array."""
+    rows = np.full(len(mask), None, object)
+    for i in np.flatnonzero(mask):
+        rows[i] = {key: _copy(value[i]) for key, value in observation.items()}
+    return rows
+
+
+def require_finite(numbers: np.ndarray, rows: np.ndarray) -> None:
+    """Raise a RiseError that names the environments, of `rows`, for which the world model's numbers are not finite."""
+    if not np.isfinite(numbers).all():
+        bad = rows[~np.isfinite(numbers)].tolist()
+        raise RiseError(f"the world model gives values that are not finite (NaN or infinity) for environments {bad}")
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else np.array(value)

@@ -14,9 +14,9 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 from gymnasium.vector.vector_env import AutoresetMode
 
-from rise_env.envs.playback import Inspector, Run, arrays_of, difference, join_actions, timelines
+from rise_env.envs.playback import Act, Inspector, Run, arrays_of, difference, join_actions, timelines
 
-__all__ = ["CHECKS", "Checker", "Sampler", "SkippedError"]
+__all__ = ["CHECKS", "Checker", "SkippedError", "sampler"]
 
 #: Names of all checks, in the order in which they run.
 CHECKS = ("attributes", "seeding", "repeatable", "options", "fresh_arrays", "next_step", "same_step", "disabled",
@@ -27,16 +27,11 @@ class SkippedError(Exception):
     """A check cannot run; the message gives the reason."""
 
 
-class Sampler:
+def sampler(envs: VectorEnv, seed: int) -> Act:
     """Samples of the action space; the space's own generator is not used."""
-
-    def __init__(self, envs: VectorEnv, seed: int) -> None:
-        self._space = copy.deepcopy(envs.action_space)
-        self._space.seed(seed)
-
-    def __call__(self, envs: VectorEnv, observation: Any) -> Any:
-        """A batch of actions."""
-        return self._space.sample()
+    space = copy.deepcopy(envs.action_space)
+    space.seed(seed)
+    return lambda envs, observation: space.sample()
 
 
 class Checker(Inspector):
@@ -46,7 +41,7 @@ class Checker(Inspector):
         self,
         envs: VectorEnv,
         make: Callable[..., VectorEnv] | None,
-        act: Callable[[VectorEnv, Any], Any],
+        act: Act,
         seed: int,
         steps: int,
         max_steps: int,
@@ -116,7 +111,7 @@ class Checker(Inspector):
         over, moment = run.moments[end].over, run.moments[end + 1]
         self.require(not moment.rewards[over].any(), "rewards after an end", moment.rewards, "0: that step is a reset")
         self.require(not moment.over[over].any(), "ends after an end", moment.over, "False: that step is a reset")
-        taken, others = run.actions[end], Sampler(envs, self._seed + 1)(envs, None)
+        taken, others = run.actions[end], sampler(envs, self._seed + 1)(envs, None)
         pairs = zip(iterate(envs.action_space, taken), iterate(envs.action_space, others), strict=True)
         changed = join_actions(envs, [theirs if o else ours for (ours, theirs), o in zip(pairs, over, strict=True)])
         again = self.play(envs, self._seed, end + 1, [*run.actions[:end], changed])

@@ -16,21 +16,7 @@ _STEP_KEYS = ("advantage", "uncertainty", "clamped")
 
 
 class EpisodeInfos:
-    """One row per environment.
-
-    Attributes:
-        value: float32 (N,), of the present frame.
-        progress: float32 (N,), the same within [0, 1].
-        advantage: float32 (N,), of the last chunk.
-        uncertainty: float32 (N,), of the last chunk.
-        clamped: int64 (N,), components of the last chunk's actions beyond the joint limits.
-        is_success: bool (N,).
-        imagined_chunks: int64 (N,), since the recorded state.
-        episode_index: int64 (N,), of the recorded state.
-        frame_index: int64 (N,), of the recorded state.
-        state_source: "dataset" or "imagined" (N,).
-        reward_backend: Class of the model that gives the rewards (N,).
-        task: Instruction (N,).
+    """One row per environment: attributes (N,) under the keys of the infos, see `ImaginationVectorEnv`.
 
     Args:
         count: Number of environments N.

@@ -26,8 +26,8 @@ def objects(value: Any, count: int) -> np.ndarray:
     return rows
 
 
-def info_of(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """Infos of one environment, without the keys whose mask is False for it.
+def info_of(infos: Mapping[str, Any], index: int, plain: bool = True) -> dict[str, Any]:
+    """Infos of one environment, without the keys whose mask is False for it; scalars of NumPy as Python's if `plain`.
 
     Example:
         >>> info_of({"value": np.array([0.25, 0.5]), "_value": np.array([True, False])}, 0)
@@ -38,6 +38,6 @@ def info_of(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
         mask = infos.get(f"_{key}")
         if (key.startswith("_") and key[1:] in infos) or (mask is not None and not mask[index]):
             continue
-        entry = info_of(value, index) if isinstance(value, dict) else value[index]
-        info[key] = entry.item() if isinstance(entry, np.generic) else entry
+        entry = info_of(value, index, plain) if isinstance(value, dict) else value[index]
+        info[key] = entry.item() if plain and isinstance(entry, np.generic) else entry
     return info

@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from gymnasium.vector.vector_env import AutoresetMode
 
+from rise_env.envs.infos import info_of
 from rise_env.errors import RiseError
 
 __all__ = ["Inspector", "Moment", "Run", "VectorEnvCheckError", "arrays_of", "difference", "join_actions", "timelines"]
@@ -32,16 +33,7 @@ class VectorEnvCheckError(RiseError, AssertionError):
 
 @dataclass
 class Moment:
-    """What one reset or step returned.
-
-    Attributes:
-        observation: Batched observation.
-        infos: Vector infos.
-        mask: Environments that took part, bool (num_envs,).
-        rewards: Rewards of a step, or None.
-        terminated: Ends of a step, or None.
-        truncated: Ends of a step, or None.
-    """
+    """What one reset or step returned; `mask`, bool (num_envs,), tells which environments took part."""
 
     observation: Any
     infos: dict[str, Any]
@@ -227,21 +219,12 @@ def timelines(envs: VectorEnv, run: Run) -> list[list[dict[str, Any]]]:
     for moment in run.moments:
         observations = list(iterate(envs.observation_space, moment.observation))
         for i in np.flatnonzero(moment.mask):
-            row = {"observation": observations[i], "over": bool(moment.over[i]), "infos": _row(moment.infos, int(i))}
+            infos = info_of(moment.infos, int(i), plain=False)
+            row = {"observation": observations[i], "over": bool(moment.over[i]), "infos": infos}
             if moment.rewards is not None:
                 row |= {key: getattr(moment, key)[i] for key in ("rewards", "terminated", "truncated")}
             lines[i].append(row)
     return lines
-
-
-def _row(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
-    """Infos of one environment."""
-    known = {}
-    for key, value in infos.items():
-        mask = infos.get(f"_{key}")
-        if not (key.startswith("_") and key[1:] in infos) and (mask is None or mask[i]):
-            known[key] = _row(value, i) if isinstance(value, dict) else value[i]
-    return known
 
 
 def arrays_of(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:

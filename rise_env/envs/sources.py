@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,9 @@ from rise_env.envs.starts import StartStates
 from rise_env.errors import ConfigError
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["Sources", "resolve"]
+__all__ = ["resolve"]
 
 type PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What an environment is made of.
-
-    Attributes:
-        starts: Start states.
-        world_model: World model.
-        defaults: Keyword arguments of the environment for which the bundle has defaults.
-    """
-
-    starts: StartStates
-    world_model: CompositionalWorldModel
-    defaults: dict[str, Any] = field(default_factory=dict)
 
 
 def resolve(
@@ -44,8 +28,8 @@ def resolve(
     uncertainty: str | None,
     max_batch: int | None,
     device: str,
-) -> Sources:
-    """Find, load and check start states and world model.
+) -> tuple[StartStates, CompositionalWorldModel, dict[str, Any]]:
+    """Start states and world model of an environment, and the keyword arguments for which the bundle has defaults.
 
     Raises:
         ConfigError: If something is missing or given twice; the message names the argument to give.
@@ -84,4 +68,4 @@ def resolve(
         assert found is not None
         states = found.starts()
     states.check(model.spec)
-    return Sources(states, model, found.env if found is not None else {})
+    return states, model, found.env if found is not None else {}

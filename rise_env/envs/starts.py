@@ -14,9 +14,11 @@ from rise_env.files import atomic_directory, write_json
 from rise_env.pretrained import read_config
 from rise_env.tasks import TaskSpec
 
-__all__ = ["SPLITS", "StartBatch", "StartStates", "check_splits"]
+__all__ = ["FILTERS", "SPLITS", "StartBatch", "StartStates", "check_splits"]
 
 SPLITS = ("train", "heldout")
+#: What start states can be chosen by, environment by environment; `start_index` is the number of a row.
+FILTERS = ("episode_index", "frame_index", "group", "start_index")
 _VERSION = 1
 _MANIFEST = "starts.json"
 _COLUMNS = ("states", "episode_index", "frame_index", "prompt_index", "split", "success", "group")
@@ -114,15 +116,14 @@ class StartStates:
         group: int | None = None,
         start_index: int | None = None,
     ) -> np.ndarray:
-        """Rows that match, rising, int64 (n,); None matches everything. `start_index` is the number of a row.
+        """Rows that match, rising, int64 (n,); None matches everything.
 
         Raises:
             ConfigError: If nothing matches; the message lists what there is.
         """
         key = (split, episode_index, frame_index, group, start_index)
         if key not in self._rows:
-            names = ("split", "episode_index", "frame_index", "group", "start_index")
-            wanted = {name: value for name, value in zip(names, key, strict=True) if value is not None}
+            wanted = {name: one for name, one in zip(("split", *FILTERS), key, strict=True) if one is not None}
             chosen = np.ones(len(self), bool)
             for name, value in wanted.items():
                 column = np.arange(len(self)) if name == "start_index" else getattr(self, name)
@@ -144,11 +145,8 @@ class StartStates:
         *,
         positions: Sequence[int] | np.ndarray | None = None,
         split: str | Sequence[str | None] | None = None,
-        episode_index: PerEnv = None,
-        frame_index: PerEnv = None,
-        group: PerEnv = None,
-        start_index: PerEnv = None,
         group_size: int = 1,
+        **filters: PerEnv,
     ) -> np.ndarray:
         """Draw one row per environment; environment i draws once, from generator i alone.
 
@@ -157,11 +155,8 @@ class StartStates:
             positions: Numbers of these environments, rising, where they are only some of a batch; they decide on
                 groups.
             split: "train", "heldout" or None for both; one for all, or one per environment.
-            episode_index: Only states of this episode; one number, or one (or None) per environment.
-            frame_index: Only states of this frame; likewise.
-            group: Only states of this scene; likewise.
-            start_index: Only this row; likewise.
             group_size: Environments k * group_size .. (k + 1) * group_size - 1 share the start of the first of them.
+            **filters: By a name of `FILTERS`, what to choose: one number, or one (or None) per environment.
 
         Returns:
             int64 (n,).
@@ -173,21 +168,14 @@ class StartStates:
         places = np.arange(count) if positions is None else np.asarray(positions)
         if group_size < 1:
             raise ConfigError(f"group_size is {group_size}, expected at least 1")
-        filters = list(
-            zip(
-                [split] * count if split is None or isinstance(split, str) else split,
-                _per_env("episode_index", episode_index, count),
-                _per_env("frame_index", frame_index, count),
-                _per_env("group", group, count),
-                _per_env("start_index", start_index, count),
-                strict=True,
-            )
-        )
-        candidates = [self.rows(*wanted) for wanted in filters]
+        splits = [split] * count if split is None or isinstance(split, str) else split
+        columns = {"split": splits, **{name: _per_env(name, value, count) for name, value in filters.items()}}
+        wanted = [dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)]
+        candidates = [self.rows(**one) for one in wanted]
         first: dict[int, int] = {}
         firsts = [first.setdefault(int(place) // group_size, i) for i, place in enumerate(places)]
         for i, one in enumerate(firsts):
-            if filters[one] != filters[i]:
+            if wanted[one] != wanted[i]:
                 raise ConfigError(f"environments {places[one]} and {places[i]} share a start (group_size "
                                   f"{group_size}) but ask for different ones")  # fmt: skip
         # All checks are done: an error must not advance the generators.

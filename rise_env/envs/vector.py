@@ -17,13 +17,11 @@ from gymnasium.vector.vector_env import AutoresetMode
 from rise_env.envs.advantage import check_mode, chunk_advantage, penalized
 from rise_env.envs.arguments import checked_actions, mask_of, option_of, seeds_of
 from rise_env.envs.autoreset import autoreset_mode as parse_mode
-from rise_env.envs.batch import ImaginationBatch
-from rise_env.envs.candidates import CandidateScores, evaluate_candidates
+from rise_env.envs.batch import CandidateScores, ImaginationBatch, observation_of, require_finite, rows_of
 from rise_env.envs.drawing import picture
 from rise_env.envs.episode_info import EpisodeInfos
-from rise_env.envs.observations import observation_of, require_finite, rows_of
 from rise_env.envs.sources import PathLike, resolve
-from rise_env.envs.starts import StartStates
+from rise_env.envs.starts import FILTERS, StartStates
 from rise_env.errors import ConfigError, RiseError
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_env.world_model import CompositionalWorldModel, Imagined
@@ -34,8 +32,6 @@ OUTPUTS = ("numpy", "torch")
 
 #: Used where neither the caller nor the bundle gives a value.
 _DEFAULTS = {"success_threshold": 0.95, "uncertainty_limit": None}
-#: Options of `reset` that choose start states, environment by environment.
-_FILTERS = ("episode_index", "frame_index", "group", "start_index")
 #: Methods whose result holds one entry per environment.
 _PER_ENV = ("render", "film")
 
@@ -137,22 +133,19 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         check_mode(advantage)
         penalized(0.0, 0.0, uncertainty_penalty)
         self.autoreset_mode = parse_mode(autoreset_mode)
-        found = resolve(
+        self.starts, self.world_model, defaults = resolve(
             task=task, preset=preset, bundle=bundle, dataset=dataset, starts=starts, world_model=world_model,
             uncertainty=uncertainty, max_batch=max_batch, device=device,
         )  # fmt: skip
-        self.starts, self.world_model, self.task = found.starts, found.world_model, found.world_model.spec
+        self.task = self.world_model.spec
         self.starts.rows(split)  # an empty split is an error now, not at the first reset
-        defaults = {**_DEFAULTS, **found.defaults}
+        given = {"success_threshold": success_threshold, "uncertainty_limit": uncertainty_limit}
+        chosen = {**_DEFAULTS, **defaults, **{key: value for key, value in given.items() if value is not None}}
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
         self.max_chunks, self.advantage_mode, self.split = max_chunks, advantage, split
         self.group_size, self.uncertainty_penalty = group_size, uncertainty_penalty
-        self.success_threshold: float = (
-            defaults["success_threshold"] if success_threshold is None else success_threshold
-        )
-        self.uncertainty_limit: float | None = (
-            defaults["uncertainty_limit"] if uncertainty_limit is None else uncertainty_limit
-        )
+        self.success_threshold: float = chosen["success_threshold"]
+        self.uncertainty_limit: float | None = chosen["uncertainty_limit"]
         self.single_observation_space: gymnasium.spaces.Dict = observation_space(self.task, observation_lags)
         #: Control steps that each part of the observation lies in the past, the present first.
         self.lags = (0, *check_lags(self.task, observation_lags))
@@ -292,7 +285,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             ActionError: If the actions have the wrong shape or are not finite.
             RiseError: Before the first reset, or if the world model gives values that are not finite.
         """
-        return evaluate_candidates(self._batch, actions, self.advantage_mode)
+        return self._batch.evaluate_candidates(actions, self.advantage_mode)
 
     def start_observations(self, rows: np.ndarray) -> dict[str, Any]:
         """What `reset` would show at start states, by their numbers, int64 (n,); nothing is started."""
@@ -345,8 +338,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
 
     def _start(self, rows: np.ndarray, options: dict[str, Any], seeds: list[int | None] | None) -> None:
         """Begin episodes in some environments."""
-        count = len(rows)
-        if not self._batch.started and count < self.num_envs:
+        if not self._batch.started and len(rows) < self.num_envs:
             raise ConfigError("reset_mask leaves environments out, but the first reset must be of all")
         generators = [self._batch.generators[i] for i in rows]
         if seeds is not None:
@@ -354,15 +346,12 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                 generator if seeds[i] is None else seeding.np_random(seeds[i])[0]
                 for i, generator in zip(rows, generators, strict=True)
             ]
-        filters = {key: option_of(key, options.get(key), rows, self.num_envs) for key in _FILTERS}
-        picked = [
-            any((value[k] if isinstance(value, list) else value) is not None for value in filters.values())
-            for k in range(count)
-        ]
+        filters = {key: option_of(key, options.get(key), rows, self.num_envs) for key in FILTERS}
+        free = [all(value is None for value in wanted) for wanted in zip(*filters.values(), strict=True)]
         chosen = self.starts.sample(
             generators,
             positions=rows,
-            split=options["split"] if "split" in options else [None if one else self.split for one in picked],
+            split=options["split"] if "split" in options else [self.split if one else None for one in free],
             group_size=options.get("group_size") or self.group_size,
             **filters,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["endpoint_error", "foreground_mask", "psnr", "ssim"]
+__all__ = ["check_images", "endpoint_error", "foreground_mask", "psnr", "ssim"]
 
 
 def psnr(imagined: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -18,7 +18,7 @@ def psnr(imagined: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None)
     Returns:
         float (...,); identical images are capped at 100 dB.
     """
-    _check(imagined, true)
+    check_images(imagined, true)
     error = (imagined.astype(np.float32) - true.astype(np.float32)) ** 2
     if mask is None:
         mean = error.mean((-3, -2, -1))
@@ -42,7 +42,7 @@ def ssim(imagined: np.ndarray, true: np.ndarray) -> np.ndarray:
     import torch
     from torch.nn.functional import conv2d
 
-    _check(imagined, true)
+    check_images(imagined, true)
     lead, (height, width, _) = imagined.shape[:-3], imagined.shape[-3:]
     if min(height, width) < 11:
         raise ValueError(f"SSIM needs images of at least 11 x 11 pixels, got {height} x {width}")
@@ -104,7 +104,7 @@ def endpoint_error(imagined: np.ndarray, true: np.ndarray, start: np.ndarray) ->
     """
     import cv2
 
-    _check(imagined, true)
+    check_images(imagined, true)
     result = np.full(len(true), np.nan)
     masks = foreground_mask(true, start)
     for index, (guess, truth, first, mask) in enumerate(zip(imagined, true, start, masks, strict=True)):
@@ -119,7 +119,8 @@ def endpoint_error(imagined: np.ndarray, true: np.ndarray, start: np.ndarray) ->
     return result
 
 
-def _check(imagined: np.ndarray, true: np.ndarray) -> None:
+def check_images(imagined: np.ndarray, true: np.ndarray) -> None:
+    """Raise unless both are uint8 (..., H, W, 3) of one shape: ValueError for shapes, TypeError for types."""
     if imagined.shape != true.shape or imagined.shape[-1] != 3:
         raise ValueError(f"images have shapes {imagined.shape} and {true.shape}, expected two equal (..., H, W, 3)")
     if imagined.dtype != np.uint8 or true.dtype != np.uint8:

@@ -12,11 +12,10 @@ are computed. TorchScript *is* a program: loading the file runs what is in it, s
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 
 from rise_env.errors import CheckpointError, ConfigError
+from rise_env.metrics.images import check_images
 
 __all__ = ["FVD_NOT_RUN", "LPIPS_NOT_RUN", "Lpips", "VideoFeatures", "frechet_distance"]
 
@@ -68,7 +68,12 @@ class Lpips:
             ConfigError: If the package `lpips` is missing.
             CheckpointError: If the file is missing, damaged or of another network.
         """
-        package = _lpips_package()
+        try:
+            import lpips
+        except ImportError as error:
+            raise ConfigError(
+                f"LPIPS needs the package lpips ({error}). Install it with: pip install 'rise-robotics[metrics]'"
+            ) from error
         tensors = _read_tensors(Path(path))
         whole = any(name.startswith("net.slice") for name in tensors)
         first = tensors.get("net.slice1.0.weight" if whole else "features.0.weight")
@@ -79,7 +84,7 @@ class Lpips:
         with warnings.catch_warnings():
             # The package asks torchvision for an empty network in words that torchvision calls deprecated.
             warnings.simplefilter("ignore", UserWarning)
-            network = package.LPIPS(net=net, pnet_rand=True, verbose=False)
+            network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         _load_strictly(network, tensors if whole else _from_torchvision(network, tensors), path)
         return cls(network, net, device)
 
@@ -99,13 +104,12 @@ class Lpips:
             ValueError: If the shapes differ, or the images are too small for the network.
             TypeError: If they are not uint8.
         """
-        if imagined.shape != true.shape or imagined.shape[-1] != 3:
-            raise ValueError(f"images have shapes {imagined.shape} and {true.shape}, expected two equal (..., H, W, 3)")
+        check_images(imagined, true)
         lead, (height, width) = imagined.shape[:-3], imagined.shape[-3:-1]
         least = _LEAST_PIXELS[self.net]
         if min(height, width) < least:
             raise ValueError(f"LPIPS ({self.net}) needs images of at least {least} x {least}, got {height} x {width}")
-        pairs = [_uint8(images).reshape(-1, height, width, 3) for images in (imagined, true)]
+        pairs = [images.reshape(-1, height, width, 3) for images in (imagined, true)]
         parts = []
         for start in range(0, len(pairs[0]), batch):
             a, b = (
@@ -150,9 +154,7 @@ class VideoFeatures:
             try:
                 network = torch.jit.load(str(path), map_location=device).eval()
             except (RuntimeError, ValueError, OSError) as error:
-                raise CheckpointError(
-                    f"{path} is no TorchScript network ({_first_line(error)}): {_I3D_FILE}."
-                ) from error
+                raise CheckpointError(f"{path} is no TorchScript network ({_line(error, 0)}): {_I3D_FILE}.") from error
         return cls(network, str(path), device)
 
     @torch.no_grad()
@@ -168,19 +170,22 @@ class VideoFeatures:
 
         Raises:
             CheckpointError: If the network cannot take such clips, or gives no finite features.
+            ValueError, TypeError: If shape or type of the clips is another.
         """
         if clips.ndim != 5 or clips.shape[-1] != 3:
             raise ValueError(f"clips have shape {clips.shape}, expected (n, T, H, W, 3)")
+        if clips.dtype != np.uint8:
+            raise TypeError(f"clips are {clips.dtype}, expected uint8")
         parts = []
         for start in range(0, len(clips), batch):
-            pixels = torch.from_numpy(np.ascontiguousarray(_uint8(clips[start : start + batch]))).to(self.device)
+            pixels = torch.from_numpy(np.ascontiguousarray(clips[start : start + batch])).to(self.device)
             pixels = pixels.permute(0, 4, 1, 2, 3).float()
             try:
                 found = self._network(pixels, rescale=True, resize=True, return_features=True)
             except RuntimeError as error:
                 raise CheckpointError(
                     f"{self.name} cannot read clips of {clips.shape[1]} frames of {clips.shape[2]} x {clips.shape[3]} "
-                    f"({_last_line(error)}). If it is another network, {_I3D_FILE}. That one needs 9 frames: a start "
+                    f"({_line(error, -1)}). If it is another network, {_I3D_FILE}. That one needs 9 frames: a start "
                     "frame and 8 imagined ones, so a preset whose chunk // stride is at least 8."
                 ) from error
             if found.dim() != 2 or len(found) != len(pixels) or not bool(torch.isfinite(found).all()):
@@ -227,16 +232,6 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 # ---------------------------------------------------------------------- files
 
 
-def _lpips_package() -> Any:
-    try:
-        import lpips
-    except ImportError as error:
-        raise ConfigError(
-            f"LPIPS needs the package lpips ({error}). Install it with: pip install 'rise-robotics[metrics]'"
-        ) from error
-    return lpips
-
-
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -244,25 +239,15 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: {_LPIPS_FILES}.")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _load_without_code(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of old storages, as in torchvision's files: they are read
+            safe = path.suffix == ".safetensors"
+            content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is no file of tensors ({_first_line(error)}): {_LPIPS_FILES}.") from error
+        raise CheckpointError(f"{path} is no file of tensors ({_line(error, 0)}): {_LPIPS_FILES}.") from error
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, no state dict: {_LPIPS_FILES}.")
     return dict(content)
-
-
-def _load_without_code(path: Path) -> Any:
-    with _quiet():
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's word on storages of old files, such as torchvision's, which are read all the same."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
 
 
 def _from_torchvision(network: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -296,15 +281,5 @@ def _load_strictly(network: Any, tensors: Mapping[str, torch.Tensor], path: str 
     network.load_state_dict(given)
 
 
-def _uint8(images: np.ndarray) -> np.ndarray:
-    if images.dtype != np.uint8:
-        raise TypeError(f"images are {images.dtype}, expected uint8")
-    return images
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+def _line(error: BaseException, which: int) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[which].strip()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rise_env.data.encoding import video_encoder
+from rise_env.data.video import video_encoder
 from rise_env.tasks import TaskSpec
 from rise_robot.recording.append import describe_features, read_tasks, video_frames
 from rise_robot.recording.records import EpisodeRecord, RecordingError, write_episode_records
@@ -50,7 +50,7 @@ class EpisodeRecorder:
         spec: The task: prompt, cameras, image size, joint layout and fps are recorded.
         repo_id: Name of the dataset in lerobot's sense; only a label, nothing is uploaded. Default: `rise/<root name>`.
         robot_type: Robot type written to the dataset. Default: the name of the joint layout.
-        encoder: Video encoder settings. Default: `rise_env.data.encoding.video_encoder`.
+        encoder: Video encoder settings. Default: `rise_env.data.video.video_encoder`.
         commit_every: Episodes between two moves of finished episodes into the dataset proper.
 
     Attributes:
