@@ -8,6 +8,8 @@ import importlib
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -148,6 +150,26 @@ def test_paths_in_the_repository_exist(page: Path, code_blocks: Blocks) -> None:
         places = (ROOT, ROOT / "tests" / "plugin" / "src", ROOT / "tests" / "plugin" / "src" / "rise_stranger")
         shown = Path(name).name in trees  # a file of the package that the page builds
         assert shown or any((place / name).exists() for place in places), f"{page.name} names {name}"
+
+
+def test_the_tree_of_the_architecture_is_that_of_the_repository(code_blocks: Blocks) -> None:
+    tree = code_blocks(Path("docs/architecture.md"))[0][1]
+    for part in re.split(r"^(?=\w)", tree, flags=re.MULTILINE)[1:]:
+        folder = ROOT / part.partition("/")[0]
+        files = {file.name for file in folder.rglob("*") if file.is_file()}
+        assert set(re.findall(r"\w+\.py\b", part)) <= files, folder.name
+        if folder.name.startswith("rise_"):
+            packages = {file.parent.name for file in folder.glob("*/__init__.py")}
+            assert packages <= set(re.findall(r"^  (\w+)/", part, re.MULTILINE)), folder.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "blocks"), [("README.md", (0, 1)), ("docs/simulator.md", (0,))])
+def test_first_examples_run(page: str, blocks: tuple[int, ...], code_blocks: Blocks) -> None:
+    shown = [text for language, text in code_blocks(Path(page)) if language == "python"]
+    code = "\n".join(shown[number] for number in blocks)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert done.returncode == 0, done.stderr
 
 
 @each_current_page
