@@ -115,6 +115,7 @@ class FaultyDriver:
 
     def __init__(self, driver: Driver, fault: Fault, after: int) -> None:
         self.inner, self.task, self.name = driver, driver.task, f"faulty-{driver.name}"
+        self.connect, self.now, self.hold, self.close = driver.connect, driver.now, driver.hold, driver.close  # work
         self._fault, self._left = fault, after
         self._joints: JointSample | None = None
         self._seen: Observation | None = None
@@ -126,14 +127,6 @@ class FaultyDriver:
     def _check_link(self) -> None:
         if self._is("link"):
             raise RobotError("the link is gone (a fake)")
-
-    def connect(self) -> None:
-        """Works."""
-        self.inner.connect()
-
-    def now(self) -> float:
-        """Works."""
-        return self.inner.now()
 
     def observe(self) -> Observation:
         """May be old, frozen or missing."""
@@ -187,14 +180,6 @@ class FaultyDriver:
             raise KeyboardInterrupt
         self._left -= 1
         self.inner.tick()
-
-    def hold(self) -> None:
-        """Works."""
-        self.inner.hold()
-
-    def close(self) -> None:
-        """Works."""
-        self.inner.close()
 
 
 class ScriptedKeys:

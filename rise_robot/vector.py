@@ -11,7 +11,7 @@ from gymnasium.vector.vector_env import AutoresetMode
 
 from rise_env.envs.autoreset import autoreset_mode as parse_mode
 from rise_env.errors import ConfigError
-from rise_robot.env import RobotEnv, make_robot_env
+from rise_robot.env import make_robot_env
 
 __all__ = ["RobotVectorEnv"]
 
@@ -51,7 +51,5 @@ class RobotVectorEnv(SyncVectorEnv):
     def scripted_chunks(self, name: str, seeds: Sequence[int] | None = None) -> np.ndarray:
         """Action chunks of a scripted policy, float32 (num_envs, chunk, D); see `RobotEnv.scripted_chunk`."""
         chosen = [0] * self.num_envs if seeds is None else seeds
-        return np.stack([env.scripted_chunk(name, int(s)) for env, s in zip(self._robots(), chosen, strict=True)])
-
-    def _robots(self) -> list[RobotEnv]:
-        return [env for env in self.envs if isinstance(env, RobotEnv)]
+        chunks = [env.scripted_chunk(name, int(s)) for env, s in zip(self.envs, chosen, strict=True)]  # type: ignore[attr-defined]
+        return np.stack(chunks)

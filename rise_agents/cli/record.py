@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.policies.resolve import resolve_actor
     from rise_agents.progress import advance, bar, say
     from rise_env.acting import Actor
-    from rise_robot.cell.collect import CollectedEpisode, collect
+    from rise_robot.cell.collect import collect
     from rise_robot.cell.config import cell_overrides, load_cell
     from rise_robot.recording import read_episode_records, write_preview
 
@@ -61,17 +61,16 @@ def run(args: argparse.Namespace) -> int:
     found = resolve_actor(args.policy, task=spec.name, advantage=args.advantage, guidance=args.guidance)
     actor = found if isinstance(found, Actor) else None  # a scripted one is found by its name, in the cell
     name = args.policy if actor is None else f"policy-{Path(args.policy).name}"
-    recorded: list[CollectedEpisode] = []
+    outcomes: Counter[str] = Counter()
     started = time.perf_counter()
     with bar(args.episodes, f"recording {args.policy}", "episodes") as progress:
 
-        def on_episode(saved: int, episode: CollectedEpisode | None) -> None:
+        def on_episode(saved: int, outcome: str | None) -> None:
             advance(progress, saved)
-            if episode is None:
+            if outcome is None:
                 say(f"{args.out} holds {saved} episodes already; continuing")
                 return
-            recorded.append(episode)
-            outcomes = Counter("success" if one.success else one.failure_mode for one in recorded)
+            outcomes[outcome] += 1
             progress.set_postfix(dict(outcomes), refresh=False)
 
         collect(
@@ -84,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
     corrected = sum(r.num_intervention_frames for r in records)
     print(f"{args.out}: {len(records)} episodes, {frames} frames at {spec.fps} Hz, {successes} successful", end="")
     print(f", {corrected} corrected frames" if corrected else "")
-    if recorded:
-        print(f"recorded {len(recorded)} episodes in {elapsed:.1f} s ({elapsed / len(recorded):.2f} s each)")
+    if recorded := outcomes.total():
+        print(f"recorded {recorded} episodes in {elapsed:.1f} s ({elapsed / recorded:.2f} s each)")
     if args.preview:
         preview = write_preview(args.out, args.out / "preview.mp4", episodes=min(args.preview, len(records)))
         print(f"preview: {preview}")

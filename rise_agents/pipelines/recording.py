@@ -68,7 +68,7 @@ def _record(job: _Job) -> None:
     from rise_agents.policies.actor import PolicyActor
     from rise_agents.policies.loading import load_policy
     from rise_agents.progress import advance, bar
-    from rise_robot.cell.collect import CollectedEpisode, collect
+    from rise_robot.cell.collect import collect
     from rise_robot.cell.config import load_cell
 
     torch.set_num_threads(1)
@@ -77,7 +77,7 @@ def _record(job: _Job) -> None:
     actor = PolicyActor(load_policy(job.policy)) if one.policy == "base" and job.policy else None
     with bar(one.episodes, f"recording {one.policy}", "episodes", position=job.number) as progress:
 
-        def on_episode(saved: int, _: CollectedEpisode | None) -> None:
+        def on_episode(saved: int, _: str | None) -> None:
             advance(progress, saved)
 
         collect(spec, config, one.policy, one.episodes, one.seed, job.folder, actor=actor, on_episode=on_episode)

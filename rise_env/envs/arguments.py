@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from rise_env.errors import ActionError, ConfigError
 from rise_env.tasks import JointLayout
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["checked_actions", "mask_of", "option_of", "seeds_of"]
 
@@ -38,7 +40,7 @@ def mask_of(mask: Any, count: int) -> np.ndarray:
     """
     if mask is None:
         return np.ones(count, bool)
-    mask = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.array(mask)
+    mask = np.array(mask.cpu() if hasattr(mask, "cpu") else mask)
     if mask.shape != (count,) or mask.dtype != np.bool_ or not mask.any():
         raise ConfigError(
             f"reset_mask must be bool with shape ({count},) and at least one True, got {mask.dtype} {mask.shape}"
@@ -77,6 +79,8 @@ def checked_actions(
     Raises:
         ActionError: If shape or type is another, or an action that counts is not finite.
     """
+    import torch
+
     if not isinstance(actions, torch.Tensor):
         actions = np.asarray(actions)
         if not np.issubdtype(actions.dtype, np.number):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +17,7 @@ from rise_robot.cell.config import CellConfig
 from rise_robot.cell.render import CellRenderer
 from rise_robot.recording import EpisodeRecorder, read_episode_records
 
-__all__ = ["CollectedEpisode", "collect", "episode_rng"]
-
-
-@dataclass(frozen=True)
-class CollectedEpisode:
-    """Outcome of one recorded episode.
-
-    Attributes:
-        seed: Its seed.
-        operator: Name of the policy (with its kind, where it drew one).
-        success: Whether the task succeeded.
-        failure_mode: "none", "timeout" or one of the task's.
-        seconds: Duration until the outcome was clear, s.
-        frames: Recorded frames.
-    """
-
-    seed: int
-    operator: str
-    success: bool
-    failure_mode: str
-    seconds: float
-    frames: int
+__all__ = ["collect", "episode_rng"]
 
 
 def episode_rng(seed: int) -> np.random.Generator:
@@ -60,7 +37,7 @@ def collect(
     *,
     actor: Actor | None = None,
     tail_seconds: float | None = None,
-    on_episode: Callable[[int, CollectedEpisode | None], None] | None = None,
+    on_episode: Callable[[int, str | None], None] | None = None,
 ) -> None:
     """Record episodes `seed ... seed + episodes - 1`; a dataset that has some of them already is continued.
 
@@ -76,7 +53,8 @@ def collect(
         root: Directory of the dataset.
         actor: Who acts, for one environment; it is asked for a chunk once `execute` steps of the last one are done.
         tail_seconds: See above; one chunk when omitted.
-        on_episode: Called with the number of episodes on disk and the one just recorded (None for those found).
+        on_episode: Called with the number of episodes on disk and the outcome of the one just recorded: "success",
+            "timeout" or a failure mode of the task; None for those that were there before.
 
     Raises:
         ConfigError: If the policy is unknown, or the dataset at `root` holds other episodes than these.
@@ -97,9 +75,9 @@ def collect(
             acting.reset()
             kind = acting.kind
             operator = name if kind is None or name.endswith(kind) else f"{name}/{kind}"
-            episode = _record_episode(cell, renderer, acting, recorder, seed + index, operator, tail)
+            outcome = _record_episode(cell, renderer, acting, recorder, seed + index, operator, tail)
             if on_episode is not None:
-                on_episode(recorder.num_episodes, episode)
+                on_episode(recorder.num_episodes, outcome)
 
 
 def _check_continues(root: str | Path, policy: str, seed: int, found: int) -> None:
@@ -122,17 +100,16 @@ def _record_episode(
     seed: int,
     operator: str,
     tail: int,
-) -> CollectedEpisode:
+) -> str:
     """Record one episode from its beginning to `tail` control steps after its outcome is clear."""
-    spec = cell.spec
-    outcome, seconds, remaining, frames = None, 0.0, tail, 0
+    spec, outcome, remaining = cell.spec, None, tail
     while True:
         seen = cell_observation(cell, renderer)
         status = cell.status
         if outcome is None and (status.finished or cell.steps >= spec.max_steps):
             timeout = not status.success and status.failure_mode == "none"
-            outcome, seconds = (status.success, "timeout" if timeout else status.failure_mode), cell.seconds
-        target = acting.target(partial(dict, seen))
+            outcome = status.success, "timeout" if timeout else status.failure_mode
+        target = acting.target(lambda: seen)  # noqa: B023  (called at once)
         recorder.add_frame(
             images={camera: seen[image_key(camera)] for camera in spec.cameras},
             state=seen["state"],
@@ -141,11 +118,11 @@ def _record_episode(
             progress=status.progress,
             subgoal=status.score,
         )
-        frames += 1
         if outcome is not None:
             if remaining == 0:
                 break
             remaining -= 1
         cell.step(target)
-    recorder.end_episode(success=outcome[0], failure_mode=outcome[1], seed=seed, operator=operator)
-    return CollectedEpisode(seed, operator, *outcome, seconds, frames)
+    success, mode = outcome
+    recorder.end_episode(success=success, failure_mode=mode, seed=seed, operator=operator)
+    return "success" if success else mode

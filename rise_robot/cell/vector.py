@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -18,12 +19,13 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
+from rise_env.envs.arguments import mask_of, seeds_of
 from rise_env.envs.autoreset import autoreset_mode as parse_mode
 from rise_env.errors import ActionError, ConfigError, RiseError
 from rise_env.spaces import action_space, observation_space
 from rise_robot.cell.config import cell_overrides, load_cell
 from rise_robot.cell.task import make_cell_task
-from rise_robot.cell.worker import Slots, make_slice
+from rise_robot.cell.worker import CellSlice, Slots
 
 __all__ = ["CellVectorEnv", "merge_infos"]
 
@@ -84,7 +86,7 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(num_envs, cores) if num_workers is None else min(num_workers, num_envs)
         if workers < 2 and num_workers in (None, 0):
-            self._backend: _InProcess | _Workers = _InProcess(num_envs, env_kwargs, mode)
+            self._backend: CellSlice | _Workers = CellSlice(num_envs, env_kwargs, mode, copy=True)
         else:
             self._backend = _Workers(num_envs, workers, env_kwargs, mode, self.single_observation_space)
 
@@ -105,24 +107,10 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         Raises:
             ConfigError: If seeds or mask do not fit the number of cells.
         """
-        if seed is None:
-            seeds: list[int | None] = [None] * self.num_envs
-        elif isinstance(seed, int | np.integer):
-            seeds = [int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = [None if s is None else int(s) for s in seed]
-        if len(seeds) != self.num_envs:
-            raise ConfigError(f"got {len(seeds)} seeds for {self.num_envs} environments")
-        mask = (options or {}).get("reset_mask")
-        if mask is not None:
-            mask = np.asarray(mask)
-            if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
-                raise ConfigError(
-                    f"reset_mask must be bool with shape ({self.num_envs},) and at least one True, "
-                    f"got {mask.dtype} {mask.shape}"
-                )
-        self._done = np.zeros(self.num_envs, bool) if mask is None else self._done & ~mask
-        return self._backend.reset(seeds, mask)
+        seeds = seeds_of(seed, self.num_envs)
+        mask = mask_of((options or {}).get("reset_mask"), self.num_envs)
+        self._done = self._done & ~mask
+        return self._backend.reset(seed=seeds, options={"reset_mask": mask})
 
     def step(
         self, actions: np.ndarray
@@ -169,7 +157,7 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every cell's `CellEnv`, or read an attribute; one result per cell."""
-        return self._backend.call(name, args, kwargs)
+        return self._backend.call(name, *args, **kwargs)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Attribute of every cell's `CellEnv`."""
@@ -190,39 +178,8 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         return np.stack(self._backend.call_each("scripted_chunk", [(name, int(seed)) for seed in seeds]))
 
 
-class _InProcess:
-    """All cells in this process."""
-
-    def __init__(self, num_envs: int, kwargs: dict[str, Any], mode: AutoresetMode) -> None:
-        self._envs = make_slice(num_envs, kwargs, mode)
-
-    def reset(self, seeds: list[int | None], mask: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        observation, infos = self._envs.reset(seed=seeds, options=None if mask is None else {"reset_mask": mask})
-        return _fresh(observation), infos
-
-    def step(self, actions: np.ndarray) -> tuple[Any, ...]:
-        observation, rewards, terminated, truncated, infos = self._envs.step(actions)
-        return _fresh(observation), rewards.copy(), terminated.copy(), truncated.copy(), infos
-
-    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        return self._envs.call(name, *args, **kwargs)
-
-    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return [getattr(env, name)(*args) for env, args in zip(self._envs.envs, arguments, strict=True)]
-
-    def set_attr(self, name: str, values: list[Any]) -> None:
-        self._envs.set_attr(name, values)
-
-    def close(self) -> None:
-        self._envs.close()
-
-
-def _fresh(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {key: value.copy() for key, value in observation.items()}
-
-
 class _Workers:
-    """Cells over processes; see `rise_robot.cell.worker`."""
+    """Cells over processes, see `rise_robot.cell.worker`; has the methods of a `CellSlice`."""
 
     def __init__(
         self,
@@ -233,16 +190,17 @@ class _Workers:
         space: gymnasium.spaces.Dict,
     ) -> None:
         self._kwargs = kwargs
-        self._bounds = np.linspace(0, num_envs, workers + 1).round().astype(int)
-        self.sizes = np.diff(self._bounds).tolist()
+        bounds = np.linspace(0, num_envs, workers + 1).round().astype(int).tolist()
+        self._slices = [slice(first, end) for first, end in itertools.pairwise(bounds)]
+        self.sizes = [rows.stop - rows.start for rows in self._slices]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection] = []
         self._slots: list[Slots] = []  # one, once the workers have started
         # Runs at close, at the end of the program, or when nobody needs this any more, whichever comes first.
         self._shut_down = weakref.finalize(self, _shut_down, self._pipes, self._processes, self._slots)
         try:
-            for start, count in zip(self._bounds, self.sizes, strict=False):
-                self._start(int(start), int(count), num_envs, mode)
+            for rows in self._slices:
+                self._start(rows, num_envs, mode)
             self._gather(range(workers))
             self._slots.append(Slots(space, num_envs))
             self._exchange(dict.fromkeys(range(workers), self._slots[0].memory.name))
@@ -250,7 +208,7 @@ class _Workers:
             self.close()
             raise
 
-    def _start(self, start: int, count: int, num_envs: int, mode: AutoresetMode) -> None:
+    def _start(self, rows: slice, num_envs: int, mode: AutoresetMode) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._processes.append(
@@ -262,9 +220,7 @@ class _Workers:
             )
         pipe = Connection(ours.detach())
         self._pipes.append(pipe)
-        pipe.send(
-            {"count": count, "start": start, "num_envs": num_envs, "kwargs": self._kwargs, "autoreset_mode": mode.value}
-        )
+        pipe.send((rows, num_envs, self._kwargs, mode.value))
 
     def _exchange(self, messages: Mapping[int, Any]) -> list[Any]:
         """Send messages to workers, by number, and gather their answers."""
@@ -300,23 +256,18 @@ class _Workers:
     def _all(self, command: str, arguments: Sequence[Any]) -> list[Any]:
         return self._exchange({index: (command, argument) for index, argument in enumerate(arguments)})
 
-    def _slices(self) -> list[slice]:
-        return [slice(int(a), int(b)) for a, b in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
-
-    def reset(self, seeds: list[int | None], mask: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        messages = {}
-        for index, rows in enumerate(self._slices()):
-            # A worker none of whose cells is to be reset is left alone (Gymnasium wants at least one).
-            if mask is None or mask[rows].any():
-                options = None if mask is None else {"reset_mask": mask[rows]}
-                messages[index] = ("reset", {"seed": seeds[rows], "options": options})
+    def reset(self, seed: list[int | None], options: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        mask, messages = options["reset_mask"], {}
+        for index, rows in enumerate(self._slices):
+            if mask[rows].any():  # Gymnasium wants at least one
+                messages[index] = ("reset", {"seed": seed[rows], "options": {"reset_mask": mask[rows]}})
         infos: list[dict[str, Any]] = [{} for _ in self.sizes]
         for index, answer in zip(messages, self._exchange(messages), strict=True):
             infos[index] = answer
         return self._slots[0].read(), merge_infos(infos, self.sizes)
 
     def step(self, actions: np.ndarray) -> tuple[Any, ...]:
-        answers = self._all("step", [actions[rows] for rows in self._slices()])
+        answers = self._all("step", [actions[rows] for rows in self._slices])
         rewards, terminated, truncated, infos = zip(*answers, strict=True)
         return (
             self._slots[0].read(),
@@ -326,16 +277,16 @@ class _Workers:
             merge_infos(list(infos), self.sizes),
         )
 
-    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        answers = self._all("call", [(name, {"args": args, "kwargs": kwargs})] * len(self.sizes))
-        return tuple(value for answer in answers for value in answer)
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        answers = self._all("call", [(name, args, kwargs)] * len(self.sizes))
+        return tuple(itertools.chain.from_iterable(answers))
 
-    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        answers = self._all("call", [(name, list(arguments[rows])) for rows in self._slices()])
-        return [value for answer in answers for value in answer]
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        answers = self._all("call_each", [(name, arguments[rows]) for rows in self._slices])
+        return tuple(itertools.chain.from_iterable(answers))
 
     def set_attr(self, name: str, values: list[Any]) -> None:
-        self._all("set_attr", [(name, values[rows]) for rows in self._slices()])
+        self._all("set_attr", [(name, values[rows]) for rows in self._slices])
 
     def close(self) -> None:
         self._shut_down()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.vector_env import AutoresetMode
 
-__all__ = ["Slots", "main", "make_slice"]
+__all__ = ["CellSlice", "Slots", "main"]
 
 
 class Slots:
@@ -68,26 +69,31 @@ def _attach(name: str) -> SharedMemory:
     return memory
 
 
-def make_slice(count: int, kwargs: dict[str, Any], autoreset_mode: AutoresetMode) -> SyncVectorEnv:
+class CellSlice(SyncVectorEnv):
     """The cells of one process, stepped in turn; Gymnasium's own vector environment keeps the autoreset rules."""
-    from rise_robot.cell.env import CellEnv
 
-    return SyncVectorEnv([lambda: CellEnv(**kwargs)] * count, copy=False, autoreset_mode=autoreset_mode)
+    def __init__(self, count: int, kwargs: dict[str, Any], mode: AutoresetMode, copy: bool) -> None:
+        from rise_robot.cell.env import CellEnv
+
+        super().__init__([lambda: CellEnv(**kwargs)] * count, copy=copy, autoreset_mode=mode)
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Call a method of every cell with arguments of its own."""
+        return tuple(getattr(env, name)(*args) for env, args in zip(self.envs, arguments, strict=True))
 
 
 def _serve(connection: Connection) -> None:
-    setup = connection.recv()
+    rows, num_envs, kwargs, mode = connection.recv()
     try:
-        envs = make_slice(setup["count"], setup["kwargs"], AutoresetMode(setup["autoreset_mode"]))
+        envs = CellSlice(rows.stop - rows.start, kwargs, AutoresetMode(mode), copy=False)
     except Exception as error:  # noqa: BLE001  (as below)
         connection.send(("error", (error, traceback.format_exc())))
         return
-    rows = slice(setup["start"], setup["start"] + setup["count"])
     connection.send(("ok", None))
     name = connection.recv()
     if isinstance(name, tuple):  # "close": another worker could not start
         return
-    slots = Slots(envs.single_observation_space, setup["num_envs"], name)  # type: ignore[arg-type]
+    slots = Slots(envs.single_observation_space, num_envs, name)  # type: ignore[arg-type]
     connection.send(("ok", None))
     while (request := connection.recv())[0] != "close":
         try:
@@ -101,7 +107,7 @@ def _serve(connection: Connection) -> None:
     connection.send(("ok", None))
 
 
-def _answer(envs: SyncVectorEnv, slots: Slots, rows: slice, command: str, arguments: Any) -> Any:
+def _answer(envs: CellSlice, slots: Slots, rows: slice, command: str, arguments: Any) -> Any:
     if command == "reset":
         observation, infos = envs.reset(**arguments)
         slots.write(observation, rows)
@@ -110,13 +116,10 @@ def _answer(envs: SyncVectorEnv, slots: Slots, rows: slice, command: str, argume
         observation, *rest = envs.step(arguments)
         slots.write(observation, rows)
         return rest
-    if command == "set_attr":
-        envs.set_attr(*arguments)
-        return None
-    name, calls = arguments
-    if isinstance(calls, dict):
-        return envs.call(name, *calls["args"], **calls["kwargs"])
-    return tuple(getattr(env, name)(*args) for env, args in zip(envs.envs, calls, strict=True))
+    if command == "call":
+        name, args, kwargs = arguments
+        return envs.call(name, *args, **kwargs)
+    return getattr(envs, command)(*arguments)  # set_attr, call_each
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
 """How action chunks become one target per control step: a strategy is one file, all behind `ChunkExecutor`."""
 
+from rise_env.errors import ConfigError
+from rise_env.tasks import TaskSpec
+from rise_robot.config import STRATEGIES, ExecutionConfig
 from rise_robot.execution.base import ChunkExecutor, Merge, RtcConstraints
 from rise_robot.execution.ensemble import EnsembleExecutor
-from rise_robot.execution.factory import make_executor
 from rise_robot.execution.real_time import RealTimeExecutor
 from rise_robot.execution.smooth import SmoothExecutor
 from rise_robot.execution.synchronous import SynchronousExecutor
@@ -17,3 +19,28 @@ __all__ = [
     "SynchronousExecutor",
     "make_executor",
 ]
+
+
+def make_executor(config: ExecutionConfig, task: TaskSpec, strategy: str | None = None) -> ChunkExecutor:
+    """Make the executor of a configuration.
+
+    Args:
+        config: Settings of all strategies.
+        task: Says the control rate, and how many steps "sync" plays.
+        strategy: One of `STRATEGIES`; the configured one when None.
+
+    Raises:
+        ConfigError: If there is no such strategy.
+    """
+    chosen = strategy or config.strategy
+    period = max(1, round(task.fps / config.inference_rate))
+    if chosen == "sync":
+        return SynchronousExecutor(task.execute)
+    if chosen == "smooth":
+        smooth = config.smooth
+        return SmoothExecutor(period, smooth.latency_steps, smooth.least_overlap, smooth.stale)
+    if chosen == "ensemble":
+        return EnsembleExecutor(period, config.ensemble.decay)
+    if chosen == "rtc":
+        return RealTimeExecutor(period, config.rtc.execute_horizon, config.rtc.delay_steps)
+    raise ConfigError(f"execution strategy {chosen!r} is not one of {', '.join(STRATEGIES)}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from rise_env.errors import RiseError, RobotError
 from rise_robot.execution.base import ChunkExecutor, RtcConstraints
-from rise_robot.execution.log import ExecutionLog, MergeRecord
+from rise_robot.execution.log import ExecutionLog
 from rise_robot.safety import Stop, StopReason
 
 __all__ = ["ChunkRunner", "DelayedInference", "Failed", "Infer", "Inference", "Inferred", "ThreadedInference"]
@@ -103,21 +103,18 @@ class ThreadedInference:
         self._infer, self._patience = infer, patience
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Inferred | Failed] = queue.SimpleQueue()
-        self._busy = self._void = False
+        #: Whether a chunk is being computed, or waits to be polled.
+        self.busy = False
+        self._void = False
         self._thread = threading.Thread(target=self._work, name="rise-inference", daemon=True)
         self._thread.start()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a chunk is being computed, or waits to be polled."""
-        return self._busy
 
     def request(
         self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
     ) -> None:
         """Begin in the thread."""
-        assert not self._busy
-        self._busy = True
+        assert not self.busy
+        self.busy = True
         self._requests.put((observation, step, constraints))
 
     def poll(self, step: int) -> Inferred | Failed | None:
@@ -127,20 +124,20 @@ class ThreadedInference:
             result = self._results.get_nowait()
         except queue.Empty:
             return None
-        void, self._busy, self._void = self._void, False, False
+        void, self.busy, self._void = self._void, False, False
         return None if void else result
 
     def forget(self, wait: bool = False) -> None:
         """Drop what is being computed, now or when it is there."""
-        self._void = self._busy
-        if wait and self._busy:
+        self._void = self.busy
+        if wait and self.busy:
             try:
                 self._results.get(timeout=self._patience)
             except queue.Empty:
                 raise RobotError(
                     f"the policy has not answered for {self._patience:g} s: it hangs, or it is too slow to control with"
                 ) from None
-            self._busy = self._void = False
+            self.busy = self._void = False
 
     def close(self, timeout: float = 2.0) -> None:
         """End the thread; one that hangs in the policy is left behind and ends with the program."""
@@ -252,7 +249,7 @@ class ChunkRunner:
         if target is not None:
             self._waiting_since = None
             return target
-        self.log.held(step)
+        self.log.held_steps += 1
         if self._failed is not None:
             return Stop(
                 StopReason.POLICY_FAILED, f"the policy failed, and all it had planned is played: {self._failed}"
@@ -277,5 +274,5 @@ class ChunkRunner:
         if (stop := self._check(result.chunk)) is not None:
             return stop
         merge = self.executor.add(result.chunk, result.step, step)
-        self.log.merged(MergeRecord.of(merge, result.seconds))
+        self.log.merged(merge, result.seconds)
         return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ChunkExecutor", "Merge", "RtcConstraints"]
+__all__ = ["ChunkExecutor", "Merge", "QueueExecutor", "RtcConstraints"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,26 @@ class ChunkExecutor(ABC):
 
         Called once per control step.
         """
+
+
+class QueueExecutor(ChunkExecutor):
+    """Base of strategies whose plan is a queue of targets."""
+
+    def __init__(self, period: int = 1) -> None:
+        super().__init__(period)
+        self.reset()
+
+    def reset(self) -> None:
+        """Empty the queue."""
+        super().reset()
+        self._queue: deque[np.ndarray] = deque()
+
+    @property
+    def planned(self) -> int:
+        """Length of the queue."""
+        return len(self._queue)
+
+    def next(self, step: int) -> np.ndarray | None:
+        """The first target of the queue."""
+        del step
+        return self._queue.popleft() if self._queue else None

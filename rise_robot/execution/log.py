@@ -38,13 +38,7 @@ class MergeRecord:
     dropped: int
     overlap: int
     queued: int
-    episode: int = 0
-
-    @classmethod
-    def of(cls, merge: Merge, seconds: float) -> MergeRecord:
-        """Of a merge and the time its inference took, s."""
-        late = merge.merged_at - merge.computed_at
-        return cls(merge.computed_at, merge.merged_at, late, seconds * 1e3, merge.dropped, merge.overlap, merge.queued)
+    episode: int
 
 
 class ExecutionLog:
@@ -59,14 +53,10 @@ class ExecutionLog:
         """Another episode."""
         self._episode += 1
 
-    def merged(self, record: MergeRecord) -> None:
-        """Note a chunk."""
-        self.merges.append(MergeRecord(**{**asdict(record), "episode": max(0, self._episode)}))
-
-    def held(self, step: int) -> None:
-        """Note a control step without a target."""
-        del step
-        self.held_steps += 1
+    def merged(self, merge: Merge, seconds: float) -> None:
+        """Note a chunk and the time that its inference took, s."""
+        late, took, episode = merge.merged_at - merge.computed_at, seconds * 1e3, max(0, self._episode)
+        self.merges.append(MergeRecord(**asdict(merge), latency_steps=late, inference_ms=took, episode=episode))
 
     def summary(self) -> dict[str, Any]:
         """Plain values for JSON; percentiles are null where no chunk arrived."""

@@ -6,14 +6,14 @@ from collections import deque
 
 import numpy as np
 
-from rise_robot.execution.base import ChunkExecutor, Merge, RtcConstraints
+from rise_robot.execution.base import Merge, QueueExecutor, RtcConstraints
 
 __all__ = ["RealTimeExecutor"]
 
 _REMEMBERED = 10
 
 
-class RealTimeExecutor(ChunkExecutor):
+class RealTimeExecutor(QueueExecutor):
     """Plays a new chunk from where it is due; the policy has made it agree with the old one there.
 
     The expected delay is the largest of the last ten, in control steps, as too small a guess tears the two chunks
@@ -30,13 +30,7 @@ class RealTimeExecutor(ChunkExecutor):
     def __init__(self, period: int = 1, execute_horizon: int = 10, delay_steps: int = 4) -> None:
         super().__init__(period)
         self._horizon, self._first_delay = execute_horizon, delay_steps
-        self._delays: deque[int] = deque(maxlen=_REMEMBERED)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the chunk, not the delays: they belong to the policy."""
-        super().reset()
-        self._queue: list[np.ndarray] = []
+        self._delays: deque[int] = deque(maxlen=_REMEMBERED)  # not forgotten at a reset: they belong to the policy
 
     def request(self, step: int) -> RtcConstraints | None:
         """What is left of the chunk; None where nothing is."""
@@ -46,21 +40,11 @@ class RealTimeExecutor(ChunkExecutor):
         delay = max(self._delays, default=self._first_delay)
         return RtcConstraints(np.stack(self._queue), min(delay, len(self._queue)), self._horizon)
 
-    @property
-    def planned(self) -> int:
-        """Steps left of the chunk."""
-        return len(self._queue)
-
     def add(self, chunk: np.ndarray, computed_at: int, now: int) -> Merge:
         """Replace what is left by the new chunk, from the step that is due."""
         delay = max(0, now - computed_at)
         self._delays.append(delay)
         dropped, overlap = min(delay, len(chunk)), min(len(self._queue), max(0, len(chunk) - delay))
         if dropped < len(chunk):
-            self._queue = list(np.array(chunk[dropped:], np.float64))
+            self._queue = deque(np.array(chunk[dropped:], np.float64))
         return Merge(computed_at, now, dropped, overlap, len(self._queue))
-
-    def next(self, step: int) -> np.ndarray | None:
-        """The chunk's next step."""
-        del step
-        return self._queue.pop(0) if self._queue else None

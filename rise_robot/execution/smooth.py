@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Literal
 
 import numpy as np
 
-from rise_robot.execution.base import ChunkExecutor, Merge
+from rise_robot.execution.base import Merge, QueueExecutor
 
 __all__ = ["SmoothExecutor", "cross_fade"]
 
@@ -32,7 +33,7 @@ def cross_fade(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return result
 
 
-class SmoothExecutor(ChunkExecutor):
+class SmoothExecutor(QueueExecutor):
     """A queue of targets that new chunks are faded into.
 
     A new chunk loses its stale leading steps, `latency_steps` at most. The old plan is padded with its last row to
@@ -58,19 +59,12 @@ class SmoothExecutor(ChunkExecutor):
     ) -> None:
         super().__init__(period)
         self._latency, self._least, self._stale = latency_steps, least_overlap, stale
-        self.reset()
 
     def reset(self) -> None:
         """Forget plan and last target."""
         super().reset()
-        self._queue: list[np.ndarray] = []
         self._last: np.ndarray | None = None
         self._played: list[int] = []  # steps played since the last merge
-
-    @property
-    def planned(self) -> int:
-        """Length of the queue."""
-        return len(self._queue)
 
     def add(self, chunk: np.ndarray, computed_at: int, now: int) -> Merge:
         """Fade the new chunk in."""
@@ -80,18 +74,18 @@ class SmoothExecutor(ChunkExecutor):
         self._played = []
         if not len(new):  # all of it is stale: what is planned is newer
             return Merge(computed_at, now, dropped, 0, len(self._queue))
-        old = self._queue or ([] if self._last is None else [self._last])
-        if not old:
-            self._queue = list(new)
-            return Merge(computed_at, now, dropped, 0, len(self._queue))
-        old += [old[-1]] * (self._least - len(old))
-        self._queue = list(cross_fade(np.stack(old), new))
+        old = list(self._queue) or ([] if self._last is None else [self._last])
+        if old:
+            old += [old[-1]] * (self._least - len(old))
+            new = cross_fade(np.stack(old), new)
+        self._queue = deque(new)
         return Merge(computed_at, now, dropped, min(len(old), len(new)), len(self._queue))
 
     def next(self, step: int) -> np.ndarray | None:
         """The queue's first target."""
-        if not self._queue:
+        target = super().next(step)
+        if target is None:
             return None
-        self._last = self._queue.pop(0)
+        self._last = target
         self._played.append(step)
-        return self._last.copy()
+        return target.copy()

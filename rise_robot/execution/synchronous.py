@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
-from rise_robot.execution.base import ChunkExecutor, Merge
+from rise_robot.execution.base import Merge, QueueExecutor
 
 __all__ = ["SynchronousExecutor"]
 
 
-class SynchronousExecutor(ChunkExecutor):
+class SynchronousExecutor(QueueExecutor):
     """What `RobotEnv.step` does. While a chunk is computed the robot holds, so none of its steps is stale.
 
     Args:
@@ -21,29 +23,13 @@ class SynchronousExecutor(ChunkExecutor):
     def __init__(self, execute: int) -> None:
         super().__init__()
         self._execute = execute
-        self._queue: list[np.ndarray] = []
-
-    def reset(self) -> None:
-        """Forget the chunk."""
-        super().reset()
-        self._queue = []
 
     def wants(self, step: int) -> bool:
         """When the last chunk is used up."""
         del step
         return not self._queue
 
-    @property
-    def planned(self) -> int:
-        """Steps left of the chunk."""
-        return len(self._queue)
-
     def add(self, chunk: np.ndarray, computed_at: int, now: int) -> Merge:
         """Replace what is left by the new chunk's leading steps."""
-        self._queue = list(np.array(chunk[: self._execute], np.float64))
+        self._queue = deque(np.array(chunk[: self._execute], np.float64))
         return Merge(computed_at, now, 0, 0, len(self._queue))
-
-    def next(self, step: int) -> np.ndarray | None:
-        """The chunk's next step."""
-        del step
-        return self._queue.pop(0) if self._queue else None

@@ -8,13 +8,13 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rise_env.data.video import video_encoder
 from rise_env.tasks import TaskSpec
+from rise_robot.closing import Closing
 from rise_robot.recording.append import describe_features, read_tasks, video_frames
 from rise_robot.recording.records import EpisodeRecord, RecordingError, write_episode_records
 from rise_robot.recording.store import EpisodeStore
@@ -30,7 +30,7 @@ _QUEUE_FRAMES = 64
 _LABELS = {"episode_success": "bool", "is_intervention": "bool", "progress": "float32", "subgoal": "float32"}
 
 
-class EpisodeRecorder:
+class EpisodeRecorder(Closing):
     """Records episodes into a new or existing LeRobot v3.0 dataset; a killed process loses no finished episode.
 
     Each frame goes to one video encoder per camera as it comes (lerobot's streaming encoder), so memory does not grow
@@ -248,14 +248,6 @@ class EpisodeRecorder:
             self._store.commit()
         finally:
             self._store.close()
-
-    def __enter__(self) -> EpisodeRecorder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _require_open(self) -> None:
         if self._closed:

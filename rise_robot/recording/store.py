@@ -17,8 +17,8 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
+from rise_robot.closing import Closing
 from rise_robot.recording.append import INFO_PATH, quiet_libav, stage_append
 from rise_robot.recording.checks import check_dataset
 from rise_robot.recording.records import RecordingError
@@ -28,7 +28,7 @@ __all__ = ["EpisodeStore", "merge_datasets"]
 _WORK = ".recording"
 
 
-class EpisodeStore:
+class EpisodeStore(Closing):
     """Exclusive, recovered access to the directory of a dataset.
 
     Args:
@@ -160,14 +160,6 @@ class EpisodeStore:
                     self.root.rmdir()
         os.close(self._lock)
         self._lock = -1
-
-    def __enter__(self) -> EpisodeStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def merge_datasets(shard_roots: Sequence[str | Path], root: str | Path, *, append: bool = False) -> int:

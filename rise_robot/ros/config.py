@@ -98,14 +98,8 @@ class RosConfig:
     camera_rate: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "connect_timeout",
-            "clock_tolerance",
-            "status_timeout",
-            "watch_interval",
-            "joint_rate",
-            "camera_rate",
-        ):
+        times = "connect_timeout", "clock_tolerance", "status_timeout", "watch_interval"
+        for name in (*times, "joint_rate", "camera_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"ros.{name} is {getattr(self, name)}, expected more than 0")
         commands = [arm.command for arm in self.arms.values()]

@@ -15,7 +15,7 @@ from rise_robot.drivers.base import JointSample, Observation
 from rise_robot.pacing import Pacer
 from rise_robot.ros import messages, ros1
 from rise_robot.ros.config import ArmConfig, RosConfig
-from rise_robot.ros.streams import StampClock, Stream, matching
+from rise_robot.ros.streams import StampClock, Stamped, Stream, matching
 from rise_robot.ros.watch import Graph, MasterWatch, read_graph
 
 __all__ = ["RosDriver"]
@@ -80,11 +80,8 @@ class RosDriver:
             self._refuse_company(read_graph())
             self._open(ros)
             self._wait_for_everything()
-            self._watch = MasterWatch(
-                [arm.command for arm in self.config.arms.values()],
-                ros.rospy.get_name(),
-                self.config.watch_interval,
-            )
+            commands = [arm.command for arm in self.config.arms.values()]
+            self._watch = MasterWatch(commands, ros.rospy.get_name(), self.config.watch_interval)
             self._watch.start()
             self._connected()
         except BaseException:
@@ -140,11 +137,8 @@ class RosDriver:
             return [stream for stream in streams if stream.newest() is None]
 
         def unheard() -> list[str]:
-            return [
-                self.config.arms[name].command
-                for name, publisher in self._publishers.items()
-                if publisher.get_num_connections() == 0
-            ]
+            arms = self.config.arms
+            return [arms[name].command for name, p in self._publishers.items() if p.get_num_connections() == 0]
 
         while silent() or unheard():
             if time.monotonic() > deadline:
@@ -203,11 +197,7 @@ class RosDriver:
         return self._clock.now()
 
     def observe(self) -> Observation:
-        """Images and joints of the moment of the slowest camera.
-
-        Raises:
-            RobotError: If something has not arrived, or cannot be read.
-        """
+        """Images and joints of the moment of the slowest camera; RobotError if one is missing or cannot be read."""
         self._require_connection()
         found = matching(self._images, {f"arm {name}": stream for name, stream in self._joints.items()})
         if found is None:
@@ -225,30 +215,21 @@ class RosDriver:
         return Observation(images, joints, {camera: found[camera].stamp for camera in self._images})
 
     def joints(self) -> JointSample:
-        """The newest joint state of both arms; its stamp is that of the older one.
-
-        Raises:
-            RobotError: If one has not arrived, or cannot be read.
-        """
-        self._require_connection()
-        newest = {name: stream.newest() for name, stream in self._joints.items()}
-        if missing := [self._joints[name].topic for name, found in newest.items() if found is None]:
-            raise RobotError(f"no joint state on {', '.join(missing)} yet")
-        return self._sample(newest)
+        """The newest joint state of both arms; its stamp is that of the older one."""
+        return self._sample(self._newest(self._joints, "joint state"))
 
     def camera_stamps(self) -> Mapping[str, float]:
-        """When the newest image of every camera was taken, s.
+        """When the newest image of every camera was taken, s."""
+        return {camera: found.stamp for camera, found in self._newest(self._images, "image").items()}
 
-        Raises:
-            RobotError: If one has not arrived.
-        """
+    def _newest(self, streams: Mapping[str, Stream], what: str) -> dict[str, Stamped]:
         self._require_connection()
-        newest = {camera: stream.newest() for camera, stream in self._images.items()}
-        if missing := [self._images[camera].topic for camera, found in newest.items() if found is None]:
-            raise RobotError(f"no image on {', '.join(missing)} yet")
-        return {camera: found.stamp for camera, found in newest.items() if found is not None}
+        newest = {name: stream.newest() for name, stream in streams.items()}
+        if missing := [streams[name].topic for name, found in newest.items() if found is None]:
+            raise RobotError(f"no {what} on {', '.join(missing)} yet")
+        return {name: found for name, found in newest.items() if found is not None}
 
-    def _sample(self, found: Mapping[str, Any]) -> JointSample:
+    def _sample(self, found: Mapping[str, Stamped]) -> JointSample:
         position = np.zeros(self.task.layout.dim, np.float32)
         for name, stamped in found.items():
             indices = self._arms[name]
@@ -264,11 +245,7 @@ class RosDriver:
         return None if self._target is None else self._target.copy()
 
     def command(self, target: np.ndarray) -> None:
-        """Publish joint targets to every arm.
-
-        Raises:
-            RobotError: If they are not (D,) finite numbers, or the connection is closed.
-        """
+        """Publish joint targets to every arm; RobotError if they are not (D,) finite numbers or cannot be sent."""
         ros = self._require_connection()
         target = np.asarray(target, np.float64)
         if target.shape != (self.task.layout.dim,) or not np.isfinite(target).all():
@@ -276,13 +253,11 @@ class RosDriver:
         stamp = ros.rospy.Time.from_sec(time.time())
         try:
             for name, arm in self.config.arms.items():
-                self._publish(name, arm, target, stamp)
+                own = target[self._arms[name]]
+                self._publishers[name].publish(messages.joint_message(arm.message_names, own, stamp))
         except ros.rospy.ROSException as error:
             raise RobotError(f"the command could not be published: {error}") from error
         self._target, self._sent = target.copy(), True
-
-    def _publish(self, name: str, arm: ArmConfig, target: np.ndarray, stamp: Any) -> None:
-        self._publishers[name].publish(messages.joint_message(arm.message_names, target[self._arms[name]], stamp))
 
     def hold(self) -> None:
         """Send the last targets again, or, where none were sent, the measured joints."""
@@ -330,17 +305,11 @@ class RosDriver:
 
     def counts(self) -> dict[str, dict[str, float]]:
         """Messages, lost ones, longest gap (s) and delay from stamp to arrival (s) per topic since `connect`."""
-        streams = [*self._images.values(), *self._joints.values()]
         found = {}
-        for stream in streams:
-            delays = np.percentile(list(stream.delays) or [np.nan], (50, 99))
-            found[stream.topic] = {
-                "messages": stream.count,
-                "lost": stream.lost,
-                "longest_gap": stream.gap,
-                "delay_p50": float(delays[0]),
-                "delay_p99": float(delays[1]),
-            }
+        for stream in (*self._images.values(), *self._joints.values()):
+            p50, p99 = np.percentile(list(stream.delays) or [np.nan], (50, 99)).tolist()
+            counted = {"messages": stream.count, "lost": stream.lost, "longest_gap": stream.gap}
+            found[stream.topic] = counted | {"delay_p50": p50, "delay_p99": p99}
         return found
 
     def _require_connection(self) -> ros1.Ros:

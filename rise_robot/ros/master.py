@@ -6,9 +6,9 @@ import os
 import shutil
 import socket
 import tempfile
-from types import TracebackType
 
 from rise_env.errors import RobotError
+from rise_robot.closing import Closing
 from rise_robot.ros import ros1
 from rise_robot.ros.children import ChildProcess
 
@@ -24,7 +24,7 @@ while master.ok():
 """
 
 
-class RosMaster:
+class RosMaster(Closing):
     """A ROS master in a process of its own, reachable from this machine alone, ready when it is made.
 
     Args:
@@ -78,14 +78,6 @@ class RosMaster:
         """End it and remove its files. Twice is fine."""
         self._process.stop()
         shutil.rmtree(self._home, ignore_errors=True)
-
-    def __enter__(self) -> RosMaster:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _require_free(port: int) -> None:

@@ -27,32 +27,18 @@ __all__ = [
 #: Colour encodings of sensor_msgs/Image: bytes per pixel, and whether red comes first.
 _ENCODINGS = {"rgb8": (3, True), "bgr8": (3, False), "rgba8": (4, True), "bgra8": (4, False)}
 _ARM = range(1, 7)
-_TEXTS = {
-    "piper_msgs/PiperStatusMsg": "\n".join(
-        [
-            *(
-                f"uint8 {name}"
-                for name in (
-                    "ctrl_mode",
-                    "arm_status",
-                    "mode_feedback",
-                    "teach_status",
-                    "motion_status",
-                    "trajectory_num",
-                )
-            ),
-            "int64 err_code",
-            *(f"bool joint_{i}_angle_limit" for i in _ARM),
-            *(f"bool communication_status_joint_{i}" for i in _ARM),
-        ]
-    ),
-    "piper_msgs/PosCmd": "\n".join(
-        [
-            *(f"float64 {name}" for name in ("x", "y", "z", "roll", "pitch", "yaw", "gripper")),
-            "int32 mode1",
-            "int32 mode2",
-        ]
-    ),
+_STATUS = ("ctrl_mode", "arm_status", "mode_feedback", "teach_status", "motion_status", "trajectory_num")
+_FIELDS = {
+    "piper_msgs/PiperStatusMsg": [
+        *(f"uint8 {name}" for name in _STATUS),
+        "int64 err_code",
+        *(f"bool joint_{i}_angle_limit" for i in _ARM),
+        *(f"bool communication_status_joint_{i}" for i in _ARM),
+    ],
+    "piper_msgs/PosCmd": [
+        *(f"float64 {name}" for name in ("x", "y", "z", "roll", "pitch", "yaw", "gripper")),
+        *("int32 mode1", "int32 mode2"),
+    ],
 }
 #: Checksums by which nodes recognise the same message; those of piper_msgs as published.
 MD5 = {
@@ -75,7 +61,7 @@ def message_class(name: str) -> Any:
     Raises:
         RobotError: If ROS is missing.
     """
-    made = ros1.load().genpy.dynamic.generate_dynamic(name, _TEXTS[name])[name]
+    made = ros1.load().genpy.dynamic.generate_dynamic(name, "\n".join(_FIELDS[name]))[name]
     if made._md5sum != MD5[name]:
         raise RobotError(f"{name} has md5 {made._md5sum}, the robot's nodes have {MD5[name]}")
     return made

@@ -74,16 +74,8 @@ def load() -> Ros:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # written for older Pythons
-            names = (
-                "rospy",
-                "rosgraph",
-                "genpy",
-                "sensor_msgs.msg",
-                "geometry_msgs.msg",
-                "std_msgs.msg",
-                "std_srvs.srv",
-            )
-            modules = [importlib.import_module(name) for name in names]
+            kinds = "sensor_msgs.msg", "geometry_msgs.msg", "std_msgs.msg", "std_srvs.srv"
+            modules = [importlib.import_module(name) for name in ("rospy", "rosgraph", "genpy", *kinds)]
             importlib.import_module("genpy.dynamic")
     except ImportError as error:
         raise RobotError(f"ROS 1 is missing: {error}. {_HELP}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from rise_env.errors import ConfigError, RobotError
 from rise_env.tasks import TaskSpec
+from rise_robot.closing import Closing
 from rise_robot.serving.client import PolicyClient
 
 __all__ = ["RemotePolicy"]
@@ -17,7 +18,7 @@ __all__ = ["RemotePolicy"]
 _RTC_KEYS = ("prev_action_chunk", "inference_delay", "execute_horizon")
 
 
-class RemotePolicy:
+class RemotePolicy(Closing):
     """A policy behind a server that speaks the openpi protocol: an `RtcActor` in our environments and on robots.
 
     Every environment has a connection of its own, so the noise of an episode depends on its seed alone, as with a
@@ -113,9 +114,3 @@ class RemotePolicy:
         """End the connections. Twice is fine."""
         for client in self._clients:
             client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
