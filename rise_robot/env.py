@@ -96,11 +96,11 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         )
         self.action_space = action_space(self.task)
         self.metadata = {**self.metadata, "render_fps": max(1, self.task.fps // self.task.execute)}
-        self.observation_lags = self._lags = check_lags(self.task, observation_lags)
+        self.observation_lags = check_lags(self.task, observation_lags)
         self._ask = ask
         self._scene = driver if isinstance(driver, SceneDriver) else None
         self._scripted: dict[str, ScriptedPolicy] = {}
-        self._history = ObservationHistory(self._lags)
+        self._history = ObservationHistory(self.observation_lags)
         self._last: dict[str, np.ndarray] | None = None
         self._known: dict[str, Any] = dict(_NOTHING_KNOWN)
         self._observed_at = 0.0
@@ -138,7 +138,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         if (stop := self.session.stop) is not None:
             raise RobotError(f"the episode cannot begin ({stop.reason}): {stop.detail}")
         self._over = False
-        return observation, self._info(0, 0, 0, 0.0)
+        return observation, self.info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Run the first `execute` actions of a chunk, or fewer where the episode ends or the robot is stopped.
@@ -161,14 +161,15 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             executed += 1
             clamped += admitted.clamped
             slowed += admitted.slowed
-            if any((self.steps + lag) % self.task.execute == 0 for lag in self._lags) and not self._remember():
+            remember = any((self.steps + lag) % self.task.execute == 0 for lag in self.observation_lags)
+            if remember and not self._remember():
                 break
             if any(self.ends()):
                 break
         observation = self.observe()
         terminated, truncated = self.ends()
         self._over = terminated or truncated
-        info = self._info(clamped, slowed, executed, latency)
+        info = self.info(clamped, slowed, executed, latency)
         return observation, float(info["is_success"]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
@@ -231,10 +232,6 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         stopped = self.session.stop is not None
         return terminated, not terminated and (stopped or self.steps >= self.task.max_steps)
 
-    def info(self) -> dict[str, Any]:
-        """What is known of the episode now, as `step` gives it."""
-        return self._info(0, 0, 0, 0.0)
-
     @property
     def scripted_policies(self) -> tuple[str, ...]:
         """Names that `scripted_chunk` takes: those of a `ScriptedDriver`, none elsewhere."""
@@ -296,7 +293,8 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         values = {"progress": float(success), "score": 10.0 * success, "is_success": success, "failure_mode": mode}
         return {**values, "finished": said is not None}
 
-    def _info(self, clamped: int, slowed: int, executed: int, latency: float) -> dict[str, Any]:
+    def info(self, clamped: int = 0, slowed: int = 0, executed: int = 0, latency: float = 0.0) -> dict[str, Any]:
+        """What is known of the episode now, as `step` gives it; the arguments are entries of its last step."""
         outcome = self._outcome()
         (terminated, truncated), stop = self.ends(), self.session.stop
         mode = outcome["failure_mode"]

@@ -6,11 +6,11 @@ import os
 import select
 import sys
 from enum import StrEnum
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from rise_env.errors import RobotError
 
-__all__ = ["HELP", "Key", "Keys", "NoKeys", "TerminalKeys", "ask_in_terminal", "terminal_keys"]
+__all__ = ["HELP", "Key", "Keys", "TerminalKeys", "ask_in_terminal", "terminal_keys"]
 
 
 class Key(StrEnum):
@@ -29,42 +29,27 @@ _KEYS = {key.value for key in Key}
 _ALSO_STOP = {" ", "\x1b", "\x03"}  # space, escape, and Ctrl-C where the terminal passes it on
 
 
-class Keys(Protocol):
-    """A source of keys.
+class Keys:
+    """A source of keys; this one has none.
 
     Attributes:
         available: Whether somebody can press them.
     """
 
-    available: bool
+    available = False
 
     def open(self) -> None:
         """Take what is needed. Twice is fine."""
 
     def poll(self) -> list[Key]:
         """Keys pressed since the last call, in order; never waits."""
+        return []
 
     def close(self) -> None:
         """Give back what was taken. Twice is fine."""
 
 
-class NoKeys:
-    """Nobody presses keys."""
-
-    available = False
-
-    def open(self) -> None:
-        """Nothing to take."""
-
-    def poll(self) -> list[Key]:
-        """None."""
-        return []
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class TerminalKeys:
+class TerminalKeys(Keys):
     """Keys of a terminal, read without Enter while it is open.
 
     Args:
@@ -78,11 +63,7 @@ class TerminalKeys:
         self._settings: list[Any] | None = None
 
     def open(self) -> None:
-        """Read keys one by one from now on.
-
-        Raises:
-            RobotError: If the stream is no terminal.
-        """
+        """Read keys one by one from now on; RobotError if the stream is no terminal."""
         if not self._stream.isatty():
             raise RobotError("standard input is no terminal, so there are no operator keys")
         if self._settings is None:
@@ -113,16 +94,12 @@ class TerminalKeys:
 
 
 def terminal_keys() -> Keys:
-    """Keys of the terminal where standard input is one; `NoKeys` otherwise (see `Keys.available`)."""
-    return TerminalKeys() if sys.stdin is not None and sys.stdin.isatty() else NoKeys()
+    """Keys of the terminal where standard input is one; none otherwise (see `Keys.available`)."""
+    return TerminalKeys() if sys.stdin is not None and sys.stdin.isatty() else Keys()
 
 
 def ask_in_terminal(question: str) -> None:
-    """Show a question and wait for Enter.
-
-    Raises:
-        RobotError: If standard input is no terminal, or has ended.
-    """
+    """Show a question and wait for Enter; RobotError if standard input is no terminal, or has ended."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise RobotError(
             f"nobody can be asked, because standard input is no terminal: {question!r}. "

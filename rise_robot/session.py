@@ -9,7 +9,7 @@ import numpy as np
 from rise_env.errors import ActionError, RobotError
 from rise_robot.config import RobotConfig
 from rise_robot.drivers.base import Driver, Observation
-from rise_robot.operator_keys import Key, Keys, NoKeys
+from rise_robot.operator_keys import Key, Keys
 from rise_robot.safety import Admitted, SafetyGuard, Stop, StopReason
 
 __all__ = ["RobotSession"]
@@ -50,7 +50,7 @@ class RobotSession:
         layout = driver.task.layout
         robot.check(layout)
         self.driver, self.robot, self.dry_run = driver, robot, dry_run
-        self.keys: Keys = keys or NoKeys()
+        self.keys = keys or Keys()
         self._interrupted = interrupted or (lambda: None)
         self.guard = SafetyGuard(layout, robot.safety, driver.task.fps)
         self._squeeze = np.array([robot.squeeze.get(name, 0.0) for name in layout.names])
@@ -68,22 +68,14 @@ class RobotSession:
     # ------------------------------------------------------------------ episodes
 
     def connect(self) -> None:
-        """Connect the driver, once.
-
-        Raises:
-            RobotError: If it cannot be connected.
-        """
+        """Connect the driver, once; RobotError if it cannot be connected."""
         if not self._connected:
             self.driver.connect()
             self._connected = True
             self.keys.open()
 
     def begin(self) -> None:
-        """An episode begins where the robot is.
-
-        Raises:
-            RobotError: If something is wrong with the robot already.
-        """
+        """An episode begins where the robot is; RobotError if something is wrong with the robot already."""
         self._clear()
         self.guard.begin(self._held())
         self.keys.poll()  # what was pressed before does not count

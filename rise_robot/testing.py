@@ -11,7 +11,7 @@ import numpy as np
 from rise_env.errors import RobotError
 from rise_env.tasks import TaskSpec
 from rise_robot.drivers.base import Driver, JointSample, Observation
-from rise_robot.operator_keys import Key
+from rise_robot.operator_keys import Key, Keys
 
 __all__ = ["FakeRobot", "Fault", "FaultyDriver", "ScriptedKeys"]
 
@@ -182,7 +182,7 @@ class FaultyDriver:
         self.inner.tick()
 
 
-class ScriptedKeys:
+class ScriptedKeys(Keys):
     """Keys that are pressed by themselves.
 
     Args:

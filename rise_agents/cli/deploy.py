@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_STOPPED = 1
 #: Arguments that say nothing of what was run.
 _OUTPUTS = ("json", "log", "traceback", "token_file")
 
@@ -60,14 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("--episodes", type=int, default=10, help="number of episodes (default: %(default)s)")
     run_.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     run_.add_argument("--execution", metavar="STRATEGY", help="sync, smooth, ensemble or rtc (default: the robot's)")
-    run_.add_argument(
-        "--delay-steps", type=int, default=0, metavar="N", help="simulated time: steps an inference takes"
-    )
+    run_.add_argument("--delay-steps", type=int, default=0, metavar="N", help="simulations: steps an inference takes")
     run_.add_argument("--teleop", metavar="NAME", help="simulations: scripted policy that moves it after a take-over")
     run_.add_argument("--record", type=Path, metavar="DIR", help="record a LeRobot dataset; an existing one goes on")
-    run_.add_argument(
-        "--tail-seconds", type=float, help="hold and record so long after the outcome (default: one chunk)"
-    )
+    run_.add_argument("--tail-seconds", type=float, help="hold and record so long after the end (default: one chunk)")
     run_.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, as `rise evaluate` does")
     run_.add_argument("--log", type=Path, metavar="FILE", help="write latency, dropped steps and overlap as CSV")
 
@@ -83,20 +78,12 @@ def run(args: argparse.Namespace) -> int:
         signals = stack.enter_context(StopSignals())
         policy, name = _policy(args, stack)
         env = make_robot_env(
-            args.task,
-            args.preset,
-            args.driver,
-            args.robot,
-            args.difficulty,
+            args.task, args.preset, args.driver, args.robot, args.difficulty,
             observation_lags=() if policy is None else policy.lags,
-            overrides=args.overrides,
-            robot_overrides=args.robot_set,
+            overrides=args.overrides, robot_overrides=args.robot_set,
             driver_options={"real_time": True} if args.real_time else {},
-            confirm=not args.yes,
-            dry_run=args.dry_run,
-            keys=terminal_keys(),
-            interrupted=signals,
-        )
+            confirm=not args.yes, dry_run=args.dry_run, keys=terminal_keys(), interrupted=signals,
+        )  # fmt: skip
         stack.callback(env.close)
         result = deploy(
             env, policy or ScriptedInDriver(env, name), name, args.episodes, args.seed,
@@ -135,10 +122,8 @@ def _introduce(deployment: Deployment) -> None:
 def _report(episode: DeployedEpisode) -> None:
     outcome = "success" if episode.success else episode.failure_mode
     corrected = f", {episode.interventions} steps corrected" if episode.interventions else ""
-    print(
-        f"  episode {episode.seed}: {outcome} after {episode.seconds:.1f} s, {episode.chunks} chunks{corrected}",
-        flush=True,
-    )
+    told = f"{outcome} after {episode.seconds:.1f} s, {episode.chunks} chunks{corrected}"
+    print(f"  episode {episode.seed}: {told}", flush=True)
 
 
 def _finish(args: argparse.Namespace, result: DeployResult) -> int:
@@ -168,11 +153,9 @@ def _finish(args: argparse.Namespace, result: DeployResult) -> int:
     if args.log:
         result.log.write_csv(args.log)
     if args.json:
-        config = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(args).items())}
-        config = {key: value for key, value in config.items() if key not in _OUTPUTS}
-        write_json(
-            args.json,
-            {**content, **result.to_dict(), "deploy": config, "provenance": provenance(config, args.seed)},
-        )
+        given = sorted((key, value) for key, value in vars(args).items() if key not in _OUTPUTS)
+        config = {key: str(value) if isinstance(value, Path) else value for key, value in given}
+        content |= {**result.to_dict(), "deploy": config, "provenance": provenance(config, args.seed)}
+        write_json(args.json, content)
         print(f"  json        {args.json}")
-    return 0 if stop is None else _STOPPED
+    return 0 if stop is None else 1

@@ -25,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="small", help="preset (default: %(default)s)")
     parser.add_argument("--difficulty", help="easy, normal or hard (default: the preset's)")
     parser.add_argument("--variation", action="store_true", help="vary lighting, colours, friction and camera")
-    parser.add_argument(
-        "--robot", default="cell", metavar="NAME", help="robot whose topics to use (default: %(default)s)"
-    )
+    parser.add_argument("--robot", default="cell", metavar="NAME", help="whose topics to use (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument(
         "--image-size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"),
@@ -53,18 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
     if wrong := [text for text in args.remappings if ":=" not in text]:
         raise ConfigError(f"unknown argument {wrong[0]!r}; see: rise ros-cell --help")
+    overrides = cell_overrides(args.difficulty, None, None, args.variation or None)
     serve_cell(
-        args.task,
-        args.preset,
-        cell_overrides(args.difficulty, None, None, True if args.variation else None),
-        args.robot,
-        functools.partial(print, flush=True),
-        image_size=tuple(args.image_size),
-        supersample=args.supersample,
-        seed=args.seed,
-        camera_rate=args.camera_rate,
-        joint_rate=args.joint_rate,
-        master_port=args.with_master,
-        remappings=args.remappings,
-    )
+        args.task, args.preset, overrides, args.robot, functools.partial(print, flush=True),
+        image_size=tuple(args.image_size), supersample=args.supersample, seed=args.seed, camera_rate=args.camera_rate,
+        joint_rate=args.joint_rate, master_port=args.with_master, remappings=args.remappings,
+    )  # fmt: skip
     return 0

@@ -21,21 +21,13 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rise_agents.policies.served import PolicyService
 
 __all__ = ["add_arguments", "run"]
-
-_MEGABYTE = 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--policy", required=True, help="base (the bundle's), a run folder, a checkpoint directory or a Hub id"
-    )
+    parser.add_argument("--policy", required=True, help="base (the bundle's), a run folder, a checkpoint or a Hub id")
     parser.add_argument("--task", default="brick_sorting", help="task that `base` is for (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of the policy (default: torch's)")
@@ -53,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network")
     network.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     network.add_argument("--port", type=int, default=8000, help="0 takes a free port (default: %(default)s)")
-    network.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="file with the token (or set RISE_SERVE_TOKEN)"
-    )
+    network.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token (or RISE_SERVE_TOKEN)")
     network.add_argument("--max-clients", type=int, default=8, metavar="N", help="at once (default: %(default)s)")
     network.add_argument(
         "--max-megabytes", type=float, metavar="MB", help="longest message (default: 4 observations and 8 MiB)"
@@ -70,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
+    from rise_agents.policies.resolve import resolve_policy
+    from rise_agents.policies.served import PolicyService
+    from rise_env.world_model import resolve_device
     from rise_robot.serving import ServerConfig, read_token, serve_until_signal
 
     # First what can be wrong with a setting: loading the policy takes seconds.
@@ -78,11 +71,16 @@ def run(args: argparse.Namespace) -> int:
         port=args.port,
         token=read_token(args.token_file),
         max_clients=args.max_clients,
-        max_bytes=None if args.max_megabytes is None else round(args.max_megabytes * _MEGABYTE),
+        max_bytes=None if args.max_megabytes is None else round(args.max_megabytes * 2**20),
         warm_up=args.warm_up,
         idle_seconds=args.idle_seconds,
     )
-    service = _service(args)
+    if args.threads is not None:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    policy = resolve_policy(args.policy, task=args.task, device=resolve_device(args.device))
+    service = PolicyService(policy, args.advantage, guidance=args.guidance, steps=args.steps, bars=args.bars)
     about = service.metadata
     chunk, dim = about["action_shape"]
     what = f"{args.policy} ({about['policy']}, {about['task']}, {chunk} x {dim} actions)"
@@ -94,16 +92,3 @@ def run(args: argparse.Namespace) -> int:
     )
     print("stopped", flush=True)
     return 0
-
-
-def _service(args: argparse.Namespace) -> PolicyService:
-    from rise_agents.policies.resolve import resolve_policy
-    from rise_agents.policies.served import PolicyService
-    from rise_env.world_model import resolve_device
-
-    if args.threads is not None:
-        import torch
-
-        torch.set_num_threads(args.threads)
-    policy = resolve_policy(args.policy, task=args.task, device=resolve_device(args.device))
-    return PolicyService(policy, args.advantage, guidance=args.guidance, steps=args.steps, bars=args.bars)

@@ -55,10 +55,9 @@ class WorkCell:
         self.spec = spec
         self.config = config
         self.task = make_cell_task(spec.name, config.ranges)
-        spec.layout.check_names(
-            [f"{side}_{part}" for side in SIDES for part in (*(f"joint{i + 1}" for i in range(ARM_JOINTS)), "gripper")],
-            "the dual-Piper work cell",
-        )
+        parts = [*(f"joint{i + 1}" for i in range(ARM_JOINTS)), "gripper"]
+        names = [f"{side}_{part}" for side in SIDES for part in parts]
+        spec.layout.check_names(names, "the dual-Piper work cell")
         self.model = build_model(spec, config, self.task)
         self.data = mujoco.MjData(self.model)
         available = [self.model.camera(i).name for i in range(self.model.ncam)]
@@ -76,19 +75,12 @@ class WorkCell:
         self._low, self._high = spec.layout.low.astype(float), spec.layout.high.astype(float)
         arm = np.r_[np.full(ARM_JOINTS, MAX_JOINT_SPEED), MAX_GRIPPER_SPEED]
         self._max_change = np.tile(arm, 2) / spec.fps
-        names = [
-            f"{side}_{part}" for side in SIDES for part in (*(f"joint{i + 1}" for i in range(ARM_JOINTS)), "gripper")
-        ]
         self._actuators = np.array([self.model.actuator(name).id for name in names])
         # The gripper's servo positions one of its two coupled fingers: half of the opening.
         self._to_servo = np.tile(np.r_[np.ones(ARM_JOINTS), 0.5], 2)
         joint = lambda name: int(self.model.joint(name).qposadr[0])  # noqa: E731
-        self._joint_addresses = {
-            side: np.array([joint(f"{side}_joint{i + 1}") for i in range(ARM_JOINTS)]) for side in SIDES
-        }
-        self._finger_addresses = {
-            side: np.array([joint(f"{side}_finger1"), joint(f"{side}_finger2")]) for side in SIDES
-        }
+        self._joint_addresses = {side: np.array([joint(f"{side}_{part}") for part in parts[:-1]]) for side in SIDES}
+        self._finger_addresses = {side: np.array([joint(f"{side}_finger{i}") for i in (1, 2)]) for side in SIDES}
         self._grasp_sites = {side: self.model.site(f"{side}_grasp").id for side in SIDES}
         self.bases = {side: self.model.body(f"{side}_base").pos.copy() for side in SIDES}
         #: Present set-points of all servos, (D,) rad and m; within a step they move to the target.
@@ -113,8 +105,8 @@ class WorkCell:
         noise = rng.uniform(-self.config.start_noise, self.config.start_noise, start.shape)
         noise[_GRIPPER :: _GRIPPER + 1] = 0.0
         self.command = np.clip(start + noise, self._low, self._high)
-        for index, side in enumerate(SIDES):
-            part = self.command[index * (_GRIPPER + 1) :][: _GRIPPER + 1]
+        for side in SIDES:
+            part = self.command[self.side_slice(side)]
             self.data.qpos[self._joint_addresses[side]] = part[:_GRIPPER]
             half = part[_GRIPPER] / 2
             self.data.qpos[self._finger_addresses[side]] = (half, -half)
@@ -138,8 +130,8 @@ class WorkCell:
             ActionError: If the shape is wrong or a value is not finite. Nothing has moved then.
         """
         target = self.checked_target(target)
-        inside = np.clip(target, self._low, self._high)
-        self.clamped = int(np.count_nonzero(np.abs(target - inside) > 1e-6))
+        beyond = np.abs(target - np.clip(target, self._low, self._high))
+        self.clamped = int(np.count_nonzero(beyond > 1e-6))
         start = self.command
         self.command = self.reachable(start, target)
         done = 0
@@ -213,10 +205,7 @@ class WorkCell:
 
     def state(self) -> np.ndarray:
         """Measured joint positions and gripper openings, float32 (D,), rad and m."""
-        parts = []
-        for side in SIDES:
-            parts += [self.data.qpos[self._joint_addresses[side]], [self.opening(side)]]
-        return np.concatenate(parts).astype(np.float32)
+        return np.concatenate([np.r_[self.joints(side), self.opening(side)] for side in SIDES]).astype(np.float32)
 
     def joints(self, side: str) -> np.ndarray:
         """Measured arm joints of one side, (6,) rad."""
@@ -246,8 +235,8 @@ class WorkCell:
 
     def save(self) -> CellState:
         """Snapshot from which `restore` continues bit for bit."""
-        arrays = {"physics": self.physics(), "command": self.command.copy(), "steps": np.array(self.steps)}
-        arrays["episode_key"] = np.array(self.episode_key)
+        arrays = {"physics": self.physics(), "command": self.command.copy()}
+        arrays |= {"steps": np.array(self.steps), "episode_key": np.array(self.episode_key)}
         arrays |= {f"task/{name}": value.copy() for name, value in self.task.get_state().items()}
         arrays |= {f"variation/{name}": value.copy() for name, value in self._variation.get_state().items()}
         return CellState(arrays)

@@ -161,10 +161,8 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return {key: value[0] for key, value in self._history.observe().items()}
 
     def _remember(self, observation: dict[str, np.ndarray]) -> None:
-        self._history.push(
-            {key: value[None] for key, value in observation.items()}, elapsed=self.cell.steps - self._remembered
-        )
-        self._remembered = self.cell.steps
+        elapsed, self._remembered = self.cell.steps - self._remembered, self.cell.steps
+        self._history.push({key: value[None] for key, value in observation.items()}, elapsed=elapsed)
 
     def _forget(self) -> None:
         self._history.reset()

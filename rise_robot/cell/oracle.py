@@ -159,10 +159,10 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             first = i // group * group
             if first != i and mask[first]:
                 self._starts[i] = self._starts[first]
+            elif index is None:
+                self._starts[i] = self._start(self._next_seed(i, seeds[i]))
             else:
-                self._starts[i] = (
-                    self._start(self._next_seed(i, seeds[i])) if index is None else self._pooled()[int(index[i])]
-                )
+                self._starts[i] = self._pooled()[int(index[i])]
         self._chunks[mask], self._done[mask], self._success[mask] = 0, False, False
         return self._observe(), self._infos(mask)
 
@@ -209,12 +209,10 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             RiseError: Before the first reset.
         """
         advantage = np.zeros(actions.shape[:2], np.float32)
-        starts = self._present()
-        for i, chunks in enumerate(np.asarray(actions)):
+        for i, (start, chunks) in enumerate(zip(self._present(), np.asarray(actions), strict=True)):
             for member, chunk in enumerate(chunks):
-                self._cell.restore(starts[i].state)
-                progress = [self._cell.step(target).progress for target in chunk]
-                advantage[i, member] = np.mean(progress) - starts[i].progress
+                self._cell.restore(start.state)
+                advantage[i, member] = np.mean([self._cell.step(t).progress for t in chunk]) - start.progress
         return CandidateScores(advantage, np.zeros_like(advantage))
 
     def start_observations(self, rows: np.ndarray) -> dict[str, Any]:

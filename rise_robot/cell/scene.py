@@ -76,15 +76,8 @@ def build_model(spec: TaskSpec, config: CellConfig, task: CellTask) -> mujoco.Mj
 
     actuators, equality = element(root, "actuator"), element(root, "equality")
     for side, sign in zip(SIDES, (1, -1), strict=True):
-        add_piper(
-            world,
-            actuators,
-            equality,
-            side,
-            (0.0, sign * config.arm_spacing, 0.0),
-            config.wrist_fovy,
-            ARM_CONTACT[side],
-        )
+        base = 0.0, sign * config.arm_spacing, 0.0
+        add_piper(world, actuators, equality, side, base, config.wrist_fovy, ARM_CONTACT[side])
     task.add_to_scene(root)
     return mujoco.MjModel.from_xml_string(tostring(root, encoding="unicode"))
 

@@ -28,25 +28,18 @@ class DomainVariation:
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Present values of everything that varies."""
-        model = self._model
-        return {
-            "light_diffuse": model.light_diffuse.copy(),
-            "light_dir": model.light_dir.copy(),
-            "geom_rgba": model.geom_rgba.copy(),
-            "geom_friction": model.geom_friction.copy(),
-            "camera_pos": model.cam_pos[self._camera].copy(),
-            "camera_quat": model.cam_quat[self._camera].copy(),
-        }
+        return {name: values.copy() for name, values in self._varied().items()}
+
+    def _varied(self) -> dict[str, np.ndarray]:
+        """Views into the model."""
+        model, camera = self._model, self._camera
+        whole = {name: getattr(model, name) for name in ("light_diffuse", "light_dir", "geom_rgba", "geom_friction")}
+        return {**whole, "camera_pos": model.cam_pos[camera], "camera_quat": model.cam_quat[camera]}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Apply values returned by `get_state`."""
-        model = self._model
-        model.light_diffuse[:] = state["light_diffuse"]
-        model.light_dir[:] = state["light_dir"]
-        model.geom_rgba[:] = state["geom_rgba"]
-        model.geom_friction[:] = state["geom_friction"]
-        model.cam_pos[self._camera] = state["camera_pos"]
-        model.cam_quat[self._camera] = state["camera_quat"]
+        for name, values in self._varied().items():
+            values[:] = state[name]
 
     def draw(self, rng: np.random.Generator) -> None:
         """Return to the nominal values and, where enabled, vary them."""

@@ -86,11 +86,7 @@ class Driver(Protocol):
         """
 
     def joints(self) -> JointSample:
-        """The newest joint state; cheap, for checks at the control rate.
-
-        Raises:
-            RobotError: If there is none.
-        """
+        """The newest joint state; cheap, for checks at the control rate; RobotError if there is none."""
 
     def camera_stamps(self) -> Mapping[str, float]:
         """When the newest image of every camera of the task was taken, s on the driver's clock; cheap, as `joints`.
@@ -152,8 +148,4 @@ class ScriptedDriver(Driver, Protocol):
         """See above."""
 
     def scripted(self, name: str, seed: int = 0) -> ScriptedPolicy:
-        """Make a scripted policy.
-
-        Raises:
-            ConfigError: If there is none of this name.
-        """
+        """Make a scripted policy; ConfigError if there is none of this name."""

@@ -72,8 +72,7 @@ class CellDriver:
 
     def observe(self) -> Observation:
         """Render the cameras and measure the joints."""
-        joints = self.joints()
-        cameras = list(self.task.cameras)
+        joints, cameras = self.joints(), list(self.task.cameras)
         images = self._renderer.render(cameras, self.task.image_size)
         return Observation(dict(zip(cameras, images, strict=True)), joints, self.camera_stamps())
 
@@ -92,12 +91,7 @@ class CellDriver:
         return self.cell.command.copy() if self._connected else None
 
     def command(self, target: np.ndarray) -> None:
-        """Follow `target` from the next tick on.
-
-        Raises:
-            ActionError: If it has the wrong shape or is not finite.
-            RobotError: Before `connect`.
-        """
+        """Follow `target` from the next tick on; ActionError if it has the wrong shape or is not finite."""
         self._require_connection()
         self._command = self.cell.checked_target(target)
 
@@ -150,11 +144,7 @@ class CellDriver:
         return self.cell.task.scripted_policies
 
     def scripted(self, name: str, seed: int = 0) -> ScriptedPolicy:
-        """A policy that sees the ground truth, e.g. "expert".
-
-        Raises:
-            ConfigError: If there is none of this name.
-        """
+        """A policy that sees the ground truth, e.g. "expert"; ConfigError if there is none of this name."""
         return self.cell.task.scripted(name, seed)
 
     def _require_connection(self) -> None:

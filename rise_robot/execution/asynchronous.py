@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -45,39 +45,6 @@ class Failed:
     detail: str
 
 
-class Inference(Protocol):
-    """Computes one chunk at a time.
-
-    Attributes:
-        busy: Whether one is being computed, or waits to be polled.
-    """
-
-    @property
-    def busy(self) -> bool:
-        """See above."""
-
-    def request(
-        self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
-    ) -> None:
-        """Begin; only while not busy."""
-
-    def poll(self, step: int) -> Inferred | Failed | None:
-        """What has been computed by control step `step`, once; never waits."""
-
-    def forget(self, wait: bool = False) -> None:
-        """What is being computed is of no use any more: it will not be polled.
-
-        Args:
-            wait: Whether to wait until the policy has finished with it and is `busy` no more.
-
-        Raises:
-            RobotError: If it does not finish.
-        """
-
-    def close(self) -> None:
-        """End. Twice is fine."""
-
-
 def _infer(
     infer: Infer, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
 ) -> Inferred | Failed:
@@ -92,33 +59,34 @@ def _infer(
 
 
 class ThreadedInference:
-    """In a thread of its own, for robots in real time.
+    """Computes one chunk at a time in a thread of its own, for robots in real time.
 
     Args:
         infer: The policy; called in that thread only.
         patience: How long `forget` waits for it, s.
+
+    Attributes:
+        busy: Whether a chunk is being computed, or waits to be polled.
     """
 
     def __init__(self, infer: Infer, patience: float = 30.0) -> None:
         self._infer, self._patience = infer, patience
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Inferred | Failed] = queue.SimpleQueue()
-        #: Whether a chunk is being computed, or waits to be polled.
-        self.busy = False
-        self._void = False
+        self.busy = self._void = False
         self._thread = threading.Thread(target=self._work, name="rise-inference", daemon=True)
         self._thread.start()
 
     def request(
         self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
     ) -> None:
-        """Begin in the thread."""
+        """Begin; only while not busy."""
         assert not self.busy
         self.busy = True
         self._requests.put((observation, step, constraints))
 
     def poll(self, step: int) -> Inferred | Failed | None:
-        """A finished chunk."""
+        """What has been computed, once; never waits."""
         del step
         try:
             result = self._results.get_nowait()
@@ -128,7 +96,14 @@ class ThreadedInference:
         return None if void else result
 
     def forget(self, wait: bool = False) -> None:
-        """Drop what is being computed, now or when it is there."""
+        """What is being computed is of no use any more: it will not be polled.
+
+        Args:
+            wait: Whether to wait until the policy has finished with it and is `busy` no more.
+
+        Raises:
+            RobotError: If it does not finish.
+        """
         self._void = self.busy
         if wait and self.busy:
             try:
@@ -150,7 +125,7 @@ class ThreadedInference:
 
 
 class DelayedInference:
-    """In place, for simulated time: a chunk arrives a fixed number of control steps after its observation.
+    """As `ThreadedInference`, for simulated time: a chunk arrives some control steps after its observation.
 
     So an episode is the same however fast the machine is.
 
@@ -191,6 +166,9 @@ class DelayedInference:
         """Nothing to end."""
 
 
+type Inference = ThreadedInference | DelayedInference
+
+
 class ChunkRunner:
     """Asks for chunks when the executor wants them, merges them when they arrive, and says what to send.
 
@@ -222,7 +200,7 @@ class ChunkRunner:
         """An episode begins, or somebody else has moved the robot: all plans are void.
 
         Args:
-            wait: As in `Inference.forget`.
+            wait: As in `ThreadedInference.forget`.
         """
         self.inference.forget(wait)
         self.executor.reset()

@@ -18,6 +18,8 @@ from rise_robot.recording.records import EpisodeRecord, RecordingError, read_epi
 __all__ = ["write_preview"]
 
 _STRIP = 44
+#: Smallest height in pixels that a camera image is enlarged to.
+_HEIGHT = 192
 _GREEN, _RED, _ORANGE, _GREY, _WHITE = (80, 200, 90), (230, 80, 70), (255, 150, 0), (70, 70, 70), (240, 240, 240)
 
 
@@ -26,7 +28,6 @@ def write_preview(
     path: str | Path,
     episodes: int | Sequence[int] = 4,
     *,
-    image_height: int = 192,
     hold_seconds: float = 0.5,
 ) -> Path:
     """Write an mp4 (h264, yuv420p) of recorded episodes, read back from the dataset.
@@ -38,7 +39,6 @@ def write_preview(
         root: Directory of a dataset recorded by `EpisodeRecorder`.
         path: File to write; replaced in one step.
         episodes: Number of episodes, spread evenly over the dataset, or the indices of those to show.
-        image_height: Smallest height in pixels that a camera image is enlarged to.
         hold_seconds: How long the last image of an episode stays.
 
     Returns:
@@ -68,7 +68,7 @@ def write_preview(
         stream: Any = None
         for index in chosen:
             episode = table.slice(index, 1).to_pylist()[0]
-            for picture in _pictures(root, info, episode, cameras, records[index], image_height, hold_seconds):
+            for picture in _pictures(root, info, episode, cameras, records[index], hold_seconds):
                 if stream is None:
                     stream = container.add_stream("h264", rate=info.fps, options={"crf": "20", "preset": "veryfast"})
                     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
@@ -79,7 +79,7 @@ def write_preview(
 
 
 def _pictures(
-    root: Path, info: Any, episode: dict, cameras: list[str], record: EpisodeRecord, height: int, hold_seconds: float
+    root: Path, info: Any, episode: dict, cameras: list[str], record: EpisodeRecord, hold_seconds: float
 ) -> Iterator[Image.Image]:
     data_path = root / "data/chunk-{data/chunk_index:03d}/file-{data/file_index:03d}.parquet".format(**episode)
     columns = ["is_intervention", "progress", "subgoal"]
@@ -89,7 +89,7 @@ def _pictures(
     videos = [_decode(root, key, episode, info.fps) for key in cameras]
     picture = None
     for label, images in zip(labels, zip(*videos, strict=True), strict=True):
-        picture = _draw(images, label, record, height)
+        picture = _draw(images, label, record)
         yield picture
     if picture is not None:
         yield from [picture] * round(hold_seconds * info.fps)
@@ -115,8 +115,8 @@ def _decode(root: Path, key: str, episode: dict, fps: int) -> Iterator[np.ndarra
         )
 
 
-def _draw(images: Sequence[np.ndarray], label: dict, record: EpisodeRecord, height: int) -> Image.Image:
-    factor = -(-height // images[0].shape[0])
+def _draw(images: Sequence[np.ndarray], label: dict, record: EpisodeRecord) -> Image.Image:
+    factor = -(-_HEIGHT // images[0].shape[0])
     views = np.concatenate(images, axis=1).repeat(factor, axis=0).repeat(factor, axis=1)
     width, tall = views.shape[1] + views.shape[1] % 2, views.shape[0] + views.shape[0] % 2
     picture = Image.new("RGB", (width, tall + _STRIP))

@@ -48,8 +48,6 @@ class EpisodeRecorder(Closing):
     Args:
         root: Directory of the dataset. Created if missing; appended to if it holds a dataset of the same task.
         spec: The task: prompt, cameras, image size, joint layout and fps are recorded.
-        repo_id: Name of the dataset in lerobot's sense; only a label, nothing is uploaded. Default: `rise/<root name>`.
-        robot_type: Robot type written to the dataset. Default: the name of the joint layout.
         encoder: Video encoder settings. Default: `rise_env.data.video.video_encoder`.
         commit_every: Episodes between two moves of finished episodes into the dataset proper.
 
@@ -73,8 +71,6 @@ class EpisodeRecorder(Closing):
         root: str | Path,
         spec: TaskSpec,
         *,
-        repo_id: str | None = None,
-        robot_type: str | None = None,
         encoder: RGBEncoderConfig | None = None,
         commit_every: int = 50,
     ) -> None:
@@ -93,8 +89,6 @@ class EpisodeRecorder(Closing):
             )
         self.root = Path(root)
         self.spec = spec
-        self.repo_id = repo_id or f"rise/{self.root.name}"
-        self._robot_type = spec.layout.name if robot_type is None else robot_type
         self._encoder = encoder
         self._commit_every = commit_every
         self._features = _features(spec)
@@ -106,7 +100,7 @@ class EpisodeRecorder(Closing):
         self._closed = False
         try:
             features = {**self._features, **DEFAULT_FEATURES}
-            expected = describe_features(DatasetInfo(CODEBASE_VERSION, spec.fps, features, robot_type=self._robot_type))
+            expected = describe_features(DatasetInfo(CODEBASE_VERSION, spec.fps, features, robot_type=spec.layout.name))
             expected["prompt"] = spec.prompt
             self.num_episodes = self.num_frames = 0
             for path in self._store.datasets:
@@ -265,11 +259,11 @@ class EpisodeRecorder(Closing):
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
         return LeRobotDataset.create(
-            repo_id=self.repo_id,
+            repo_id=f"rise/{self.root.name}",
             fps=self.spec.fps,
             features=self._features,
             root=self._store.scratch(),
-            robot_type=self._robot_type,
+            robot_type=self.spec.layout.name,
             video_backend="pyav",
             rgb_encoder=self._encoder,
             streaming_encoding=True,

@@ -17,18 +17,6 @@ __all__ = ["SIDECAR_PATH", "EpisodeRecord", "RecordingError", "read_episode_reco
 
 SIDECAR_PATH = Path("meta/rise_episodes.parquet")
 _TAG = {b"rise": b"rise_episodes", b"rise_version": b"1"}
-_SCHEMA = pa.schema(
-    [
-        ("episode_index", pa.int64()),
-        ("num_frames", pa.int64()),
-        ("success", pa.bool_()),
-        ("failure_mode", pa.string()),
-        ("seed", pa.int64()),
-        ("operator", pa.string()),
-        ("num_intervention_frames", pa.int64()),
-    ],
-    metadata=_TAG,
-)
 
 
 class RecordingError(RiseError, ValueError):
@@ -56,6 +44,10 @@ class EpisodeRecord:
     seed: int
     operator: str
     num_intervention_frames: int
+
+
+_TYPES = {"int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
+_SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in dataclasses.fields(EpisodeRecord)], _TAG)
 
 
 def read_episode_records(root: str | Path) -> list[EpisodeRecord]:

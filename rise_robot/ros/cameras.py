@@ -64,11 +64,7 @@ class CameraProcess:
         self._ready = False
 
     def wait(self, timeout: float = 60.0) -> None:
-        """Wait until it has drawn a first image.
-
-        Raises:
-            RobotError: If it ends before, or takes too long.
-        """
+        """Wait until it has drawn a first image; RobotError if it ends before, or takes too long."""
         if not self._connection.poll(timeout):
             self.close()
             raise RobotError(f"the cell's cameras have not started after {timeout:g} s")

@@ -132,11 +132,7 @@ class CellNode:
     # ------------------------------------------------------------------ time
 
     def run(self) -> None:
-        """Keep real time until `stop`.
-
-        Raises:
-            RobotError: If the cameras fail.
-        """
+        """Keep real time until `stop`; RobotError if the cameras fail."""
         world, clock = self._world, time.monotonic
         origin, done, ticks, frames = clock(), 0, 0, 0
         looked, simulated, slipped = origin, 0, 0.0

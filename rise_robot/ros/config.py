@@ -130,11 +130,7 @@ class RosConfig:
 
 
 def ros_config(robot: RobotConfig) -> RosConfig:
-    """Decode the section `ros` of a robot.
-
-    Raises:
-        ConfigError: If there is none, or something in it is wrong.
-    """
+    """Decode the section `ros` of a robot; ConfigError if there is none, or something in it is wrong."""
     section = robot.drivers.get("ros")
     if not section:
         raise ConfigError(

@@ -64,11 +64,7 @@ def available() -> bool:
 
 @functools.cache
 def load() -> Ros:
-    """Import ROS.
-
-    Raises:
-        RobotError: If it is not there; the message says how to get it.
-    """
+    """Import ROS; RobotError if it is not there; the message says how to get it."""
     prepare_environment()
     logger_class = logging.getLoggerClass()
     try:
@@ -115,11 +111,7 @@ def prepare_environment() -> None:
 
 
 def require_master() -> None:
-    """Make sure that a master answers; rospy would wait for one for ever.
-
-    Raises:
-        RobotError: If none does.
-    """
+    """Make sure that a master answers; rospy would wait for one for ever; RobotError if none does."""
     host, port = _address()
     try:
         socket.create_connection((host, port), timeout=_PATIENCE).close()

@@ -46,11 +46,7 @@ class Graph:
 
 
 def read_graph() -> Graph:
-    """Ask the master.
-
-    Raises:
-        RobotError: If it does not answer.
-    """
+    """Ask the master; RobotError if it does not answer."""
     ros = ros1.load()
     master = ros.rosgraph.Master("/rise")
     try:

@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from typing import Any, Self
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -74,7 +74,12 @@ class PolicyClient:
         deadline = time.monotonic() + wait
         while True:
             try:
-                connection = self._open_connection.enter_context(self._open())
+                opening = connect(
+                    self.uri, additional_headers=self._headers, compression=None, open_timeout=self.timeout,
+                    close_timeout=1.0, max_size=_MOST_BYTES,
+                    proxy=None,  # a robot's policy server is in its own network
+                )  # fmt: skip
+                connection = self._open_connection.enter_context(opening)
                 break
             except (ConnectionRefusedError, socket.gaierror) as error:
                 if isinstance(error, ConnectionRefusedError) and time.monotonic() < deadline:
@@ -95,7 +100,9 @@ class PolicyClient:
             if not isinstance(metadata, dict):
                 raise RobotError(f"{self.uri} is no policy server: it said {type(metadata).__name__}, expected a map")
             # A receiver that stalls must not hold the sender for ever: sending has no timeout of its own.
-            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.timeout))
+            connection.socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
+            )
         except OSError as error:
             self._open_connection.close()
             raise RobotError(f"the policy server at {self.uri} is gone: {error}") from error
@@ -154,17 +161,6 @@ class PolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self) -> AbstractContextManager[ClientConnection]:
-        return connect(
-            self.uri,
-            additional_headers=self._headers,
-            compression=None,
-            proxy=None,  # a robot's policy server is in its own network
-            open_timeout=self.timeout,
-            close_timeout=1.0,
-            max_size=_MOST_BYTES,
-        )
-
     def _read(self, connection: ClientConnection, timeout: float) -> Any:
         try:
             message = connection.recv(timeout=timeout)
@@ -203,7 +199,3 @@ def _bracketed(host: str) -> str:
         return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
     except ValueError:
         return host
-
-
-def _timeval(seconds: float) -> bytes:
-    return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))

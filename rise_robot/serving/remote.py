@@ -25,10 +25,7 @@ class RemotePolicy(Closing):
     policy in this process.
 
     Args:
-        host: As of `PolicyClient`.
-        port: As of `PolicyClient`.
-        api_key: As of `PolicyClient`.
-        timeout: As of `PolicyClient`.
+        host: As of `PolicyClient`, and so are `port`, `api_key` and `timeout`.
         extra: Sent along with every observation: `advantage`, `prompt`.
 
     Raises:

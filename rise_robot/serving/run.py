@@ -37,11 +37,7 @@ def read_token(path: Path | None) -> str | None:
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of "HOST:PORT".
-
-    Raises:
-        ConfigError: If it is not of this form.
-    """
+    """Host and port of "HOST:PORT"; ConfigError if it is not of this form."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal():
         raise ConfigError(f"server address {text!r} is not of the form HOST:PORT")

@@ -11,11 +11,13 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self
 
+import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
@@ -24,7 +26,6 @@ from websockets.http11 import Request, Response
 from rise_env.errors import ConfigError, RiseError, RobotError, requirement
 from rise_robot.serving.codec import WireError, decode, encode
 from rise_robot.serving.connection import Gate, GuardedConnection, library_logger
-from rise_robot.serving.latency import Latencies
 from rise_robot.serving.policy import PolicySession, ServedPolicy
 
 __all__ = ["PolicyServer", "ServerConfig", "is_loopback"]
@@ -78,11 +79,7 @@ class ServerConfig:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or all addresses of a name, are of this machine alone.
-
-    Raises:
-        ConfigError: If the name is unknown.
-    """
+    """Whether an address, or all addresses of a name, are of this machine alone; ConfigError if the name is unknown."""
     if not host:
         return False
     try:
@@ -90,6 +87,26 @@ def is_loopback(host: str) -> bool:
     except OSError as error:
         raise ConfigError(f"policy server: host {host!r} is not known here ({error}). Use 127.0.0.1") from error
     return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+
+
+class _Latencies:
+    """Durations of the last thousand requests, ms, and the number of all."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=1000)
+        self.count = 0
+
+    def add(self, milliseconds: float) -> None:
+        self._last.append(milliseconds)
+        self.count += 1
+
+    def summary(self) -> dict[str, float]:
+        if not self._last:
+            return {"count": 0}
+        values = np.fromiter(self._last, float)
+        p50, p99 = np.quantile(values, [0.5, 0.99])
+        summary = {"mean": values.mean(), "p50": p50, "p99": p99, "max": values.max()}
+        return {"count": self.count, **{name: round(float(value), 3) for name, value in summary.items()}}
 
 
 class PolicyServer:
@@ -124,7 +141,7 @@ class PolicyServer:
         self._started = time.monotonic()
         self._clients = self._most_clients = self._all_clients = 0
         self._refused = self._errors = 0
-        self._latencies = {name: Latencies() for name in ("infer", "queue", "total")}
+        self._latencies = {name: _Latencies() for name in ("infer", "queue", "total")}
 
     # ------------------------------------------------------------------ life
 
