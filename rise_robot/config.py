@@ -134,8 +134,9 @@ class SmoothConfig:
     Attributes:
         latency_steps: Largest number of stale steps dropped from a new chunk.
         least_overlap: Steps that the old plan is padded to before the two are blended.
-        stale: Which steps count as stale, those played since the last "merge" or since the "observation" that the chunk
-            was computed from; see `rise_robot.execution.smooth.SmoothExecutor`.
+        stale: Which steps count as stale: those played since the last "merge", as deployed with the release, or since
+            the "observation" that the chunk was computed from. They are the same where an inference begins as soon as
+            the one before has ended; where it begins later, the first drops steps that are still to come.
     """
 
     latency_steps: int = 8
@@ -152,7 +153,7 @@ class EnsembleConfig:
     """Temporal ensembling.
 
     Attributes:
-        decay: Chunk i for a step, 0 the oldest, has the weight exp(-decay i).
+        decay: Chunk i for a step, 0 the oldest, has the weight exp(-decay i): a larger one trusts old chunks more.
     """
 
     decay: float = 0.01

@@ -303,9 +303,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         source = "scene" if self._scene is not None else "operator" if self.session.keys.available else "none"
         return {
             "task": self.task.prompt,
-            "progress": outcome["progress"],
-            "score": outcome["score"],
-            "is_success": outcome["is_success"],
+            **{key: outcome[key] for key in ("progress", "score", "is_success")},
             "failure_mode": mode,
             "clamped": clamped,
             "control_steps": executed,

@@ -60,9 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    from rise_agents.policies.resolve import resolve_policy
-    from rise_agents.policies.served import PolicyService
-    from rise_env.world_model import resolve_device
     from rise_robot.serving import ServerConfig, read_token, serve_until_signal
 
     # First what can be wrong with a setting: loading the policy takes seconds.
@@ -75,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
         warm_up=args.warm_up,
         idle_seconds=args.idle_seconds,
     )
+    from rise_agents.policies.resolve import resolve_policy
+    from rise_agents.policies.served import PolicyService
+    from rise_env.world_model import resolve_device
+
     if args.threads is not None:
         import torch
 

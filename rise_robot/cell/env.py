@@ -232,17 +232,10 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return action
 
     def _info(self, clamped: int, executed: int) -> dict[str, Any]:
-        status = self.cell.status
-        return {
-            "task": self.task.prompt,
-            "progress": status.progress,
-            "score": status.score,
-            "is_success": status.success,
-            "failure_mode": status.failure_mode,
-            "clamped": clamped,
-            "control_steps": executed,
-            "seconds": self.cell.seconds,
-        }
+        outcome = self.cell.status.outcome()
+        del outcome["finished"]
+        counts = {"clamped": clamped, "control_steps": executed, "seconds": self.cell.seconds}
+        return {"task": self.task.prompt, **outcome, **counts}
 
     def _show(self) -> None:
         """Bring the window up to date, opening it first where there is a display."""

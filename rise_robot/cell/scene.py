@@ -56,16 +56,8 @@ def build_model(spec: TaskSpec, config: CellConfig, task: CellTask) -> mujoco.Mj
     world = element(root, "worldbody")
     element(world, "light", name="lamp", pos="0.1 0.3 1.6", dir="0.08 -0.15 -1", directional="true",
                diffuse="0.55 0.55 0.55", specular="0.1 0.1 0.1", castshadow="false")  # fmt: skip
-    element(
-        world,
-        "geom",
-        name="floor",
-        type="plane",
-        size="7 7 1",
-        pos="0 0 -0.75",
-        rgba="0.34 0.36 0.40 1",
-        **SCENE_CONTACT,
-    )
+    floor = {"type": "plane", "size": "7 7 1", "pos": "0 0 -0.75", "rgba": "0.34 0.36 0.40 1"}
+    element(world, "geom", name="floor", **floor, **SCENE_CONTACT)
     element(world, "geom", name="table", type="box", size="0.45 0.62 0.02", pos="0.28 0 -0.02", rgba="0.72 0.66 0.58 1",
                friction="0.8 0.01 0.0005", **SCENE_CONTACT)  # fmt: skip
     _add_room(root, world)

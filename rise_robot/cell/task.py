@@ -39,6 +39,11 @@ class TaskStatus:
     failure_mode: str
     finished: bool
 
+    def outcome(self) -> dict[str, Any]:
+        """The same as plain values under the keys of `SceneDriver.outcome`."""
+        values = {"progress": float(self.progress), "score": float(self.score), "is_success": bool(self.success)}
+        return {**values, "failure_mode": self.failure_mode, "finished": bool(self.finished)}
+
 
 class CellTask(ABC):
     """A task in the work cell: its objects, randomisation, ground truth, expert and imperfect operators.

@@ -127,14 +127,7 @@ class CellDriver:
 
     def outcome(self) -> dict[str, Any]:
         """Ground truth of the task."""
-        status = self.cell.status
-        return {
-            "progress": status.progress,
-            "score": status.score,
-            "is_success": status.success,
-            "failure_mode": status.failure_mode,
-            "finished": status.finished,
-        }
+        return self.cell.status.outcome()
 
     # ------------------------------------------------------------------ beyond the protocol
 

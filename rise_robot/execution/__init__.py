@@ -37,10 +37,9 @@ def make_executor(config: ExecutionConfig, task: TaskSpec, strategy: str | None 
     if chosen == "sync":
         return SynchronousExecutor(task.execute)
     if chosen == "smooth":
-        smooth = config.smooth
-        return SmoothExecutor(period, smooth.latency_steps, smooth.least_overlap, smooth.stale)
+        return SmoothExecutor(period, config.smooth)
     if chosen == "ensemble":
-        return EnsembleExecutor(period, config.ensemble.decay)
+        return EnsembleExecutor(period, config.ensemble)
     if chosen == "rtc":
-        return RealTimeExecutor(period, config.rtc.execute_horizon, config.rtc.delay_steps)
+        return RealTimeExecutor(period, config.rtc)
     raise ConfigError(f"execution strategy {chosen!r} is not one of {', '.join(STRATEGIES)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rise_robot.config import EnsembleConfig
 from rise_robot.execution.base import ChunkExecutor, Merge
 
 __all__ = ["EnsembleExecutor"]
@@ -14,14 +15,14 @@ class EnsembleExecutor(ChunkExecutor):
 
     Args:
         period: Least number of control steps from one request to the next.
-        decay: A larger one trusts old chunks more; 0 is the plain mean.
+        config: Settings.
     """
 
     name = "ensemble"
 
-    def __init__(self, period: int = 1, decay: float = 0.01) -> None:
+    def __init__(self, period: int = 1, config: EnsembleConfig | None = None) -> None:
         super().__init__(period)
-        self._decay = decay
+        self._decay = (config or EnsembleConfig()).decay
         self.reset()
 
     def reset(self) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 
 import numpy as np
 
+from rise_robot.config import RealTimeConfig
 from rise_robot.execution.base import Merge, QueueExecutor, RtcConstraints
 
 __all__ = ["RealTimeExecutor"]
@@ -21,15 +22,14 @@ class RealTimeExecutor(QueueExecutor):
 
     Args:
         period: Least number of control steps from one request to the next.
-        execute_horizon: Rows of a new chunk that the old one constrains.
-        delay_steps: Expected delay before one was measured.
+        config: Settings.
     """
 
     name = "rtc"
 
-    def __init__(self, period: int = 1, execute_horizon: int = 10, delay_steps: int = 4) -> None:
+    def __init__(self, period: int = 1, config: RealTimeConfig | None = None) -> None:
         super().__init__(period)
-        self._horizon, self._first_delay = execute_horizon, delay_steps
+        self._config = config or RealTimeConfig()
         self._delays: deque[int] = deque(maxlen=_REMEMBERED)  # not forgotten at a reset: they belong to the policy
 
     def request(self, step: int) -> RtcConstraints | None:
@@ -37,8 +37,8 @@ class RealTimeExecutor(QueueExecutor):
         super().request(step)
         if not self._queue:
             return None
-        delay = max(self._delays, default=self._first_delay)
-        return RtcConstraints(np.stack(self._queue), min(delay, len(self._queue)), self._horizon)
+        delay = max(self._delays, default=self._config.delay_steps)
+        return RtcConstraints(np.stack(self._queue), min(delay, len(self._queue)), self._config.execute_horizon)
 
     def add(self, chunk: np.ndarray, computed_at: int, now: int) -> Merge:
         """Replace what is left by the new chunk, from the step that is due."""

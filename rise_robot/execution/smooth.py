@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Literal
 
 import numpy as np
 
+from rise_robot.config import SmoothConfig
 from rise_robot.execution.base import Merge, QueueExecutor
 
 __all__ = ["SmoothExecutor", "cross_fade"]
@@ -41,24 +41,14 @@ class SmoothExecutor(QueueExecutor):
 
     Args:
         period: Least number of control steps from one request to the next.
-        latency_steps: Largest number of steps to drop.
-        least_overlap: See above.
-        stale: Which steps count as stale: those played since the last "merge", as deployed with the release, or since
-            the "observation" that the chunk was computed from. They are the same where an inference begins as soon as
-            the one before has ended; where it begins later, the first drops steps that are still to come.
+        config: Settings.
     """
 
     name = "smooth"
 
-    def __init__(
-        self,
-        period: int = 1,
-        latency_steps: int = 8,
-        least_overlap: int = 8,
-        stale: Literal["merge", "observation"] = "observation",
-    ) -> None:
+    def __init__(self, period: int = 1, config: SmoothConfig | None = None) -> None:
         super().__init__(period)
-        self._latency, self._least, self._stale = latency_steps, least_overlap, stale
+        self._config = config or SmoothConfig()
 
     def reset(self) -> None:
         """Forget plan and last target."""
@@ -68,15 +58,15 @@ class SmoothExecutor(QueueExecutor):
 
     def add(self, chunk: np.ndarray, computed_at: int, now: int) -> Merge:
         """Fade the new chunk in."""
-        stale = [step for step in self._played if self._stale == "merge" or step >= computed_at]
-        dropped = min(len(stale), self._latency, len(chunk))
+        stale = [step for step in self._played if self._config.stale == "merge" or step >= computed_at]
+        dropped = min(len(stale), self._config.latency_steps, len(chunk))
         new = np.array(chunk[dropped:], np.float64)
         self._played = []
         if not len(new):  # all of it is stale: what is planned is newer
             return Merge(computed_at, now, dropped, 0, len(self._queue))
         old = list(self._queue) or ([] if self._last is None else [self._last])
         if old:
-            old += [old[-1]] * (self._least - len(old))
+            old += [old[-1]] * (self._config.least_overlap - len(old))
             new = cross_fade(np.stack(old), new)
         self._queue = deque(new)
         return Merge(computed_at, now, dropped, min(len(old), len(new)), len(self._queue))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +145,7 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
             columns[f"stats/task_index/{stat}"] = [
                 [float(tasks.index(text)) for text in row[:1]] for row in table["tasks"].to_pylist()
             ]
-        for key, values in columns.items():
-            position = table.schema.get_field_index(key)
-            field = table.schema.field(position)
-            table = table.set_column(position, field, pa.array(values, field.type))
+        table = _with(table, columns)
         tables.append(table if not tables else table.select(tables[0].column_names).cast(tables[0].schema))
         stats += _episode_stats(table)
         records += [
@@ -176,6 +173,15 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
     write_info(info, staging)
 
 
+def _with(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
+    """The table with new values in some of its columns."""
+    for name, values in columns.items():
+        position = table.schema.get_field_index(name)
+        field = table.schema.field(position)
+        table = table.set_column(position, field, pa.array(values, field.type))
+    return table
+
+
 class _DataStage:
     """Writes renumbered frame tables, one row group per episode as lerobot does, into as few files as allowed."""
 
@@ -199,13 +205,12 @@ class _DataStage:
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     table = file.read_row_group(group)
-                    for name, values in (
-                        ("episode_index", table["episode_index"].to_numpy() + episode),
-                        ("index", table["index"].to_numpy() + frame),
-                        ("task_index", task_map[table["task_index"].to_numpy()]),
-                    ):
-                        position = table.schema.get_field_index(name)
-                        table = table.set_column(position, table.schema.field(position), pa.array(values))
+                    columns = {
+                        "episode_index": table["episode_index"].to_numpy() + episode,
+                        "index": table["index"].to_numpy() + frame,
+                        "task_index": task_map[table["task_index"].to_numpy()],
+                    }
+                    table = _with(table, columns)
                     if self._writer is None:
                         target = self._staging / "data/chunk-{:03d}/file-{:03d}.parquet".format(*self._place)
                         target.parent.mkdir(parents=True, exist_ok=True)

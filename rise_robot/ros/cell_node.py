@@ -276,18 +276,9 @@ class CellNode:
         return work
 
     def _publish_outcome(self) -> None:
-        status, world = self._world.cell.status, self._world
-        content = {
-            "progress": float(status.progress),
-            "score": float(status.score),
-            "is_success": bool(status.success),
-            "failure_mode": status.failure_mode,
-            "finished": bool(status.finished),
-            "episode": world.episode,
-            "seed": world.seed,
-            "seconds": world.cell.seconds,
-        }
-        self._outcome.publish(json.dumps(content))
+        world = self._world
+        episode = {"episode": world.episode, "seed": world.seed, "seconds": world.cell.seconds}
+        self._outcome.publish(json.dumps(world.cell.status.outcome() | episode))
 
     def _refuse_company(self) -> None:
         graph, own = read_graph(), self._ros.rospy.get_name()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rise_env.errors import ConfigError
 from rise_env.tasks import load_task
-from rise_robot.config import STRATEGIES, ExecutionConfig
+from rise_robot.config import STRATEGIES, EnsembleConfig, ExecutionConfig, RealTimeConfig, SmoothConfig
 from rise_robot.execution import (
     ChunkExecutor,
     EnsembleExecutor,
@@ -24,7 +24,7 @@ LENGTH, DIM = 12, 3
 ALL = {
     "sync": lambda period: SynchronousExecutor(LENGTH),
     "smooth": lambda period: SmoothExecutor(period),
-    "smooth-merge": lambda period: SmoothExecutor(period, stale="merge"),
+    "smooth-merge": lambda period: SmoothExecutor(period, SmoothConfig(stale="merge")),
     "ensemble": lambda period: EnsembleExecutor(period),
     "rtc": lambda period: RealTimeExecutor(period),
 }
@@ -149,7 +149,7 @@ def test_a_cross_fade_begins_with_the_old_plan_and_ends_with_the_new_one(old: in
 
 
 def test_smoothing_as_deployed() -> None:
-    executor = SmoothExecutor(stale="merge", latency_steps=3, least_overlap=4)
+    executor = SmoothExecutor(config=SmoothConfig(stale="merge", latency_steps=3, least_overlap=4))
     executor.add(np.zeros((6, 1)), 0, 0)
     for step in range(5):
         executor.next(step)
@@ -168,7 +168,7 @@ def test_smoothing_as_deployed() -> None:
 
 def test_smoothing_counts_stale_steps_from_the_observation() -> None:
     for stale, dropped in (("merge", 6), ("observation", 2)):
-        executor = SmoothExecutor(stale=stale)
+        executor = SmoothExecutor(config=SmoothConfig(stale=stale))
         executor.add(counting(0), 0, 0)
         for step in range(6):
             executor.next(step)
@@ -186,7 +186,7 @@ def test_a_chunk_of_stale_steps_changes_nothing() -> None:
 
 
 def test_ensemble_weights_old_chunks_most() -> None:
-    executor = EnsembleExecutor(decay=0.5)
+    executor = EnsembleExecutor(config=EnsembleConfig(decay=0.5))
     executor.add(np.full((6, 1), 1.0), 0, 0)
     executor.next(0)
     executor.add(np.full((6, 1), 2.0), 1, 1)
@@ -198,7 +198,7 @@ def test_ensemble_weights_old_chunks_most() -> None:
 
 
 def test_real_time_chunking_constrains_the_policy_by_what_is_played() -> None:
-    executor = RealTimeExecutor(period=2, execute_horizon=6, delay_steps=3)
+    executor = RealTimeExecutor(2, RealTimeConfig(execute_horizon=6, delay_steps=3))
     assert executor.request(0) is None
     executor.add(counting(0), 0, 1)
     executor.next(1)

@@ -150,9 +150,8 @@ class BrickSorting(CellTask):
         self._brick_qpos = np.array([model.joint(name).qposadr[0] for name in names])
         self._brick_qvel = np.array([model.joint(name).dofadr[0] for name in names])
         self._pads = np.array([[model.geom(f"{side}_finger{i}_pad").id for i in (1, 2)] for side in SIDES])
-        self._bin_geoms = [
-            np.array([model.geom(f"bin{i}_{part}").id for part in BIN_PARTS]) for i in range(len(self.bin_centers))
-        ]
+        bins = range(len(self.bin_centers))
+        self._bin_geoms = [np.array([model.geom(f"bin{i}_{part}").id for part in BIN_PARTS]) for i in bins]
         self._belt_actuator = model.actuator("belt").id
         self._belt_qpos = int(model.joint("belt").qposadr[0])
         self._belt_qvel = int(model.joint("belt").dofadr[0])
@@ -242,19 +241,12 @@ class BrickSorting(CellTask):
                 self.fate[index] = fate
                 if fate != _PLACED and self.first_failure == _OPEN:
                     self.first_failure = np.array(fate)
-        self._update_milestones(position, touched, held, above_own)
+        lifted = held & (position[:, 2] > BELT_TOP + BRICK_HALF[2] + 0.03)
+        near, placed = self._gripper_distance(position) < 0.05, self.fate == _PLACED
+        milestones = np.stack([near, touched, held, lifted, lifted & above_own, placed], -1)
+        self.reached |= milestones & self.active[:, None]
         self.status = self._status(position, touched, held)
         return self.status
-
-    def _update_milestones(
-        self, position: np.ndarray, touched: np.ndarray, held: np.ndarray, above_own: np.ndarray
-    ) -> None:
-        lifted = held & (position[:, 2] > BELT_TOP + BRICK_HALF[2] + 0.03)
-        now = np.stack(
-            [self._gripper_distance(position) < 0.05, touched, held, lifted, lifted & above_own, self.fate == _PLACED],
-            -1,
-        )
-        self.reached |= now & self.active[:, None]
 
     def _status(self, position: np.ndarray, touched: np.ndarray, held: np.ndarray) -> TaskStatus:
         active = self.active
@@ -269,13 +261,9 @@ class BrickSorting(CellTask):
         progress = np.where(falling, np.maximum(progress, 0.8), progress)
         progress = np.where(self.fate == _PLACED, 1.0, np.where(self.fate > _PLACED, 0.0, progress))
         success = bool((self.fate[active] == _PLACED).all())
-        return TaskStatus(
-            progress=float(progress[active].mean()),
-            score=float((self.reached[active] @ _POINTS).mean()),
-            success=success,
-            failure_mode=_MODES[int(self.first_failure)],
-            finished=bool((self.fate[active] != _OPEN).all()),
-        )
+        score, finished = (self.reached[active] @ _POINTS).mean(), bool((self.fate[active] != _OPEN).all())
+        mode = _MODES[int(self.first_failure)]
+        return TaskStatus(float(progress[active].mean()), float(score), success, mode, finished)
 
     # ------------------------------------------------------------------ ground truth for experts
 
