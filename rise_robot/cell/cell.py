@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -181,19 +182,21 @@ class WorkCell:
         self.status = self.task.advance()
         return self.status
 
-    def checked_target(self, target: np.ndarray) -> np.ndarray:
-        """Return `target` as float64 (D,), or raise ActionError."""
-        target = np.asarray(target)
-        if target.shape != (self.spec.layout.dim,):
+    def checked_target(self, target: np.ndarray, steps: tuple[int, ...] = ()) -> np.ndarray:
+        """Joint targets as float64 (*steps, D); ActionError if the shape is wrong or a value is not finite."""
+        target, layout = np.asarray(target), self.spec.layout
+        expected = (*steps, layout.dim)
+        if target.shape != expected:
+            names = ", ".join(layout.names)
             raise ActionError(
-                f"joint target has shape {target.shape}, layout {self.spec.layout.name!r} wants "
-                f"({self.spec.layout.dim},): {', '.join(self.spec.layout.names)}"
+                f"action has shape {target.shape}, expected {expected}: absolute joint targets in the order {names}"
             )
         if not np.issubdtype(target.dtype, np.number):
-            raise ActionError(f"joint target has data type {target.dtype}, which are not numbers")
-        if not np.isfinite(target).all():
-            bad = [name for name, fine in zip(self.spec.layout.names, np.isfinite(target), strict=True) if not fine]
-            raise ActionError(f"joint target is not finite at: {', '.join(bad)}")
+            raise ActionError(f"action has data type {target.dtype}, which are not numbers; nothing was executed")
+        finite = np.isfinite(target).reshape(-1, layout.dim).all(0)
+        if not finite.all():
+            bad = ", ".join(itertools.compress(layout.names, ~finite))
+            raise ActionError(f"action is not finite at: {bad} (NaN or infinity); nothing was executed")
         return target.astype(np.float64)
 
     # ------------------------------------------------------------------ what can be measured

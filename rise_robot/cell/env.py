@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from rise_env.acting import ObservationHistory
-from rise_env.errors import ActionError, ConfigError
+from rise_env.errors import ConfigError
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_robot.cell.acting import cell_observation
 from rise_robot.cell.cell import CellState, WorkCell
@@ -113,7 +113,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         Raises:
             ActionError: If the action has the wrong shape or is not finite.
         """
-        chunk = self._checked(action)
+        chunk = self.cell.checked_target(action, (self.task.chunk,))
         clamped = executed = 0
         for target in chunk[: self.task.execute]:
             self.cell.step(target)
@@ -216,20 +216,6 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             self._scripted[name] = self.cell.task.scripted(name, seed)
             self._scripted[name].reset()
         return self._scripted[name].plan(self.task.chunk).astype(np.float32)
-
-    def _checked(self, action: np.ndarray) -> np.ndarray:
-        action = np.asarray(action)
-        if action.shape != self.action_space.shape:
-            names = ", ".join(self.task.layout.names)
-            raise ActionError(
-                f"action has shape {action.shape}, expected {self.action_space.shape}: a chunk of {self.task.chunk} "
-                f"absolute joint targets in the order {names}"
-            )
-        if not np.issubdtype(action.dtype, np.number):
-            raise ActionError(f"action has data type {action.dtype}, which are not numbers; nothing was executed")
-        if not np.isfinite(action).all():
-            raise ActionError("action is not finite (NaN or infinity); nothing was executed")
-        return action
 
     def _info(self, clamped: int, executed: int) -> dict[str, Any]:
         outcome = self.cell.status.outcome()

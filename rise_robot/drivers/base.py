@@ -86,7 +86,7 @@ class Driver(Protocol):
         """
 
     def joints(self) -> JointSample:
-        """The newest joint state; cheap, for checks at the control rate; RobotError if there is none."""
+        """The newest joint state; cheap, for checks at the control rate. RobotError if there is none."""
 
     def camera_stamps(self) -> Mapping[str, float]:
         """When the newest image of every camera of the task was taken, s on the driver's clock; cheap, as `joints`.

@@ -17,27 +17,17 @@ __all__ = ["ExecutionLog", "MergeRecord"]
 
 
 @dataclass(frozen=True)
-class MergeRecord:
-    """One chunk.
+class MergeRecord(Merge):
+    """A merge, and when it happened.
 
     Attributes:
-        computed_at: Control step of its observation.
-        merged_at: Control step at which it arrived.
-        latency_steps: Control steps in between.
+        latency_steps: Control steps from the observation to the arrival of the chunk.
         inference_ms: Time that the inference took, ms.
-        dropped: Steps that were never played because their time had passed.
-        overlap: Steps played together with older chunks.
-        queued: Steps planned after the merge.
         episode: Number of the episode, from 0.
     """
 
-    computed_at: int
-    merged_at: int
     latency_steps: int
     inference_ms: float
-    dropped: int
-    overlap: int
-    queued: int
     episode: int
 
 

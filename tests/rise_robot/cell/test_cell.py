@@ -140,7 +140,7 @@ def test_the_same_seed_gives_the_same_episode_whatever_came_before(new_cell) -> 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (lambda good: good[:7], r"shape \(7,\).*wants \(14,\): left_joint1, "),
+        (lambda good: good[:7], r"shape \(7,\).*expected \(14,\).*left_joint1, "),
         (lambda good: good[None], r"shape \(1, 14\)"),
         (lambda good: np.where(np.arange(14) == 9, np.nan, good), "not finite at: right_joint3"),
         (lambda good: np.where(np.arange(14) == 6, np.inf, good), "not finite at: left_gripper"),
