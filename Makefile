@@ -55,7 +55,7 @@ lint: $(STAMP) ## check style, formatting and types
 	done; \
 	exit $$status
 
-format: $(STAMP) ## mend style and formatting where that is safe
+format: $(STAMP) ## fix style and formatting where that is safe
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
