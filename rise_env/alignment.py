@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rise_env.errors import ConfigError, unknown_name
+from rise_env.errors import ConfigError, check_known
 
 __all__ = ["ALIGNMENTS", "align_actions", "aligned_dim"]
 
@@ -20,7 +20,7 @@ ALIGNMENTS = ("interval", "last", "target")
 
 def aligned_dim(dim: int, stride: int, alignment: str) -> int:
     """Width of one action token for actions of width `dim`."""
-    _check(alignment)
+    check_known("action alignment", alignment, ALIGNMENTS)
     return dim * stride if alignment == "interval" else dim
 
 
@@ -38,7 +38,7 @@ def align_actions(actions: Any, stride: int, alignment: str) -> Any:
     Raises:
         ConfigError: If the alignment is unknown or H is not a multiple of the stride.
     """
-    _check(alignment)
+    check_known("action alignment", alignment, ALIGNMENTS)
     horizon, dim = actions.shape[-2:]
     if horizon % stride:
         raise ConfigError(f"a chunk of {horizon} actions is not a multiple of stride {stride}")
@@ -49,8 +49,3 @@ def align_actions(actions: Any, stride: int, alignment: str) -> Any:
         return actions[..., stride - 1 :: stride, :]
     index = [min(stride * (k + 1), horizon - 1) for k in range(frames)]
     return actions[..., index, :]
-
-
-def _check(alignment: str) -> None:
-    if alignment not in ALIGNMENTS:
-        raise ConfigError(unknown_name("action alignment", alignment, ALIGNMENTS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
     "ActionError",
@@ -15,6 +15,7 @@ __all__ = [
     "RiseError",
     "RobotError",
     "TrainingError",
+    "check_known",
     "did_you_mean",
     "requirement",
     "unknown_name",
@@ -57,14 +58,20 @@ class RobotError(RiseError, RuntimeError):
     """A robot, or the link to it, is missing, stale, unsafe or faulty."""
 
 
-def requirement(where: str) -> Callable[[object, str], None]:
-    """A function `require(condition, message)` that raises ConfigError("<where>: <message>") if a condition fails."""
+def requirement(where: str, error: type[RiseError] = ConfigError) -> Callable[[object, str], None]:
+    """A function `require(condition, message)` that raises `error`("<where>: <message>") if a condition fails."""
 
     def require(condition: object, message: str) -> None:
         if not condition:
-            raise ConfigError(f"{where}: {message}")
+            raise error(f"{where}: {message}")
 
     return require
+
+
+def check_known(kind: str, name: object, known: Sequence[str]) -> None:
+    """Raise a ConfigError that lists the `known` names unless `name` is one of them."""
+    if name not in known:
+        raise ConfigError(unknown_name(kind, name, known))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_directory", "atomic_path", "to_json", "to_plain", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_directory", "atomic_path", "to_json", "to_plain", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -93,22 +93,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Make or replace a file in one step.
-
-    What is no regular file (`/dev/stdout`, a pipe) is written to, not replaced.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    with atomic_path(path) as aside:
-        aside.write_bytes(content)
-
-
 def write_text(path: str | Path, content: str) -> None:
-    """Make or replace a UTF-8 file in one step."""
-    write_bytes(path, content.encode("utf-8"))
+    """Make or replace a UTF-8 file in one step; what is no regular file (`/dev/stdout`, a pipe) is written to."""
+    path = Path(path)
+    with contextlib.nullcontext(path) if path.exists() and not path.is_file() else atomic_path(path) as target:
+        target.write_text(content, encoding="utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:

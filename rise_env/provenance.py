@@ -22,17 +22,7 @@ from rise_env.files import to_plain
 
 __all__ = ["config_hash", "git_revision", "hardware", "package_versions", "provenance"]
 
-_DISTRIBUTION = "rise-robotics"
-_PACKAGES = (
-    "numpy",
-    "torch",
-    "gymnasium",
-    "stable-baselines3",
-    "mujoco",
-    "lerobot",
-    "diffusers",
-    "transformers",
-)
+_PACKAGES = ("numpy", "torch", "gymnasium", "stable-baselines3", "mujoco", "lerobot", "diffusers", "transformers")
 
 
 def provenance(config: Mapping[str, Any] | None = None, seed: int | None = None) -> dict[str, Any]:
@@ -87,7 +77,7 @@ def git_revision() -> dict[str, Any] | None:
 def package_versions() -> dict[str, str | None]:
     """Version of Python, of this project and of the packages that results depend on; None for what is missing."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in (_DISTRIBUTION, *_PACKAGES):
+    for name in ("rise-robotics", *_PACKAGES):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

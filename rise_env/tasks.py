@@ -37,22 +37,16 @@ class JointLayout:
     upper: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.names:
-            raise LayoutError(f"layout {self.name!r} has no joints")
+        require, count = requirement(f"layout {self.name!r}", LayoutError), len(self.names)
+        require(count, "it has no joints")
         for field in ("units", "lower", "upper"):
-            if len(getattr(self, field)) != len(self.names):
-                raise LayoutError(
-                    f"layout {self.name!r}: {len(self.names)} names but {len(getattr(self, field))} {field}"
-                )
-        if len(set(self.names)) != len(self.names):
-            raise LayoutError(f"layout {self.name!r}: joint names repeat: {', '.join(self.names)}")
+            length = len(getattr(self, field))
+            require(length == count, f"{count} names but {length} {field}")
+        require(len(set(self.names)) == count, f"joint names repeat: {', '.join(self.names)}")
         for name, unit, low, high in zip(self.names, self.units, self.lower, self.upper, strict=True):
-            if unit not in _UNITS:
-                raise LayoutError(f"layout {self.name!r}, joint {name!r}: unit {unit!r}, expected one of {_UNITS}")
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise LayoutError(
-                    f"layout {self.name!r}, joint {name!r}: limits [{low}, {high}] must be finite and rise"
-                )
+            require(unit in _UNITS, f"joint {name!r}: unit {unit!r}, expected one of {_UNITS}")
+            rising = math.isfinite(low) and math.isfinite(high) and low < high
+            require(rising, f"joint {name!r}: limits [{low}, {high}] must be finite and rise")
 
     @property
     def dim(self) -> int:

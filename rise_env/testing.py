@@ -214,15 +214,7 @@ def counting_world_model(
     reads_latents: bool = False,
     **kwargs: Any,
 ) -> CompositionalWorldModel:
-    """`FrameCountingDynamics` and `LinearValue` as a world model.
-
-    Args:
-        spec: Task; `counting_spec()` by default.
-        gain: As in `FrameCountingDynamics`.
-        doubt: As in `LinearValue`.
-        reads_latents: As in `LinearValue`.
-        **kwargs: Passed to `CompositionalWorldModel`.
-    """
+    """`FrameCountingDynamics` and `LinearValue`, of these arguments, as a `CompositionalWorldModel` of further ones."""
     spec = spec or counting_spec()
     value = LinearValue(doubt=doubt, reads_latents=reads_latents)
     return CompositionalWorldModel(FrameCountingDynamics(spec, gain), value, spec, **kwargs)
@@ -256,12 +248,7 @@ def counting_starts(spec: TaskSpec | None = None, count: int = 12, per_episode: 
 
 
 def counting_envs(num_envs: int = 2, **kwargs: Any) -> Any:
-    """An `ImaginationVectorEnv` on the fakes.
-
-    Args:
-        num_envs: Environments.
-        **kwargs: Passed to `ImaginationVectorEnv`.
-    """
+    """An `ImaginationVectorEnv` on the fakes; further arguments are passed on to it."""
     from rise_env.envs.vector import ImaginationVectorEnv
 
     world_model = kwargs.pop("world_model", None) or counting_world_model()
@@ -287,7 +274,6 @@ class ArrayDataset(Dataset):
     state: np.ndarray = np.zeros(0)
     action: np.ndarray = np.zeros(0)
     outcomes: np.ndarray | None = None
-    tasks: dict[int, str] = {}  # noqa: RUF012  (replaced by the constructor)
 
     def __init__(
         self,
@@ -308,6 +294,7 @@ class ArrayDataset(Dataset):
         numbers = {text: i for i, text in self.tasks.items()}
         task_index = np.repeat([numbers[text] for text in texts], self.lengths)
         self._columns = {"task_index": task_index, **columns}
+        self.columns = list(self._columns)
         empty = np.zeros((1, *self.frame_shape), np.uint8)
         self._frames = np.broadcast_to(empty, (self.num_frames, *self.frame_shape)) if frames is None else frames
 
@@ -315,11 +302,6 @@ class ArrayDataset(Dataset):
     @override
     def parts(self) -> tuple[ArrayDataset]:
         return (self,)
-
-    @property
-    @override
-    def columns(self) -> list[str]:
-        return list(self._columns)
 
     @override
     def column(self, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.vector_env import AutoresetMode
 
-from rise_env.envs.autoreset import autoreset_mode as parse_mode
+from rise_env.envs.arguments import autoreset_mode as parse_mode
 from rise_env.errors import ConfigError
 from rise_robot.env import make_robot_env
 

@@ -62,8 +62,6 @@ class SB3VecEnv(VecEnv):
         self._begun = time.time()
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
-    # ------------------------------------------------------------------ episodes
-
     def reset(self) -> Any:
         """Observation of the beginning of episodes; seeds and options set before are used once."""
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
@@ -126,8 +124,6 @@ class SB3VecEnv(VecEnv):
             else:
                 raise ConfigError(f"option {key!r} differs between environments ({values}), but it is for all of them")
         return joined or None
-
-    # ------------------------------------------------------------------ attributes and methods
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Attribute of some environments."""

@@ -47,10 +47,17 @@ class Dataset(ABC):
         progress: Called with (camera frames done, in all) while videos are decoded.
 
     Attributes:
+        root: Directory of the first part.
+        columns: Names that `column` takes.
+        tasks: Instruction by `task_index`.
         num_episodes: Number of episodes E.
         num_frames: Number of frames N of all episodes.
         starts: int64 (E,), global index of each episode's first frame.
     """
+
+    root: Path
+    columns: list[str]
+    tasks: dict[int, str]
 
     def __init__(self, spec: TaskSpec, lengths: np.ndarray, cache: Path, progress: Progress | None = None) -> None:
         self.spec, self.cache = spec, cache
@@ -60,27 +67,10 @@ class Dataset(ABC):
         self._progress = progress
         self._columns: dict[str, np.ndarray] = {}
 
-    # ------------------------------------------------------------------ what a subclass defines
-
     @property
     @abstractmethod
     def parts(self) -> Sequence[Dataset]:
         """The datasets on disk that this one consists of, in order."""
-
-    @property
-    @abstractmethod
-    def root(self) -> Path:
-        """Directory of the first part."""
-
-    @property
-    @abstractmethod
-    def columns(self) -> list[str]:
-        """Names that `column` takes."""
-
-    @property
-    @abstractmethod
-    def tasks(self) -> dict[int, str]:
-        """Instruction by `task_index`."""
 
     @property
     @abstractmethod
@@ -137,8 +127,6 @@ class Dataset(ABC):
         Args:
             progress: Called with (camera frames done, in all), instead of the one given to `open_dataset`.
         """
-
-    # ------------------------------------------------------------------ what follows from it
 
     @property
     def name(self) -> str:

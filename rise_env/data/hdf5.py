@@ -112,28 +112,21 @@ def hdf5_spec(
         DatasetError: If the first file cannot be read.
     """
     found, size = _cameras(inputs)
+    given = {"prompt": prompt, "layout": load_layout(layout) if layout else None, "fps": fps}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    changes["image_size"] = image_size or size
     sources = sources or {}
     if task:
         spec = load_task(task, preset)
         if unknown := sorted(set(sources) - set(spec.cameras)):
             raise ConfigError(f"camera {unknown[0]!r}: task {spec.name!r} has the cameras {', '.join(spec.cameras)}")
-    else:
-        given = {"prompt": prompt, "layout": layout, "fps": fps}
-        if missing := [key for key, value in given.items() if value is None]:
-            raise ConfigError(f"{', '.join(missing)} must be given, or a task that has them")
-        sources = sources or {_identifier(camera): camera for camera in found}
-        spec = TaskSpec(
-            name=_identifier(name),
-            prompt=prompt or "",
-            cameras={camera: f"observation.images.{camera}" for camera in sources},
-            image_size=size,
-            layout=load_layout(layout or ""),
-            fps=fps or 0,
-            chunk=1, stride=1, history=1, execute=1, max_seconds=1.0,
-        )  # fmt: skip
-    changes: dict[str, Any] = {"prompt": prompt, "fps": fps, "layout": load_layout(layout) if layout else None}
-    changes = {key: value for key, value in changes.items() if value is not None}
-    return dataclasses.replace(spec, image_size=image_size or size, **changes), sources
+        return dataclasses.replace(spec, **changes), sources
+    if missing := [key for key, value in given.items() if value is None]:
+        raise ConfigError(f"{', '.join(missing)} must be given, or a task that has them")
+    sources = sources or {_identifier(camera): camera for camera in found}
+    cameras = {camera: f"observation.images.{camera}" for camera in sources}
+    changes |= {"chunk": 1, "stride": 1, "history": 1, "execute": 1, "max_seconds": 1.0}
+    return TaskSpec(name=_identifier(name), cameras=cameras, **changes), sources
 
 
 def _identifier(text: str) -> str:

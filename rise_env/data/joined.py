@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,29 +33,15 @@ class JoinedDataset(Dataset):
             if part.spec != first.spec:
                 raise DatasetError(f"{part.root} was opened for another task than {first.root}; give both one spec")
         super().__init__(first.spec, np.concatenate([part.lengths for part in parts]), first.cache, progress)
-        self._parts = tuple(parts)
+        self._parts, self.root = tuple(parts), first.root
+        self.columns = [name for name in first.columns if all(name in part.columns for part in parts)]
+        self.tasks = dict(enumerate(dict.fromkeys(text for part in parts for text in part.tasks.values())))
         self._offsets = np.cumsum([0, *(part.num_frames for part in parts)])
 
     @property
     def parts(self) -> Sequence[Dataset]:
         """The datasets, in order."""
         return self._parts
-
-    @property
-    def root(self) -> Path:
-        """Directory of the first part."""
-        return self.parts[0].root
-
-    @property
-    def columns(self) -> list[str]:
-        """Names that `column` takes: what all parts have."""
-        return [name for name in self.parts[0].columns if all(name in part.columns for part in self.parts)]
-
-    @cached_property
-    def tasks(self) -> dict[int, str]:
-        """Instruction by `task_index` of the joined dataset."""
-        texts = dict.fromkeys(text for part in self.parts for text in part.tasks.values())
-        return dict(enumerate(texts))
 
     @cached_property
     def outcomes(self) -> np.ndarray | None:
@@ -84,10 +69,10 @@ class JoinedDataset(Dataset):
         """A column that all parts have; see `Dataset.column`."""
         if name not in self._columns:
             if name == "task_index":
-                numbers = {text: i for i, text in self.tasks.items()}
-                columns = [
-                    _renumbered(part.task_index, {i: numbers[t] for i, t in part.tasks.items()}) for part in self.parts
-                ]
+                numbers, columns = {text: i for i, text in self.tasks.items()}, []
+                for part in self.parts:
+                    known, place = np.unique(part.task_index, return_inverse=True)
+                    columns.append(np.array([numbers[part.tasks[i]] for i in known.tolist()], np.int64)[place])
             elif name == "episode_index":
                 columns = [np.repeat(np.arange(self.num_episodes), self.lengths)]
             else:
@@ -121,10 +106,3 @@ class JoinedDataset(Dataset):
 
 def _report(report: Progress, before: int, total: int, done: int, _: int) -> None:
     report(before + done, total)
-
-
-def _renumbered(index: np.ndarray, numbers: Mapping[int, int]) -> np.ndarray:
-    table = np.zeros(max(numbers) + 1, np.int64)
-    for old, new in numbers.items():
-        table[old] = new
-    return table[index]

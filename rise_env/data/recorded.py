@@ -46,7 +46,8 @@ class RecordedDataset(Dataset):
         action_key: str = "action",
         trust_layout: bool = False,
     ) -> None:
-        self.source = source
+        self.source, self.root, self.tasks = source, source.root, source.tasks
+        self.columns = [key for key, feature in source.features.items() if feature["dtype"] not in ("video", "image")]
         self._keys = {"state": state_key, "action": action_key}
         self._table = _FrameTable(source, tuple(self._keys.values()))
         self._frames: np.ndarray | None = None
@@ -72,21 +73,6 @@ class RecordedDataset(Dataset):
     def parts(self) -> tuple[RecordedDataset]:
         """This dataset alone."""
         return (self,)
-
-    @property
-    def root(self) -> Path:
-        """Directory."""
-        return self.source.root
-
-    @property
-    def columns(self) -> list[str]:
-        """Names that `column` takes."""
-        return [key for key, feature in self.source.features.items() if feature["dtype"] not in ("video", "image")]
-
-    @property
-    def tasks(self) -> dict[int, str]:
-        """Instruction by `task_index`."""
-        return self.source.tasks
 
     @cached_property
     def outcomes(self) -> np.ndarray | None:
@@ -197,12 +183,7 @@ def _as_outcomes(values: np.ndarray, where: Any) -> np.ndarray:
 
 
 class _FrameTable:
-    """Reads columns and brings their rows into global frame order.
-
-    Args:
-        source: Metadata of the dataset.
-        usual: Columns that are read together with the first one asked for: opening files costs most.
-    """
+    """Reads columns in global frame order; the `usual` ones come with the first: opening files costs most."""
 
     def __init__(self, source: Source, usual: Sequence[str]) -> None:
         self._source = source
@@ -211,11 +192,7 @@ class _FrameTable:
         self._fresh = True
 
     def read(self, name: str) -> dict[str, np.ndarray]:
-        """Read a column, (N, ...); the first time the usual ones come with it.
-
-        Raises:
-            DatasetError: If a file is missing or damaged, or its rows are not those that the metadata expect.
-        """
+        """Read a column, (N, ...); the first time the usual ones come with it."""
         wanted = list(dict.fromkeys([name, *(self._usual if self._fresh else ())]))
         parts: dict[str, list[np.ndarray]] = {key: [] for key in wanted}
         for file in self._source.data_files:

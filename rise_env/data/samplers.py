@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rise_env.data.windows import Windows
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, requirement
 
 __all__ = ["Sampler", "ShuffledSampler", "TaskCentricSampler"]
 
@@ -30,15 +30,10 @@ class Sampler(ABC):
     """
 
     def __init__(self, num_windows: int, batch_size: int, seed: int) -> None:
-        for name, value in (("num_windows", num_windows), ("batch_size", batch_size)):
-            if value < 1:
-                raise ConfigError(f"{type(self).__name__}: {name} is {value}, expected at least 1")
-        if seed < 0:
-            raise ConfigError(f"{type(self).__name__}: seed is {seed}, expected at least 0")
-        self.num_windows = num_windows
-        self.batch_size = batch_size
-        self.seed = seed
-        self.step = 0
+        require = requirement(type(self).__name__)
+        for name, value, least in (("num_windows", num_windows, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+            require(value >= least, f"{name} is {value}, expected at least {least}")
+        self.num_windows, self.batch_size, self.seed, self.step = num_windows, batch_size, seed, 0
 
     @abstractmethod
     def draw(self, step: int) -> np.ndarray:
@@ -133,11 +128,9 @@ class TaskCentricSampler(Sampler):
         seed: int = 0,
     ) -> None:
         for name, value in (("groups_per_batch", groups_per_batch), ("samples_per_group", samples_per_group)):
-            if value < 1:
-                raise ConfigError(f"TaskCentricSampler: {name} is {value}, expected at least 1")
+            requirement("TaskCentricSampler")(value >= 1, f"{name} is {value}, expected at least 1")
         super().__init__(len(windows), groups_per_batch * samples_per_group, seed)
-        self.groups_per_batch = groups_per_batch
-        self.samples_per_group = samples_per_group
+        self.groups_per_batch, self.samples_per_group = groups_per_batch, samples_per_group
         labels = windows.dataset.episode_of(windows.index)
         order = np.argsort(labels, kind="stable")
         self.groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)

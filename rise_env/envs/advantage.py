@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rise_env.errors import ConfigError, unknown_name
+from rise_env.errors import ConfigError, check_known
 
 __all__ = ["ADVANTAGE_MODES", "chunk_advantage", "penalized"]
 
@@ -38,7 +38,7 @@ def chunk_advantage(values: Any, start_value: Any, mode: str = "mean") -> Any:
         >>> float(chunk_advantage(np.array([0.25, 0.5, 0.75]), np.array(0.25)))
         0.25
     """
-    check_mode(mode)
+    check_known("advantage mode", mode, ADVANTAGE_MODES)
     if tuple(values.shape[:-1]) != tuple(start_value.shape) or not values.shape[-1]:
         raise ConfigError(
             f"values have shape {tuple(values.shape)} and start values {tuple(start_value.shape)}, "
@@ -62,12 +62,6 @@ def penalized(advantage: Any, uncertainty: Any, weight: float) -> Any:
     if weight < 0:
         raise ConfigError(f"uncertainty penalty {weight} is negative: it would reward uncertainty")
     return advantage if weight == 0 else advantage - weight * uncertainty
-
-
-def check_mode(mode: str) -> None:
-    """Raise a ConfigError unless `mode` is one of `ADVANTAGE_MODES`."""
-    if mode not in ADVANTAGE_MODES:
-        raise ConfigError(unknown_name("advantage mode", mode, ADVANTAGE_MODES))
 
 
 def _sum(values: Any, first: int, stop: int) -> Any:

@@ -1,4 +1,4 @@
-"""Checks of arguments: seeds, masks, options and actions."""
+"""Checks of arguments: autoreset modes, seeds, masks, options and actions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium.vector.vector_env import AutoresetMode
 
 from rise_env.errors import ActionError, ConfigError
 from rise_env.tasks import JointLayout
@@ -13,7 +14,23 @@ from rise_env.tasks import JointLayout
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["checked_actions", "mask_of", "option_of", "seeds_of"]
+__all__ = ["autoreset_mode", "checked_actions", "mask_of", "option_of", "seeds_of"]
+
+
+def autoreset_mode(name: str | AutoresetMode) -> AutoresetMode:
+    """Mode by name: "next_step", "same_step" or "disabled"; Gymnasium's own spellings and members are taken too.
+
+    Raises:
+        ConfigError: If there is no such mode.
+    """
+    if isinstance(name, AutoresetMode):
+        return name
+    for mode in AutoresetMode:
+        if str(name).replace("_", "").lower() == mode.value.replace("_", "").lower():
+            return mode
+    raise ConfigError(
+        f"unknown autoreset_mode {name!r}. Known modes: {', '.join(mode.name.lower() for mode in AutoresetMode)}."
+    )
 
 
 def seeds_of(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
@@ -79,7 +96,7 @@ def checked_actions(
     Raises:
         ActionError: If shape or type is another, or an action that counts is not finite.
     """
-    import torch
+    import torch  # the work cell, which uses the rest of this file, does without
 
     if not isinstance(actions, torch.Tensor):
         actions = np.asarray(actions)

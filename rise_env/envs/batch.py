@@ -80,19 +80,14 @@ class ImaginationBatch:
 
     @property
     def session(self) -> Session:
-        """The world model's sessions.
-
-        Raises:
-            RiseError: Before the first start.
-        """
-        self.check_started()
-        assert self._session is not None
+        """The world model's sessions; a RiseError before the first start."""
+        if self._session is None:
+            raise RiseError("call reset() first")
         return self._session
 
     def check_started(self) -> None:
         """Raise a RiseError before the first start."""
-        if self._session is None:
-            raise RiseError("call reset() first")
+        _ = self.session
 
     def start(
         self, rows: np.ndarray, chosen: np.ndarray, generators: Sequence[np.random.Generator]

@@ -173,8 +173,6 @@ class Inspector:
             change = difference(mine, other)
             self.require(not change, f"{what}, call {number}{change}", "a difference", "the same bits", cure)
 
-    # ------------------------------------------------------------------ types and shapes
-
     def _inspect(self, envs: VectorEnv, moment: Moment, where: str) -> None:
         space, count = envs.observation_space, envs.num_envs
         for path, got, wanted in _dtypes(space, moment.observation, f"{where} observation"):

@@ -54,22 +54,16 @@ def starts_from_dataset(
         share = len(one) if count is None else min(len(one), max(1, round(count * len(one) / total)))
         chosen = np.sort(generator.choice(len(one), share, replace=False))
         parts += [(name, one.batch(rows)) for rows in np.array_split(chosen, -(-share // 256))]
-    frames = [
-        data.frames(batch.history_index.reshape(-1)).reshape(
-            len(batch), spec.history, len(spec.cameras), *spec.image_size, 3
-        )
-        for _, batch in parts
-    ]
-    batches = [batch for _, batch in parts]
+    names, batches = zip(*parts, strict=True)
     episodes = np.concatenate([batch.episode for batch in batches])
     return StartStates.build(
         spec,
-        np.concatenate(frames),
+        np.concatenate([data.frames(batch.history_index) for batch in batches]),
         np.concatenate([batch.states for batch in batches]),
         episode_index=episodes,
         frame_index=np.concatenate([batch.frame for batch in batches]),
         prompts=[prompt for batch in batches for prompt in batch.prompts],
-        split=np.repeat([name for name, _ in parts], [len(batch) for batch in batches]),
+        split=np.repeat(names, [len(batch) for batch in batches]),
         success=outcome[episodes],
         actions=np.concatenate([batch.actions for batch in batches]),
         source=data.name,

@@ -106,8 +106,6 @@ class StartStates:
     def __len__(self) -> int:
         return len(self.frames)
 
-    # ------------------------------------------------------------------ choosing
-
     def rows(
         self,
         split: str | None = None,
@@ -217,8 +215,6 @@ class StartStates:
                 raise ConfigError(f"start states have {key} {theirs[key]}, the task {spec.name!r} has {value}. "
                                   "Build the start states for this task.")  # fmt: skip
 
-    # ------------------------------------------------------------------ files
-
     def save(self, path: str | Path, *, compress: bool = False) -> None:
         """Write a directory of .npy files and `starts.json`.
 
@@ -263,8 +259,6 @@ class StartStates:
         frames = _read(path / "frames.npz") if compressed else _read(path / "frames.npy")
         actions = _read(path / "actions.npy") if (path / "actions.npy").is_file() else None
         return cls(frames=frames, actions=actions, prompts=prompts, about=about, **columns)
-
-    # ------------------------------------------------------------------ making
 
     @classmethod
     def build(

@@ -14,15 +14,15 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
-from rise_env.envs.advantage import check_mode, chunk_advantage, penalized
+from rise_env.envs.advantage import ADVANTAGE_MODES, chunk_advantage, penalized
+from rise_env.envs.arguments import autoreset_mode as parse_mode
 from rise_env.envs.arguments import checked_actions, mask_of, option_of, seeds_of
-from rise_env.envs.autoreset import autoreset_mode as parse_mode
 from rise_env.envs.batch import CandidateScores, ImaginationBatch, observation_of, require_finite, rows_of
 from rise_env.envs.drawing import picture
 from rise_env.envs.episode_info import EpisodeInfos
 from rise_env.envs.sources import PathLike, resolve
 from rise_env.envs.starts import FILTERS, StartStates
-from rise_env.errors import ConfigError, RiseError
+from rise_env.errors import ConfigError, RiseError, check_known
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_env.world_model import CompositionalWorldModel, Imagined
 
@@ -128,9 +128,8 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                 raise ConfigError(f"{name} is {number}, expected at least 1")
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode {render_mode!r} is not 'rgb_array' or None")
-        if output not in OUTPUTS:
-            raise ConfigError(f"output {output!r} is not one of {OUTPUTS}")
-        check_mode(advantage)
+        check_known("output", output, OUTPUTS)
+        check_known("advantage mode", advantage, ADVANTAGE_MODES)
         penalized(0.0, 0.0, uncertainty_penalty)
         self.autoreset_mode = parse_mode(autoreset_mode)
         self.starts, self.world_model, defaults = resolve(
@@ -163,8 +162,6 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._done = np.zeros(num_envs, bool)
         source = self.world_model.dynamics if self.world_model.reward_source == "dynamics" else self.world_model.value
         self._episodes = EpisodeInfos(num_envs, type(source).__name__)
-
-    # ------------------------------------------------------------------ Gymnasium
 
     def reset(
         self,
@@ -251,8 +248,6 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._batch.close()
         self._imagined = None
 
-    # ------------------------------------------------------------------ beyond Gymnasium
-
     def film(self) -> tuple[list[np.ndarray], ...]:
         """Pictures of every frame that the last step imagined, per environment; none where it began an episode.
 
@@ -333,8 +328,6 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                 raise ConfigError(f"{name} is shared by all {self.num_envs} environments: give one value, not {values}")
             values = values[0]
         setattr(self, name, values)
-
-    # ------------------------------------------------------------------ episodes
 
     def _start(self, rows: np.ndarray, options: dict[str, Any], seeds: list[int | None] | None) -> None:
         """Begin episodes in some environments."""

@@ -229,9 +229,6 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     return max(0.0, float(np.square(means[0] - means[1]).sum() + spread - 2 * shared))
 
 
-# ---------------------------------------------------------------------- files
-
-
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file

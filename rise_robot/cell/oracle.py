@@ -18,8 +18,8 @@ from gymnasium.vector.vector_env import AutoresetMode
 from tqdm import trange
 
 from rise_env.acting import Actor
+from rise_env.envs.arguments import autoreset_mode as parse_mode
 from rise_env.envs.arguments import checked_actions, mask_of, seeds_of
-from rise_env.envs.autoreset import autoreset_mode as parse_mode
 from rise_env.envs.batch import CandidateScores
 from rise_env.errors import ConfigError, RiseError
 from rise_env.spaces import action_space, check_lags, lag_key, observation_space

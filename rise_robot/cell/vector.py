@@ -19,8 +19,8 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
+from rise_env.envs.arguments import autoreset_mode as parse_mode
 from rise_env.envs.arguments import mask_of, seeds_of
-from rise_env.envs.autoreset import autoreset_mode as parse_mode
 from rise_env.errors import ActionError, ConfigError, RiseError
 from rise_env.spaces import action_space, observation_space
 from rise_robot.cell.config import cell_overrides, load_cell

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rise_env.files import atomic_path, to_json, write_bytes, write_json, write_text
+from rise_env.files import atomic_path, to_json, write_json, write_text
 
 
 def test_written_file_is_complete_and_alone(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "file.bin"
-    write_bytes(target, b"one")
-    write_bytes(target, b"two")
+    write_text(target, "one")
+    write_text(target, "two")
     assert target.read_bytes() == b"two"
     assert list(target.parent.iterdir()) == [target]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gymnasium.vector.vector_env import AutoresetMode
 
-from rise_env.envs.autoreset import autoreset_mode
+from rise_env.envs.arguments import autoreset_mode
 from rise_env.errors import ConfigError
 
 
