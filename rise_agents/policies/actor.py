@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from rise_agents.policies.base import Context, Policy
+from rise_agents.policies.base import Policy
+from rise_agents.policies.real_time import RtcConstraint
+from rise_env.errors import ConfigError
 
 __all__ = ["PolicyActor"]
 
@@ -54,10 +56,10 @@ class PolicyActor:
 
     def act(self, observations: Mapping[str, Any]) -> np.ndarray:
         """Action chunks float32 (N, chunk, D), rad and m, within the joint limits."""
-        return self._act(observations, self.policy.sample)
+        return self._act(observations)
 
     def act_rtc(self, observations: Mapping[str, Any], previous: np.ndarray, delay: int, horizon: int) -> np.ndarray:
-        """Action chunks like `act`, under the constraints of real-time chunking: see `Policy.sample_rtc`.
+        """Action chunks like `act`, under the constraints of real-time chunking: see `RtcConstraint`.
 
         Args:
             observations: With a leading axis N.
@@ -68,17 +70,16 @@ class PolicyActor:
         Raises:
             ConfigError: If the policy supports no real-time chunking.
         """
+        if not self.supports_rtc:
+            name = type(self.policy).__name__
+            raise ConfigError(f"a {name} knows no real-time chunking; use the execution strategy smooth")
         old = torch.as_tensor(previous, dtype=torch.float32).to(self.policy.device)
-
-        def sample(context: Context, bins: torch.Tensor, noise: torch.Tensor, **how: Any) -> torch.Tensor:
-            return self.policy.sample_rtc(context, bins, noise, old, delay, horizon, **how)
-
-        return self._act(observations, sample)
+        return self._act(observations, rtc=RtcConstraint(old, delay, horizon))
 
     @torch.no_grad()
-    def _act(self, observations: Mapping[str, Any], sample: Callable[..., torch.Tensor]) -> np.ndarray:
-        context = self.policy.context_of(observations)
-        bins = torch.full((len(context),), self.advantage_bin, device=self.policy.device)
-        noise = self.noise_scale * self.policy.draw_noise(self._generators)
-        chunks = sample(context, bins, noise, guidance=self.guidance, steps=self.steps)
-        return self.policy.within_limits(chunks).cpu().numpy()
+    def _act(self, observations: Mapping[str, Any], **how: Any) -> np.ndarray:
+        policy, context = self.policy, self.policy.context_of(observations)
+        bins = torch.full((len(context),), self.advantage_bin, device=policy.device)
+        noise = self.noise_scale * policy.draw_noise(self._generators)
+        chunks = policy.sample(context, bins, noise, guidance=self.guidance, steps=self.steps, **how)
+        return policy.within_limits(chunks).cpu().numpy()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from rise_agents.policies.codec import AdvantageCodec
+from rise_agents.policies.real_time import RtcConstraint
 from rise_env.config import decode, rename_keys
 from rise_env.errors import ConfigError
 from rise_env.pretrained import PretrainedMixin, Upgrades
@@ -52,7 +53,7 @@ class Policy(PretrainedMixin, nn.Module, ABC):
         guidance: Weight of classifier-free guidance when nobody says otherwise.
         noise_scale: Standard deviation of the initial noise when nobody says otherwise: 1 as in training, 0 for
             deterministic chunks.
-        supports_rtc: Whether it knows real-time chunking, `sample_rtc`.
+        supports_rtc: Whether `sample` knows real-time chunking.
     """
 
     title = "policy"
@@ -110,6 +111,7 @@ class Policy(PretrainedMixin, nn.Module, ABC):
         *,
         guidance: float = 1.0,
         steps: int | None = None,
+        rtc: RtcConstraint | None = None,
     ) -> torch.Tensor:
         """Action chunks float32 (B, chunk, D), rad and m; a deterministic function of its arguments.
 
@@ -120,36 +122,8 @@ class Policy(PretrainedMixin, nn.Module, ABC):
             guidance: Weight w of classifier-free guidance over the advantage, v_none + w (v_bin - v_none); 1 is plain
                 conditioning.
             steps: Integration steps; the policy's own when None.
+            rtc: What the chunks have to agree with, for policies with `supports_rtc`.
         """
-
-    def sample_rtc(
-        self,
-        context: Context,
-        advantage_bins: torch.Tensor,
-        noise: torch.Tensor,
-        previous: torch.Tensor,
-        delay: int,
-        horizon: int,
-        *,
-        guidance: float = 1.0,
-        steps: int | None = None,
-    ) -> torch.Tensor:
-        """Action chunks like `sample` that agree with those being executed: see `rise_agents.policies.real_time`.
-
-        Args:
-            context: As in `sample`.
-            advantage_bins: As in `sample`.
-            noise: As in `sample`.
-            previous: What is left of the old chunks from the observation on, (B, R, D), rad and m, R >= 1.
-            delay: Rows of it that will have been executed when the new chunks arrive.
-            horizon: Rows over which old and new are to agree.
-            guidance: As in `sample`.
-            steps: As in `sample`.
-
-        Raises:
-            ConfigError: If the policy does not know how.
-        """
-        raise ConfigError(f"a {type(self).__name__} knows no real-time chunking; use the execution strategy smooth")
 
     @abstractmethod
     def loss(

@@ -8,7 +8,7 @@ conditioned on besides the observation is the bin of the advantage (RISE, arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -18,7 +18,7 @@ from torch import nn
 from rise_agents.policies.base import Context, Policy, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import ChunkDenoiser, NetworkConfig, ViewEncoder
-from rise_agents.policies.real_time import filled_up, guidance_weight, prefix_weights
+from rise_agents.policies.real_time import RtcConstraint, filled_up, guidance_weight, prefix_weights
 from rise_env.errors import requirement
 from rise_env.tasks import TaskSpec
 
@@ -198,49 +198,22 @@ class FlowPolicy(Policy):
         *,
         guidance: float = 1.0,
         steps: int | None = None,
+        rtc: RtcConstraint | None = None,
     ) -> torch.Tensor:
-        """Action chunks by Euler steps (see `Policy.sample`)."""
-        return self._integrated(context, advantage_bins, noise, guidance, steps)
-
-    def sample_rtc(
-        self,
-        context: Context,
-        advantage_bins: torch.Tensor,
-        noise: torch.Tensor,
-        previous: torch.Tensor,
-        delay: int,
-        horizon: int,
-        *,
-        guidance: float = 1.0,
-        steps: int | None = None,
-    ) -> torch.Tensor:
-        """Action chunks by guided Euler steps (see `Policy.sample_rtc`)."""
-        left, length = min(previous.shape[1], self.spec.chunk), self.spec.chunk
-        goal = self.normalise(filled_up(previous, length).to(context.state), context.state)
-        weights = prefix_weights(min(delay, left), min(horizon, left), length).to(goal)
-        tied = weights.repeat_interleave(self.spec.layout.dim)
-
-        def correct(x: torch.Tensor, velocity: torch.Tensor, time: float, count: int) -> torch.Tensor:
-            error = (goal - (x - time * velocity)) * tied
-            return velocity - guidance_weight(time, count) * error
-
-        return self._integrated(context, advantage_bins, noise, guidance, steps, correct)
-
-    def _integrated(
-        self,
-        context: Context,
-        advantage_bins: torch.Tensor,
-        noise: torch.Tensor,
-        guidance: float,
-        steps: int | None,
-        correct: Callable[[torch.Tensor, torch.Tensor, float, int], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        x, count = noise.flatten(1), steps or self.config.steps
+        """Action chunks by Euler steps, guided under real-time chunking (see `Policy.sample`)."""
+        x, count, length = noise.flatten(1), steps or self.config.steps, self.spec.chunk
+        if rtc is not None:
+            goal = self.normalise(filled_up(rtc.previous, length).to(context.state), context.state)
+            left = min(rtc.previous.shape[1], length)
+            weights = prefix_weights(min(rtc.delay, left), min(rtc.horizon, left), length).to(goal)
+            weights = weights.repeat_interleave(self.spec.layout.dim)
         for step in range(count):
             now = 1.0 - step / count
             time = torch.full((len(x),), now, device=x.device)
             velocity = self.velocity(x, context.features, time, advantage_bins, guidance)
-            x = x - (velocity if correct is None else correct(x, velocity, now, count)) / count
+            if rtc is not None:
+                velocity = velocity - guidance_weight(now, count) * ((goal - (x - now * velocity)) * weights)
+            x = x - velocity / count
         return self.denormalise(x, context.state)
 
     def loss(

@@ -20,6 +20,7 @@ from rise_agents.policies.base import Context, Policy, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.pi05_config import Pi05PolicyConfig
 from rise_agents.policies.prompt import build_prompt, prompt_bin
+from rise_agents.policies.real_time import RtcConstraint
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 
@@ -225,58 +226,41 @@ class Pi05Policy(Policy):
         *,
         guidance: float = 1.0,
         steps: int | None = None,
+        rtc: RtcConstraint | None = None,
     ) -> torch.Tensor:
-        """Action chunks by LeRobot's Euler steps (see `Policy.sample`)."""
-        from rise_agents.policies.pi05_network import guided_actions
+        """Action chunks by LeRobot's Euler steps and its real-time chunking (see `Policy.sample`).
 
-        context = _whole(context)
-        images, shown = self.images(context)
-        conditional = self.tokenise(context, advantage_bins)
-        steps = self.config.steps if steps is None else steps
-        # Key-value caches and recomputation in the backward pass exclude each other in LeRobot: never in training mode.
-        with _evaluating(self.network):
-            if guidance == 1.0:
-                chunks = self.network.model.sample_actions(images, shown, *conditional, noise=noise, num_steps=steps)
-            else:
-                unconditional = self.tokenise(context, torch.full_like(advantage_bins, self.codec.unconditional))
-                chunks = guided_actions(
-                    self.network.model, images, shown, conditional, unconditional, noise, steps, guidance
-                )
-        return self.denormalise(chunks, context.state)
+        Raises:
+            ConfigError: If real-time chunking and guidance are asked for together, or as `tokenise`.
+        """
+        from rise_agents.policies.pi05_network import guided_actions, real_time_chunking
 
-    @torch.no_grad()
-    def sample_rtc(
-        self,
-        context: Context,
-        advantage_bins: torch.Tensor,
-        noise: torch.Tensor,
-        previous: torch.Tensor,
-        delay: int,
-        horizon: int,
-        *,
-        guidance: float = 1.0,
-        steps: int | None = None,
-    ) -> torch.Tensor:
-        """Action chunks by LeRobot's own real-time chunking (see `Policy.sample_rtc`); without guidance."""
-        from rise_agents.policies.pi05_network import real_time_chunking
-
-        if guidance != 1.0:
+        if rtc is not None and guidance != 1.0:
             raise ConfigError(
                 f"real-time chunking of pi0.5 goes without guidance over the advantage, got {guidance}: use "
                 "--guidance 1"
             )
         context = _whole(context)
-        left = previous[:, : self.spec.chunk].to(context.state)
-        with _evaluating(self.network), real_time_chunking(self.network):
-            chunks = self.network.model.sample_actions(
-                *self.images(context), *self.tokenise(context, advantage_bins),
-                noise=noise,
-                num_steps=self.config.steps if steps is None else steps,
-                prev_chunk_left_over=self.normalise(left, context.state),
-                inference_delay=min(delay, left.shape[1]),
-                execution_horizon=min(horizon, left.shape[1]),
-            )  # fmt: skip
-        return self.denormalise(chunks.detach(), context.state)
+        images, shown = self.images(context)
+        conditional = self.tokenise(context, advantage_bins)
+        model, steps = self.network.model, self.config.steps if steps is None else steps
+        # Key-value caches and recomputation in the backward pass exclude each other in LeRobot: never in training mode.
+        with _evaluating(self.network):
+            if rtc is not None:
+                left = rtc.previous[:, : self.spec.chunk].to(context.state)
+                with real_time_chunking(self.network):
+                    chunks = model.sample_actions(
+                        images, shown, *conditional, noise=noise, num_steps=steps,
+                        prev_chunk_left_over=self.normalise(left, context.state),
+                        inference_delay=min(rtc.delay, left.shape[1]),
+                        execution_horizon=min(rtc.horizon, left.shape[1]),
+                    ).detach()  # fmt: skip
+            elif guidance == 1.0:
+                chunks = model.sample_actions(images, shown, *conditional, noise=noise, num_steps=steps)
+            else:
+                unconditional = self.tokenise(context, torch.full_like(advantage_bins, self.codec.unconditional))
+                chunks = guided_actions(model, images, shown, conditional, unconditional, noise, steps, guidance)
+        return self.denormalise(chunks, context.state)
 
     def loss(
         self,

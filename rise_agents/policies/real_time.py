@@ -6,9 +6,25 @@ executed by the time it arrives, and ever less towards those after. Works with w
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
-__all__ = ["filled_up", "guidance_weight", "prefix_weights"]
+__all__ = ["RtcConstraint", "filled_up", "guidance_weight", "prefix_weights"]
+
+
+class RtcConstraint(NamedTuple):
+    """What new chunks have to agree with.
+
+    Attributes:
+        previous: What is left of the old chunks from the observation on, (B, R, D), rad and m, R >= 1.
+        delay: Rows of it that will have been executed when the new chunks arrive.
+        horizon: Rows over which old and new are to agree.
+    """
+
+    previous: torch.Tensor
+    delay: int
+    horizon: int
 
 
 def prefix_weights(delay: int, horizon: int, length: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 from rise_agents.policies.base import Policy, observation_tensors
 from rise_agents.policies.loading import advantage_bin_of
 from rise_agents.policies.reading import ObservationReader
+from rise_agents.policies.real_time import RtcConstraint
 from rise_env.acting import ObservationHistory
 from rise_env.errors import ActionError, ConfigError
 from rise_env.spaces import image_key, lag_key
@@ -21,8 +22,8 @@ from rise_env.spaces import image_key, lag_key
 __all__ = ["PolicyService", "ServedSession"]
 
 logger = logging.getLogger(__name__)
-_PLAYING = ("prev_action_chunk", "inference_delay", "execute_horizon")  # real-time chunking
-_OPTIONAL = ("advantage", "noise", "prompt", "reset", "seed", "step", "timestamp", *_PLAYING)
+_RTC = ("prev_action_chunk", "inference_delay", "execute_horizon")  # real-time chunking
+_OPTIONAL = ("advantage", "noise", "prompt", "reset", "seed", "step", "timestamp", *_RTC)
 
 
 class PolicyService:
@@ -151,10 +152,9 @@ class ServedSession:
                 noise = noise.to(policy.device)[None]
             bins = torch.full((1,), options["advantage_bin"], device=policy.device)
             how: dict[str, Any] = {"guidance": service.guidance, "steps": service.steps}
-            if playing := options["playing"]:
-                chunks = policy.sample_rtc(context, bins, noise, *playing, **how)
-            else:
-                chunks = policy.sample(context, bins, noise, **how)
+            if options["rtc"]:
+                how["rtc"] = options["rtc"]
+            chunks = policy.sample(context, bins, noise, **how)
             actions = policy.within_limits(chunks)[0].float().cpu().numpy()
         if not np.isfinite(actions).all():
             raise ActionError("the policy's actions are not finite (NaN or infinity); none are sent")
@@ -181,7 +181,7 @@ class ServedSession:
             "prompt": prompt,
             "advantage_bin": self._advantage_bin(observation),
             "noise": self._noise(observation),
-            "playing": self._playing(observation),
+            "rtc": self._rtc(observation),
         }
 
     def _advantage_bin(self, observation: Mapping[str, Any]) -> int:
@@ -206,31 +206,28 @@ class ServedSession:
             raise ConfigError("'noise' is not finite (NaN or infinity)")
         return torch.from_numpy(value.astype(np.float32))
 
-    def _playing(self, observation: Mapping[str, Any]) -> tuple[torch.Tensor, int, int] | None:
-        """What is left of the chunk that is being executed, (1, R, D), delay and horizon: see `Policy.sample_rtc`."""
-        given = [key for key in _PLAYING if key in observation]
+    def _rtc(self, observation: Mapping[str, Any]) -> RtcConstraint | None:
+        given = [key for key in _RTC if key in observation]
         if not given:
             return None
         policy = self._service.policy
-        if missing := [key for key in _PLAYING if key not in observation]:
-            raise ConfigError(
-                f"{given[0]!r} came without {missing[0]!r}: real-time chunking needs {', '.join(_PLAYING)}"
-            )
+        if missing := [key for key in _RTC if key not in observation]:
+            raise ConfigError(f"{given[0]!r} came without {missing[0]!r}: real-time chunking needs {', '.join(_RTC)}")
         if not policy.supports_rtc:
             raise ConfigError(
                 f"{given[0]!r}: a {type(policy).__name__} knows no real-time chunking; send none of its keys"
             )
-        rest, dim = observation[_PLAYING[0]], policy.spec.layout.dim
+        rest, dim = observation[_RTC[0]], policy.spec.layout.dim
         if not isinstance(rest, np.ndarray) or rest.dtype.kind != "f" or rest.ndim != 2 or rest.shape[1] != dim:
             came = f"{rest.dtype} {rest.shape}" if isinstance(rest, np.ndarray) else type(rest).__name__
-            raise ConfigError(f"{_PLAYING[0]!r} is {came}, expected floats (R, {dim}): what is left to play, rad and m")
+            raise ConfigError(f"{_RTC[0]!r} is {came}, expected floats (R, {dim}): what is left to play, rad and m")
         if not 1 <= len(rest) <= policy.spec.chunk or not np.isfinite(rest).all():
-            raise ConfigError(f"{_PLAYING[0]!r} has {len(rest)} rows, expected 1 to {policy.spec.chunk}, all finite")
-        counts = [_plain(observation[key]) for key in _PLAYING[1:]]
-        for key, value in zip(_PLAYING[1:], counts, strict=True):
+            raise ConfigError(f"{_RTC[0]!r} has {len(rest)} rows, expected 1 to {policy.spec.chunk}, all finite")
+        counts = [_plain(observation[key]) for key in _RTC[1:]]
+        for key, value in zip(_RTC[1:], counts, strict=True):
             if type(value) is not int or value < 0:
                 raise ConfigError(f"{key!r} is {value!r}, expected a whole number of control steps from 0")
-        return torch.from_numpy(rest.astype(np.float32))[None], counts[0], counts[1]
+        return RtcConstraint(torch.from_numpy(rest.astype(np.float32))[None], *counts)
 
     def _time(self, observation: Mapping[str, Any], reset: bool) -> float:
         """When the observation was made, in control steps on the client's clock or, if it tells none, on ours."""

@@ -13,7 +13,7 @@ from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
-from rise_agents.policies.real_time import prefix_weights
+from rise_agents.policies.real_time import RtcConstraint, prefix_weights
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 
@@ -51,13 +51,13 @@ def test_rows_that_will_be_played_agree_and_those_past_the_horizon_are_free(
     context, levels, noise = parts(policy, observe)
     free = policy.sample(context, levels, noise, guidance=2.0)
     previous = free[:, :6] + 0.2
-    tied = policy.sample_rtc(context, levels, noise, previous, 3, 5, guidance=2.0)
+    tied = policy.sample(context, levels, noise, guidance=2.0, rtc=RtcConstraint(previous, 3, 5))
     assert tied.shape == free.shape
     apart = (tied[:, :6] - previous).abs().amax(dim=(0, 2))
     assert (apart[:3] < 0.05).all()
     assert (apart[:3] < 0.3 * (free[:, :3] - previous[:, :3]).abs().amax(dim=(0, 2))).all()
     assert apart[2] < apart[4] < apart[5]
-    again = policy.sample_rtc(context, levels, noise, previous, 3, 5, guidance=2.0)
+    again = policy.sample(context, levels, noise, guidance=2.0, rtc=RtcConstraint(previous, 3, 5))
     torch.testing.assert_close(again, tied, rtol=0, atol=0)
 
 
@@ -65,7 +65,7 @@ def test_rows_that_will_be_played_agree_and_those_past_the_horizon_are_free(
 def test_nothing_tied_changes_nothing(policy: FlowPolicy, observe: Observe) -> None:
     context, levels, noise = parts(policy, observe)
     free = policy.sample(context, levels, noise)
-    torch.testing.assert_close(policy.sample_rtc(context, levels, noise, free[:, :1] + 9, 0, 0), free)
+    torch.testing.assert_close(policy.sample(context, levels, noise, rtc=RtcConstraint(free[:, :1] + 9, 0, 0)), free)
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def test_what_is_left_may_be_as_short_or_as_long_as_it_likes(policy: FlowPolicy,
     context, levels, noise = parts(policy, observe)
     previous = policy.sample(context, levels, noise)
     for rows in (previous[:, :1], previous, torch.cat([previous, previous], dim=1)):
-        assert torch.isfinite(policy.sample_rtc(context, levels, noise, rows, 4, 10)).all()
+        assert torch.isfinite(policy.sample(context, levels, noise, rtc=RtcConstraint(rows, 4, 10))).all()
 
 
 def test_an_actor_acts_as_before_and_in_agreement_when_told(policy: FlowPolicy, observe: Observe) -> None:
@@ -93,11 +93,12 @@ def test_an_actor_acts_as_before_and_in_agreement_when_told(policy: FlowPolicy, 
 def test_a_policy_need_not_know_it(policy: FlowPolicy, observe: Observe) -> None:
     class Other(FlowPolicy):
         supports_rtc = False
-        sample_rtc = Policy.sample_rtc
 
-    context, levels, noise = parts(policy, observe)
+    observations = {key: value.numpy() for key, value in observe(policy.spec, 1, policy.lags).items()}
+    actor = PolicyActor(Other(policy.spec, policy.config))
+    actor.reset([5], np.ones(1, bool))
     with pytest.raises(ConfigError, match="Other knows no real-time chunking"):
-        Other(policy.spec, policy.config).sample_rtc(context, levels, noise, noise[:, :2], 1, 2)
+        actor.act_rtc(observations, actor.act(observations)[:, :2], 1, 2)
 
 
 @pytest.mark.slow
@@ -114,11 +115,11 @@ def test_pi05_by_lerobots_own_means(spec: TaskSpec, tokenizer: Any, observe: Obs
     assert policy.supports_rtc
     context, levels, noise = parts(policy, observe)
     free = policy.sample(context, levels, noise)
-    torch.testing.assert_close(policy.sample_rtc(context, levels, noise, free[:, :1], 0, 0), free)
+    torch.testing.assert_close(policy.sample(context, levels, noise, rtc=RtcConstraint(free[:, :1], 0, 0)), free)
     previous = free[:, :6] + 0.05
-    tied = policy.sample_rtc(context, levels, noise, previous, 3, 5)
+    tied = policy.sample(context, levels, noise, rtc=RtcConstraint(previous, 3, 5))
     closer = (tied[:, :3] - previous[:, :3]).abs().mean() / (free[:, :3] - previous[:, :3]).abs().mean()
     assert closer < 0.7
     torch.testing.assert_close(policy.sample(context, levels, noise), free)  # nothing was left switched on
     with pytest.raises(ConfigError, match="--guidance 1"):
-        policy.sample_rtc(context, levels, noise, previous, 3, 5, guidance=2.0)
+        policy.sample(context, levels, noise, guidance=2.0, rtc=RtcConstraint(previous, 3, 5))
