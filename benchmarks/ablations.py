@@ -29,8 +29,7 @@ import numpy as np
 
 from rise_agents.evaluation.evaluate import evaluate
 from rise_agents.evaluation.paired import paired_change
-from rise_agents.evaluation.results import EvaluationResult
-from rise_agents.evaluation.statistics import wilson_interval
+from rise_agents.evaluation.results import EvaluationResult, wilson_interval
 from rise_agents.pipelines.config import load_demo_config
 from rise_agents.pipelines.demo import LABELS
 from rise_agents.pipelines.improve import Ingredients, improve

@@ -22,7 +22,7 @@ from rise_robot.cell.collect import collect, episode_rng
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.render import CellRenderer
 
-__all__ = ["add_arguments", "measure", "run"]
+__all__ = ["add_arguments", "run"]
 
 _SIZES = ((48, 64), (96, 128), (192, 256))
 
@@ -32,25 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure."""
-    return measure(args.quick, lambda name: say(f"measuring: {name}"))
-
-
-def measure(quick: bool = False, on_step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Take all measurements.
-
-    Args:
-        quick: Fewer repetitions, for tests.
-        on_step: Called with the name of each measurement when it starts.
-
-    Returns:
-        Plain values: milliseconds, seconds per episode, control steps and chunks per second.
-    """
+    """Milliseconds, seconds per episode, control steps and chunks per second."""
+    quick = args.quick
     spec, config = load_cell("brick_sorting", "small")
     repeats, steps, episodes = (1, 10, 2) if quick else (5, 100, 12)
     result: dict[str, Any] = {}
     with _one_core():
-        on_step("physics")
+        say("measuring: physics")
         cell = WorkCell(spec, config)
         cell.reset(episode_rng(0))
         result["control_step_ms"] = _milliseconds(lambda: cell.step(cell.command), steps, repeats)
@@ -61,16 +49,16 @@ def measure(quick: bool = False, on_step: Callable[[str], None] = lambda _: None
             "1 step": _milliseconds(lambda: expert.plan(1), steps, repeats),
             f"{spec.chunk} steps": _milliseconds(lambda: expert.plan(spec.chunk), steps // 5, repeats),
         }
-        on_step("rendering")
+        say("measuring: rendering")
         renderer = CellRenderer(cell.model, cell.data, config.supersample)
         cameras = list(spec.cameras)
         result["render_ms"] = {
             f"{h}x{w}": _milliseconds(lambda size=(h, w): renderer.render(cameras, size), steps // 2, repeats)
             for h, w in _SIZES
         }
-        on_step("recorded episodes")
+        say("measuring: recorded episodes")
         result["recorded_episode_seconds"] = _recorded(episodes, repeats)
-    on_step("vector environments")
+    say("measuring: vector environments")
     counts = (1, 4) if quick else (1, 8, 32)
     result["vector"] = [_vector(count, workers, quick) for count in counts for workers in (0, 2) if workers <= count]
     return result

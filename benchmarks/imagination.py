@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         compile_parts(model, args.compile)
     batches = tuple(args.batch or ((1, 4) if args.quick else _BATCHES))
     about = {**describe(model), "compile": args.compile, "weights": "random" if args.random else "trained"}
-    rows = measure(model, starts, batches, lambda count: say(f"measuring: batch {count}"), args.quick)
-    return {"model": about, **rows}
+    return {"model": about, **measure(model, starts, batches, args.quick)}
 
 
 def _trained_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, StartStates]:
@@ -103,7 +101,6 @@ def measure(
     world_model: CompositionalWorldModel,
     starts: StartStates,
     batches: tuple[int, ...] = _BATCHES,
-    on_batch: Callable[[int], object] = lambda _: None,
     quick: bool = False,
 ) -> dict[str, Any]:
     """Time environments of a world model.
@@ -118,12 +115,11 @@ def measure(
         world_model: What imagines.
         starts: Where episodes begin.
         batches: Numbers of environments.
-        on_batch: Called with each before it is measured.
         quick: Two repetitions, however short.
     """
     rows = []
     for count in batches:
-        on_batch(count)
+        say(f"measuring: batch {count}")
         try:
             rows.append(_one(world_model, starts, count, quick))
         except torch.OutOfMemoryError as error:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ from rise_robot.ros.master import RosMaster
 from rise_robot.ros.scene import RosCellDriver
 from rise_robot.serving.remote import RemotePolicy
 
-__all__ = ["add_arguments", "measure", "run"]
+__all__ = ["add_arguments", "run"]
 
 _RISE = "from rise_agents.cli.main import main; sys.exit(main(sys.argv[1:]))"
 _COMMAND_RATE = 30  # Hz
@@ -45,31 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure."""
-    actor = PolicyActor(resolve_policy(args.policy, task=args.task))
-    return measure(actor, args.policy, actor.lags, args.quick, lambda name: say(f"measuring: {name}"))
-
-
-def measure(
-    policy: Actor,
-    name: str,
-    lags: Sequence[int],
-    quick: bool = False,
-    on_step: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
     """Measure.
-
-    Args:
-        policy: A policy of this process.
-        name: Its name or path, for the server.
-        lags: Past observations that it reads.
-        quick: Few repetitions: a smoke test.
-        on_step: Called with what is measured next.
 
     Returns:
         `load_average` of the machine before, `transport` per image size, and `closed_loop` with and without the server;
         times in ms.
     """
+    policy, quick = PolicyActor(resolve_policy(args.policy, task=args.task)), args.quick
     seconds, chunks = (2.0, 4) if quick else (20.0, 100)
     before = dict(os.environ)
     result: dict[str, Any] = {"load_average": os.getloadavg()[0], "transport": [], "closed_loop": []}
@@ -77,16 +59,16 @@ def measure(
         os.environ |= master.environment
         try:
             for number, size in enumerate(SIZES[:1] if quick else SIZES):
-                on_step(f"transport, {size[1]} x {size[0]}")
+                say(f"measuring: transport, {size[1]} x {size[0]}")
                 with _cell(size):
                     result["transport"].append(_transport(size, seconds))
                     if number > 0:
                         continue
-                    on_step("closed loop, policy in this process")
-                    result["closed_loop"].append({"server": False, **_closed_loop(policy, lags, chunks)})
-                    on_step("closed loop, policy server")
-                    with _server(name) as port, RemotePolicy("127.0.0.1", port) as remote:
-                        result["closed_loop"].append({"server": True, **_closed_loop(remote, remote.lags, chunks)})
+                    say("measuring: closed loop, policy in this process")
+                    result["closed_loop"].append({"server": False, **_closed_loop(policy, chunks)})
+                    say("measuring: closed loop, policy server")
+                    with _server(args.policy) as port, RemotePolicy("127.0.0.1", port) as remote:
+                        result["closed_loop"].append({"server": True, **_closed_loop(remote, chunks)})
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -160,10 +142,10 @@ def _summary(counts: dict[str, dict[str, float]], topics: list[str], seconds: fl
     }
 
 
-def _closed_loop(policy: Actor, lags: Sequence[int], chunks: int) -> dict[str, Any]:
+def _closed_loop(policy: Actor, chunks: int) -> dict[str, Any]:
     robot = load_robot("cell")
     driver = RosCellDriver(load_task(), ros_config(robot))
-    env = RobotEnv(driver, robot, observation_lags=list(lags))
+    env = RobotEnv(driver, robot, observation_lags=list(policy.lags))
     inference, latency, stops, seed = [], [], [], 0
     try:
         while len(latency) < chunks:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -32,18 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure."""
     service = PolicyService(resolve_policy(args.policy, task=args.task, device=resolve_device(args.device)))
-    return measure(service, args.quick, lambda name: say(f"measuring: {name}"))
+    return measure(service, args.quick)
 
 
-def measure(
-    service: PolicyService, quick: bool = False, on_step: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+def measure(service: PolicyService, quick: bool = False) -> dict[str, Any]:
     """Take all measurements, on loopback.
 
     Args:
         service: Policy to serve.
         quick: Few requests, for tests.
-        on_step: Called with the name of each measurement when it starts.
 
     Returns:
         Milliseconds: `in_process`, the policy asked directly; and by layout `round_trip` as a client sees it, `infer`
@@ -53,7 +49,7 @@ def measure(
     requests = 20 if quick else 300
     observations = _observations(service)
     result: dict[str, Any] = {"requests": requests, "layouts": {}, "clients": {}}
-    on_step("in process")
+    say("measuring: in process")
     session, times = service.open(), []
     for _ in range(_WARM_UP + requests):
         started = time.perf_counter()
@@ -62,7 +58,7 @@ def measure(
     result["in_process_ms"] = _summary(times[_WARM_UP:])
     with PolicyServer(service, ServerConfig(port=0, max_clients=max(_CLIENTS) + 1)) as server:
         for name, observation in observations.items():
-            on_step(name)
+            say(f"measuring: {name}")
             with PolicyClient(port=server.port) as client:
                 trips, infers = _ask(client, observation, requests)
             result["layouts"][name] = {
@@ -72,7 +68,7 @@ def measure(
                 "overhead_ms": _summary([trip - infer for trip, infer in zip(trips, infers, strict=True)]),
             }
         for count in _CLIENTS:
-            on_step(f"{count} clients")
+            say(f"measuring: {count} clients")
             result["clients"][str(count)] = _together(server.port, observations["ours"], count, requests)
     return result
 
@@ -113,17 +109,9 @@ def _ask(client: PolicyClient, observation: dict[str, Any], requests: int) -> tu
 def _together(port: int, observation: dict[str, Any], count: int, requests: int) -> dict[str, Any]:
     """Round trips of so many clients at once, and the requests per second of all."""
     clients = [PolicyClient(port=port, timeout=60).connect() for _ in range(count)]
-    found: list[list[float]] = [[] for _ in clients]
-
-    def run(index: int) -> None:
-        found[index], _ = _ask(clients[index], observation, max(5, requests // count))
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
     started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(lambda client: _ask(client, observation, max(5, requests // count))[0], clients))
     seconds = time.perf_counter() - started
     for client in clients:
         client.close()

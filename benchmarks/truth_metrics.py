@@ -6,7 +6,7 @@ The ground truth comes from the work cell (`truth_set.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,25 +35,22 @@ _LEAST_SPREAD = 0.02
 _WRONG = 0.1
 
 
-class Imagined:
+class Imagined(NamedTuple):
     """What the world model made of a truth set.
 
     Attributes:
         frames: uint8 (S, C, K, V, H, W, 3).
-        values: float (S, C, K), of imagined frames; `true_values` of the true ones; `start_values` (S,).
+        values: Of imagined frames, float (S, C, K).
+        true_values: Of the true ones, float (S, C, K).
+        start_values: float (S,).
         uncertainty: float (S, C).
     """
 
-    def __init__(
-        self,
-        frames: np.ndarray,
-        values: np.ndarray,
-        true_values: np.ndarray,
-        start_values: np.ndarray,
-        uncertainty: np.ndarray,
-    ) -> None:
-        self.frames, self.values, self.true_values = frames, values, true_values
-        self.start_values, self.uncertainty = start_values, uncertainty
+    frames: np.ndarray
+    values: np.ndarray
+    true_values: np.ndarray
+    start_values: np.ndarray
+    uncertainty: np.ndarray
 
 
 @torch.no_grad()

@@ -193,26 +193,42 @@ def read_weights(path: str | Path, expected: Mapping[str, torch.Tensor]) -> dict
         CheckpointError: If the file is missing, cut short or damaged, or does not fit; all misfits are listed.
     """
     import torch
+
+    file = Path(path) / WEIGHTS
+    tensors = load_tensors(file)
+    problems = misfits(tensors, expected)
+    problems += [f"{name} is not finite" for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if problems:
+        raise CheckpointError(f"{file} does not fit its configuration: {'; '.join(sorted(problems))}")
+    return tensors
+
+
+def load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: If it is missing, cut short or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = Path(path) / WEIGHTS
     try:
-        tensors = load_file(file)
+        return load_file(file)
     except FileNotFoundError:
         raise CheckpointError(f"{file} does not exist") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is cut short or damaged: {error}. Copy it again.") from error
+
+
+def misfits(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
+    """What differs between weights and a model's state dict, in names and shapes."""
     problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
     problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
-    for name in expected.keys() & tensors.keys():
-        if tensors[name].shape != expected[name].shape:
-            problems.append(f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}")
-        elif not bool(torch.isfinite(tensors[name]).all()):
-            problems.append(f"{name} is not finite")
-    if problems:
-        raise CheckpointError(f"{file} does not fit its configuration: {'; '.join(sorted(problems))}")
-    return tensors
+    return problems + [
+        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tensors[name].shape != expected[name].shape
+    ]
 
 
 def load_class(name: Any, registry: Registry) -> Any:

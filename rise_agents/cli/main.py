@@ -17,7 +17,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] | No
         print("rise: interrupted", file=sys.stderr)
         return _EXIT_INTERRUPTED
     except BrokenPipeError:
-        _silence_stdout()
+        # The interpreter's own flush at exit must not meet the broken pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_BROKEN_PIPE
     except Exception as error:
         from rise_env.errors import RiseError  # registers the environments, 0.3 s: not on the way to --help
@@ -178,14 +179,5 @@ def _wants_traceback(arguments: Sequence[str]) -> bool:
     return "--traceback" in arguments or os.environ.get("RISE_TRACEBACK", "") not in ("", "0")
 
 
-def _silence_stdout() -> None:
-    """Let the interpreter's own flush at exit go nowhere, instead of meeting the broken pipe again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _entry() -> NoReturn:
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    _entry()
+    sys.exit(main())

@@ -20,10 +20,15 @@ from rise_env.metrics import rank_correlation, within_group_correlation
 from rise_env.registry import TASKS
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["audit", "audit_policy"]
+__all__ = ["audit", "audit_policy", "make_oracle"]
 
 _LEAST_SPREAD = 0.02
 _TOGETHER = 8  # states at once
+
+
+def make_oracle(task: str, **kwargs: Any) -> Any:
+    """The oracle vector environment of a task."""
+    return gymnasium.make_vec(f"RISE-{TASKS.load(task).title}-Oracle-v0", **kwargs).unwrapped
 
 
 def audit(
@@ -55,10 +60,7 @@ def audit(
         )
         imagined.append(scores.cpu().numpy())
         true.append(oracle_env.step(chunks)[1])
-    guess, truth = (
-        np.concatenate(imagined).reshape(-1, num_candidates),
-        np.concatenate(true).reshape(-1, num_candidates),
-    )
+    guess, truth = (np.concatenate(parts).reshape(-1, num_candidates) for parts in (imagined, true))
     owner = np.repeat(np.arange(len(truth)), num_candidates)
     within, ordered = within_group_correlation(guess.ravel(), truth.ravel(), owner, _LEAST_SPREAD)
     chosen = truth[np.arange(len(truth)), guess.argmax(axis=1)]
@@ -102,8 +104,8 @@ def audit_policy(
             best.
     """
     together = min(states, _TOGETHER)
-    envs = gymnasium.make_vec(
-        f"RISE-{TASKS.load(policy.spec.name).title}-Oracle-v0",
+    envs = make_oracle(
+        policy.spec.name,
         num_envs=together * num_candidates,
         preset=preset,
         behaviour_policies=[PolicyActor(behaviour_policy or policy, guidance=guidance)],

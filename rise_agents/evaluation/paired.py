@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rise_agents.evaluation.results import EvaluationResult
-from rise_agents.evaluation.statistics import wilson_interval
+from rise_agents.evaluation.results import EvaluationResult, wilson_interval
 from rise_env.errors import ConfigError
 
 __all__ = ["PairedChange", "paired_change"]

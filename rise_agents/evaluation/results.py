@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -9,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from rise_agents.evaluation.statistics import wilson_interval
 from rise_env.errors import ConfigError
 
-__all__ = ["Episode", "EvaluationResult", "summarise"]
+__all__ = ["Episode", "EvaluationResult", "summarise", "wilson_interval"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +94,13 @@ def summarise(episodes: Sequence[Episode], seconds: float) -> EvaluationResult:
         episode_seconds=float(np.mean([e.seconds for e in ordered])),
         details=ordered,
     )
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a success rate (Wilson 1927); z = 1.96 gives 95 %."""
+    if trials == 0:
+        return 0.0, 1.0
+    rate, spread = successes / trials, z * z / trials
+    middle = (rate + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -133,7 +133,7 @@ class Demo:
                 from rise_agents.pipelines.demo_report import write_demo_report
 
                 report = write_demo_report(self, agent, (base, before), (improved, after), bundle, clock, described)
-        return DemoResult(before, after, clock.total() / 60, clock.parts(), report, described)
+        return DemoResult(before, after, sum(clock.seconds.values()) / 60, clock.seconds, report, described)
 
     @property
     def cell_id(self) -> str:
@@ -204,11 +204,15 @@ class Demo:
 
 
 class Clock:
-    """Wall-clock seconds by stage, kept on disk so that interruptions do not count."""
+    """Wall-clock time of stages, kept on disk so that interruptions do not count.
+
+    Attributes:
+        seconds: By stage.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._spent: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.seconds: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -217,13 +221,5 @@ class Clock:
         try:
             yield
         finally:
-            self._spent[part] = self._spent.get(part, 0.0) + time.monotonic() - started
-            write_json(self._file, self._spent)
-
-    def total(self) -> float:
-        """Seconds of all stages."""
-        return sum(self._spent.values())
-
-    def parts(self) -> dict[str, float]:
-        """Seconds by stage."""
-        return dict(self._spent)
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - started
+            write_json(self._file, self.seconds)

@@ -69,7 +69,7 @@ def write_demo_report(
     return write_report(
         demo.out / "report.html",
         title="RISE: improved in imagination, checked in the cell",
-        summary=one_sentence(rows[0], rows[1], max(clock.parts().get("improving", 0.0) / 60, 1e-3)),
+        summary=one_sentence(rows[0], rows[1], max(clock.seconds.get("improving", 0.0) / 60, 1e-3)),
         rows=rows,
         curves=[*learning, *curves],
         films=films,

@@ -14,7 +14,7 @@ import numpy as np
 from rise_agents import make_agent
 from rise_agents.algorithms.base import Algorithm
 from rise_agents.algorithms.best_of_n import history_lags
-from rise_agents.evaluation.audit import audit
+from rise_agents.evaluation.audit import audit, make_oracle
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource, RecordedChunks, StartChunks, advantage_bins_of, measured_advantages
@@ -26,7 +26,6 @@ from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.errors import ConfigError
 from rise_env.files import to_plain, write_json
 from rise_env.provenance import provenance
-from rise_env.registry import TASKS
 
 __all__ = ["Ingredients", "improve", "improve_policy"]
 
@@ -125,39 +124,27 @@ def improve_policy(
             raise ConfigError("recorded data need the tag that `rise label` gave their advantages (--labels)")
         dataset = open_dataset(list(ingredients.data), bundle.spec)
         note(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames")
-        levels, _ = advantage_bins_of(*measured_advantages(dataset, ingredients.labels), policy.codec)
-        offline = RecordedChunks(dataset, policy.lags, levels, split_episodes(dataset)["train"])
+        bins, _ = advantage_bins_of(*measured_advantages(dataset, ingredients.labels), policy.codec)
+        offline = RecordedChunks(dataset, policy.lags, bins, split_episodes(dataset)["train"])
         if ingredients.oracle:
-            return _oracle(agent, policy, ingredients), offline, None
+            leading = ingredients.behaviour_policies or (PolicyActor(policy),)
+            oracle = make_oracle(
+                bundle.spec.name, num_envs=agent.num_envs, observation_lags=lags, behaviour_policies=leading,
+                pool=_ORACLE_POOL,
+            )  # fmt: skip
+            return oracle, offline, None
         kwargs["starts"] = starts_from_dataset(dataset, bundle.spec, agent.start_states, seed=0)
     elif ingredients.oracle:
         raise ConfigError("the oracle has no recordings of its own: give --data and --labels")
-    env = gymnasium.make_vec(ingredients.env_id, num_envs=agent.num_envs, **kwargs).unwrapped
+    env: Any = gymnasium.make_vec(ingredients.env_id, num_envs=agent.num_envs, **kwargs).unwrapped
     if not ingredients.data:
         advantages = _imagined_advantages(env)
-        levels, _ = advantage_bins_of(advantages, np.zeros(len(advantages), bool), policy.codec)
-        offline = StartChunks(env.starts, bundle.spec, policy.lags, levels)  # type: ignore[attr-defined]
+        bins, _ = advantage_bins_of(advantages, np.zeros(len(advantages), bool), policy.codec)
+        offline = StartChunks(env.starts, bundle.spec, policy.lags, bins)
         note(f"no data given: {len(offline)} start states of {bundle.path.name}, scored by imagination")
-    shared = {"starts": env.starts, "world_model": env.world_model, "render_mode": "rgb_array"}  # type: ignore[attr-defined]
+    shared = {"starts": env.starts, "world_model": env.world_model, "render_mode": "rgb_array"}
     film_env = gymnasium.make_vec(ingredients.env_id, num_envs=_FILMED, **{**kwargs, **shared})
     return env, offline, film_env
-
-
-def _oracle(agent: AgentPreset, policy: Policy, ingredients: Ingredients) -> Any:
-    import gymnasium
-
-    return gymnasium.make_vec(
-        oracle_id(ingredients.bundle.spec.name),
-        num_envs=agent.num_envs,
-        observation_lags=list(policy.lags),
-        behaviour_policies=ingredients.behaviour_policies or (PolicyActor(policy),),
-        pool=_ORACLE_POOL,
-    ).unwrapped
-
-
-def oracle_id(task: str) -> str:
-    """Id of a task's oracle environment."""
-    return f"RISE-{TASKS.load(task).title}-Oracle-v0"
 
 
 def _imagined_advantages(env: Any) -> np.ndarray:
@@ -179,16 +166,14 @@ class _Audit:
     ) -> None:
         if ingredients.oracle:
             raise ConfigError("an audit compares imagination with the oracle: it makes no sense with the oracle alone")
-        import gymnasium
-
         self._file, self._note, self._spec = file, note, ingredients.bundle.spec
         self._states = min(states, _AUDIT_TOGETHER)
         self._rounds = -(-states // self._states)
         lags = sorted({*base.lags, *history_lags(self._spec)})
-        self._oracle: Any = gymnasium.make_vec(
-            oracle_id(self._spec.name), num_envs=self._states * _AUDIT_CANDIDATES, observation_lags=lags,
+        self._oracle = make_oracle(
+            self._spec.name, num_envs=self._states * _AUDIT_CANDIDATES, observation_lags=lags,
             behaviour_policies=(PolicyActor(copy.deepcopy(base)),), max_chunks=1,
-        ).unwrapped  # fmt: skip
+        )  # fmt: skip
         self._rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []  # of a run that goes on
 
     def __call__(self, algorithm: Algorithm[Any]) -> None:

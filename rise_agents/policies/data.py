@@ -45,6 +45,14 @@ class ChunkSource(Protocol):
         """Chunks by number, int (B,)."""
 
 
+def _observation(
+    spec: TaskSpec, lag: int, frames: np.ndarray, states: np.ndarray, device: torch.device | str
+) -> dict[str, torch.Tensor]:
+    """Frames (B, V, H, W, 3) and states (B, D) of one moment under the keys of an environment."""
+    seen = {image_key(camera): frames[:, view] for view, camera in enumerate(spec.cameras)} | {"state": states}
+    return {lag_key(key, lag): torch.from_numpy(value).to(device) for key, value in seen.items()}
+
+
 class RecordedChunks:
     """All recorded chunks of some episodes.
 
@@ -72,10 +80,8 @@ class RecordedChunks:
         observations: dict[str, torch.Tensor] = {}
         for lag in (0, *self.lags):
             moment = np.maximum(window.index - lag, window.index - window.frame)  # not before the episode
-            frames = torch.from_numpy(self.dataset.frames(moment)).to(device)
-            for view, camera in enumerate(self.spec.cameras):
-                observations[lag_key(image_key(camera), lag)] = frames[:, view]
-            observations[lag_key("state", lag)] = torch.from_numpy(self.dataset.state[moment]).to(device)
+            seen = self.dataset.frames(moment), self.dataset.state[moment]
+            observations |= _observation(self.spec, lag, *seen, device)
         return Recorded(
             observations,
             torch.from_numpy(window.actions).to(device),
@@ -121,10 +127,7 @@ class StartChunks:
         observations: dict[str, torch.Tensor] = {}
         for lag in (0, *self.lags):
             place = -1 - lag // self.spec.stride
-            frames = torch.from_numpy(found.frames[:, place]).to(device)
-            for view, camera in enumerate(self.spec.cameras):
-                observations[lag_key(image_key(camera), lag)] = frames[:, view]
-            observations[lag_key("state", lag)] = torch.from_numpy(found.states[:, place]).to(device)
+            observations |= _observation(self.spec, lag, found.frames[:, place], found.states[:, place], device)
         assert self.starts.actions is not None
         chunks = torch.from_numpy(np.ascontiguousarray(self.starts.actions[rows])).to(device)
         bins = torch.from_numpy(self.advantage_bins[rows]).to(device)

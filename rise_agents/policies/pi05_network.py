@@ -22,7 +22,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import nn
 
 from rise_env.errors import CheckpointError, ConfigError
-from rise_env.pretrained import CONFIG, WEIGHTS, local_directory
+from rise_env.pretrained import CONFIG, WEIGHTS, load_tensors, local_directory, misfits
 from rise_env.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -296,20 +296,11 @@ class Published:
         Raises:
             CheckpointError: If the file is missing or damaged, or does not fit name by name and shape by shape.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         file = self.folder / WEIGHTS
-        try:
-            loaded = load_file(file)
-        except FileNotFoundError:
-            raise CheckpointError(f"{file} does not exist") from None
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file} is cut short or damaged: {error}. Copy it again.") from error
         # Older files name the weights from the model down, and the time MLP as in pi0.
         tensors = {
             f"model.{name.removeprefix('model.').replace('action_time_mlp_', 'time_mlp_')}": tensor
-            for name, tensor in loaded.items()
+            for name, tensor in load_tensors(file).items()
         }
         # PaliGemma ties embedding and head, and files hold one of the two.
         if _EMBEDDING not in tensors and _HEAD in tensors:
@@ -317,13 +308,7 @@ class Published:
         expected = network.state_dict()
         for head in (_HEAD, _EXPERT_HEAD):
             tensors.setdefault(head, expected[head])
-        problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
-        problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
-        problems += [
-            f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-            for name in expected.keys() & tensors.keys()
-            if tensors[name].shape != expected[name].shape
-        ]
+        problems = misfits(tensors, expected)
         if problems:
             more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
             raise CheckpointError(f"{file} is no pi0.5 of this size: {'; '.join(sorted(problems)[:10])}{more}")

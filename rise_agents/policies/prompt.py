@@ -11,8 +11,6 @@ instead, a prompt that no published weights have seen.)
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,37 +18,12 @@ import numpy as np
 from rise_agents.policies.codec import AdvantageCodec
 from rise_env.errors import ConfigError
 
-__all__ = [
-    "STATE_WIDTH",
-    "Prompt",
-    "build_prompt",
-    "clean_text",
-    "parse_prompt",
-    "prompt_bin",
-    "state_numbers",
-]
+__all__ = ["STATE_WIDTH", "build_prompt", "clean_text", "prompt_bin", "state_numbers"]
 
 #: Numbers in the state segment; a shorter state is padded with zeros before it is discretised.
 STATE_WIDTH = 32
 
 _EDGES = np.linspace(-1, 1, 257)[:-1]  # multiples of 1/128: exact in float32, so that no state falls between two
-# Greedy: the last ", State: " is ours, whatever the instruction says.
-_PATTERN = re.compile(r"Task: (.*), State: (-?\d+(?: -?\d+)*)(?:, Advantage: (\d+))?;\nAction: ", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a prompt says.
-
-    Attributes:
-        text: Instruction, cleaned.
-        state: Discretised state, -1 (below the normal range) to 255.
-        bin: As `prompt_bin` gives it: 1 the worst; None where none is said.
-    """
-
-    text: str
-    state: tuple[int, ...]
-    bin: int | None
 
 
 def clean_text(text: str) -> str:
@@ -124,16 +97,3 @@ def build_prompt(text: str, state: Any, bin: int | None, width: int | None = STA
         raise ConfigError(f"advantage bin {bin} does not exist, those of prompts start at 1; None says nothing")
     said = "" if bin is None else f", Advantage: {int(bin)}"
     return f"Task: {clean_text(text)}, State: {' '.join(map(str, numbers))}{said};\nAction: "
-
-
-def parse_prompt(prompt: str) -> Prompt:
-    """What a prompt says; inverse of `build_prompt` up to cleaning and discretisation.
-
-    Raises:
-        ConfigError: If it is no prompt of that form.
-    """
-    match = _PATTERN.fullmatch(prompt)
-    if match is None:
-        raise ConfigError(f"not of the form 'Task: ..., State: ...;\\nAction: ': {prompt!r}")
-    text, state, said = match.groups()
-    return Prompt(text, tuple(int(number) for number in state.split(" ")), None if said is None else int(said))

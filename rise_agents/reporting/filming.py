@@ -9,8 +9,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from rise_agents.evaluation.evaluate import run_episodes
 from rise_agents.evaluation.results import Episode
-from rise_agents.evaluation.rollout import run_episodes
 from rise_env.acting import ActorSource, actor_in, needed_by
 from rise_env.files import atomic_path
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rise_env.config import config_files, decode, load_yaml
+from rise_env.config import config_files, decode, load_yaml, merge, parse_override
 from rise_env.errors import ConfigError, requirement
 from rise_env.registry import ALGORITHMS
 
@@ -79,15 +79,7 @@ def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: If one has no value, or is no YAML.
     """
-    import yaml
-
     settings: dict[str, Any] = {}
     for item in overrides:
-        key, given, value = item.partition("=")
-        if not given:
-            raise ConfigError(f"--set {item!r}: expected KEY=VALUE")
-        try:
-            settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {item!r}: the value is not valid YAML: {error}") from error
+        settings = merge(settings, parse_override(item, "--set KEY=VALUE"))
     return settings

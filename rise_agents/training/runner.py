@@ -7,11 +7,10 @@ Time decides only when a checkpoint or a film is written.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,6 +78,7 @@ class Film:
                        algorithm.num_timesteps)  # fmt: skip
 
 
+@dataclass
 class Runner:
     """Runs an algorithm in a folder.
 
@@ -94,123 +94,76 @@ class Runner:
         on_start: Called once the state is restored, with the imagined chunks so far.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm[Any],
-        folder: str | Path,
-        budget: Budget,
-        *,
-        probes: Sequence[Probe] = (),
-        progress_bar: bool = True,
-        save_seconds: float = 60.0,
-        probe_seconds: float = 120.0,
-        tensorboard: bool = True,
-        on_start: Callable[[int], None] | None = None,
-    ) -> None:
-        self.algorithm, self.folder, self.budget = algorithm, Path(folder), budget
-        self._probes, self._progress_bar, self._tensorboard = list(probes), progress_bar, tensorboard
-        self._save_seconds, self._probe_seconds, self._on_start = save_seconds, probe_seconds, on_start
-        self._history: list[dict[str, float]] = []
+    algorithm: Algorithm[Any]
+    folder: Path
+    budget: Budget
+    _: KW_ONLY
+    probes: Sequence[Probe] = ()
+    progress_bar: bool = True
+    save_seconds: float = 60.0
+    probe_seconds: float = 120.0
+    tensorboard: bool = True
+    on_start: Callable[[int], None] = lambda chunks: None
 
     def run(self) -> Algorithm[Any]:
         """Go on from where the folder stands, to the end of the budget.
+
+        What stops a round halfway leaves the last checkpoint, so that the round is done again.
 
         Raises:
             CheckpointError: If the folder holds another run, or is damaged.
             TrainingError: If the algorithm cannot go on; what it had learned until then is saved.
         """
-        algorithm, clock = self.algorithm, _Clock(self.folder / "seconds.json")
-        if algorithm.restore(self.folder):
-            done = algorithm.num_timesteps
-            self._history = [row for row in read_history(self.folder) if row["chunks"] <= done]
-        left = self.budget.chunks - algorithm.num_timesteps
-        if self._on_start is not None:
-            self._on_start(algorithm.num_timesteps)
-        if left <= 0:
+        algorithm = self.algorithm
+        algorithm.restore(self.folder)
+        before, limit = algorithm.num_timesteps, self.budget.minutes
+        history = [row for row in read_history(self.folder) if row["chunks"] <= before]
+        self.on_start(before)
+        if before >= self.budget.chunks:
             return algorithm
-        if self._tensorboard:
+        if self.tensorboard:
             algorithm.set_logger(make_logger(self.folder / "tensorboard"))
-        with self._saved(), clock.running():
-            self._probe()
-            algorithm.learn(
-                left, callback=_Watch(self, clock), reset_num_timesteps=False, progress_bar=self._progress_bar
-            )
-            self._probe()
-        return algorithm
+        file = self.folder / "seconds.json"  # of the run, those before an interruption included
+        begun = time.monotonic() - (float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0)
+        started = saved = probed = time.monotonic()
 
-    @contextlib.contextmanager
-    def _saved(self) -> Iterator[None]:
-        """Save at the end. What stops a round halfway leaves the last checkpoint, so that the round is done again."""
+        def save() -> None:
+            algorithm.save(self.folder)
+            write_json(self.folder / _HISTORY, history)
+            write_json(file, time.monotonic() - begun)
+
+        def probe() -> None:
+            for one in self.probes:
+                one(algorithm)
+
+        def after_round(algorithm: Algorithm[Any]) -> bool:
+            nonlocal saved, probed
+            now, chunks = time.monotonic(), algorithm.num_timesteps
+            algorithm.metrics["time/imagined_chunks_per_second"] = (chunks - before) / max(now - started, 1e-9)
+            if algorithm.rounds % _HISTORY_ROUNDS == 1:
+                history.append({"chunks": chunks, **algorithm.scalars()})
+            if now - probed > self.probe_seconds:
+                probe()
+                probed = time.monotonic()
+            if now - saved > self.save_seconds:
+                save()
+                saved = time.monotonic()
+            return limit is None or time.monotonic() - begun < 60 * limit
+
         try:
-            yield
-            self.save()
+            probe()
+            started = saved = probed = time.monotonic()
+            algorithm.learn(
+                self.budget.chunks - before, after_round, reset_num_timesteps=False, progress_bar=self.progress_bar
+            )
+            probe()
+            save()
         except TrainingError:
-            self.save()
+            save()
             raise
         finally:
-            self.algorithm.logger.close()
-
-    def save(self) -> None:
-        """Write a checkpoint now."""
-        self.algorithm.save(self.folder)
-        write_json(self.folder / _HISTORY, self._history)
-
-    def _note(self) -> None:
-        algorithm = self.algorithm
-        if algorithm.rounds % _HISTORY_ROUNDS == 1:
-            self._history.append({"chunks": algorithm.num_timesteps, **algorithm.scalars()})
-
-    def _probe(self) -> None:
-        for probe in self._probes:
-            probe(self.algorithm)
-
-
-class _Watch:
-    """What the runner does after a round."""
-
-    def __init__(self, runner: Runner, clock: _Clock) -> None:
-        self._runner, self._clock = runner, clock
-        self._started = self._saved = self._probed = time.monotonic()
-        self._before = runner.algorithm.num_timesteps
-
-    def __call__(self, algorithm: Algorithm[Any]) -> bool:
-        runner, now = self._runner, time.monotonic()
-        algorithm.metrics["time/imagined_chunks_per_second"] = (algorithm.num_timesteps - self._before) / max(
-            now - self._started, 1e-9
-        )
-        runner._note()
-        if now - self._probed > runner._probe_seconds:
-            runner._probe()
-            self._probed = time.monotonic()
-        if now - self._saved > runner._save_seconds:
-            runner.save()
-            self._clock.write()
-            self._saved = time.monotonic()
-        limit = runner.budget.minutes
-        return limit is None or self._clock.seconds() < 60 * limit
-
-
-class _Clock:
-    """Seconds of a run, those before an interruption included."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._before = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
-        self._started = time.monotonic()
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        self._started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.write()
-
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._started
-
-    def write(self) -> None:
-        write_json(self._file, self.seconds())
+            algorithm.logger.close()
+        return algorithm
 
 
 def read_history(folder: str | Path) -> list[dict[str, float]]:

@@ -12,8 +12,7 @@ import pytest
 import rise_env  # noqa: F401  (registers the environments)
 from rise_agents.cli.main import main
 from rise_agents.evaluation.evaluate import evaluate
-from rise_agents.evaluation.results import Episode, summarise
-from rise_agents.evaluation.statistics import wilson_interval
+from rise_agents.evaluation.results import Episode, summarise, wilson_interval
 from rise_agents.policies.resolve import resolve_actor
 from rise_agents.policies.scripted import RandomPolicy
 from rise_env.errors import ConfigError

@@ -21,9 +21,10 @@ from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.loading import load_policy
 from rise_agents.policies.pi05 import Pi05Context, Pi05Policy
 from rise_agents.policies.pi05_config import Pi05PolicyConfig, Pi05Sizes
-from rise_agents.policies.prompt import parse_prompt, state_numbers
+from rise_agents.policies.prompt import state_numbers
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.tasks import TaskSpec
+from tests.rise_agents.policies.prompts import parse_prompt
 
 pytestmark = pytest.mark.slow  # LeRobot and transformers take many seconds to import
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.pi05 import Pi05Policy
 from rise_agents.policies.pi05_config import Pi05PolicyConfig, Pi05Sizes
-from rise_agents.policies.prompt import build_prompt, parse_prompt
+from rise_agents.policies.prompt import build_prompt
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
+from tests.rise_agents.policies.prompts import parse_prompt
 
 pytestmark = pytest.mark.slow  # LeRobot and transformers take many seconds to import
 

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.prompt import (
-    Prompt,
     build_prompt,
     clean_text,
-    parse_prompt,
     prompt_bin,
     state_numbers,
 )
 from rise_env.errors import ConfigError
+from tests.rise_agents.policies.prompts import Prompt, parse_prompt
 
 plain = st.text(max_size=40)
 # What could be taken for a segment of the prompt itself.
