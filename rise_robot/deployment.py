@@ -132,7 +132,7 @@ class Deployment:
         """Run one episode and save it. Whatever happens, what was recorded of it until then is saved."""
         env, runner = self.env, self.runner
         self._frames = 0
-        self.runner.reset(wait=True)
+        runner.reset(wait=True)
         observation, _ = env.reset(seed=seed)
         if not self._warm:  # the first inference of a process is slow
             self._reset_policy(seed)
@@ -148,17 +148,10 @@ class Deployment:
             if sys.exception() is not None:
                 self._save(seed, False, "interrupted")
         self._hold_and_record()
-        self._save(seed, bool(info["is_success"]), str(info["failure_mode"]))
-        return DeployedEpisode(
-            seed=seed,
-            success=bool(info["is_success"]),
-            score=float(info["score"]),
-            failure_mode=str(info["failure_mode"]),
-            seconds=float(info["seconds"]),
-            chunks=len(runner.log.merges) - before,
-            interventions=interventions,
-            stop=env.session.stop,
-        )
+        chunks, success, mode = len(runner.log.merges) - before, bool(info["is_success"]), str(info["failure_mode"])
+        self._save(seed, success, mode)
+        score, seconds = float(info["score"]), float(info["seconds"])
+        return DeployedEpisode(seed, success, score, mode, seconds, chunks, interventions, env.session.stop)
 
     def _reset_policy(self, seed: int) -> None:
         self.policy.reset([seed], np.ones(1, bool))

@@ -178,10 +178,10 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             gymnasium.logger.warn('render() needs render_mode="rgb_array" in gym.make')
             return None
         height, width = self.task.image_size
+        row = np.zeros((height, width * len(self.task.cameras), 3), np.uint8)
+        if self._last is not None:
+            row = np.concatenate([self._last[image_key(camera)] for camera in self.task.cameras], axis=1)
         scale = max(1, _RENDER_HEIGHT // height)
-        if self._last is None:
-            return np.zeros((height * scale, width * scale * len(self.task.cameras), 3), np.uint8)
-        row = np.concatenate([self._last[image_key(camera)] for camera in self.task.cameras], axis=1)
         return row.repeat(scale, axis=0).repeat(scale, axis=1)
 
     def close(self) -> None:
@@ -249,11 +249,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return self.driver.scripted(name, seed)
 
     def scripted_chunk(self, name: str, seed: int = 0) -> np.ndarray:
-        """Action chunk of a scripted policy at the present state, float32 (chunk, D); see `CellEnv.scripted_chunk`.
-
-        Raises:
-            ConfigError: As `scripted`.
-        """
+        """Action chunk of a scripted policy at the present state, float32 (chunk, D); see `CellEnv.scripted_chunk`."""
         if name not in self._scripted:
             self._scripted[name] = self.scripted(name, seed)
             self._scripted[name].reset()

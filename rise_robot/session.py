@@ -161,10 +161,7 @@ class RobotSession:
     def _tick(self, target: np.ndarray | None, squeeze: bool) -> Admitted | None:
         if self.stop is not None:
             return None
-        if (stop := self._reason()) is not None:
-            self.halt(stop)
-            return None
-        admitted = self._admit(target)
+        admitted = self._reason() or self._admit(target)
         if isinstance(admitted, Stop):
             self.halt(admitted)
             return None

@@ -36,10 +36,6 @@ class SupervisedPolicy(ScriptedPolicy):
         cell: The cell.
         student: Policy in control by default.
         expert: Policy that takes over.
-
-    Attributes:
-        kind: The student's kind in this episode, where it has one.
-        intervening: Whether the last plan was the expert's.
     """
 
     def __init__(self, cell: WorkCell, student: ScriptedPolicy, expert: ScriptedPolicy) -> None:

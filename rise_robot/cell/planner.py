@@ -91,7 +91,6 @@ class Planner(ScriptedPolicy):
         name: Policy name.
 
     Attributes:
-        style: How it moves.
         age: Age of what it sees of moving objects, s; 0 for an expert.
         arms: The arms of the kinematic model, in the order of `SIDES`.
         dt: Control period, s.

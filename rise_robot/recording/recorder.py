@@ -106,10 +106,8 @@ class EpisodeRecorder(Closing):
             for path in self._store.datasets:
                 info = load_info(path)
                 tasks = read_tasks(path)
-                found = {
-                    **describe_features(info),
-                    "prompt": spec.prompt if spec.prompt in tasks else " | ".join(tasks),
-                }
+                found = describe_features(info)
+                found["prompt"] = spec.prompt if spec.prompt in tasks else " | ".join(tasks)
                 if found != expected:
                     raise _mismatch(self.root, spec, found, expected)
                 self.num_episodes += info.total_episodes

@@ -22,7 +22,6 @@ class RealTimeCell:
         cell: The cell.
 
     Attributes:
-        cell: The cell.
         timestep: Length of a physics step, s.
         episode: Number of resets so far.
         seed: Seed of the present episode.
