@@ -188,13 +188,7 @@ def _key(name: str) -> str:
 
 @dataclass(frozen=True)
 class TaskRegistration:
-    """A task that environments are registered for.
-
-    Attributes:
-        name: Name of the task: of its presets, bundle and `TaskSpec`.
-        title: Name within environment ids, e.g. "BrickSorting".
-        cell: Its side of the work cell, "module:Class", a `rise_robot.cell.task.CellTask`; None if not simulated.
-    """
+    """A task that environments are registered for; attributes as the arguments of `register_task`."""
 
     name: str
     title: str
@@ -211,11 +205,7 @@ ALGORITHMS = Registry(
 )
 #: Policies, by the name that presets choose them by: `rise_agents.policies.base.Policy`.
 POLICIES = Registry(
-    "policy",
-    {
-        "flow": "rise_agents.policies.flow_policy:FlowPolicy",
-        "pi05": "rise_agents.policies.pi05:Pi05Policy",
-    },
+    "policy", {"flow": "rise_agents.policies.flow_policy:FlowPolicy", "pi05": "rise_agents.policies.pi05:Pi05Policy"}
 )
 #: Dynamics models: `rise_env.protocols.Dynamics` with `save_pretrained` and `from_pretrained`.
 DYNAMICS = Registry("dynamics model", {"latent": "rise_env.dynamics.model:LatentDynamics"})

@@ -63,11 +63,7 @@ def counting_spec(**changes: Any) -> TaskSpec:
 
 @dataclass(frozen=True)
 class CountingState:
-    """Session state of `FrameCountingDynamics`.
-
-    Attributes:
-        history: float32 (B, T, 3): control step, progress and noise of the frames seen, oldest first.
-    """
+    """State of `FrameCountingDynamics`: float32 (B, T, 3), step, progress and noise of frames seen, oldest first."""
 
     history: torch.Tensor
 

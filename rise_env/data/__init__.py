@@ -6,14 +6,7 @@
 from rise_env.data.cache import cache_root
 from rise_env.data.dataset import Dataset, EpisodeInfo
 from rise_env.data.joined import JoinedDataset
-from rise_env.data.labels import (
-    interventions,
-    label_tags,
-    read_advantages,
-    read_values,
-    write_advantages,
-    write_values,
-)
+from rise_env.data.labels import interventions, label_tags, read_advantages, read_values, write_advantages, write_values
 from rise_env.data.opening import open_dataset
 from rise_env.data.recorded import RecordedDataset
 from rise_env.data.samplers import Sampler, ShuffledSampler, TaskCentricSampler

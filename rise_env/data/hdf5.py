@@ -249,15 +249,13 @@ def _inspect(path: Path, spec: TaskSpec, names: dict[str, str], success: bool | 
 def _files(inputs: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for given in map(Path, inputs):
-        if given.is_dir():
-            found = sorted(path for path in given.iterdir() if path.suffix in (".hdf5", ".h5"))
-            if not found:
-                raise DatasetError(f"{given} holds no *.hdf5 or *.h5 file")
-            files += found
-        elif given.is_file():
-            files.append(given)
-        else:
+        if not given.exists():
             raise DatasetError(f"{given} does not exist")
+        suffixes = (".hdf5", ".h5")
+        found = sorted(path for path in given.iterdir() if path.suffix in suffixes) if given.is_dir() else [given]
+        if not found:
+            raise DatasetError(f"{given} holds no *.hdf5 or *.h5 file")
+        files += found
     if not files:
         raise DatasetError("no HDF5 file is given")
     return files

@@ -20,14 +20,7 @@ from rise_env.data.parquet import read_parquet, to_numpy
 from rise_env.errors import DatasetError
 from rise_env.files import atomic_path
 
-__all__ = [
-    "interventions",
-    "label_tags",
-    "read_advantages",
-    "read_values",
-    "write_advantages",
-    "write_values",
-]
+__all__ = ["interventions", "label_tags", "read_advantages", "read_values", "write_advantages", "write_values"]
 
 _VERSION = b"1"
 _KEYS = ("episode_index", "frame_index")

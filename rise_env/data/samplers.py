@@ -120,13 +120,7 @@ class TaskCentricSampler(Sampler):
         ConfigError: If a setting is out of range.
     """
 
-    def __init__(
-        self,
-        windows: Windows,
-        groups_per_batch: int = 2,
-        samples_per_group: int = 16,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, windows: Windows, groups_per_batch: int = 2, samples_per_group: int = 16, seed: int = 0) -> None:
         for name, value in (("groups_per_batch", groups_per_batch), ("samples_per_group", samples_per_group)):
             requirement("TaskCentricSampler")(value >= 1, f"{name} is {value}, expected at least 1")
         super().__init__(len(windows), groups_per_batch * samples_per_group, seed)

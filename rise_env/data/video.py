@@ -20,15 +20,7 @@ if TYPE_CHECKING:
     from lerobot.configs import RGBEncoderConfig
 
 
-__all__ = [
-    "Piece",
-    "decode_image",
-    "decode_video",
-    "decoding_steps",
-    "frames_fingerprint",
-    "resize",
-    "video_encoder",
-]
+__all__ = ["Piece", "decode_image", "decode_video", "decoding_steps", "frames_fingerprint", "resize", "video_encoder"]
 
 _VERSION = 1
 _LOSSLESS_BELOW = 128  # pixels

@@ -63,12 +63,7 @@ class Windows:
         DatasetError: If an episode does not exist, or no episode is long enough for a window.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        spec: TaskSpec | None = None,
-        episodes: Any = None,
-    ) -> None:
+    def __init__(self, dataset: Dataset, spec: TaskSpec | None = None, episodes: Any = None) -> None:
         self.dataset = dataset
         self.spec = dataset.spec if spec is None else spec
         chunk, stride, history = self.spec.chunk, self.spec.stride, self.spec.history

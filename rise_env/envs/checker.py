@@ -38,13 +38,7 @@ class Checker(Inspector):
     """The checks, one method each; a check that cannot run raises `SkippedError`."""
 
     def __init__(
-        self,
-        envs: VectorEnv,
-        make: Callable[..., VectorEnv] | None,
-        act: Act,
-        seed: int,
-        steps: int,
-        max_steps: int,
+        self, envs: VectorEnv, make: Callable[..., VectorEnv] | None, act: Act, seed: int, steps: int, max_steps: int
     ) -> None:
         super().__init__(act)
         self._envs, self._make, self._seed, self._steps, self._max_steps = envs, make, seed, steps, max_steps

@@ -19,7 +19,7 @@ from rise_env.envs.arguments import autoreset_mode as parse_mode
 from rise_env.envs.arguments import checked_actions, mask_of, option_of, seeds_of
 from rise_env.envs.batch import CandidateScores, ImaginationBatch, observation_of, require_finite, rows_of
 from rise_env.envs.drawing import picture
-from rise_env.envs.episode_info import EpisodeInfos
+from rise_env.envs.infos import EpisodeInfos
 from rise_env.envs.sources import PathLike, resolve
 from rise_env.envs.starts import FILTERS, StartStates
 from rise_env.errors import ConfigError, RiseError, check_known
@@ -164,10 +164,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._episodes = EpisodeInfos(num_envs, type(source).__name__)
 
     def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Start episodes from recorded states.
 
