@@ -1,4 +1,4 @@
-"""Behaviour cloning, plain or conditioned on the advantage: the warm-up of RISE (FIELD A1) and the BC baseline.
+"""Behaviour cloning, plain or conditioned on the advantage: what RISE starts from, and the BC baseline.
 
 Demonstrations and human corrections carry the best advantage bin, rollouts the bin of their labelled advantage.
 With every bin "unconditional" it is plain behaviour cloning.

@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rise_agents.cli.aliases import add_alias
+
 __all__ = ["add_arguments", "run"]
 
 
@@ -35,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-envs", type=int, help="imaginations at once (default: the agent's)")
     parser.add_argument("--starts", type=int, metavar="N", help="recorded states to start from (default: the agent's)")
     parser.add_argument(
-        "--oracle", "--true-world", action="store_true",
+        "--oracle", action="store_true",
         help="the work cell in place of imagination: an upper bound, not a method (needs --data)",
     )  # fmt: skip
+    add_alias(parser, "--true-world", "--oracle", nargs=0, const=True)
     parser.add_argument(
         "--audit", type=int, default=0, metavar="N",
         help="before, every other minute and after, compare imagination with the cell: four candidates of the policy "

@@ -173,7 +173,7 @@ class Policy(PretrainedMixin, nn.Module, ABC):
 
     @abstractmethod
     def action_parameters(self) -> list[nn.Parameter]:
-        """Weights of the action expert, which are those that RISE trains online (FIELD A2)."""
+        """Weights of the action expert, which are those that RISE trains online."""
 
     @abstractmethod
     def fit_normalisation(self, states: torch.Tensor, chunks: torch.Tensor) -> None:

@@ -147,7 +147,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class OfficialConfig:
-    """Sizes of the official transformer (FIELD C); the defaults are the released ones.
+    """Sizes of the official transformer; the defaults are the released ones.
 
     Attributes:
         layers: Blocks.

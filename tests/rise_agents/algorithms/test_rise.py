@@ -114,7 +114,7 @@ def test_proposals_are_not_guided_what_acts_is(lab: Any) -> None:
 
 
 def test_histories_are_those_of_the_moment(lab: Any) -> None:
-    """The second chunk's past comes from imagination, not from the recorded state (FIELD B)."""
+    """The second chunk's past comes from imagination, not from the recorded state."""
     algorithm = made(lab)
     found = algorithm.imagine()
     first = found.position == 0
