@@ -76,8 +76,8 @@ def random_world_model(
         imagining = LatentDynamics(dynamics, shape)
         latent = imagining.autoencoder.latent_shape
         size = (*latent[1:], latent[0]) if value.model.reads_latents else (*spec.image_size, 3)
-        judging = ValueModel(value.model, InputShape(tuple(spec.cameras), *size))
-    return CompositionalWorldModel(imagining.to(device).eval(), judging.to(device).eval(), spec)
+        scoring = ValueModel(value.model, InputShape(tuple(spec.cameras), *size))
+    return CompositionalWorldModel(imagining.to(device).eval(), scoring.to(device).eval(), spec)
 
 
 def random_starts(spec: TaskSpec, count: int = 8, seed: int = 0) -> StartStates:

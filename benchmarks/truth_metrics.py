@@ -1,4 +1,4 @@
-"""Imagination held against the truth: image quality, action sensitivity, advantage ranking, value and uncertainty.
+"""Imagination compared with the truth: image quality, action sensitivity, advantage ranking, value and uncertainty.
 
 The ground truth comes from the work cell (`truth_set.py`).
 """

@@ -26,7 +26,7 @@ __all__ = ["KINDS", "TruthSet", "collect_truth"]
 #: Kinds of chunks run from every state, in order.
 KINDS = ("expert", "operator", "operator", "operator", "perturbed", "perturbed", "random", "random")
 #: Policies that lead to the states, taken in turn.
-_LEADERS = ("operator", "corrected", "operator", "expert", "operator-distracted")
+_BEHAVIOUR_POLICIES = ("operator", "corrected", "operator", "expert", "operator-distracted")
 _LATEST_START = 36
 
 
@@ -91,7 +91,7 @@ def collect_truth(
     renderer = CellRenderer(cell.model, cell.data, config.supersample)
     rows = []
     for index in range(states):
-        rows.append(_one_state(cell, renderer, seed + index, _LEADERS[index % len(_LEADERS)]))
+        rows.append(_one_state(cell, renderer, seed + index, _BEHAVIOUR_POLICIES[index % len(_BEHAVIOUR_POLICIES)]))
         on_state()
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
     history_frames, history_states, actions, frames, joints, start, progress = columns
@@ -101,10 +101,10 @@ def collect_truth(
     )  # fmt: skip
 
 
-def _one_state(cell: WorkCell, renderer: CellRenderer, seed: int, leader: str) -> tuple[np.ndarray, ...]:
+def _one_state(cell: WorkCell, renderer: CellRenderer, seed: int, behaviour_policy: str) -> tuple[np.ndarray, ...]:
     spec = cell.spec
     rng = np.random.default_rng([seed, 1])
-    policy = cell.task.scripted(leader, seed)
+    policy = cell.task.scripted(behaviour_policy, seed)
     start = int(rng.integers(_LATEST_START))
     while True:  # an episode that ends before the drawn step: stop earlier
         cell.reset(episode_rng(seed))

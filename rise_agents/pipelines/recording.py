@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rise_agents.pipelines.config import Recording
 from rise_env.tasks import TaskSpec
@@ -14,15 +15,6 @@ __all__ = ["label", "record", "recording_folders"]
 
 #: Sets that are recorded at a time, each in a process of its own with one thread.
 _PROCESSES = 2
-
-
-class _Job(NamedTuple):
-    number: int
-    folder: Path
-    recording: Recording
-    task: str
-    preset: str
-    policy: str | None
 
 
 def recording_folders(root: Path, recordings: Sequence[Recording]) -> list[Path]:
@@ -51,18 +43,15 @@ def record(
     from tqdm import tqdm
 
     folders = recording_folders(root, recordings)
-    jobs = [
-        _Job(i, folder, one, task, preset, policy)
-        for i, (folder, one) in enumerate(zip(folders, recordings, strict=True))
-    ]
+    record_one = functools.partial(_record, task=task, preset=preset, policy=policy)
     # Processes of their own: OpenGL and threads do not survive a fork. The lock keeps their bars apart.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(_PROCESSES, spawn, tqdm.set_lock, (spawn.RLock(),)) as pool:
-        list(pool.map(_record, jobs))
+        list(pool.map(record_one, itertools.count(), folders, recordings))
     return folders
 
 
-def _record(job: _Job) -> None:
+def _record(number: int, folder: Path, one: Recording, *, task: str, preset: str, policy: str | None) -> None:
     import torch
 
     from rise_agents.policies.actor import PolicyActor
@@ -72,15 +61,14 @@ def _record(job: _Job) -> None:
     from rise_robot.cell.config import load_cell
 
     torch.set_num_threads(1)
-    spec, config = load_cell(job.task, job.preset)
-    one = job.recording
-    actor = PolicyActor(load_policy(job.policy)) if one.policy == "base" and job.policy else None
-    with bar(one.episodes, f"recording {one.policy}", "episodes", position=job.number) as progress:
+    spec, config = load_cell(task, preset)
+    actor = PolicyActor(load_policy(policy)) if one.policy == "base" and policy else None
+    with bar(one.episodes, f"recording {one.policy}", "episodes", position=number) as progress:
 
         def on_episode(saved: int, _: str | None) -> None:
             advance(progress, saved)
 
-        collect(spec, config, one.policy, one.episodes, one.seed, job.folder, actor=actor, on_episode=on_episode)
+        collect(spec, config, one.policy, one.episodes, one.seed, folder, actor=actor, on_episode=on_episode)
 
 
 def label(folders: Sequence[Path], tag: str, value: Any, spec: TaskSpec) -> None:

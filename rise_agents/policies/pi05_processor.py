@@ -1,7 +1,7 @@
 """The advantage in LeRobot's own pi0.5 pipelines: for its trainer and its evaluation.
 
 LeRobot's pre-processing makes the prompt in a step that knows no advantage. `with_advantage` exchanges that step for
-one that does, and mends the way into the pipeline, on which LeRobot drops every batch entry that it does not know.
+one that does, and keeps the advantage on the way into the pipeline, where LeRobot drops every entry it does not know.
 Import this module before such a pipeline is loaded: the import registers the step.
 """
 

@@ -1,4 +1,4 @@
-"""Success rates in a report: the large figures, the table, and one sentence."""
+"""Success rates in a report: the large numbers, the table, and one sentence."""
 
 from __future__ import annotations
 

@@ -14,10 +14,12 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import imageio.v3 as iio
 import numpy as np
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from rise_agents.algorithms.base import Algorithm
-from rise_agents.training.tensorboard import make_logger, write_film
 from rise_env.errors import TrainingError, requirement
 from rise_env.files import write_json
 
@@ -74,7 +76,7 @@ class Film:
         films = [np.stack(film) for film in envs.film() if film]
         if films:
             task = envs.task
-            write_film(algorithm.logger, "imagined", np.concatenate(films, axis=1), task.fps / task.stride,
+            _write_film(algorithm.logger, "imagined", np.concatenate(films, axis=1), task.fps / task.stride,
                        algorithm.num_timesteps)  # fmt: skip
 
 
@@ -122,7 +124,8 @@ class Runner:
         if before >= self.budget.chunks:
             return algorithm
         if self.tensorboard:
-            algorithm.set_logger(make_logger(self.folder / "tensorboard"))
+            board = str(self.folder / "tensorboard")
+            algorithm.set_logger(Logger(board, [TensorBoardOutputFormat(board)]))
         file = self.folder / "seconds.json"  # of the run, those before an interruption included
         begun = time.monotonic() - (float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0)
         started = saved = probed = time.monotonic()
@@ -171,3 +174,14 @@ def read_history(folder: str | Path) -> list[dict[str, float]]:
     file = Path(folder) / _HISTORY
     rows: list[dict[str, float]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     return rows
+
+
+def _write_film(logger: Logger, tag: str, frames: np.ndarray, fps: float, step: int) -> None:
+    """Write frames uint8 (T, H, W, 3) for TensorBoard, if it is written to; it shows them among the images."""
+    for output in logger.output_formats:
+        if isinstance(output, TensorBoardOutputFormat):
+            # `SummaryWriter.add_video` would ask for moviepy; TensorBoard plays any encoded GIF.
+            gif: Any = iio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
+            image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3, encoded_image_string=gif)
+            output.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+            output.writer.flush()  # films are rare: whoever looks now sees the last one, and all metrics up to it

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rise_agents.algorithms.base import Algorithm, AlgorithmConfig
-from rise_agents.policies.base import Policy, observation_tensors
+from rise_agents.policies.base import Policy
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class WeightedCloning(Algorithm[WeightedCloningConfig]):
         observations, _ = self.env.reset(seed=rng.integers(2**31, size=count).tolist())
         best = torch.full((count,), policy.codec.best_bin)
         with torch.no_grad():
-            context = policy.context(observation_tensors(observations), [policy.spec.prompt] * count)
+            context = policy.context_of(observations)
             noise = torch.randn((count, *policy.noise_shape), generator=generator)
-            chunks = policy.within_limits(policy.sample(context, best, noise))
+            chunks = policy.propose(context, noise, guidance=1.0)
         advantages = self.env.step(chunks.numpy())[1]
         self.num_timesteps += count
         weights = torch.softmax(torch.as_tensor(advantages) / self.config.temperature, dim=0).float()
