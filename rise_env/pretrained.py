@@ -278,9 +278,13 @@ def load_registered(path: str | Path, registry: Registry, **kwargs: Any) -> Any:
         kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is no {registry.kind}: {CONFIG} is missing or damaged ({error!r})") from error
-    known = {}
-    for name in registry.names():  # ours first: a class of a plug-in that cannot be imported stops only its own
-        known[name] = getattr(registry.load(name), "kind", None)
+    known: dict[str, Any] = {}
+    for name in registry.names():
+        try:
+            known[name] = getattr(registry.load(name), "kind", None)
+        except ConfigError as error:  # a class of a plug-in that cannot be imported stops only its own checkpoints
+            known[name] = str(error)
+            continue
         if known[name] == kind:
             return registry.load(name).from_pretrained(folder, **kwargs)
     raise CheckpointError(

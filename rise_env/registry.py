@@ -178,8 +178,8 @@ def load_object(target: str, what: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{what} ({target}) cannot be imported: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"{what} ({target}) cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _key(name: str) -> str:

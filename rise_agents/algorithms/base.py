@@ -91,6 +91,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
         self, policy: Policy, env: VectorEnv, config: C | None = None, *, offline: ChunkSource | None = None
     ) -> None:
         self.config: C = config or self.Config()
+        requirement(self.name)(self.config.seed >= 0, f"seed is {self.config.seed}, expected at least 0")
         self.env: Any = env.unwrapped
         self.offline = offline
         self.policy = policy
@@ -242,8 +243,8 @@ class Algorithm[C: AlgorithmConfig](ABC):
             "format_version": _VERSION,
             "algorithm": self.name,
             "config": to_plain(dataclasses.asdict(self.config)),
-            "num_timesteps": self.num_timesteps,
-            "rounds": self.rounds,
+            "num_timesteps": int(self.num_timesteps),
+            "rounds": int(self.rounds),
             "metrics": self.scalars(),
             "policy": self.policy.state_dict(),
             "state": _tensors(self.training_state()),
@@ -353,4 +354,8 @@ def _tensors(value: Any) -> Any:
         return {key: _tensors(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_tensors(one) for one in value]
-    return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, torch.Tensor | str | int | float):
+        return value
+    raise TypeError(f"training_state() holds a {type(value).__name__}, which no checkpoint can hold: {value!r}")

@@ -151,6 +151,9 @@ class Learner:
             found = [gradient for part in parts if (gradient := part[2][index]) is not None]
             parameter.grad = torch.stack(found).sum(0).div_(weight) if found else None
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        if not np.isfinite(norm):
+            self.optimiser.zero_grad(set_to_none=True)
+            raise TrainingError(f"update {self.num_updates}: the gradient is not finite; lower the learning rate")
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(progress)
         self.optimiser.step()

@@ -213,7 +213,9 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         lead = advantages.max(axis=1) - advantages[:, 0]
         missing = advantages.max(axis=1) - advantages[:, 1:].mean(axis=1)
         worth = missing + _GAIN_WEIGHT * lead
-        self.start_priorities[chosen] = np.where(lead >= self.config.min_advantage_gap, worth, _LEAST_PRIORITY)
+        self.start_priorities[chosen] = np.where(
+            lead >= self.config.min_advantage_gap, np.maximum(worth, _LEAST_PRIORITY), _LEAST_PRIORITY
+        )
 
     # ------------------------------------------------------------------ training
 

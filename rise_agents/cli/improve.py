@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="TAG", help="tag of their advantages, with --data")
     parser.add_argument("--chunks", type=int, help="chunks to imagine (default: the agent's)")
     parser.add_argument("--minutes", type=float, help="stop after so much time although chunks are left")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="seed of everything random (default: the agent's, else 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder; an old one is resumed")
     parser.add_argument("--num-envs", type=int, help="imaginations at once (default: the agent's)")
     parser.add_argument("--starts", type=int, metavar="N", help="recorded states to start from (default: the agent's)")
@@ -57,10 +57,14 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.progress import say
     from rise_agents.training.presets import load_agent_preset, parse_settings
     from rise_env.bundle import find_bundle, load_bundle
+    from rise_env.errors import ConfigError
 
-    bundle = load_bundle(args.bundle or find_bundle(task_of(args.env) or ""))
+    task = task_of(args.env)
+    if args.bundle is None and task is None:
+        raise ConfigError(f"{args.env} is of no task: give --bundle")
+    bundle = load_bundle(args.bundle or find_bundle(task or ""))
     agent = load_agent_preset(args.agent, bundle.spec.name).replace(
-        {**parse_settings(args.overrides), "seed": args.seed},
+        {**parse_settings(args.overrides), **({} if args.seed is None else {"seed": args.seed})},
         chunks=args.chunks, num_envs=args.num_envs, start_states=args.starts,
     )  # fmt: skip
     policy = resolve_policy(args.policy, bundle=bundle)

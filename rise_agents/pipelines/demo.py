@@ -107,6 +107,8 @@ class Demo:
         """
         clock = Clock(self.out / "seconds.json")
         agent = self.agent()
+        if self.policy != "base":
+            find_policy(self.policy)  # a wrong path is told now
         with single_threaded():
             bundle = self._bundle(clock)
             path = find_policy(self.policy, bundle=bundle)
@@ -114,7 +116,8 @@ class Demo:
                 raise ConfigError(f"policy {self.policy!r}: give 'base', a run folder, a checkpoint or a Hub id")
             described = {
                 "task": self.task, "policy": path, "agent": to_plain(agent), "episodes": self.config.episodes,
-                "recordings": to_plain(self.config.recordings), "seed": self.seed,
+                "recordings": to_plain(self.config.recordings), "seed": self.seed, "preset": self.preset,
+                "bundle": bundle.path.name,
             }  # fmt: skip
             self._same_run(described)
             base = load_policy(path)

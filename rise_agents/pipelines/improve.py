@@ -23,9 +23,10 @@ from rise_agents.training.runner import Budget, Film, Probe, Runner
 from rise_env.bundle import Bundle
 from rise_env.data import open_dataset, split_episodes
 from rise_env.envs.start_dataset import starts_from_dataset
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, TrainingError
 from rise_env.files import to_plain, write_json
 from rise_env.provenance import provenance
+from rise_env.threads import single_threaded
 
 __all__ = ["Ingredients", "improve", "improve_policy"]
 
@@ -88,26 +89,60 @@ def improve(
         ConfigError: If something does not fit.
         CheckpointError: If the folder holds a run with other settings.
     """
-    out = Path(out)
+    with single_threaded():
+        return _improve(agent, policy, ingredients, Path(out), Budget(agent.chunks, minutes), audit_states,
+                        progress_bar, note)  # fmt: skip
+
+
+def _improve(
+    agent: AgentPreset,
+    policy: Policy,
+    ingredients: Ingredients,
+    out: Path,
+    budget: Budget,
+    audit_states: int,
+    progress_bar: bool,
+    note: Callable[[str], None],
+) -> Algorithm[Any]:
+    described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": ingredients.bundle.path.name,
+                 "data": [path.name for path in ingredients.data], "oracle": ingredients.oracle}  # fmt: skip
+    _same_run(out / "config.json", described)
     env, offline, film_env = improve_policy(agent, policy, ingredients, note)
     algorithm = make_agent(agent.algorithm, env, policy, offline=offline, **agent.config)
-    described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": str(ingredients.bundle.path),
-                 "data": [str(path) for path in ingredients.data], "oracle": ingredients.oracle}  # fmt: skip
-    write_json(out / "config.json", {**described, "provenance": provenance(described, algorithm.config.seed)})
     probes: list[Probe] = [] if film_env is None else [Film(film_env)]
     if audit_states:
         probes.append(_Audit(policy, ingredients, audit_states, out / "audit.json", note))
 
     def on_start(done: int) -> None:
+        write_json(out / "config.json", {**described, "provenance": provenance(described, algorithm.config.seed)})
         if done:
             note(f"going on after {done} imagined chunks")
 
     try:
-        return Runner(
-            algorithm, out, Budget(agent.chunks, minutes), probes=probes, progress_bar=progress_bar, on_start=on_start
-        ).run()
+        Runner(algorithm, out, budget, probes=probes, progress_bar=progress_bar, on_start=on_start).run()
     finally:
         env.close()
+    learner = getattr(algorithm, "learner", None)
+    if learner is not None and not learner.num_updates and budget.minutes is None:
+        raise TrainingError(
+            f"{agent.chunks} imagined chunks were used up before anything was learned (start states are scored first): "
+            "run the same command with more chunks to go on"
+        )
+    return algorithm
+
+
+def _same_run(file: Path, described: dict[str, Any]) -> None:
+    """Refuse to go on with a run of something else; more chunks are fine."""
+    if not file.exists():
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    plain = to_plain(described)
+    for one in (found, plain):
+        one.get("agent", {}).pop("chunks", None) if isinstance(one.get("agent"), dict) else None
+    if changed := [name for name, value in plain.items() if found.get(name) != value]:
+        raise ConfigError(
+            f"{file.parent} holds a run with other settings ({', '.join(changed)}): give another folder, or remove it"
+        )
 
 
 def improve_policy(

@@ -39,9 +39,15 @@ class AgentPreset:
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
 
     def replace(self, config: Mapping[str, Any] | None = None, **changes: Any) -> AgentPreset:
-        """With other values where they are not None; `config` is added to the settings."""
+        """With other values where they are not None; `config` is added to the settings.
+
+        Raises:
+            ConfigError: If a setting is unknown or wrong.
+        """
         given = {name: value for name, value in changes.items() if value is not None}
-        return dataclasses.replace(self, config={**self.config, **(config or {})}, **given)
+        settings = {**self.config, **(config or {})}
+        decode(ALGORITHMS.load(self.algorithm).Config, settings, f"settings of algorithm {self.algorithm!r}")
+        return dataclasses.replace(self, config=settings, **given)
 
 
 def load_agent_preset(name: str, task: str) -> AgentPreset:

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from rise_agents.algorithms.base import Algorithm
-from rise_env.errors import TrainingError, requirement
+from rise_env.errors import requirement
 from rise_env.files import write_json
 
 __all__ = ["Budget", "Film", "Probe", "Runner", "read_history"]
@@ -114,7 +114,7 @@ class Runner:
 
         Raises:
             CheckpointError: If the folder holds another run, or is damaged.
-            TrainingError: If the algorithm cannot go on; what it had learned until then is saved.
+            TrainingError: If the algorithm cannot go on.
         """
         algorithm = self.algorithm
         algorithm.restore(self.folder)
@@ -131,8 +131,8 @@ class Runner:
         started = saved = probed = time.monotonic()
 
         def save() -> None:
+            write_json(self.folder / _HISTORY, history)  # first: what is ahead of the state is left out when it is read
             algorithm.save(self.folder)
-            write_json(self.folder / _HISTORY, history)
             write_json(file, time.monotonic() - begun)
 
         def probe() -> None:
@@ -161,9 +161,6 @@ class Runner:
             )
             probe()
             save()
-        except TrainingError:
-            save()
-            raise
         finally:
             algorithm.logger.close()
         return algorithm

@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from rise_agents import make_agent
 from rise_agents.algorithms.base import STATE_FILE, Algorithm
 from rise_env.adapters import SB3VecEnv
-from rise_env.errors import CheckpointError, ConfigError
+from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.registry import ALGORITHMS
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -193,3 +193,30 @@ def test_settings_are_documented(name: str) -> None:
     text = "".join(cls.__doc__ or "" for cls in config.__mro__)
     for field in dataclasses.fields(config):
         assert f"{field.name}: " in text, field.name
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(make: Any) -> None:
+    algorithm = make()
+    before = weights(algorithm)
+    parameter = algorithm.learner.parameters[0]
+
+    def loss(rows: np.ndarray, generator: Any) -> torch.Tensor:  # 0, with a slope that is not finite
+        first = parameter.flatten()[0]
+        return (first - first).sqrt().expand(len(rows))
+
+    with pytest.raises(TrainingError, match="gradient"):
+        algorithm.learner.update([(np.zeros(4, np.int64), loss)], np.random.default_rng(0), 0.0)
+    for mine, theirs in zip(weights(algorithm), before, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_numpy_numbers_in_a_state_are_kept_and_other_things_refused(make: Any, tmp_path: Path) -> None:
+    algorithm = make()
+    algorithm.learn(1)
+    algorithm.num_timesteps = np.int64(algorithm.num_timesteps)
+    algorithm.save(tmp_path)
+    assert make().restore(tmp_path)
+    algorithm.training_state = lambda: {"odd": object()}
+    with pytest.raises(TypeError, match="object"):
+        algorithm.save(tmp_path)
+    assert make().restore(tmp_path)

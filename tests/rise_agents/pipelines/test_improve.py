@@ -1,0 +1,57 @@
+"""`rise improve`: what is wrong is told before anything is done, and a run goes on as itself alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rise_agents.cli.main import main
+from rise_agents.policies.flow_network import NetworkConfig
+from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
+from rise_env.bundle import find_bundle, load_bundle
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
+    spec = load_bundle(find_bundle("brick_sorting")).spec
+    path = tmp_path_factory.mktemp("policy") / "random"
+    FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(6,), steps=1, noise_samples=1)).save_pretrained(path)
+    return path
+
+
+def test_a_wrong_setting_is_told_at_once(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["improve", "--policy", str(policy), "--out", str(tmp_path / "run")]
+    assert main([*command, "--agent", "selective_rise", "--set", "epohcs=3"]) == 2
+    assert "epochs" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--set", "epohcs=3"]) == 2
+    assert not (tmp_path / "demo" / "config.json").exists()
+    assert main([*command, "--env", "RISE-Imagination-v0"]) == 2
+    assert "--bundle" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_as_itself_alone(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    command = ["improve", "--agent", "rise", "--policy", str(policy), "--out", str(run), "--num-envs", "4"]
+    command += ["--set", "batch_size=8", "epochs=1"]
+    assert main([*command, "--chunks", "8"]) == 0
+    before = (run / "config.json").read_text(encoding="utf-8")
+    for changes in (["--num-envs", "8"], ["--seed", "3"]):
+        assert main([*command, "--chunks", "16", *changes]) == 2
+        assert "other settings (agent)" in capsys.readouterr().err
+        assert (run / "config.json").read_text(encoding="utf-8") == before
+    assert main([*command, "--chunks", "16"]) == 0  # more of the same
+    assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["num_timesteps"] == 16
+
+
+def test_a_budget_that_only_scores_start_states_is_an_error(
+    tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["improve", "--agent", "selective_rise", "--policy", str(policy), "--out", str(tmp_path / "run")]
+    assert main([*command, "--num-envs", "8", "--chunks", "16"]) == 2
+    assert "more chunks" in capsys.readouterr().err
