@@ -31,7 +31,7 @@ def test_opens_with_its_task(real_dataset: Path, spec) -> None:
     assert {e.success for e in dataset.episodes} == {None}
     windows = Windows(dataset, episodes=split_episodes(dataset)["train"])
     batch = windows.batch(np.arange(64))
-    assert batch.tokens.shape == (64, spec.frames_per_chunk, spec.stride * 26)
+    assert batch.actions.shape == (64, spec.chunk, 26)
     assert compute_stats(dataset).state.mean.shape == (26,)
 
 
