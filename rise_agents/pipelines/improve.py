@@ -122,10 +122,10 @@ def _improve(
         Runner(algorithm, out, budget, probes=probes, progress_bar=progress_bar, on_start=on_start).run()
     finally:
         env.close()
-    learner = getattr(algorithm, "learner", None)
-    if learner is not None and not learner.num_updates and budget.minutes is None:
+    only_scored = "rollout/low_advantage_starts" in algorithm.metrics and "rollout/advantage" not in algorithm.metrics
+    if budget.minutes is None and (only_scored or algorithm.phase().name == "scoring start states"):
         raise TrainingError(
-            f"{agent.chunks} imagined chunks were used up before anything was learned (start states are scored first): "
+            f"{agent.chunks} imagined chunks were used up by the scoring of start states, nothing was learned yet: "
             "run the same command with more chunks to go on"
         )
     return algorithm
