@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 __all__ = [
     "ActionError",
@@ -58,14 +60,57 @@ class RobotError(RiseError, RuntimeError):
     """A robot, or the link to it, is missing, stale, unsafe or faulty."""
 
 
-def requirement(where: str, error: type[RiseError] = ConfigError) -> Callable[[object, str], None]:
-    """A function `require(condition, message)` that raises `error`("<where>: <message>") if a condition fails."""
+class requirement:
+    """Checks that raise `error`("<where>: <message>") where they fail: `require = requirement("agent preset")`.
 
-    def require(condition: object, message: str) -> None:
+    `require(condition, message)` checks anything. The methods check numbers and names, given as an object and the names
+    of its attributes, or as keyword arguments; None passes, NaN fails.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> require = requirement("preset 'small'")
+        >>> require.at_least(1, SimpleNamespace(steps=3, batch_size=8), "steps", "batch_size")
+        >>> require.within("[0, 1)", ema_decay=1.0)
+        Traceback (most recent call last):
+        ...
+        rise_env.errors.ConfigError: preset 'small': ema_decay is 1.0, expected a number in [0, 1)
+    """
+
+    def __init__(self, where: str, error: type[RiseError] = ConfigError) -> None:
+        self.where, self.error = where, error
+
+    def __call__(self, condition: object, message: str) -> None:
+        """Raise the error unless the condition holds."""
         if not condition:
-            raise error(f"{where}: {message}")
+            raise self.error(f"{self.where}: {message}")
 
-    return require
+    def at_least(self, least: float, owner: object = None, /, *names: str, **values: Any) -> None:
+        """Every number is at least `least`."""
+        self._each(lambda value: value >= least, f"at least {least}", owner, names, values)
+
+    def positive(self, owner: object = None, /, *names: str, **values: Any) -> None:
+        """Every number is more than 0, and finite."""
+        self._each(lambda value: 0 < value < math.inf, "a positive number", owner, names, values)
+
+    def within(self, interval: str, owner: object = None, /, *names: str, **values: Any) -> None:
+        """Every number is in the interval, such as "[0, 1)", whose round brackets leave the bound out."""
+        low, high = map(float, interval[1:-1].split(","))
+
+        def inside(value: float) -> bool:
+            above = value >= low if interval[0] == "[" else value > low
+            return above and (value <= high if interval[-1] == "]" else value < high)
+
+        self._each(inside, f"a number in {interval}", owner, names, values)
+
+    def one_of(self, known: Collection[Any], owner: object = None, /, *names: str, **values: Any) -> None:
+        """Every value is one of the known ones."""
+        self._each(lambda value: value in known, f"one of {', '.join(map(str, known))}", owner, names, values)
+
+    def _each(
+        self, holds: Callable[[Any], bool], expected: str, owner: object, names: Sequence[str], values: dict[str, Any]
+    ) -> None:
+        for name, value in ({name: getattr(owner, name) for name in names} | values).items():
+            self(value is None or holds(value), f"{name} is {value!r}, expected {expected}")
 
 
 def check_known(kind: str, name: object, known: Sequence[str]) -> None:
