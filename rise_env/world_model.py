@@ -61,12 +61,7 @@ class Imagined:
         states: float32 (B, K, D) at the imagined frames, or None: "as commanded".
     """
 
-    def __init__(
-        self,
-        dynamics: Dynamics,
-        session: Session,
-        parts: Sequence[_Piece],
-    ) -> None:
+    def __init__(self, dynamics: Dynamics, session: Session, parts: Sequence[_Piece]) -> None:
         self.session = session
         self.values = torch.cat([part.estimate.value for part in parts])
         self.spread = torch.cat([part.estimate.spread for part in parts])
