@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rise_env.errors import CheckpointError, ConfigError, RiseError
+from rise_env.errors import CheckpointError, ConfigError, RiseError, check_known, requirement
 from rise_env.files import atomic_directory, write_json
 from rise_env.pretrained import CONFIG, load_class, local_directory, read_config
 from rise_env.protocols import Dynamics, History, Prediction, Value, ValueEstimate
@@ -125,12 +125,9 @@ class CompositionalWorldModel:
         reward_source: str = "value",
         max_batch: int | None = None,
     ) -> None:
-        if reward_source not in REWARD_SOURCES:
-            raise ConfigError(f"unknown reward_source {reward_source!r}. Known: {', '.join(REWARD_SOURCES)}.")
-        if uncertainty not in UNCERTAINTIES:
-            raise ConfigError(f"unknown uncertainty {uncertainty!r}. Known: {', '.join(UNCERTAINTIES)}.")
-        if max_batch is not None and max_batch < 1:
-            raise ConfigError(f"max_batch is {max_batch}, expected at least 1 or None")
+        check_known("reward_source", reward_source, REWARD_SOURCES)
+        check_known("uncertainty", uncertainty, UNCERTAINTIES)
+        requirement("world model").at_least(1, max_batch=max_batch)
         self.dynamics, self.value, self.spec = dynamics, value, spec
         self.uncertainty, self.reward_source, self.max_batch = uncertainty, reward_source, max_batch
 
@@ -149,13 +146,10 @@ class CompositionalWorldModel:
     ) -> CompositionalWorldModel:
         """The same models with other settings; None keeps a setting."""
         return CompositionalWorldModel(
-            self.dynamics,
-            self.value,
-            self.spec,
-            uncertainty=uncertainty or self.uncertainty,
-            reward_source=reward_source or self.reward_source,
-            max_batch=max_batch or self.max_batch,
-        )
+            self.dynamics, self.value, self.spec,
+            uncertainty=uncertainty or self.uncertainty, reward_source=reward_source or self.reward_source,
+            max_batch=self.max_batch if max_batch is None else max_batch,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ sessions
 
@@ -173,15 +167,13 @@ class CompositionalWorldModel:
     def select(self, session: Session, index: Sequence[int] | torch.Tensor) -> Session:
         """Sessions of some environments."""
         numbers = torch.as_tensor(index, dtype=torch.int64)
-        rows = numbers.to(self.device)
-        prompts = tuple(session.prompts[i] for i in numbers.tolist())
+        rows, prompts = numbers.to(self.device), tuple(session.prompts[i] for i in numbers.tolist())
         return Session(self.dynamics.select(session.state, rows), prompts, session.value[rows], session.spread[rows])
 
     def merge(self, session: Session, index: Sequence[int] | torch.Tensor, other: Session) -> Session:
         """Copy of `session` in which the environments `index` are those of `other`."""
-        numbers = torch.as_tensor(index, dtype=torch.int64)
+        numbers, prompts = torch.as_tensor(index, dtype=torch.int64), list(session.prompts)
         rows = numbers.to(self.device)
-        prompts = list(session.prompts)
         for i, prompt in zip(numbers.tolist(), other.prompts, strict=True):
             prompts[i] = prompt
         return Session(
@@ -292,32 +284,15 @@ class CompositionalWorldModel:
 
     # ------------------------------------------------------------------ files
 
-    def offload(self) -> None:
-        """Move the weights to the CPU, to make room for a training step."""
-        for part in (self.dynamics, self.value):
-            if hasattr(part, "offload"):
-                part.offload()
-
-    def onload(self) -> None:
-        """Move the weights back."""
-        for part in (self.dynamics, self.value):
-            if hasattr(part, "onload"):
-                part.onload()
-
     def save_pretrained(self, path: str | Path) -> None:
         """Write a directory: `config.json` and one directory for each part.
 
         Raises:
             ConfigError: If a part cannot be saved, or could not be loaded again because nobody has registered it.
         """
-        content = {
-            "kind": _KIND,
-            "format_version": _VERSION,
-            "task": self.spec,
-            "uncertainty": self.uncertainty,
-            "reward_source": self.reward_source,
-            "parts": {name: _class_name(getattr(self, name), registry) for name, registry in _PARTS.items()},
-        }
+        parts = {name: _class_name(getattr(self, name), registry) for name, registry in _PARTS.items()}
+        content = {"kind": _KIND, "format_version": _VERSION, "task": self.spec, "parts": parts}
+        content |= {"uncertainty": self.uncertainty, "reward_source": self.reward_source}
         with atomic_directory(path, CONFIG) as aside:
             for name in _PARTS:
                 getattr(self, name).save_pretrained(aside / name)
@@ -364,13 +339,8 @@ class CompositionalWorldModel:
         )  # fmt: skip
 
 
-def _upgrade_1(config: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 called the reward source "judge", or nothing, and named classes by their module."""
-    return {"reward_source": config.get("judge", "value"), **config}
-
-
-#: From each older format version, a function to the next one's configuration.
-_UPGRADES: dict[int, Any] = {1: _upgrade_1}
+#: Version 1 called the reward source "judge", or nothing, and named classes by their module.
+_UPGRADES: dict[int, Any] = {1: lambda config: {"reward_source": config.get("judge", "value"), **config}}
 
 
 def _class_name(part: Any, registry: Registry) -> str:
@@ -406,8 +376,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def _offspring(generator: torch.Generator) -> torch.Generator:
     """A generator with other noise, which depends on a generator's state and leaves it as it is."""
-    twin = torch.Generator()
-    twin.set_state(generator.get_state())
+    twin = torch.Generator().set_state(generator.get_state())
     seed = int(torch.randint(0, 2**62, (), generator=twin, dtype=torch.int64))
     return torch.Generator().manual_seed(seed ^ 0x5DEECE66D)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rise_env.alignment import ALIGNMENTS
 from rise_env.config import decode, load_config
-from rise_env.errors import ConfigError
+from rise_env.errors import requirement
 from rise_env.training.config import LoopConfig
 
 __all__ = [
@@ -22,8 +22,6 @@ __all__ = [
     "load_dynamics_config",
 ]
 
-CONDITIONINGS = ("caption", "tokens", "both")
-TARGETS = ("velocity", "x0_residual")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -54,9 +52,10 @@ class AutoencoderConfig:
     foreground: float = 3.0
 
     def __post_init__(self) -> None:
-        _require(len(self.channels) >= 1, "dynamics.autoencoder.channels is empty")
-        _require(len(self.blocks) == len(self.channels), "dynamics.autoencoder: blocks and channels differ in length")
-        _require(self.fold >= 1, f"dynamics.autoencoder.fold is {self.fold}, expected at least 1")
+        require = requirement("section 'dynamics.autoencoder'")
+        require(self.channels, "channels is empty")
+        require(len(self.blocks) == len(self.channels), "blocks and channels differ in length")
+        require.at_least(1, self, "fold")
 
     @property
     def downsample(self) -> int:
@@ -131,18 +130,14 @@ class TransformerConfig:
     modulation_rank: int = 0
 
     def __post_init__(self) -> None:
-        _choice("dynamics.transformer.conditioning", self.conditioning, CONDITIONINGS)
-        _choice("dynamics.transformer.history", self.history, ("tokens", "channels"))
-        _require(
-            self.width % (2 * self.heads) == 0,
-            f"dynamics.transformer: width {self.width} is not a multiple of 2 x heads ({self.heads})",
-        )
-        _require(
-            self.depth >= 1 and self.cross_view_every >= 1, "dynamics.transformer: depth and cross_view_every >= 1"
-        )
-        _require(self.value_head >= 0, f"dynamics.transformer.value_head is {self.value_head}, expected at least 0")
+        require = requirement("section 'dynamics.transformer'")
+        require.one_of(("caption", "tokens", "both"), self, "conditioning")
+        require.one_of(("tokens", "channels"), self, "history")
+        require(self.width % (2 * self.heads) == 0, f"width {self.width} is not a multiple of 2 x heads ({self.heads})")
+        require.at_least(1, self, "depth", "cross_view_every")
+        require.at_least(0, self, "value_head")
         needs = self.conditioning == "tokens" or self.cross_attention_every >= 1
-        _require(needs, "dynamics.transformer: the caption form needs cross_attention_every >= 1")
+        require(needs, "the caption form needs cross_attention_every >= 1")
 
 
 @dataclass(frozen=True)
@@ -229,10 +224,11 @@ class FlowConfig:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _choice("dynamics.flow.target", self.target, TARGETS)
-        _choice("dynamics.flow.precision", self.precision, PRECISIONS)
-        _require(self.steps >= 1, f"dynamics.flow.steps is {self.steps}, expected at least 1")
-        _require(0 <= self.pure_noise <= 1, "dynamics.flow.pure_noise is a share, between 0 and 1")
+        require = requirement("section 'dynamics.flow'")
+        require.one_of(("velocity", "x0_residual"), self, "target")
+        require.one_of(PRECISIONS, self, "precision")
+        require.at_least(1, self, "steps")
+        require.within("[0, 1]", self, "pure_noise")
 
 
 @dataclass(frozen=True)
@@ -273,10 +269,10 @@ class TrainingConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _choice("dynamics.training.precision", self.precision, PRECISIONS)
-        _choice("dynamics.training.batching", self.batching, ("shuffled", "task_centric"))
-        parts = self.gradient_accumulation_steps
-        _require(self.batch_size % parts == 0, f"dynamics.training: batch_size is not a multiple of {parts} parts")
+        require, parts = requirement(f"section '{self.section}'"), self.gradient_accumulation_steps
+        require.one_of(PRECISIONS, self, "precision")
+        require.one_of(("shuffled", "task_centric"), self, "batching")
+        require(self.batch_size % parts == 0, f"batch_size is not a multiple of {parts} parts")
 
 
 @dataclass(frozen=True)
@@ -311,12 +307,13 @@ class DynamicsConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        _choice("dynamics.autoencoder_kind", self.autoencoder_kind, ("image", "video"))
-        _choice("dynamics.transformer_kind", self.transformer_kind, ("rise", "official"))
-        _choice("dynamics.alignment", self.alignment, ALIGNMENTS)
-        _choice("dynamics.storage", self.storage, ("fp32", "fp16"))
-        _require(self.details >= 0, f"dynamics.details is {self.details}, expected at least 0")
-        _require(not self.details or self.autoencoder_kind == "image", "dynamics.details needs an image autoencoder")
+        require = requirement("section 'dynamics'")
+        require.one_of(("image", "video"), self, "autoencoder_kind")
+        require.one_of(("rise", "official"), self, "transformer_kind")
+        require.one_of(ALIGNMENTS, self, "alignment")
+        require.one_of(("fp32", "fp16"), self, "storage")
+        require.at_least(0, self, "details")
+        require(not self.details or self.autoencoder_kind == "image", "details needs an image autoencoder")
 
     @property
     def predicts_values(self) -> bool:
@@ -334,12 +331,3 @@ def load_dynamics_config(
     """
     section = load_config(task, preset, overrides).get("dynamics", {})
     return decode(DynamicsConfig, section, f"section 'dynamics' of {task}/{preset}")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    _require(value in known, f"{key} is {value!r}, expected one of {', '.join(known)}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from rise_env.data import Dataset
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import DynamicsShape, LatentDynamics
 from rise_env.dynamics.official import OfficialTransformer, load_official
 from rise_env.errors import CheckpointError, ConfigError
+from rise_env.pretrained import load_tensors
 from rise_env.tasks import TaskSpec
 
-__all__ = ["convert_checkpoint", "read_safetensors"]
+__all__ = ["convert_checkpoint"]
 
 
 def convert_checkpoint(
@@ -26,7 +27,7 @@ def convert_checkpoint(
     dataset: Dataset | None = None,
     without_actions: bool = False,
 ) -> LatentDynamics:
-    """Write a dynamics model that holds the released transformer.
+    """Write a dynamics model that holds the released transformer, and return it.
 
     Args:
         weights: `diffusion_pytorch_model.safetensors` of RISE or Genie-Envisioner.
@@ -40,9 +41,6 @@ def convert_checkpoint(
             task's layout when omitted.
         without_actions: Accept weights that have no action encoder (Genie-Envisioner's).
 
-    Returns:
-        The model.
-
     Raises:
         CheckpointError: If a file is missing, damaged or does not fit, name by name.
         ConfigError: If the configuration is not the official one.
@@ -52,32 +50,15 @@ def convert_checkpoint(
         raise ConfigError("dynamics.transformer_kind must be official to hold the public checkpoint (preset official)")
     text = None
     if caption is not None:
-        tensors = read_safetensors(caption)
+        tensors = load_tensors(Path(caption))
         if len(tensors) != 1:
             raise CheckpointError(f"{caption} holds {len(tensors)} tensors, expected the caption embedding alone")
         text = next(iter(tensors.values())).float()
-    load_official(model.transformer, read_safetensors(weights), caption=text, without_actions=without_actions)
+    load_official(model.transformer, load_tensors(Path(weights)), caption=text, without_actions=without_actions)
     if dataset is None:
-        limits = torch.stack([torch.from_numpy(spec.layout.low), torch.from_numpy(spec.layout.high)]).numpy()
+        limits = np.stack([spec.layout.low, spec.layout.high])
         model.scaler.fit(limits, limits, limits - limits.mean(axis=0))
     else:
         model.scaler.fit(dataset.state, dataset.action, dataset.action - dataset.state)
     model.eval().save_pretrained(out)
     return model
-
-
-def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file.
-
-    Raises:
-        CheckpointError: If it is missing or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is cut short or damaged: {error}. Copy it again.") from error

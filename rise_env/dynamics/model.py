@@ -18,7 +18,7 @@ from rise_env.dynamics.autoencoder import make_autoencoder
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.flow import draw_noise, euler, to_velocity
 from rise_env.dynamics.precision import precision
-from rise_env.dynamics.session import DynamicsState, ImagePrediction, VideoPrediction
+from rise_env.dynamics.session import DynamicsState, LatentPrediction
 from rise_env.dynamics.transformer import Denoised, LatentTransformer
 from rise_env.errors import ConfigError
 from rise_env.pretrained import PretrainedMixin, Upgrades
@@ -237,30 +237,23 @@ class LatentDynamics(PretrainedMixin, nn.Module):
             command = self.scaler.command_at_frames(actions)
             states = None if residual is None else self.scaler.add_residual(command, residual)
             end = command[:, -1] if states is None else states[:, -1]
-            if self.autoencoder.per_frame:
-                prediction: Prediction = ImagePrediction(latents, states, uncertainty, values, state.details)
-                following = latents
-            else:
-                frames = self._decode(latents)
-                prediction = VideoPrediction(latents, states, uncertainty, values, frames)
-                following = self._encode(frames[:, -self.shape.history :])
+            frames = None if self.autoencoder.per_frame else self._decode(latents)
+            following = latents if frames is None else self._encode(frames[:, -self.shape.history :])
         following = torch.cat([state.history, following], dim=1)[:, -self.shape.history :]
+        prediction = LatentPrediction(latents, states, uncertainty, values, state.details, frames)
         return prediction, DynamicsState(following.contiguous(), end, state.text, state.details)
 
     @torch.no_grad()
     def decode(self, prediction: Prediction, index: Sequence[int]) -> torch.Tensor:
         """Pixels of imagined frames (see `rise_env.protocols.Dynamics`); only those are decoded, where possible."""
         index = [range(self.shape.frames)[k] for k in index]
-        if isinstance(prediction, VideoPrediction) and prediction.frames is not None:
+        assert isinstance(prediction, LatentPrediction)
+        if prediction.frames is not None:
             return prediction.frames[:, index]
         assert prediction.latents is not None
+        assert prediction.details is not None
         with self._inference():
-            if self.autoencoder.per_frame:
-                pixels = self._decode(prediction.latents[:, index])
-                if isinstance(prediction, ImagePrediction) and prediction.details is not None:
-                    pixels = self.with_details(pixels, prediction.details)
-                return pixels
-            return self._decode(prediction.latents)[:, index]
+            return self.with_details(self._decode(prediction.latents[:, index]), prediction.details)
 
     def with_details(self, pixels: torch.Tensor, details: torch.Tensor) -> torch.Tensor:
         """Imagined frames uint8 (B, K, V, H, W, 3) with the details of the frame they started from; see the config."""

@@ -10,6 +10,7 @@ Views are cameras in the order top head, left hand, right hand; those of the tas
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from torch.nn import functional
 from rise_env.dynamics.config import OfficialConfig
 from rise_env.dynamics.transformer import Denoised
 from rise_env.errors import CheckpointError, ConfigError
+from rise_env.pretrained import misfits
 
 __all__ = ["Conditioning", "OfficialNetwork", "OfficialTransformer", "load_official", "rotary_table"]
 
@@ -103,14 +105,12 @@ class _Attention(nn.Module):
         if rotary is not None:
             query, key = _rotate(query, rotary), _rotate(key, rotary)
 
+        start = 1 if context is not None or join_views else 0  # else views lie along the batch
+
         def split(tokens: torch.Tensor) -> torch.Tensor:
+            tokens = tokens.flatten(start, start + 1) if tokens.dim() == 4 else tokens
             return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        if context is not None or join_views:
-            query = query.flatten(1, 2)
-            key, value = (key, value) if context is not None else (key.flatten(1, 2), value.flatten(1, 2))
-        else:
-            query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
         mixed = functional.scaled_dot_product_attention(split(query), split(key), split(value))
         return self.to_out[0](mixed.transpose(1, 2).reshape(-1, views, *x.shape[2:]))
 
@@ -170,34 +170,10 @@ class _ActionAttention(nn.Module):
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
 
-class _ActionFeedForward(nn.Module):
-    def __init__(self, config: OfficialConfig) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.LayerNorm(config.action_width),
-            nn.Linear(config.action_width, config.action_mlp),
-            nn.GELU(),
-            nn.Dropout(config.action_dropout),
-            nn.Linear(config.action_mlp, config.action_width),
-            nn.Dropout(config.action_dropout),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net(x)
-
-
-class _ActionLayers(nn.Module):
-    def __init__(self, config: OfficialConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleList([_ActionAttention(config), _ActionFeedForward(config)]) for _ in range(config.action_layers)
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            for part in layer.children():
-                x = x + part(x)
-        return x
+def _action_feed_forward(config: OfficialConfig) -> nn.Module:
+    width, hidden, dropout = config.action_width, config.action_mlp, config.action_dropout
+    first = [nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout)]
+    return nn.Sequential(OrderedDict(net=nn.Sequential(*first, nn.Linear(hidden, width), nn.Dropout(dropout))))
 
 
 class _ActionEncoder(nn.Module):
@@ -210,7 +186,8 @@ class _ActionEncoder(nn.Module):
         self.to_patch_embedding = nn.Sequential(
             nn.LayerNorm(config.action_dim), nn.Linear(config.action_dim, width), nn.LayerNorm(width)
         )
-        self.transformer = _ActionLayers(config)
+        parts = ([_ActionAttention(config), _action_feed_forward(config)] for _ in range(config.action_layers))
+        self.transformer = nn.ModuleDict({"layers": nn.ModuleList(nn.ModuleList(pair) for pair in parts)})
         head = nn.Linear(width, config.caption_dim)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
@@ -223,7 +200,10 @@ class _ActionEncoder(nn.Module):
         rates = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
         angles = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[:, None] * rates
         x = x + torch.cat([angles.sin(), angles.cos()], dim=-1).to(x.dtype)
-        return self.mlp_head(self.transformer(x))
+        for layer in self.transformer["layers"].children():
+            for part in layer.children():
+                x = x + part(x)
+        return self.mlp_head(x)
 
 
 class OfficialNetwork(nn.Module):
@@ -370,12 +350,7 @@ def load_official(
         given = {name: tensor for name, tensor in given.items() if not name.startswith("action_")}
         new = {name: tensor for name, tensor in expected.items() if name.startswith(("act_vit_in.", "act_in."))}
         given = {**new, **given}
-    problems = [f"missing {name}" for name in expected.keys() - given.keys()]
-    problems += [f"unexpected {name}" for name in given.keys() - expected.keys()]
-    for name in expected.keys() & given.keys():
-        if given[name].shape != expected[name].shape:
-            problems.append(f"{name} has shape {tuple(given[name].shape)}, expected {tuple(expected[name].shape)}")
-    if problems:
+    if problems := misfits(given, expected):
         hint = ""
         if any("missing act_vit_in" in problem for problem in problems):
             hint = " Genie-Envisioner's weights have no action encoder: load them with without_actions=True."

@@ -8,7 +8,7 @@ import torch
 
 from rise_env.protocols import Prediction
 
-__all__ = ["DynamicsState", "ImagePrediction", "VideoPrediction"]
+__all__ = ["DynamicsState", "LatentPrediction"]
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,13 @@ class DynamicsState:
 
 
 @dataclass(frozen=True)
-class ImagePrediction(Prediction):
-    """Of an image autoencoder.
+class LatentPrediction(Prediction):
+    """An imagined chunk; the `latents` (B, F, V, C, h, w) of a video autoencoder are fewer than the K frames.
 
     Attributes:
         details: See `DynamicsState`.
+        frames: uint8 (B, K, V, H, W, 3) of a video autoencoder: decoded at once, as the next history is made from them.
     """
 
     details: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class VideoPrediction(Prediction):
-    """Of a video autoencoder, whose `latents` (B, F, V, C, h, w) are fewer than the K frames.
-
-    Attributes:
-        frames: uint8 (B, K, V, H, W, 3); decoded at once, because the next history is made from them.
-    """
-
     frames: torch.Tensor | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,7 @@ __all__ = ["autoreset_mode", "checked_actions", "mask_of", "option_of", "seeds_o
 
 
 def autoreset_mode(name: str | AutoresetMode) -> AutoresetMode:
-    """Mode by name: "next_step", "same_step" or "disabled"; Gymnasium's own spellings and members are taken too.
-
-    Raises:
-        ConfigError: If there is no such mode.
-    """
+    """Mode by name ("next_step", "same_step", "disabled", or as Gymnasium spells it); a ConfigError for other names."""
     if isinstance(name, AutoresetMode):
         return name
     for mode in AutoresetMode:
@@ -34,11 +30,7 @@ def autoreset_mode(name: str | AutoresetMode) -> AutoresetMode:
 
 
 def seeds_of(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
-    """One seed per environment; an int s stands for s, s + 1, ...
-
-    Raises:
-        ConfigError: If the number of seeds is another.
-    """
+    """One seed per environment, an int s standing for s, s + 1, ...; a ConfigError if their number is another."""
     if seed is None:
         return [None] * count
     if isinstance(seed, int | np.integer):
@@ -50,11 +42,7 @@ def seeds_of(seed: int | Sequence[int | None] | None, count: int) -> list[int | 
 
 
 def mask_of(mask: Any, count: int) -> np.ndarray:
-    """Environments to reset, bool (count,); None means all.
-
-    Raises:
-        ConfigError: If the mask has another shape or type, or is False everywhere.
-    """
+    """Environments to reset, bool (count,), None being all; a ConfigError for other shapes and types, or no True."""
     if mask is None:
         return np.ones(count, bool)
     mask = np.array(mask.cpu() if hasattr(mask, "cpu") else mask)
@@ -65,17 +53,12 @@ def mask_of(mask: Any, count: int) -> np.ndarray:
     return mask
 
 
-def option_of(key: str, value: Any, rows: np.ndarray, count: int) -> list[Any]:
-    """An option for the `rows` of `count` environments, given as one value for all or one per environment.
-
-    Raises:
-        ConfigError: If the number of entries is another.
-    """
-    if value is None or isinstance(value, int | np.integer):
-        return [value] * len(rows)
-    if len(value) != count:
-        raise ConfigError(f"options[{key!r}] has {len(value)} entries for {count} environments")
-    return [value[i] for i in rows]
+def option_of(key: str, value: Any, rows: Iterable[int], count: int) -> list[int | None]:
+    """Entries of an option for the `rows` of `count` environments, from one number for all or one (or None) each."""
+    values = [value] * count if value is None or isinstance(value, int | np.integer) else value
+    if len(values) != count:
+        raise ConfigError(f"option {key!r} has {len(values)} entries for {count} environments")
+    return [None if values[i] is None else int(values[i]) for i in rows]
 
 
 def checked_actions(

@@ -78,16 +78,11 @@ class ImaginationBatch:
         """Whether there are imaginations."""
         return self._session is not None
 
-    @property
     def session(self) -> Session:
         """The world model's sessions; a RiseError before the first start."""
         if self._session is None:
             raise RiseError("call reset() first")
         return self._session
-
-    def check_started(self) -> None:
-        """Raise a RiseError before the first start."""
-        _ = self.session
 
     def start(
         self, rows: np.ndarray, chosen: np.ndarray, generators: Sequence[np.random.Generator]
@@ -99,11 +94,7 @@ class ImaginationBatch:
             chosen: Rows of `starts`, int64 (n,).
             generators: What they draw from, from now on.
 
-        Returns:
-            The start states, and their values float32 (n,).
-
-        Raises:
-            RiseError: If values are not finite; nothing is changed then.
+        Returns the start states, and their values float32 (n,). A RiseError if these are not finite changes nothing.
         """
         batch = self.starts.batch(chosen)
         frames = torch.from_numpy(batch.frames).to(self.device)
@@ -114,48 +105,30 @@ class ImaginationBatch:
         for i, generator in zip(rows, generators, strict=True):
             self.generators[i] = generator
             self.noise[i].manual_seed(int(generator.integers(2**63 - 1)))
-        if self._session is None:
-            self.start_rows = np.zeros(self.num_envs, np.int64)
-        self.start_rows = self.start_rows.copy()
+        self.start_rows = np.zeros(self.num_envs, np.int64) if self._session is None else self.start_rows.copy()
         self.start_rows[rows] = chosen
         self._store(rows, session, frames[:, self.places], states[:, self.places])
         return batch, values
 
     def imagine(self, rows: np.ndarray, chunks: torch.Tensor) -> tuple[Session, Imagined]:
-        """Imagine one chunk in some environments, without going there: see `advance`.
+        """Imagine chunks float32 (n, chunk, D) in the environments `rows`, int64 (n,), rising, without going there.
 
-        Args:
-            rows: Which, int64 (n,), rising.
-            chunks: float32 (n, chunk, D).
-
-        Returns:
-            Their sessions as they are, and what was imagined.
+        Returns their sessions as they are, and what was imagined, for `advance`.
         """
-        session = self.session
+        session = self.session()
         if len(rows) < self.num_envs:
             session = self.world_model.select(session, rows.tolist())
         return session, self.world_model.imagine(session, chunks, [self.noise[i] for i in rows])
 
     def advance(self, rows: np.ndarray, chunks: torch.Tensor, imagined: Imagined) -> None:
         """Go on to the end of an imagined chunk; arguments as for `imagine`."""
-        if imagined.states is None:
-            states = chunks[:, [-1 - lag for lag in self.lags]]
-        else:
-            states = imagined.states[:, self.places]
+        commanded = [-1 - lag for lag in self.lags]
+        states = chunks[:, commanded] if imagined.states is None else imagined.states[:, self.places]
         self._store(rows, imagined.session, imagined.frames(self.places), states)
 
     def evaluate_candidates(self, actions: Any, mode: str) -> CandidateScores:
-        """Imagine several chunks from every present state and go on from none of them; nothing is changed.
-
-        Args:
-            actions: (N, G, chunk, D), an array or a tensor.
-            mode: One of `rise_env.envs.advantage.ADVANTAGE_MODES`.
-
-        Raises:
-            ActionError: If the actions have the wrong shape or are not finite.
-            RiseError: Before the first start, or if the world model gives values that are not finite.
-        """
-        task, session, everyone = self.world_model.spec, self.session, np.ones(self.num_envs, bool)
+        """See `ImaginationVectorEnv.evaluate_candidates`; `mode` is one of `ADVANTAGE_MODES`."""
+        task, session, everyone = self.world_model.spec, self.session(), np.ones(self.num_envs, bool)
         if len(actions) != self.num_envs or len(actions.shape) != 4 or not actions.shape[1]:
             expected = (self.num_envs, "G", task.chunk, task.layout.dim)
             raise ActionError(f"candidate chunks have shape {tuple(actions.shape)}, expected {expected}")

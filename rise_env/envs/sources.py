@@ -32,8 +32,7 @@ def resolve(
     """Start states and world model of an environment, and the keyword arguments for which the bundle has defaults.
 
     Raises:
-        ConfigError: If something is missing or given twice; the message names the argument to give.
-        LayoutError: If the start states have other joints than the world model.
+        ConfigError, LayoutError: If something is missing, given twice (the message names it), or does not fit the rest.
     """
     if dataset is not None and starts is not None:
         raise ConfigError("dataset= and starts= both give start states; give one of them")
@@ -47,15 +46,13 @@ def resolve(
         found = load_bundle(find_bundle(task, preset))
 
     if isinstance(world_model, CompositionalWorldModel):
-        model = world_model.with_options(uncertainty, max_batch)
+        model = world_model
     elif world_model is not None:
-        model = CompositionalWorldModel.from_pretrained(
-            os.fspath(world_model), device=device, uncertainty=uncertainty, max_batch=max_batch
-        )
+        model = CompositionalWorldModel.from_pretrained(os.fspath(world_model), device=device)
     else:
         assert found is not None
-        model = found.world_model(device=device, uncertainty=uncertainty, max_batch=max_batch)
-
+        model = found.world_model(device=device)
+    model = model.with_options(uncertainty, max_batch)
     if isinstance(starts, StartStates):
         states = starts
     elif starts is not None:

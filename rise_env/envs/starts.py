@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.errors import CheckpointError, ConfigError, LayoutError, requirement, unknown_name
+from rise_env.envs.arguments import option_of
+from rise_env.errors import CheckpointError, ConfigError, LayoutError, check_known, requirement
 from rise_env.files import atomic_directory, write_json
 from rise_env.pretrained import read_config
 from rise_env.tasks import TaskSpec
@@ -22,7 +23,6 @@ FILTERS = ("episode_index", "frame_index", "group", "start_index")
 _VERSION = 1
 _MANIFEST = "starts.json"
 _COLUMNS = ("states", "episode_index", "frame_index", "prompt_index", "split", "success", "group")
-type PerEnv = int | Sequence[int | None] | np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,8 @@ class StartStates:
             frames.ndim == 6 and frames.shape[-1] == 3 and frames.dtype == np.uint8,
             f"frames are {frames.dtype} {frames.shape}, expected uint8 (M, T, V, H, W, 3)",
         )
-        require(
-            self.states.ndim == 3 and self.states.shape[:2] == frames.shape[:2],
-            f"states have shape {self.states.shape}, expected {(*frames.shape[:2], 'D')}",
-        )
+        fits = self.states.ndim == 3 and self.states.shape[:2] == frames.shape[:2]
+        require(fits, f"states have shape {self.states.shape}, expected {(*frames.shape[:2], 'D')}")
         for name in _COLUMNS[1:]:
             shape = getattr(self, name).shape
             require(shape == (count,), f"{name} has shape {shape}, expected {(count,)}")
@@ -98,8 +96,7 @@ class StartStates:
             fits = (len(self.actions), self.actions.shape[-1]) == (count, self.states.shape[-1])
             require(fits, f"actions have shape {self.actions.shape}, expected {(count, 'chunk', 'D')}")
         check_splits(self.split.tolist())
-        low, high = self.prompt_index.min(), self.prompt_index.max()
-        known = len(self.prompts)
+        low, high, known = self.prompt_index.min(), self.prompt_index.max(), len(self.prompts)
         require(low >= 0 and high < known, f"prompt_index runs from {low} to {high}, but there are {known} prompts")
         self._rows: dict[tuple[Any, ...], np.ndarray] = {}
 
@@ -144,7 +141,7 @@ class StartStates:
         positions: Sequence[int] | np.ndarray | None = None,
         split: str | Sequence[str | None] | None = None,
         group_size: int = 1,
-        **filters: PerEnv,
+        **filters: Any,
     ) -> np.ndarray:
         """Draw one row per environment; environment i draws once, from generator i alone.
 
@@ -164,10 +161,10 @@ class StartStates:
         """
         count = len(generators)
         places = np.arange(count) if positions is None else np.asarray(positions)
-        if group_size < 1:
-            raise ConfigError(f"group_size is {group_size}, expected at least 1")
+        requirement("start states").at_least(1, group_size=group_size)
         splits = [split] * count if split is None or isinstance(split, str) else split
-        columns = {"split": splits, **{name: _per_env(name, value, count) for name, value in filters.items()}}
+        given = {name: option_of(name, value, range(count), count) for name, value in filters.items()}
+        columns = {"split": splits, **given}
         wanted = [dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)]
         candidates = [self.rows(**one) for one in wanted]
         first: dict[int, int] = {}
@@ -223,14 +220,8 @@ class StartStates:
             compress: Store the frames compressed (about a third of the size for rendered pictures); they are then read
                 into memory on loading instead of being mapped.
         """
-        manifest = {
-            "format_version": _VERSION,
-            "count": len(self),
-            "shape": list(self.frames.shape),
-            "compressed": compress,
-            "prompts": list(self.prompts),
-            "about": self.about,
-        }
+        manifest = {"format_version": _VERSION, "compressed": compress, "about": self.about}
+        manifest |= {"count": len(self), "shape": list(self.frames.shape), "prompts": list(self.prompts)}
         with atomic_directory(path, _MANIFEST) as aside:
             if compress:
                 np.savez_compressed(aside / "frames.npz", frames=self.frames)
@@ -256,7 +247,7 @@ class StartStates:
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path / _MANIFEST} is damaged: {error!r}. Build the start states again.") from error
         columns = {name: _read(path / f"{name}.npy") for name in _COLUMNS}
-        frames = _read(path / "frames.npz") if compressed else _read(path / "frames.npy")
+        frames = _read(path / ("frames.npz" if compressed else "frames.npy"))
         actions = _read(path / "actions.npy") if (path / "actions.npy").is_file() else None
         return cls(frames=frames, actions=actions, prompts=prompts, about=about, **columns)
 
@@ -314,26 +305,13 @@ class StartStates:
 
 def check_splits(names: Iterable[str]) -> None:
     """Raise a ConfigError unless all names are among `SPLITS`."""
-    if unknown := sorted(set(names) - set(SPLITS)):
-        raise ConfigError(unknown_name("split", unknown[0], SPLITS))
+    for name in sorted(set(names)):
+        check_known("split", name, SPLITS)
 
 
 def _about(spec: TaskSpec) -> dict[str, Any]:
-    return {
-        "cameras": list(spec.cameras),
-        "joints": list(spec.layout.names),
-        "chunk": spec.chunk,
-        "stride": spec.stride,
-    }
-
-
-def _per_env(name: str, value: PerEnv, count: int) -> list[int | None]:
-    if value is None or isinstance(value, int | np.integer):
-        return [None if value is None else int(value)] * count
-    values = [None if item is None else int(item) for item in value]
-    if len(values) != count:
-        raise ConfigError(f"{name} has {len(values)} entries for {count} environments")
-    return values
+    names = {"cameras": list(spec.cameras), "joints": list(spec.layout.names)}
+    return {**names, "chunk": spec.chunk, "stride": spec.stride}
 
 
 def _read(path: Path) -> np.ndarray:

@@ -22,7 +22,7 @@ from rise_env.envs.drawing import picture
 from rise_env.envs.infos import EpisodeInfos
 from rise_env.envs.sources import PathLike, resolve
 from rise_env.envs.starts import FILTERS, StartStates
-from rise_env.errors import ConfigError, RiseError, check_known
+from rise_env.errors import ConfigError, RiseError, check_known, requirement
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_env.world_model import CompositionalWorldModel, Imagined
 
@@ -123,11 +123,9 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         autoreset_mode: str | AutoresetMode = "next_step",
         render_mode: str | None = None,
     ) -> None:
-        for name, number in {"num_envs": num_envs, "max_chunks": max_chunks, "group_size": group_size}.items():
-            if number < 1:
-                raise ConfigError(f"{name} is {number}, expected at least 1")
-        if render_mode not in (None, "rgb_array"):
-            raise ConfigError(f"render_mode {render_mode!r} is not 'rgb_array' or None")
+        require = requirement("imagination environment")
+        require.at_least(1, num_envs=num_envs, max_chunks=max_chunks, group_size=group_size)
+        require.one_of(("rgb_array",), render_mode=render_mode)
         check_known("output", output, OUTPUTS)
         check_known("advantage mode", advantage, ADVANTAGE_MODES)
         penalized(0.0, 0.0, uncertainty_penalty)
@@ -196,7 +194,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             RiseError: Before the first reset; in autoreset mode "disabled", if an episode has ended and was not reset;
                 or if the world model gives values that are not finite.
         """
-        self._batch.check_started()
+        self._batch.session()
         if self.autoreset_mode == AutoresetMode.DISABLED and self._done.any():
             raise RiseError(
                 f"the episodes of environments {np.flatnonzero(self._done).tolist()} have ended: reset them first with "
@@ -215,12 +213,8 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         over = terminated | truncated
         final: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP and over.any():
-            final = {
-                "final_obs": rows_of(self._observe(), over),
-                "_final_obs": over.copy(),
-                "final_info": self._episodes.infos(over, over),
-                "_final_info": over.copy(),
-            }
+            final = {"final_obs": rows_of(self._observe(), over), "_final_obs": over.copy()}
+            final |= {"final_info": self._episodes.infos(over, over), "_final_info": over.copy()}
             self._start(np.flatnonzero(over), {}, None)
         else:
             self._done = over
@@ -235,7 +229,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         """One uint8 (H, W, 3) picture per environment: the views, with value and advantage below."""
         if self.render_mode is None:
             return None
-        self._batch.check_started()
+        self._batch.session()
         frames, episodes = self._batch.frames[:, 0].cpu().numpy(), self._episodes
         texts = [episodes.texts(i, self.max_chunks) for i in range(self.num_envs)]
         return tuple(picture(frames[i], texts[i], float(episodes.progress[i])) for i in range(self.num_envs))
@@ -287,13 +281,12 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         return observation_of(frames, states, list(self.task.cameras), self.lags, self.output == "torch")
 
     def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
-        """What was done in the recorded states that the environments are in.
+        """What was done in the recorded states that the environments are in: chunks float32 (num_envs, chunk, D).
 
-        Returns:
-            Chunks float32 (num_envs, chunk, D), and a mask bool (num_envs,) that is False, with NaN in the chunk, where
-            the present state is an imagined one or nothing was recorded.
+        The mask bool (num_envs,) beside them is False, and the chunk NaN, where the present state is an imagined one
+        or nothing was recorded.
         """
-        self._batch.check_started()
+        self._batch.session()
         mask = self._episodes.imagined_chunks == 0
         chunks = np.full((self.num_envs, self.task.chunk, self.task.layout.dim), np.nan, np.float32)
         if self.starts.actions is None:
@@ -330,21 +323,13 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         """Begin episodes in some environments."""
         if not self._batch.started and len(rows) < self.num_envs:
             raise ConfigError("reset_mask leaves environments out, but the first reset must be of all")
-        generators = [self._batch.generators[i] for i in rows]
-        if seeds is not None:
-            generators = [
-                generator if seeds[i] is None else seeding.np_random(seeds[i])[0]
-                for i, generator in zip(rows, generators, strict=True)
-            ]
+        pairs = [(None if seeds is None else seeds[i], self._batch.generators[i]) for i in rows]
+        generators = [old if seed is None else seeding.np_random(seed)[0] for seed, old in pairs]
         filters = {key: option_of(key, options.get(key), rows, self.num_envs) for key in FILTERS}
         free = [all(value is None for value in wanted) for wanted in zip(*filters.values(), strict=True)]
-        chosen = self.starts.sample(
-            generators,
-            positions=rows,
-            split=options["split"] if "split" in options else [self.split if one else None for one in free],
-            group_size=options.get("group_size") or self.group_size,
-            **filters,
-        )
+        split = options["split"] if "split" in options else [self.split if one else None for one in free]
+        group_size = options.get("group_size") or self.group_size
+        chosen = self.starts.sample(generators, positions=rows, split=split, group_size=group_size, **filters)
         batch, values = self._batch.start(rows, chosen, generators)
         self._episodes.begin(rows, batch, values)
         self._done[rows] = False

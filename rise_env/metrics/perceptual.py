@@ -24,6 +24,7 @@ import torch
 
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.metrics.images import check_images
+from rise_env.pretrained import misfits
 
 __all__ = ["FVD_NOT_RUN", "LPIPS_NOT_RUN", "Lpips", "VideoFeatures", "frechet_distance"]
 
@@ -250,10 +251,11 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def _from_torchvision(network: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """State dict of a whole LPIPS: layers from torchvision's file, the rest as the package made it."""
     named = dict(network.state_dict())
-    for name in named:
-        match = re.fullmatch(r"net\.slice\d+\.(\d+\.(?:weight|bias))", name)
-        if match:
-            named[name] = tensors.get(f"features.{match[1]}", torch.empty(0))
+    for name in list(named):
+        if match := re.fullmatch(r"net\.slice\d+\.(\d+\.(?:weight|bias))", name):
+            del named[name]
+            if (feature := f"features.{match[1]}") in tensors:
+                named[name] = tensors[feature]
     return named
 
 
@@ -265,14 +267,8 @@ def _load_strictly(network: Any, tensors: Mapping[str, torch.Tensor], path: str 
         other = re.sub(r"^lins\.(\d)\.", r"lin\1.", name)
         if name not in given and other in given:
             given[name] = given[other]
-    problems = [f"missing {name}" for name in expected if name not in given or not given[name].numel()]
-    problems += [f"unexpected {name}" for name in given if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in given and given[name].numel() and given[name].shape != tensor.shape
-    ]
-    problems += [f"{name} is not finite" for name in expected if name in given and not given[name].isfinite().all()]
+    problems = sorted(misfits(given, expected))
+    problems += [f"{name} is not finite" for name, tensor in given.items() if not tensor.isfinite().all()]
     if problems:
         raise CheckpointError(f"{path} does not fit LPIPS: {'; '.join(problems)}. Instead, {_LPIPS_FILES}.")
     network.load_state_dict(given)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rise_env.bundle import Bundle, save_bundle
 from rise_env.dynamics.config import load_dynamics_config
 from rise_env.envs.start_dataset import starts_from_dataset
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, requirement
 from rise_env.pretrained import load_registered
 from rise_env.registry import DYNAMICS, VALUES
 from rise_env.training.setup import TrainingSetup, train_dynamics_on, train_value_on
@@ -41,8 +41,7 @@ def count_updates(
     dynamics = load_dynamics_config(setup.task, setup.preset, setup.overrides).training
     value = load_value_config(setup.task, setup.preset, setup.overrides).training
     transformer = dynamics.steps if steps is None else steps
-    if transformer < 1:
-        raise ConfigError(f"steps is {transformer}, expected at least 1")
+    requirement("bundle").at_least(1, steps=transformer)
 
     def scaled(updates: float) -> int:
         return max(1, round(updates * transformer / dynamics.steps))
@@ -50,12 +49,8 @@ def count_updates(
     whole = value.progress_steps + value.td_steps
     # As many as the share of the value's time that a budget in minutes gives to imagined frames.
     fine_tuning = scaled(whole * _FINE_TUNE_SHARE / (1 - _FINE_TUNE_SHARE))
-    return Updates(
-        scaled(dynamics.autoencoder_steps),
-        transformer,
-        scaled(whole),
-        0 if not imagined else (imagined_steps or fine_tuning),
-    )
+    last = (imagined_steps or fine_tuning) if imagined else 0
+    return Updates(scaled(dynamics.autoencoder_steps), transformer, scaled(whole), last)
 
 
 def train_bundle(
@@ -138,13 +133,8 @@ def train_bundle(
 def _check(
     out: Path, starts: int, imagined: int, imagined_steps: int | None, minutes: float | None, value: Path | None
 ) -> None:
-    for name, number, least in (
-        ("starts", starts, 1),
-        ("imagined", imagined, 0),
-        ("imagined_steps", imagined_steps, 1),
-    ):
-        if number is not None and number < least:
-            raise ConfigError(f"{name} is {number}, expected at least {least}")
+    requirement("bundle").at_least(1, starts=starts, imagined_steps=imagined_steps)
+    requirement("bundle").at_least(0, imagined=imagined)
     for useless, why in (
         (minutes is not None, "a budget in minutes is shared by the parts"),
         (value is not None, "the value model is trained already"),

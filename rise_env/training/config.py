@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -57,11 +56,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         require = requirement(f"section '{self.section}'")
-        for name in ("batch_size", "learning_rate", "max_grad_norm"):
-            value = getattr(self, name)
-            require(math.isfinite(value) and value > 0, f"{name} is {value}, expected a positive number")
-        for name in ("warmup_steps", "weight_decay", "checkpoint_seconds"):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected at least 0")
-        for name in ("ema_decay", "held_out"):
-            require(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}, expected in [0, 1)")
-        require(0 <= self.lr_floor <= 1, f"lr_floor is {self.lr_floor}, expected in [0, 1]")
+        require.positive(self, "batch_size", "learning_rate", "max_grad_norm")
+        require.at_least(0, self, "warmup_steps", "weight_decay", "checkpoint_seconds")
+        require.within("[0, 1)", self, "ema_decay", "held_out")
+        require.within("[0, 1]", self, "lr_floor")

@@ -13,7 +13,7 @@ from rise_env.alignment import ALIGNMENTS, align_actions
 from rise_env.dynamics.actions import JointScaler, hash_text
 from rise_env.dynamics.config import DynamicsConfig, VideoAutoencoderConfig, load_dynamics_config
 from rise_env.dynamics.model import DynamicsShape, LatentDynamics
-from rise_env.dynamics.session import DynamicsState, VideoPrediction
+from rise_env.dynamics.session import DynamicsState, LatentPrediction
 from rise_env.dynamics.transformer import Denoised
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.protocols import Dynamics, History
@@ -284,7 +284,7 @@ def test_official_architecture_with_video_latents() -> None:
         module.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
     prediction, after = model.predict(state, actions(1, shape), generators([0]))
     assert calls == {"act_vit_in": 1, "proj_in": 2}  # actions are encoded once per chunk, latents in both steps
-    assert isinstance(prediction, VideoPrediction)
+    assert isinstance(prediction, LatentPrediction)
     assert prediction.latents is not None
     assert prediction.latents.shape[:3] == (1, 2, 2)  # nine frames are two latent ones
     frames = model.decode(prediction, range(9))
