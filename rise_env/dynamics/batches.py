@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
-from rise_env.data import Dataset, WindowBatch
+from rise_env.data import WindowBatch
 from rise_env.dynamics.actions import hash_text
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision
+from rise_env.dynamics.run import DynamicsTraining
 from rise_env.training.loop import Progress
+from rise_env.value.latents import weights_digest
 
 __all__ = ["Latents", "conditions"]
 
@@ -20,18 +19,9 @@ __all__ = ["Latents", "conditions"]
 class Latents:
     """Latents of a dataset's frames, made once, kept in memory as float16."""
 
-    def __init__(
-        self,
-        model: LatentDynamics,
-        dataset: Dataset,
-        device: torch.device,
-        report: Callable[[Progress], None] | None = None,
-    ) -> None:
-        self.model, self.dataset, self.device = model, dataset, device
-        autoencoder = model.autoencoder
-        digest = hashlib.sha256()
-        for name, tensor in autoencoder.state_dict().items():
-            digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    def __init__(self, model: LatentDynamics, training: DynamicsTraining) -> None:
+        self.model, self.dataset, self.device = model, training.dataset, training.device
+        dataset, device, autoencoder = self.dataset, self.device, model.autoencoder
 
         def make(index: np.ndarray) -> np.ndarray:
             with torch.no_grad(), precision(model.config.flow.precision, device):
@@ -39,14 +29,12 @@ class Latents:
                 latents = autoencoder.encode_frames(frames.flatten(0, 1))
             return latents.unflatten(0, frames.shape[:2]).half().cpu().numpy()
 
-        views = len(model.shape.cameras)
-        shape = (views, *autoencoder.latent_shape)
-
         def progress(done: int, total: int) -> None:
-            if report is not None:
-                report(Progress("encoding", done, done / total, 0.0, {}))
+            if training.report is not None:
+                training.report(Progress("encoding", done, done / total, 0.0, {}))
 
-        tag = f"latents-{digest.hexdigest()[:16]}"
+        shape = (len(model.shape.cameras), *autoencoder.latent_shape)
+        tag = f"latents-{weights_digest(autoencoder)}"
         made = dataset.cached(tag, shape, np.float16, make, batch=64, progress=progress)
         self.frames = torch.from_numpy(np.array(made)).to(device)
 

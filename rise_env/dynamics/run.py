@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rise_env.data import Dataset, Windows, split_episodes
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import DynamicsShape
 from rise_env.errors import ConfigError
 from rise_env.files import to_plain
-from rise_env.training.loop import Budget, Progress, start_run
+from rise_env.training.loop import Budget, Loop, Progress, start_run
 
 __all__ = ["DynamicsTraining", "FrameValues", "draw_seed"]
 
@@ -90,6 +91,14 @@ class DynamicsTraining:
         self.held_out = Windows(self.dataset, spec, episodes=parts["heldout"])
         self.episodes = parts["train"]
         self.writer: Any = None
+
+    def loop(
+        self, phase: str, module: nn.Module, loss: Any, budget: Budget, identity: dict[str, Any], **kwargs: Any
+    ) -> Loop:
+        """The loop of a phase; arguments as for `Loop`."""
+        settings = self.config.training
+        kwargs |= {"evaluate_seconds": settings.evaluate_seconds, "report": self.report, "writer": self.writer}
+        return Loop(phase, self.folder, module, loss, settings, budget, identity, **kwargs)
 
     def start(self) -> None:
         """Write what the run is, and open TensorBoard."""

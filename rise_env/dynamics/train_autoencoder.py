@@ -15,7 +15,6 @@ from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision
 from rise_env.dynamics.run import DynamicsTraining, draw_seed
 from rise_env.errors import ConfigError
-from rise_env.training.loop import Loop
 
 __all__ = ["train_autoencoder"]
 
@@ -35,11 +34,9 @@ def train_autoencoder(training: DynamicsTraining, model: LatentDynamics) -> None
             "Hub id with sub-folder vae, e.g. Lightricks/LTX-Video), or use dynamics.autoencoder_kind=image"
         )
     config, settings = training.config.autoencoder, training.config.training
-    device, dataset = training.device, training.dataset
-    pool = training.frames
-    sampler = ShuffledSampler(
-        len(pool), max(settings.autoencoder_batch_size // len(training.shape.cameras), 1), settings.seed
-    )
+    device, dataset, pool = training.device, training.dataset, training.frames
+    size = max(settings.autoencoder_batch_size // len(training.shape.cameras), 1)
+    sampler = ShuffledSampler(len(pool), size, settings.seed)
     mean = _mean_image(dataset, pool).to(device)
     held_out = training.held_out.index
 
@@ -66,20 +63,9 @@ def train_autoencoder(training: DynamicsTraining, model: LatentDynamics) -> None
         assert isinstance(average, ImageAutoencoder)
         return evaluate_autoencoder(average, training, held_out, step)
 
-    loop = Loop(
-        "autoencoder",
-        training.folder,
-        autoencoder,
-        loss,
-        settings,
-        training.autoencoder_budget,
-        training.identity("autoencoder", "training"),
-        evaluate=evaluate,
-        evaluate_seconds=settings.evaluate_seconds,
-        learning_rate=settings.autoencoder_learning_rate,
-        report=training.report,
-        writer=training.writer,
-    )
+    budget, identity = training.autoencoder_budget, training.identity("autoencoder", "training")
+    peak = settings.autoencoder_learning_rate
+    loop = training.loop("autoencoder", autoencoder, loss, budget, identity, evaluate=evaluate, learning_rate=peak)
     model.autoencoder.load_state_dict(loop.run().state_dict())
     _fit_latents(autoencoder, dataset, pool, device, settings.seed)
 

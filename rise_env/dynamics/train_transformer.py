@@ -17,7 +17,6 @@ from rise_env.dynamics.precision import precision
 from rise_env.dynamics.run import DynamicsTraining, FrameValues, draw_seed
 from rise_env.errors import ConfigError
 from rise_env.files import write_json
-from rise_env.training.loop import Loop
 
 __all__ = ["train_transformer"]
 
@@ -31,7 +30,7 @@ def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> Late
     settings = training.config.training
     device, flow = training.device, training.config.flow
     model.autoencoder.eval().requires_grad_(False)
-    latents = Latents(model, training.dataset, device, training.report)
+    latents = Latents(model, training)
     sampler = _sampler(training)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     size = settings.batch_size // settings.gradient_accumulation_steps
@@ -68,22 +67,11 @@ def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> Late
         averaged.save_pretrained(training.folder / "model")
         return metrics
 
-    loop = Loop(
-        "transformer",
-        training.folder,
-        model.transformer,
-        loss,
-        settings,
-        training.budget,
-        {
-            **training.identity("autoencoder", "transformer", "flow", "training", "alignment"),
-            "latents": str(latents.frames.double().mean().item()),
-        },
-        evaluate=evaluate,
-        evaluate_seconds=settings.evaluate_seconds,
-        accumulate=settings.gradient_accumulation_steps,
-        report=training.report,
-        writer=training.writer,
+    identity = training.identity("autoencoder", "transformer", "flow", "training", "alignment")
+    identity["latents"] = str(latents.frames.double().mean().item())
+    parts = settings.gradient_accumulation_steps
+    loop = training.loop(
+        "transformer", model.transformer, loss, training.budget, identity, evaluate=evaluate, accumulate=parts
     )
     averaged.transformer.load_state_dict(loop.run().state_dict())
     averaged.save_pretrained(training.folder / "model")

@@ -33,7 +33,7 @@ def train_dynamics(
     Raises:
         TrainingError: If a loss is not finite.
         CheckpointError: If a saved state is damaged or belongs to other settings.
-        ConfigError: If there is no autoencoder to be had.
+        ConfigError: If there is no autoencoder.
     """
     training.start()
     config = training.config
@@ -70,8 +70,7 @@ def _take_over(model: LatentDynamics, first: LatentDynamics, path: str | Path) -
 
 
 def _fit_scaler(model: LatentDynamics, training: DynamicsTraining) -> None:
-    dataset = training.dataset
-    pool = training.frames
+    dataset, pool = training.dataset, training.frames
     chosen = np.linspace(0, len(training.train) - 1, min(len(training.train), 4096)).astype(np.int64)
     batch = training.train.batch(chosen)
     relative = (batch.actions - batch.states[:, -1:]).reshape(-1, dataset.state.shape[1])

@@ -19,12 +19,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from rise_env.errors import CheckpointError, ConfigError, TrainingError
+from rise_env.errors import CheckpointError, TrainingError, requirement
 from rise_env.files import atomic_path, to_json, to_plain, write_json
 from rise_env.provenance import provenance
 from rise_env.training.config import LoopConfig
 
 __all__ = ["Budget", "Loop", "Progress", "start_run"]
+
+#: What of a loop the state on disk holds: as it is, and by `state_dict`.
+_PLAIN, _STATEFUL = ("step", "elapsed", "finished", "metrics"), ("module", "average", "optimiser")
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,9 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.seconds is None):
-            raise ConfigError("a training budget is a number of steps or a number of minutes: give one of them")
-        if (self.steps or self.seconds or 0) <= 0:
-            raise ConfigError("a training budget must be positive")
+        require = requirement("training budget")
+        require((self.steps is None) != (self.seconds is None), "give a number of steps or a number of minutes")
+        require.positive(self, "steps", "seconds")
 
     def used(self, step: int, elapsed: float) -> float:
         """Share that is used up, 0 to 1."""
@@ -231,18 +233,16 @@ class Loop:
     def _evaluate(self) -> None:
         if self.evaluate is None:
             return
-        metrics = self.evaluate(self.average, self.step)
+        self._write(self.evaluate(self.average, self.step))
         self.module.train()
-        self.metrics |= metrics
-        self._write(metrics)
 
     def _say(self, metrics: dict[str, float], resumed: bool = False) -> None:
-        self.metrics |= metrics
         self._write(metrics)
         if self.report is not None:
             self.report(Progress(self.phase, self.step, self.used, self.elapsed, dict(self.metrics), resumed))
 
     def _write(self, metrics: Mapping[str, float]) -> None:
+        self.metrics |= metrics
         if self.writer is not None:
             for name, value in metrics.items():
                 self.writer.add_scalar(f"{self.phase}/{name}", value, self.step)
@@ -258,17 +258,8 @@ class Loop:
     # ------------------------------------------------------------------ the state on disk
 
     def _save(self) -> None:
-        state = {
-            "identity": self.identity,
-            "step": self.step,
-            "elapsed": self.elapsed,
-            "finished": self.finished,
-            "metrics": dict(self.metrics),
-            "module": self.module.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "extra": self.extra_state(),
-        }
+        state = {name: getattr(self, name) for name in ("identity", *_PLAIN)} | {"extra": self.extra_state()}
+        state |= {name: getattr(self, name).state_dict() for name in _STATEFUL}
         with atomic_path(self.path) as aside:
             torch.save(state, aside)
         self.saved()
@@ -288,11 +279,10 @@ class Loop:
                 f"{self.path} belongs to a run with other data or settings:\n{_difference(identity, self.identity)}\n"
                 "Run with the settings of that run to resume it, or give another folder (--out)."
             )
-        self.module.load_state_dict(state["module"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.elapsed, self.finished = state["step"], state["elapsed"], state["finished"]
-        self.metrics = dict(state["metrics"])
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        for name in _PLAIN:
+            setattr(self, name, state[name])
         self.load_extra_state(state.get("extra", {}))
         return True
 

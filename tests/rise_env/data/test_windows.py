@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from array_dataset import ArrayDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rise_env.data import Dataset, DatasetError, Windows, open_dataset
 from rise_env.tasks import JointLayout, TaskSpec
-from rise_env.testing import ArrayDataset
 
 
 def in_memory(lengths: list[int], spec: TaskSpec) -> Dataset:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from array_dataset import ArrayDataset
 
 from rise_env.dynamics.config import (
     AutoencoderConfig,
@@ -17,7 +18,6 @@ from rise_env.dynamics.config import (
     TransformerConfig,
 )
 from rise_env.tasks import JointLayout, TaskSpec
-from rise_env.testing import ArrayDataset
 
 SPEC = TaskSpec(
     name="square",

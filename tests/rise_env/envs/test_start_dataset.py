@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from array_dataset import ArrayDataset
 
 from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.errors import ConfigError
-from rise_env.testing import ArrayDataset, counting_spec
+from rise_env.testing import counting_spec
 
 SPEC = counting_spec()
 
