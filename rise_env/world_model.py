@@ -141,15 +141,11 @@ class CompositionalWorldModel:
         """Where actions are wanted and results lie."""
         return self.dynamics.device
 
-    def with_options(
-        self, uncertainty: str | None = None, max_batch: int | None = None, reward_source: str | None = None
-    ) -> CompositionalWorldModel:
-        """The same models with other settings; None keeps a setting."""
-        return CompositionalWorldModel(
-            self.dynamics, self.value, self.spec,
-            uncertainty=uncertainty or self.uncertainty, reward_source=reward_source or self.reward_source,
-            max_batch=self.max_batch if max_batch is None else max_batch,
-        )  # fmt: skip
+    def with_options(self, **options: Any) -> CompositionalWorldModel:
+        """The same models with another `uncertainty`, `reward_source` or `max_batch`; None keeps a setting."""
+        chosen = {name: getattr(self, name) for name in ("uncertainty", "reward_source", "max_batch")}
+        chosen |= {name: value for name, value in options.items() if value is not None}
+        return CompositionalWorldModel(self.dynamics, self.value, self.spec, **chosen)
 
     # ------------------------------------------------------------------ sessions
 
@@ -300,43 +296,31 @@ class CompositionalWorldModel:
 
     @classmethod
     def from_pretrained(
-        cls,
-        path: str | Path,
-        *,
-        device: str | torch.device = "cpu",
-        uncertainty: str | None = None,
-        reward_source: str | None = None,
-        max_batch: int | None = None,
+        cls, path: str | Path, *, device: str | torch.device = "cpu", **options: Any
     ) -> CompositionalWorldModel:
         """Load what `save_pretrained` wrote.
 
         Args:
             path: Directory, or id of a repository on the Hugging Face Hub.
             device: Where to put the weights; "auto" takes a GPU where there is one.
-            uncertainty: As in the constructor; None takes the checkpoint's.
-            reward_source: As in the constructor; None takes the checkpoint's.
-            max_batch: As in the constructor.
+            **options: `uncertainty`, `reward_source` and `max_batch` of the constructor; None takes the checkpoint's.
 
         Raises:
             CheckpointError: If something is missing, damaged, or does not fit together.
         """
-        folder = local_directory(path, "world model")
+        folder, target = local_directory(path, "world model"), resolve_device(device)
         config = read_config(folder, _KIND, _VERSION, _UPGRADES)
-        target = resolve_device(device)
         try:
             spec = task_from_section(config["task"])
             classes = {name: load_class(config["parts"][name], registry) for name, registry in _PARTS.items()}
-            uncertainty, reward_source = uncertainty or config["uncertainty"], reward_source or config["reward_source"]
+            kept = {name: config[name] for name in ("uncertainty", "reward_source")}
         except (ConfigError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}") from error
         for name in _PARTS:
             if not (folder / name).is_dir():
                 raise CheckpointError(f"world model {folder} lacks its part {name!r}: {folder / name} is missing")
         parts = {name: classes[name].from_pretrained(folder / name, device=target) for name in _PARTS}
-        return cls(
-            parts["dynamics"], parts["value"], spec,
-            uncertainty=uncertainty, reward_source=reward_source, max_batch=max_batch,
-        )  # fmt: skip
+        return cls(parts["dynamics"], parts["value"], spec, **kept).with_options(**options)
 
 
 #: Version 1 called the reward source "judge", or nothing, and named classes by their module.

@@ -7,7 +7,7 @@ buffers of the model and travel with its weights.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, override
+from typing import override
 
 import torch
 from torch import nn
@@ -82,10 +82,6 @@ class Autoencoder(nn.Module, ABC):
         """Single frames uint8 (n, H, W, 3) to normalised latents (n, C, h, w)."""
 
     @abstractmethod
-    def encode_chunk(self, frames: torch.Tensor) -> torch.Tensor:
-        """Chunks of consecutive imagined frames uint8 (n, K, H, W, 3) to (n, F, C, h, w)."""
-
-    @abstractmethod
     def decode_chunk(self, latents: torch.Tensor, frames: int) -> torch.Tensor:
         """Normalised latents (n, F, C, h, w) of a chunk to its pixels uint8 (n, frames, H, W, 3)."""
 
@@ -148,23 +144,16 @@ class ImageAutoencoder(Autoencoder):
         bottom, right = self.padding
         if bottom or right:
             images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
-        folded = functional.pixel_unshuffle(images, self.config.fold)
-        return self.encoder(folded)
+        return self.encoder(functional.pixel_unshuffle(images, self.config.fold))
 
     def decode_images(self, latents: torch.Tensor) -> torch.Tensor:
         """Raw latents (n, C, h, w) to images float (n, 3, H, W), not clipped."""
-        folded = self.decoder(latents)
-        images = functional.pixel_shuffle(folded, self.config.fold)
+        images = functional.pixel_shuffle(self.decoder(latents), self.config.fold)
         return images[..., : self.image_size[0], : self.image_size[1]]
 
     @override
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         return self.normalise(self.encode_images(to_unit(frames)))
-
-    @override
-    def encode_chunk(self, frames: torch.Tensor) -> torch.Tensor:
-        latents = self.encode_frames(frames.flatten(0, 1))
-        return latents.unflatten(0, frames.shape[:2])
 
     @override
     def decode_chunk(self, latents: torch.Tensor, frames: int) -> torch.Tensor:
@@ -220,19 +209,17 @@ class VideoAutoencoder(Autoencoder):
             )
         return (frames - 1) // 8 + 1
 
-    def encode_videos(self, videos: torch.Tensor) -> Any:
-        """Videos float (n, 3, K, H, W) in [-1, 1] to the posterior over raw latents (n, C, F, h, w)."""
-        return self.vae.encode(videos).latent_dist
-
     @override
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         return self.encode_chunk(frames[:, None])[:, 0]
 
-    @override
     def encode_chunk(self, frames: torch.Tensor) -> torch.Tensor:
+        """Chunks of consecutive imagined frames uint8 (n, K, H, W, 3) to (n, F, C, h, w)."""
         self.latent_frames(frames.shape[1])
         videos = to_unit(frames).transpose(1, 2)
-        latents = [self.encode_videos(video[None]).mode() for video in videos]  # one by one: activations are large
+        latents = [
+            self.vae.encode(video[None]).latent_dist.mode() for video in videos
+        ]  # one by one: activations are large
         return self.normalise(torch.cat(latents).transpose(1, 2))
 
     @override

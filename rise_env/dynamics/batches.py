@@ -7,6 +7,7 @@ import torch
 
 from rise_env.data import WindowBatch
 from rise_env.dynamics.actions import hash_text
+from rise_env.dynamics.autoencoder import VideoAutoencoder
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision
 from rise_env.dynamics.run import DynamicsTraining
@@ -44,11 +45,12 @@ class Latents:
 
     def future(self, batch: WindowBatch) -> torch.Tensor:
         """(n, V, F, C, h, w)."""
-        if self.model.autoencoder.per_frame:
+        autoencoder = self.model.autoencoder
+        if not isinstance(autoencoder, VideoAutoencoder):
             return self.frames[torch.from_numpy(batch.future_index).to(self.device)].transpose(1, 2).float()
         frames = torch.from_numpy(self.dataset.frames(batch.future_index)).to(self.device)
         with torch.no_grad():
-            latents = self.model.autoencoder.encode_chunk(frames.transpose(1, 2).flatten(0, 1))
+            latents = autoencoder.encode_chunk(frames.transpose(1, 2).flatten(0, 1))
         return latents.unflatten(0, (len(batch), -1))
 
 

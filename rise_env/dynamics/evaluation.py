@@ -73,8 +73,8 @@ def evaluate_dynamics(
         generators = [torch.Generator().manual_seed(int(index)) for index in batch.index]
         noise = draw_noise(clean.shape[1:], generators, device)
         with precision(model.config.flow.precision, device):
-            imagined, residual, logits = model.sample(history, tokens, state, text, noise)
-            shuffled = model.sample(history, tokens.roll(len(tokens) // 2 or 1, 0), state, text, noise).latents
+            imagined, residual, logits = model.sample(noise, history, tokens, state, text)
+            shuffled = model.sample(noise, history, tokens.roll(len(tokens) // 2 or 1, 0), state, text).latents
             pixels = model._decode(imagined.transpose(1, 2))
             coded = model._decode(clean.transpose(1, 2))
             present = torch.from_numpy(training.dataset.frames(batch.index)).to(device)

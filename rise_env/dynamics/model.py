@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rise_env.config import decode, rename_keys
 from rise_env.dynamics.actions import JointScaler, hash_text
@@ -42,8 +42,7 @@ class DynamicsShape:
     @classmethod
     def of(cls, spec: TaskSpec) -> Self:
         """The shape of a task."""
-        size = (spec.image_size[0], spec.image_size[1])
-        return cls(tuple(spec.cameras), size, spec.layout.names, spec.chunk, spec.stride, spec.history)
+        return cls(tuple(spec.cameras), spec.image_size, spec.layout.names, spec.chunk, spec.stride, spec.history)
 
     @property
     def frames(self) -> int:
@@ -122,14 +121,12 @@ class LatentDynamics(PretrainedMixin, nn.Module):
 
     def denoise(
         self,
-        noisy: torch.Tensor,
-        history: torch.Tensor,
-        sigma: torch.Tensor,
-        tokens: torch.Tensor,
-        state: torch.Tensor,
-        text: torch.Tensor,
-        current: torch.Tensor | None = None,
-        shared: tuple[Any, ...] = (),
+        noisy: Tensor,
+        history: Tensor,
+        sigma: Tensor,
+        *inputs: Tensor,
+        current: Tensor | None = None,
+        **shared: Any,
     ) -> Denoised:
         """One evaluation of the transformer.
 
@@ -137,44 +134,34 @@ class LatentDynamics(PretrainedMixin, nn.Module):
             noisy: (B, V, F, C, h, w).
             history: (B, V, T, C, h, w).
             sigma: (B,).
-            tokens: (B, K, A).
-            state: Normalised (B, D).
-            text: (B, W).
+            *inputs: Action tokens (B, K, A), normalised joint state (B, D), text (B, W).
             current: Clean latents of the current frame (B, V, 1, C, h, w); the last of `history` when omitted.
-            shared: Further inputs of the transformer that the steps of a chunk share.
+            **more: Further inputs of the transformer that the steps of a chunk share.
 
         Returns:
             Its latents are velocity or clean latents, whichever is `config.flow.target`.
         """
-        output: Denoised = self.transformer(noisy, history, sigma, tokens, state, text, *shared)
+        output: Denoised = self.transformer(noisy, history, sigma, *inputs, **more)
         if self.config.flow.target == "x0_residual":
             output = output._replace(latents=output.latents + (history[:, :, -1:] if current is None else current))
         return output
 
-    def sample(
-        self,
-        history: torch.Tensor,
-        tokens: torch.Tensor,
-        state: torch.Tensor,
-        text: torch.Tensor,
-        noise: torch.Tensor,
-        steps: int | None = None,
-    ) -> Denoised:
+    def sample(self, noise: Tensor, history: Tensor, tokens: Tensor, *inputs: Tensor) -> Denoised:
         """Clean latents of a chunk (B, V, F, C, h, w), float32, and what goes with them; arguments as in `denoise`."""
         last = Denoised(noise)
         # Actions and caption are encoded once per chunk, not once per step, where the transformer lets us.
         transformer: Any = self.transformer
         official = self.config.transformer_kind == "official"
-        shared = (transformer.condition(noise, history, tokens),) if official else ()
+        shared = {"conditioning": transformer.condition(noise, history, tokens)} if official else {}
 
-        def velocity(sample: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        def velocity(sample: Tensor, sigma: Tensor) -> Tensor:
             nonlocal last
-            last = self.denoise(sample, history, sigma, tokens, state, text, shared=shared)
+            last = self.denoise(sample, history, sigma, tokens, *inputs, **shared)
             if self.config.flow.target == "velocity":
                 return last.latents
             return to_velocity(sample, last.latents.float(), float(sigma[0]))
 
-        latents = euler(velocity, noise, steps or self.config.flow.steps)
+        latents = euler(velocity, noise, self.config.flow.steps)
         return last._replace(latents=latents)
 
     # ------------------------------------------------------------------ the session
@@ -203,7 +190,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, state: DynamicsState, actions: torch.Tensor, generators: Sequence[torch.Generator]
+        self, state: DynamicsState, actions: Tensor, generators: Sequence[torch.Generator]
     ) -> tuple[Prediction, DynamicsState]:
         """Imagine one chunk (see `rise_env.protocols.Dynamics`).
 
@@ -221,13 +208,12 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         shape = (len(self.shape.cameras), self.future, *self.autoencoder.latent_shape)
         history = state.history.transpose(1, 2)
         with self._inference():
-            tokens = self.scaler.tokens(actions, state.state)
-            normalised = self.scaler.normalise_state(state.state)
+            tokens, normalised = self.scaler.tokens(actions, state.state), self.scaler.normalise_state(state.state)
             inputs = (history, tokens, normalised, state.text)
-            latents, residual, logits = self.sample(*inputs, draw_noise(shape, generators, self.device))
+            latents, residual, logits = self.sample(draw_noise(shape, generators, self.device), *inputs)
             uncertainty = None
             if self.config.flow.disagreement:
-                again = self.sample(*inputs, draw_noise(shape, generators, self.device)).latents
+                again = self.sample(draw_noise(shape, generators, self.device), *inputs).latents
                 uncertainty = (latents - again).square().flatten(1).mean(dim=1).sqrt()
             values = None
             if logits is not None:
@@ -244,7 +230,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         return prediction, DynamicsState(following.contiguous(), end, state.text, state.details)
 
     @torch.no_grad()
-    def decode(self, prediction: Prediction, index: Sequence[int]) -> torch.Tensor:
+    def decode(self, prediction: Prediction, index: Sequence[int]) -> Tensor:
         """Pixels of imagined frames (see `rise_env.protocols.Dynamics`); only those are decoded, where possible."""
         index = [range(self.shape.frames)[k] for k in index]
         assert isinstance(prediction, LatentPrediction)
@@ -255,7 +241,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         with self._inference():
             return self.with_details(self._decode(prediction.latents[:, index]), prediction.details)
 
-    def with_details(self, pixels: torch.Tensor, details: torch.Tensor) -> torch.Tensor:
+    def with_details(self, pixels: Tensor, details: Tensor) -> Tensor:
         """Imagined frames uint8 (B, K, V, H, W, 3) with the details of the frame they started from; see the config."""
         if not self.config.details or not details.shape[1]:
             return pixels
@@ -265,18 +251,18 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         return (imagined + torch.exp(-change.square()) * (actual - coded)).round().clamp(0, 255).to(torch.uint8)
 
     @torch.no_grad()
-    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+    def encode(self, frames: Tensor) -> Tensor:
         """Latents of single frames (see `rise_env.protocols.Dynamics`)."""
         self._check_frames(frames)
         with self._inference():
             return self._encode(frames)
 
-    def select(self, state: DynamicsState, index: torch.Tensor) -> DynamicsState:
+    def select(self, state: DynamicsState, index: Tensor) -> DynamicsState:
         """Sessions of some environments."""
         index = index.to(self.device)
         return DynamicsState(*(tensor[index] for tensor in _tensors(state)))
 
-    def merge(self, state: DynamicsState, index: torch.Tensor, other: DynamicsState) -> DynamicsState:
+    def merge(self, state: DynamicsState, index: Tensor, other: DynamicsState) -> DynamicsState:
         """Copy of `state` in which the environments `index` are those of `other`."""
         index = index.to(self.device)
         pairs = zip(_tensors(state), _tensors(other), strict=True)
@@ -320,7 +306,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
     def _text_buckets(self) -> int:
         return self.config.transformer.text_buckets if self.config.transformer_kind == "rise" else 0
 
-    def _check_frames(self, frames: torch.Tensor) -> None:
+    def _check_frames(self, frames: Tensor) -> None:
         expected = (len(self.shape.cameras), *self.shape.image_size, 3)
         if frames.dtype != torch.uint8 or frames.dim() != 6 or tuple(frames.shape[2:]) != expected:
             raise ConfigError(
@@ -328,7 +314,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
                 f"{', '.join(map(str, expected))}) for the cameras {', '.join(self.shape.cameras)}"
             )
 
-    def _encode_history(self, frames: torch.Tensor) -> torch.Tensor:
+    def _encode_history(self, frames: Tensor) -> Tensor:
         """Latents of the history; frames that nobody will read are left at zero, which spares their encoding."""
         used = list(range(self.shape.history))
         if isinstance(self.transformer, LatentTransformer) and self.shape.frames >= self.shape.history:
@@ -338,11 +324,11 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         latents[:, used] = self._encode(frames[:, used])
         return latents
 
-    def _encode(self, frames: torch.Tensor) -> torch.Tensor:
+    def _encode(self, frames: Tensor) -> Tensor:
         latents = self.autoencoder.encode_frames(frames.to(self.device).flatten(0, 2))
         return latents.unflatten(0, frames.shape[:3])
 
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         """(B, F, V, C, h, w) to uint8 (B, K, V, H, W, 3)."""
         batch, count = latents.shape[:2]
         frames = count if self.autoencoder.per_frame else self.shape.frames
@@ -362,5 +348,5 @@ class LatentDynamics(PretrainedMixin, nn.Module):
                 module.training = training
 
 
-def _tensors(state: DynamicsState) -> list[torch.Tensor]:
+def _tensors(state: DynamicsState) -> list[Tensor]:
     return [state.history, state.state, state.text, state.details]

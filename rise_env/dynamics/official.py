@@ -19,7 +19,7 @@ import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import PixArtAlphaTextProjection
 from diffusers.models.normalization import AdaLayerNormSingle
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rise_env.dynamics.config import OfficialConfig
@@ -33,9 +33,7 @@ _BASE_FRAMES, _BASE_SIZE = 20, 2048  # by which the rotary positions are divided
 _TIME_RATIO, _SPACE_RATIO = 8, 32  # frames and pixels per latent
 
 
-def rotary_table(
-    width: int, frames: int, height: int, wide: int, frame_rate: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_table(width: int, frames: int, height: int, wide: int, frame_rate: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines (frames x height x wide, width), float32, of the tokens in f, h, w order.
 
     Frequencies m = 0 .. width // 6 - 1 are (pi / 2) 10000^(m / last); each turns by (2 p - 1) for the positions p_f,
@@ -56,7 +54,7 @@ def rotary_table(
     return angles.cos(), angles.sin()
 
 
-def _rotate(x: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def _rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     cosine, sine = table
     first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([-second, first], dim=-1).flatten(-2)
@@ -72,8 +70,8 @@ class Conditioning:
         rotary: Cosines and sines of the tokens of one view; see `rotary_table`.
     """
 
-    context: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    rotary: tuple[torch.Tensor, torch.Tensor]
+    context: tuple[tuple[Tensor, Tensor], ...]
+    rotary: tuple[Tensor, Tensor]
 
 
 class _Attention(nn.Module):
@@ -87,17 +85,17 @@ class _Attention(nn.Module):
         self.norm_q = nn.RMSNorm(width, eps=1e-5)
         self.norm_k = nn.RMSNorm(width, eps=1e-5)
 
-    def keys_values(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of what is attended to."""
         return self.norm_k(self.to_k(source)), self.to_v(source)
 
     def forward(
         self,
-        x: torch.Tensor,
-        context: tuple[torch.Tensor, torch.Tensor] | None = None,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        x: Tensor,
+        context: tuple[Tensor, Tensor] | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
         join_views: bool = False,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Attend; x (B, V, L, width), keys and values of a context (B, n, width) shared by the views."""
         views = x.shape[1]
         query = self.norm_q(self.to_q(x))
@@ -107,7 +105,7 @@ class _Attention(nn.Module):
 
         start = 1 if context is not None or join_views else 0  # else views lie along the batch
 
-        def split(tokens: torch.Tensor) -> torch.Tensor:
+        def split(tokens: Tensor) -> Tensor:
             tokens = tokens.flatten(start, start + 1) if tokens.dim() == 4 else tokens
             return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -127,13 +125,13 @@ class _Block(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
-        context: tuple[torch.Tensor, torch.Tensor],
-        time: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor],
+        x: Tensor,
+        context: tuple[Tensor, Tensor],
+        time: Tensor,
+        rotary: tuple[Tensor, Tensor],
         sizes: list[int],
         join_views: bool,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         terms = self.scale_shift_table + time.unflatten(-1, (6, -1))  # (B, V, 2, 6, width)
         shift1, scale1, gate1, shift2, scale2, gate2 = terms.unbind(dim=3)
         attended = self.attn1(_modulate(self.norm1(x), sizes, scale1, shift1), None, rotary, join_views)
@@ -142,13 +140,13 @@ class _Block(nn.Module):
         return x + _gate(self.ff(_modulate(self.norm2(x), sizes, scale2, shift2)), sizes, gate2)
 
 
-def _modulate(x: torch.Tensor, sizes: list[int], scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+def _modulate(x: Tensor, sizes: list[int], scale: Tensor, shift: Tensor) -> Tensor:
     """Tokens x (1 + scale) + shift; terms (B, V, 2, width), for the tokens of the history and of the future."""
     parts = x.split(sizes, dim=2)
     return torch.cat([part * (1 + scale[:, :, i, None]) + shift[:, :, i, None] for i, part in enumerate(parts)], dim=2)
 
 
-def _gate(x: torch.Tensor, sizes: list[int], gate: torch.Tensor) -> torch.Tensor:
+def _gate(x: Tensor, sizes: list[int], gate: Tensor) -> Tensor:
     return torch.cat([part * gate[:, :, i, None] for i, part in enumerate(x.split(sizes, dim=2))], dim=2)
 
 
@@ -161,7 +159,7 @@ class _ActionAttention(nn.Module):
         self.to_qkv = nn.Linear(config.action_width, 3 * inner, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, config.action_width), nn.Dropout(config.action_dropout))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, dim=-1)
         )
@@ -193,7 +191,7 @@ class _ActionEncoder(nn.Module):
         nn.init.zeros_(head.bias)
         self.mlp_head = nn.Sequential(nn.LayerNorm(width), head)
 
-    def forward(self, actions: torch.Tensor) -> torch.Tensor:
+    def forward(self, actions: Tensor) -> Tensor:
         x = self.to_patch_embedding(actions)
         x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         half = x.shape[-1] // 2
@@ -229,9 +227,7 @@ class OfficialNetwork(nn.Module):
         self.norm_out = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(width, config.latent_channels)
 
-    def condition(
-        self, actions: torch.Tensor, caption: torch.Tensor, frames: int, height: int, wide: int
-    ) -> Conditioning:
+    def condition(self, actions: Tensor, caption: Tensor, frames: int, height: int, wide: int) -> Conditioning:
         """What depends on neither latents nor time; arguments as in `forward`, and the size of its latents."""
         encoded = self.act_vit_in(actions)
         context = self.caption_projection(caption[: encoded.shape[1]].to(encoded.dtype) + encoded)
@@ -245,13 +241,13 @@ class OfficialNetwork(nn.Module):
 
     def forward(
         self,
-        latents: torch.Tensor,
-        timestep: torch.Tensor,
+        latents: Tensor,
+        timestep: Tensor,
         history: int,
-        actions: torch.Tensor,
-        caption: torch.Tensor,
+        actions: Tensor,
+        caption: Tensor,
         conditioning: Conditioning | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Predict the velocity noise - x0 of the future latents.
 
         Args:
@@ -296,7 +292,7 @@ class OfficialTransformer(nn.Module):
         caption: T5-XXL's embedding of the empty caption (K + 1, caption_dim); zero until `load_official` is given it.
     """
 
-    caption: torch.Tensor
+    caption: Tensor
 
     def __init__(self, config: OfficialConfig, history: int) -> None:
         super().__init__()
@@ -304,19 +300,18 @@ class OfficialTransformer(nn.Module):
         self.history = history
         self.register_buffer("caption", torch.zeros(config.action_tokens + 1, config.caption_dim))
 
-    def condition(self, future: torch.Tensor, history: torch.Tensor, actions: torch.Tensor) -> Conditioning:
+    def condition(self, future: Tensor, history: Tensor, actions: Tensor) -> Conditioning:
         """What every denoising step of a chunk shares; arguments as in `forward`."""
         frames = history.shape[2] + future.shape[2]
         return self.network.condition(actions, self.caption, frames, *future.shape[-2:])
 
     def forward(
         self,
-        future: torch.Tensor,
-        history: torch.Tensor,
-        sigma: torch.Tensor,
-        actions: torch.Tensor,
-        state: torch.Tensor,
-        text: torch.Tensor,
+        future: Tensor,
+        history: Tensor,
+        sigma: Tensor,
+        actions: Tensor,
+        *unread: Tensor,
         conditioning: Conditioning | None = None,
     ) -> Denoised:
         """As `LatentTransformer.forward`; state and text are not read, joint states not predicted."""
@@ -327,9 +322,9 @@ class OfficialTransformer(nn.Module):
 
 def load_official(
     model: OfficialTransformer,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, Tensor],
     *,
-    caption: torch.Tensor | None = None,
+    caption: Tensor | None = None,
     without_actions: bool = False,
 ) -> None:
     """Load the released weights, strictly.

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rise_env.dynamics.config import TransformerConfig
@@ -24,12 +24,12 @@ class Denoised(NamedTuple):
         values: Logits of the value of every imagined frame, one row per member of the ensemble (M, B, K), or None.
     """
 
-    latents: torch.Tensor
-    states: torch.Tensor | None = None
-    values: torch.Tensor | None = None
+    latents: Tensor
+    states: Tensor | None = None
+    values: Tensor | None = None
 
 
-def sinusoid(value: torch.Tensor, width: int) -> torch.Tensor:
+def sinusoid(value: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding of values (n,), cosines first: float32 (n, width)."""
     half = width // 2
     rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=value.device, dtype=torch.float32) / half)
@@ -47,8 +47,8 @@ class Attention(nn.Module):
         self.projection = nn.Linear(width, (2 if cross else 3) * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        def split(tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        def split(tokens: Tensor) -> Tensor:
             return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
         if self.query is None:
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2))
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot product attention (B, heads, L, channels)."""
     if query.device.type == "cpu" and query.requires_grad:  # the fused kernel's backward is ten times slower there
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
@@ -93,9 +93,7 @@ class Block(nn.Module):
             terms.bias[2 * width : 3 * width] = 1.0
             terms.bias[5 * width :] = 1.0
 
-    def forward(
-        self, x: torch.Tensor, condition: torch.Tensor, context: torch.Tensor, sizes: tuple[int, ...]
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, condition: Tensor, context: Tensor, sizes: tuple[int, ...]) -> Tensor:
         terms = spread_groups(self.modulation(condition), sizes).chunk(6, dim=-1)
         shift1, scale1, gate1, shift2, scale2, gate2 = terms
         tokens = self.norm1(x) * (1.0 + scale1) + shift1
@@ -106,7 +104,7 @@ class Block(nn.Module):
         return x + gate2 * self.feed_forward(self.norm2(x) * (1.0 + scale2) + shift2)
 
 
-def spread_groups(terms: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+def spread_groups(terms: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Group vectors (B, G, m) to something that broadcasts over tokens (B, V, L, m)."""
     if len(sizes) == 1:
         return terms[:, None]
@@ -129,7 +127,7 @@ class ActionEncoder(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, actions: torch.Tensor) -> torch.Tensor:
+    def forward(self, actions: Tensor) -> Tensor:
         tokens = torch.cat([self.summary.expand(len(actions), -1, -1), self.embed(actions)], dim=1)
         return self.caption + self.head(self.layers(tokens + self.positions))
 
@@ -149,7 +147,7 @@ class ValueHead(nn.Module):
         self.outer = nn.Parameter(torch.randn(config.value_head, hidden, 1) * 0.1 * hidden**-0.5)
         self.outer_bias = nn.Parameter(torch.zeros(config.value_head, 1, 1))
 
-    def forward(self, tokens: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         """Tokens (B, L, width) and the condition (B, width) to logits float32 (M, B, K)."""
         queries = self.queries + self.condition(condition)[:, None]
         read = self.norm(queries + self.read(queries, tokens)).float()
@@ -233,13 +231,7 @@ class LatentTransformer(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(
-        self,
-        future: torch.Tensor,
-        history: torch.Tensor,
-        sigma: torch.Tensor,
-        actions: torch.Tensor,
-        state: torch.Tensor,
-        text: torch.Tensor,
+        self, future: Tensor, history: Tensor, sigma: Tensor, actions: Tensor, state: Tensor, text: Tensor
     ) -> Denoised:
         """Predict.
 
@@ -294,14 +286,14 @@ class LatentTransformer(nn.Module):
         values = None if self.value_head is None else self.value_head(tokens.flatten(1, 2), condition)
         return Denoised(self._frames(self.head(tokens * (1.0 + scale) + shift)).float(), states, values)
 
-    def _patches(self, latents: torch.Tensor, time_patch: int) -> torch.Tensor:
+    def _patches(self, latents: Tensor, time_patch: int) -> Tensor:
         """(B, V, F, C, h, w) to (B, V, groups, places, channels of a token)."""
         batch, views, frames, channels, height, wide = latents.shape
         ph, pw = self.config.patch
         x = latents.reshape(batch, views, frames // time_patch, time_patch, channels, height // ph, ph, wide // pw, pw)
         return x.permute(0, 1, 2, 5, 7, 3, 4, 6, 8).flatten(5).flatten(3, 4)
 
-    def _frames(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _frames(self, tokens: Tensor) -> Tensor:
         """Inverse of `_patches` for the future: (B, V, groups x places, channels) to (B, V, F, C, h, w)."""
         batch, views = tokens.shape[:2]
         ph, pw = self.config.patch

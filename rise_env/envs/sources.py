@@ -52,7 +52,7 @@ def resolve(
     else:
         assert found is not None
         model = found.world_model(device=device)
-    model = model.with_options(uncertainty, max_batch)
+    model = model.with_options(uncertainty=uncertainty, max_batch=max_batch)
     if isinstance(starts, StartStates):
         states = starts
     elif starts is not None:

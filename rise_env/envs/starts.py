@@ -30,7 +30,6 @@ class StartBatch:
     """Some start states, copied into memory.
 
     Attributes:
-        index: int64 (n,), rows of the `StartStates`.
         frames: uint8 (n, T, V, H, W, 3), oldest first.
         states: float32 (n, T, D).
         prompts: One instruction each.
@@ -38,7 +37,6 @@ class StartBatch:
         frame_index: int64 (n,), of the current frame.
     """
 
-    index: np.ndarray
     frames: np.ndarray
     states: np.ndarray
     prompts: tuple[str, ...]
@@ -182,7 +180,6 @@ class StartStates:
         """Copy rows into memory."""
         index = np.asarray(index, np.int64)
         return StartBatch(
-            index,
             np.ascontiguousarray(self.frames[index]),
             np.ascontiguousarray(self.states[index]),
             tuple(self.prompts[self.prompt_index[i]] for i in index),

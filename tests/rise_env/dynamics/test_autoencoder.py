@@ -35,7 +35,6 @@ def test_image_sizes(size: tuple[int, int]) -> None:
     decoded = model.decode_chunk(latents[:, None], 1)
     assert decoded.shape == (5, 1, *size, 3)
     assert decoded.dtype == torch.uint8
-    assert torch.equal(model.encode_chunk(frames[None])[0], latents)
 
 
 def test_normalisation_is_undone() -> None:
