@@ -120,13 +120,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
     # ------------------------------------------------------------------ the model
 
     def denoise(
-        self,
-        noisy: Tensor,
-        history: Tensor,
-        sigma: Tensor,
-        *inputs: Tensor,
-        current: Tensor | None = None,
-        **shared: Any,
+        self, noisy: Tensor, history: Tensor, sigma: Tensor, *inputs: Tensor, current: Tensor | None = None, **more: Any
     ) -> Denoised:
         """One evaluation of the transformer.
 
