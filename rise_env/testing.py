@@ -199,12 +199,7 @@ class LinearValue(PretrainedMixin, nn.Module):
 
 
 def counting_world_model(
-    spec: TaskSpec | None = None,
-    *,
-    gain: float = 0.0625,
-    doubt: float = 0.0,
-    reads_latents: bool = False,
-    **kwargs: Any,
+    spec: TaskSpec | None = None, *, gain: float = 0.0625, doubt: float = 0, reads_latents: bool = False, **kwargs: Any
 ) -> CompositionalWorldModel:
     """`FrameCountingDynamics` and `LinearValue`, of these arguments, as a `CompositionalWorldModel` of further ones."""
     spec = spec or counting_spec()

@@ -30,14 +30,7 @@ class JointScaler(nn.Module):
     """
 
     def __init__(
-        self,
-        joints: int,
-        stride: int,
-        alignment: str,
-        *,
-        relative: bool,
-        width: int | None = None,
-        form: str = "mean_std",
+        self, joints: int, stride: int, alignment: str, relative: bool, width: int | None = None, form: str = "mean_std"
     ) -> None:
         super().__init__()
         self.joints, self.stride, self.alignment = joints, stride, alignment

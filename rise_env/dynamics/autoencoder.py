@@ -217,9 +217,8 @@ class VideoAutoencoder(Autoencoder):
         """Chunks of consecutive imagined frames uint8 (n, K, H, W, 3) to (n, F, C, h, w)."""
         self.latent_frames(frames.shape[1])
         videos = to_unit(frames).transpose(1, 2)
-        latents = [
-            self.vae.encode(video[None]).latent_dist.mode() for video in videos
-        ]  # one by one: activations are large
+        # One by one: activations are large.
+        latents = [self.vae.encode(video[None]).latent_dist.mode() for video in videos]
         return self.normalise(torch.cat(latents).transpose(1, 2))
 
     @override

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +30,11 @@ __all__ = ["Conditioning", "OfficialNetwork", "OfficialTransformer", "load_offic
 
 _BASE_FRAMES, _BASE_SIZE = 20, 2048  # by which the rotary positions are divided
 _TIME_RATIO, _SPACE_RATIO = 8, 32  # frames and pixels per latent
+#: Keys and values, or cosines and sines.
+type Pair = tuple[Tensor, Tensor]
 
 
-def rotary_table(width: int, frames: int, height: int, wide: int, frame_rate: float) -> tuple[Tensor, Tensor]:
+def rotary_table(width: int, frames: int, height: int, wide: int, frame_rate: float) -> Pair:
     """Cosines and sines (frames x height x wide, width), float32, of the tokens in f, h, w order.
 
     Frequencies m = 0 .. width // 6 - 1 are (pi / 2) 10000^(m / last); each turns by (2 p - 1) for the positions p_f,
@@ -54,7 +55,7 @@ def rotary_table(width: int, frames: int, height: int, wide: int, frame_rate: fl
     return angles.cos(), angles.sin()
 
 
-def _rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+def _rotate(x: Tensor, table: Pair) -> Tensor:
     cosine, sine = table
     first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([-second, first], dim=-1).flatten(-2)
@@ -70,8 +71,8 @@ class Conditioning:
         rotary: Cosines and sines of the tokens of one view; see `rotary_table`.
     """
 
-    context: tuple[tuple[Tensor, Tensor], ...]
-    rotary: tuple[Tensor, Tensor]
+    context: tuple[Pair, ...]
+    rotary: Pair
 
 
 class _Attention(nn.Module):
@@ -85,16 +86,12 @@ class _Attention(nn.Module):
         self.norm_q = nn.RMSNorm(width, eps=1e-5)
         self.norm_k = nn.RMSNorm(width, eps=1e-5)
 
-    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, source: Tensor) -> Pair:
         """Keys and values of what is attended to."""
         return self.norm_k(self.to_k(source)), self.to_v(source)
 
     def forward(
-        self,
-        x: Tensor,
-        context: tuple[Tensor, Tensor] | None = None,
-        rotary: tuple[Tensor, Tensor] | None = None,
-        join_views: bool = False,
+        self, x: Tensor, context: Pair | None = None, rotary: Pair | None = None, join_views: bool = False
     ) -> Tensor:
         """Attend; x (B, V, L, width), keys and values of a context (B, n, width) shared by the views."""
         views = x.shape[1]
@@ -124,13 +121,7 @@ class _Block(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
 
     def forward(
-        self,
-        x: Tensor,
-        context: tuple[Tensor, Tensor],
-        time: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        sizes: list[int],
-        join_views: bool,
+        self, x: Tensor, context: Pair, time: Tensor, rotary: Pair, sizes: list[int], join_views: bool
     ) -> Tensor:
         terms = self.scale_shift_table + time.unflatten(-1, (6, -1))  # (B, V, 2, 6, width)
         shift1, scale1, gate1, shift2, scale2, gate2 = terms.unbind(dim=3)
@@ -321,11 +312,7 @@ class OfficialTransformer(nn.Module):
 
 
 def load_official(
-    model: OfficialTransformer,
-    tensors: Mapping[str, Tensor],
-    *,
-    caption: Tensor | None = None,
-    without_actions: bool = False,
+    model: OfficialTransformer, tensors: dict[str, Tensor], caption: Tensor | None = None, without_actions: bool = False
 ) -> None:
     """Load the released weights, strictly.
 
