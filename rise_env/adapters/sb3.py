@@ -50,8 +50,7 @@ class SB3VecEnv(VecEnv):
         mode = envs.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ConfigError(
-                f"autoreset mode is {mode}, Stable-Baselines3 needs same_step: "
-                'gymnasium.make_vec(..., autoreset_mode="same_step")'
+                f'autoreset mode is {mode}, SB3 needs same_step: make_vec(..., autoreset_mode="same_step")'
             )
         if getattr(envs.unwrapped, "output", "numpy") != "numpy":
             raise ConfigError('Stable-Baselines3 wants NumPy arrays: make the environment with output="numpy"')
@@ -86,9 +85,9 @@ class SB3VecEnv(VecEnv):
         dones = np.asarray(terminated | truncated)
         self._returns += rewards
         self._lengths += 1
-        rows = [
-            self._info(infos, i, bool(terminated[i])) if dones[i] else info_of(infos, i) for i in range(self.num_envs)
-        ]
+        rows = [info_of(infos, i) for i in range(self.num_envs)]
+        for i in np.flatnonzero(dones):
+            rows[i] = self._info(infos, i, bool(terminated[i]))
         self._returns[dones], self._lengths[dones] = 0, 0
         return observation, np.array(rewards, np.float32), dones, rows
 
@@ -103,21 +102,16 @@ class SB3VecEnv(VecEnv):
         info = info_of(infos["final_info"], i)
         info["terminal_observation"] = copy.deepcopy(infos["final_obs"][i])
         info["TimeLimit.truncated"] = not terminated
-        info["episode"] = {
-            "r": round(float(self._returns[i]), 6),
-            "l": int(self._lengths[i]),
-            "t": round(time.time() - self._begun, 6),
-        }
-        return info
+        reward, seconds = round(float(self._returns[i]), 6), round(time.time() - self._begun, 6)
+        return {**info, "episode": {"r": reward, "l": int(self._lengths[i]), "t": seconds}}
 
     def _joined_options(self) -> dict[str, Any] | None:
         """The options of all environments as one dict."""
         options = self._options
-        keys = list(dict.fromkeys(key for one in options for key in one))
         joined: dict[str, Any] = {}
-        for key in keys:
+        for key in dict.fromkeys(key for one in options for key in one):
             values = [one.get(key) for one in options]
-            if all(_same(value, values[0]) for value in values):
+            if all(value is values[0] or bool(np.array_equal(value, values[0])) for value in values):
                 joined[key] = values[0]
             elif key in _OWN_OPTIONS:
                 joined[key] = values
@@ -127,20 +121,16 @@ class SB3VecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Attribute of some environments."""
-        source = self.envs if attr_name == "render_mode" else self.envs.unwrapped
-        if attr_name != "render_mode" and hasattr(source, "get_attr"):
-            values = list(source.get_attr(attr_name))
-        else:
-            values = [getattr(source, attr_name)] * self.num_envs
+        source: Any = self.envs if attr_name == "render_mode" else self.envs.unwrapped
+        each = attr_name != "render_mode" and hasattr(source, "get_attr")
+        values = source.get_attr(attr_name) if each else [getattr(source, attr_name)] * self.num_envs
         return [values[i] for i in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of some environments."""
         chosen = set(self._get_indices(indices))
-        if len(chosen) == self.num_envs:
-            values = [value] * self.num_envs
-        else:
-            values = [value if i in chosen else old for i, old in enumerate(self.get_attr(attr_name))]
+        olds = [value] * self.num_envs if len(chosen) == self.num_envs else self.get_attr(attr_name)
+        values = [value if i in chosen else old for i, old in enumerate(olds)]
         self.envs.unwrapped.set_attr(attr_name, values)  # type: ignore[attr-defined]
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
@@ -159,7 +149,3 @@ class SB3VecEnv(VecEnv):
 
     def _get_indices(self, indices: Any) -> Iterable[int]:
         return super()._get_indices(int(indices) if isinstance(indices, np.integer) else indices)
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    return ours is theirs or bool(np.array_equal(ours, theirs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,9 +62,8 @@ def evaluate_dynamics(
     Writes a picture of real and imagined frames.
     """
     windows, device = training.held_out, training.device
-    chosen = np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).astype(np.int64)
-    chosen = np.unique(chosen)
-    sums: dict[str, float] = {}
+    chosen = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).astype(np.int64))
+    sums: dict[str, float] = collections.defaultdict(float)
     pictures: list[torch.Tensor] = []
     ends: dict[str, list[torch.Tensor]] = {name: [] for name in ("true", "current", "imagined", "coded")}
     for start in range(0, len(chosen), _BATCH):
@@ -86,22 +86,20 @@ def evaluate_dynamics(
         if model.autoencoder.per_frame:
             errors["latent_mse_copy"] = current
         for name, guess in errors.items():
-            sums[name] = sums.get(name, 0.0) + float((guess - clean).square().mean()) * len(batch)
+            sums[name] += float((guess - clean).square().mean()) * len(batch)
         if residual is not None:
             for name, error in (("state_error", residual - states), ("state_error_command", states)):
-                sums[name] = sums.get(name, 0.0) + float(error.abs().mean()) * len(batch)
+                sums[name] += float(error.abs().mean()) * len(batch)
         if logits is not None and training.values is not None:
             labels, known = training.values.of(batch.future_index, device)
             wrong = (logits.sigmoid().mean(0) - labels).square() * known
-            total = float(wrong.sum() / known.sum().clamp(min=1)) * len(batch)
-            sums["value_error"] = sums.get("value_error", 0.0) + total
+            sums["value_error"] += float(wrong.sum() / known.sum().clamp(min=1)) * len(batch)
         true = torch.from_numpy(training.dataset.frames(batch.future_index)).to(device)
-        ends["true"].append(true[:, -1])
-        ends["current"].append(present)
-        ends["imagined"].append(pixels[:, -1])
-        ends["coded"].append(coded[:, -1])
+        for kept, images in zip(ends.values(), (true[:, -1], present, pixels[:, -1], coded[:, -1]), strict=True):
+            kept.append(images)
         if len(pictures) < 8:
-            pictures += _strips(true, pixels, [0, len(true) // 2], training.shape.cameras)
+            views, which = range(len(training.shape.cameras)), (0, len(true) // 2)
+            pictures += [video[i, :, view] for i in which for view in views for video in (true, pixels)]
     metrics = {name: total / len(chosen) for name, total in sums.items()}
     end = {name: torch.cat(parts) for name, parts in ends.items()}
     moved = (end["true"].float() - end["current"].float()).abs().mean(dim=-1, keepdim=True) > 255 * _MOVED
@@ -115,21 +113,13 @@ def evaluate_dynamics(
     return metrics
 
 
-def _strips(
-    true: torch.Tensor, imagined: torch.Tensor, which: Sequence[int], cameras: Sequence[str]
-) -> list[torch.Tensor]:
-    """For each window and camera a row of real frames and a row of imagined ones."""
-    return [video[i, :, view] for i in which for view in range(len(cameras)) for video in (true, imagined)]
-
-
-def write_picture(path: Path, rows: Sequence[torch.Tensor], scale: int = 2) -> None:
+def write_picture(path: Path, rows: Sequence[torch.Tensor]) -> None:
     """Write rows of uint8 images (n, H, W, 3) below each other as a PNG."""
     from PIL import Image
 
     width = min(len(row) for row in rows)
-    picture = torch.cat([torch.cat(list(row[:width]), dim=1) for row in rows]).cpu().numpy()
-    image = Image.fromarray(picture)
+    image = Image.fromarray(torch.cat([torch.cat(list(row[:width]), dim=1) for row in rows]).cpu().numpy())
     if max(image.size) < 1600:
-        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        image = image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
     with atomic_path(path) as aside:
         image.save(aside)

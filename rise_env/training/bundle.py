@@ -87,8 +87,7 @@ def train_bundle(
 
     Raises:
         ConfigError: If the arguments do not go together, before anything is trained.
-        CheckpointError: If a given model, or the state of an interrupted run, cannot be read.
-        TrainingError: If a loss is not finite.
+        CheckpointError, TrainingError: As `train_dynamics_on` and `train_value_on`; given models are read at once.
     """
     _check(out, starts, imagined, imagined_steps, minutes, value)
     # What is given is read now: an hour of training is no moment to find a wrong path.
@@ -97,10 +96,9 @@ def train_bundle(
             load_registered(given, registry)
     runs = runs or out.with_name(f"{out.name}-runs")
     updates = None if minutes is not None else count_updates(setup, steps, imagined, imagined_steps)
-    ours = {} if updates is None else updates._asdict()
-    for given, parts in ((dynamics, ("autoencoder", "transformer")), (value, ("value", "imagined"))):
-        if given is not None:
-            ours = {name: count for name, count in ours.items() if name not in parts}
+    trained = [dynamics is None] * 2 + [value is None] * 2
+    counts = updates._asdict().items() if updates else ()
+    ours = {name: count for (name, count), one in zip(counts, trained, strict=False) if one}
     if ours:
         setup.log(f"updates: {', '.join(f'{name} {count}' for name, count in ours.items())}")
     if dynamics is None:

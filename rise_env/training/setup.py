@@ -91,9 +91,7 @@ def train_dynamics_on(
         Directory of the model.
 
     Raises:
-        ConfigError: If something in the configuration is wrong.
-        TrainingError: If a loss is not finite.
-        CheckpointError: If a saved state is damaged or belongs to other settings.
+        ConfigError, TrainingError, CheckpointError: As `train_dynamics`.
     """
     config = load_dynamics_config(setup.task, setup.preset, setup.overrides)
     settings = config.training
@@ -143,17 +141,14 @@ def train_value_on(
 
     Raises:
         ConfigError: If something in the configuration is wrong, or a dynamics model is needed and not given.
-        TrainingError: If a loss is not finite, or labels are missing.
-        CheckpointError: If a saved state is damaged or belongs to other settings.
+        TrainingError, CheckpointError: As `train_value`.
     """
     config = load_value_config(setup.task, setup.preset, setup.overrides)
     if steps is not None:
         config = config.with_steps(steps)
     spec, device = setup.spec, resolve_device(setup.device)
     if (config.model.reads_latents or imagined) and dynamics is None:
-        raise ConfigError(
-            "latents and imagined frames come from a dynamics model, and none is given (--dynamics MODEL)"
-        )
+        raise ConfigError("latents and imagined frames come from a dynamics model: give one (--dynamics MODEL)")
     dataset = setup.open_dataset()
     setup.log(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; TensorBoard: {out}/tensorboard")
     source: FrameDataset = dataset
