@@ -55,7 +55,7 @@ def mask_of(mask: Any, count: int) -> np.ndarray:
 
 def option_of(key: str, value: Any, rows: Iterable[int], count: int) -> list[int | None]:
     """Entries of an option for the `rows` of `count` environments, from one number for all or one (or None) each."""
-    values = [value] * count if value is None or isinstance(value, int | np.integer) else value
+    values: Any = [value] * count if value is None or isinstance(value, int | np.integer) else value
     if len(values) != count:
         raise ConfigError(f"option {key!r} has {len(values)} entries for {count} environments")
     return [None if values[i] is None else int(values[i]) for i in rows]

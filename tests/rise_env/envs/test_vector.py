@@ -409,7 +409,7 @@ def test_wrong_arguments_are_named() -> None:
         ({"max_chunks": 0}, "max_chunks is 0"),
         ({"advantage": "median"}, "advantage mode 'median'"),
         ({"output": "jax"}, "output 'jax'"),
-        ({"render_mode": "human"}, "render_mode 'human'"),
+        ({"render_mode": "human"}, "render_mode is 'human'"),
         ({"split": "test"}, "split 'test'"),
         ({"uncertainty": "entropy"}, "uncertainty 'entropy'"),
         ({"uncertainty_penalty": -1.0}, "negative"),
