@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from rise_env.errors import ConfigError, RiseError, did_you_mean, unknown_name
+from rise_env.errors import ConfigError, RiseError, did_you_mean, requirement, unknown_name
 
 __all__ = [
     "available_presets",
@@ -57,9 +57,8 @@ def config_root() -> Path:
     package = Path(__file__).resolve().parent
     override = os.environ.get("RISE_CONFIG_ROOT")
     candidates = [Path(override)] if override else [package / "configs", package.parent / "configs"]
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
+    if found := [candidate for candidate in candidates if candidate.is_dir()]:
+        return found[0]
     raise ConfigError(
         f"no configuration directory: looked in {', '.join(map(str, candidates))}. "
         "Reinstall the package or point RISE_CONFIG_ROOT at a directory of presets."
@@ -98,9 +97,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: If the file is missing, is not valid YAML or does not hold a mapping.
     """
-    path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
     except OSError as error:
@@ -148,14 +146,10 @@ def _load_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"configuration file {path} extends itself: {' -> '.join(p.name for p in (*seen, path))}")
     content = load_yaml(path)
     parent = content.pop("extends", None)
+    require = requirement(str(path))
     for section, value in content.items():
-        if section not in SECTIONS:
-            raise ConfigError(
-                f"{path}: unknown section {section!r}.{did_you_mean(str(section), SECTIONS)} "
-                f"Known sections: extends, {', '.join(SECTIONS)}."
-            )
-        if not isinstance(value, dict):
-            raise ConfigError(f"{path}: section {section!r} must be a mapping, got {type(value).__name__}")
+        require(section in SECTIONS, unknown_name("section", section, ("extends", *SECTIONS)))
+        require(isinstance(value, dict), f"section {section!r} must be a mapping, got {type(value).__name__}")
     if parent is None:
         return content
     return merge(_load_extended(path.parent / f"{parent}.yaml", (*seen, path)), content)
@@ -178,12 +172,11 @@ def with_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> dict[
     """
     result = dict(config)
     for override in overrides:
+        require = requirement(f"override {override!r}")
         change = parse_override(override, "section.key=value")
         section, dot, _ = override.partition("=")[0].strip().partition(".")
-        if not dot:
-            raise ConfigError(f"override {override!r} is not of the form section.key=value")
-        if section not in SECTIONS:
-            raise ConfigError(f"override {override!r}: unknown section {section!r}.{did_you_mean(section, SECTIONS)}")
+        require(dot, "expected the form section.key=value")
+        require(section in SECTIONS, unknown_name("section", section, SECTIONS))
         result = merge(result, change)
     return result
 

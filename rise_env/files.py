@@ -22,11 +22,8 @@ __all__ = ["atomic_directory", "atomic_path", "to_json", "to_plain", "write_json
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a path to write to; on leaving the block, what was written becomes `path` in one step.
 
-    For writers that want a path of their own (safetensors, parquet, video). Missing parent directories are made. If
-    the block raises, `path` stays as it was and nothing is left behind.
-
-    Args:
-        path: File to make or replace. A symbolic link is followed, so that the link stays one.
+    Missing parent directories are made. A symbolic link is followed, so that the link stays one. If the block raises,
+    `path` stays as it was and nothing is left behind.
 
     Yields:
         A path in the same directory, with the same suffix, that does not exist yet.

@@ -103,10 +103,7 @@ class PretrainedMixin(_Module):
         """Write what belongs to the checkpoint beside configuration and weights; nothing here."""
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write `config.json`, `model.safetensors` and what `save_files` adds, in one step.
-
-        Args:
-            path: Directory to make or replace.
+        """Make or replace a directory of `config.json`, `model.safetensors` and what `save_files` adds, in one step.
 
         Raises:
             FileExistsError: If the directory holds something else.
@@ -127,11 +124,7 @@ class PretrainedMixin(_Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Load what `save_pretrained` wrote, in evaluation mode.
-
-        Args:
-            path: Directory, or id of a repository on the Hugging Face Hub.
-            device: Where to put the weights.
+        """Load a directory (or Hugging Face Hub repository) that `save_pretrained` wrote, in evaluation mode.
 
         Raises:
             CheckpointError: If something is missing, damaged, of another kind or version, or does not fit; weights are
@@ -150,13 +143,13 @@ class PretrainedMixin(_Module):
 def read_config(
     path: str | Path, kind: str, version: int = 1, upgrades: Upgrades | None = None, name: str = CONFIG
 ) -> dict[str, Any]:
-    """Configuration of a checkpoint, brought up to the present version.
+    """Configuration of a checkpoint directory, brought up to the present version.
 
     Args:
         path: Checkpoint directory.
         kind: What it should be.
         version: Format version that the caller understands.
-        upgrades: For each older version, a function from its configuration to the next version's.
+        upgrades: As `PretrainedMixin.upgrades`.
         name: File that holds it. Files of another name than `config.json` need not repeat their kind.
 
     Raises:
@@ -183,11 +176,7 @@ def read_config(
 
 
 def read_weights(path: str | Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of a checkpoint, which must fit name by name and shape by shape.
-
-    Args:
-        path: Checkpoint directory.
-        expected: The model's state dict.
+    """Weights of a checkpoint directory, which must fit the model's state dict name by name and shape by shape.
 
     Raises:
         CheckpointError: If the file is missing, cut short or damaged, or does not fit; all misfits are listed.
@@ -235,10 +224,6 @@ def load_class(name: Any, registry: Registry) -> Any:
     """Class that a checkpoint names: a registered name, or "module:Class" of `rise_env` (as older checkpoints have it).
 
     Code of another package runs only if that package has registered its class, under whatever name.
-
-    Args:
-        name: What the checkpoint says.
-        registry: Where the class should be registered.
 
     Raises:
         CheckpointError: If it is not registered, or cannot be imported.
@@ -297,13 +282,8 @@ def load_registered(path: str | Path, registry: Registry, **kwargs: Any) -> Any:
 def local_directory(path: str | Path, what: str, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:
     """A directory on this machine: `path` itself, or a download of the Hugging Face Hub repository of that name.
 
-    Args:
-        path: Directory or Hub id ("owner/name").
-        what: What is looked for, for the message.
-        patterns: Files to download.
-
     Raises:
-        CheckpointError: If there is neither.
+        CheckpointError: If there is neither; the message says `what` was looked for.
     """
     folder = Path(path)
     if folder.is_dir():

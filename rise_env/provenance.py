@@ -28,17 +28,13 @@ _PACKAGES = ("numpy", "torch", "gymnasium", "stable-baselines3", "mujoco", "lero
 def provenance(config: Mapping[str, Any] | None = None, seed: int | None = None) -> dict[str, Any]:
     """Everything needed to know where a result comes from, and to repeat it.
 
-    Args:
-        config: Resolved configuration of the run, if it has one.
-        seed: Seed of the run, if it has one.
-
     Returns:
         JSON-ready mapping with `time` (UTC, ISO 8601), `command` (absolute paths by their names), `git`,
         `packages` and `hardware` (see the functions of like names), `config_hash` and `seed`.
     """
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": [_without_folder(argument) for argument in sys.argv],
+        "command": [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv],
         "git": git_revision(),
         "packages": package_versions(),
         "hardware": hardware(),
@@ -48,11 +44,7 @@ def provenance(config: Mapping[str, Any] | None = None, seed: int | None = None)
 
 
 def config_hash(config: Any) -> str:
-    """Sixteen hexadecimal digits that are the same for the same values, in any order of the keys.
-
-    Args:
-        config: Mapping or dataclass instance of plain values.
-    """
+    """Sixteen hexadecimal digits that are the same for the same plain values, in any order of the keys."""
     text = json.dumps(to_plain(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
@@ -86,12 +78,7 @@ def package_versions() -> dict[str, str | None]:
 
 
 def hardware() -> dict[str, Any]:
-    """What this process runs on.
-
-    Returns:
-        `platform`; `cpu` (model name); `cpu_count` (cores this process may use); `memory_gib`; `gpus` (a list of
-        `{"name", "memory_gib"}`).
-    """
+    """What this process runs on; `cpu_count` is the cores that it may use, `gpus` has `name` and `memory_gib` each."""
     return {
         "platform": platform.platform(terse=True),
         "cpu": _cpu_name(),
@@ -114,17 +101,10 @@ def _gpus() -> list[dict[str, Any]]:
     if shutil.which("nvidia-smi") is None:
         return []
     listing = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits") or ""
-    gpus: list[dict[str, Any]] = []
-    for line in listing.splitlines():
-        name, _, mebibytes = line.rpartition(",")
-        memory = mebibytes.strip()
-        gpus.append({"name": name.strip(), "memory_gib": round(int(memory) / 1024, 1) if memory.isdigit() else None})
-    return gpus
-
-
-def _without_folder(argument: str) -> str:
-    """An argument as typed; of an absolute path only the last component, which is all that matters elsewhere."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
+    return [
+        {"name": name.strip(), "memory_gib": round(int(memory) / 1024, 1) if memory.strip().isdigit() else None}
+        for name, _, memory in (line.rpartition(",") for line in listing.splitlines())
+    ]
 
 
 def _output(*command: str) -> str | None:

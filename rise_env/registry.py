@@ -57,13 +57,7 @@ _loading: str | None = None
 
 @dataclass(frozen=True)
 class Registration:
-    """One name of a registry.
-
-    Attributes:
-        name: Name, as given on the command line.
-        target: "module:Attribute", or the object itself.
-        plugin: Entry point that registered it; None for what comes with this package or was registered by hand.
-    """
+    """A name, its target ("module:Attribute" or the object), and the entry point that registered it, if one did."""
 
     name: str
     target: Any
@@ -80,12 +74,7 @@ class Registration:
 
 
 class Registry:
-    """Names of one kind of thing.
-
-    Args:
-        kind: What the names stand for, for messages, e.g. "algorithm".
-        builtin: Targets of what comes with this package.
-    """
+    """Names of one `kind` of thing, e.g. "algorithm"; `builtin` are the targets of what comes with this package."""
 
     def __init__(self, kind: str, builtin: dict[str, str] | None = None) -> None:
         self.kind = kind
@@ -97,9 +86,6 @@ class Registry:
         Args:
             name: Name, a Python identifier; dashes count as underscores.
             target: "module:Attribute", or the object; left out where this decorates a class or function.
-
-        Returns:
-            A decorator; its result need not be used where `target` is given.
 
         Raises:
             ConfigError: If the name is malformed or stands for something else already.
@@ -145,10 +131,8 @@ class Registry:
         Raises:
             ConfigError: If there is no such name, or it cannot be imported.
         """
-        found = self.find(name)
-        if not isinstance(found.target, str):
-            return found.target
-        return load_object(found.target, f"{self.kind} {name!r}")
+        target = self.find(name).target
+        return load_object(target, f"{self.kind} {name!r}") if isinstance(target, str) else target
 
     def name_of(self, found: Any) -> str | None:
         """The name under which a class or function is registered, None if it is not; the inverse of `load`."""
@@ -196,13 +180,8 @@ class TaskRegistration:
 
 
 #: Algorithms that improve a policy: `rise_agents.algorithms.base.Algorithm`.
-ALGORITHMS = Registry(
-    "algorithm",
-    {
-        "rise": "rise_agents.algorithms.rise:RISE",
-        "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
-    },
-)
+ALGORITHMS = Registry("algorithm", {"rise": "rise_agents.algorithms.rise:RISE"})
+ALGORITHMS.register("selective_rise", "rise_agents.algorithms.selective_rise:SelectiveRISE")
 #: Policies, by the name that presets choose them by: `rise_agents.policies.base.Policy`.
 POLICIES = Registry(
     "policy", {"flow": "rise_agents.policies.flow_policy:FlowPolicy", "pi05": "rise_agents.policies.pi05:Pi05Policy"}
@@ -219,13 +198,9 @@ DRIVERS = Registry(
 TASKS = Registry("task")
 
 REGISTRIES = {
-    "algorithms": ALGORITHMS,
-    "policies": POLICIES,
-    "dynamics": DYNAMICS,
-    "values": VALUES,
-    "tasks": TASKS,
-    "drivers": DRIVERS,
-}
+    "algorithms": ALGORITHMS, "policies": POLICIES, "dynamics": DYNAMICS, "values": VALUES,
+    "tasks": TASKS, "drivers": DRIVERS,
+}  # fmt: skip
 
 _config_roots: list[Path] = []
 
@@ -251,8 +226,8 @@ def register_task(
     found = TaskRegistration(name, title or "".join(word.capitalize() for word in name.split("_")), cell)
     if not found.title.isidentifier():
         raise ConfigError(f"task {name!r}: title {found.title!r} is not an identifier, e.g. 'BlockPushing'")
-    known = {one.name: one.target for one in TASKS}
-    for other in known.values():
+    known = [one.target for one in TASKS]
+    for other in known:
         if other != found and found.name == other.name:
             raise ConfigError(f"task {name!r} is registered already, as {other}; choose another name")
         if other != found and found.title == other.title:
@@ -260,7 +235,7 @@ def register_task(
     if configs is not None:
         register_configs(configs)
     TASKS.register(name, found)
-    if name not in known:
+    if found not in known:
         _register_environments(found)
     return found
 
@@ -289,12 +264,9 @@ def _register_environments(task: TaskRegistration) -> None:
         ids["-Oracle"] = (None, "rise_robot.cell.oracle:OracleVectorEnv", False)
     for part, (single, vector, nondeterministic) in ids.items():
         gymnasium.register(
-            id=f"RISE-{task.title}{part}-v0",
-            entry_point=single,
-            vector_entry_point=vector,
-            kwargs={"task": task.name},
+            f"RISE-{task.title}{part}-v0", single, vector_entry_point=vector, kwargs={"task": task.name},
             nondeterministic=nondeterministic,
-        )
+        )  # fmt: skip
 
 
 def load_plugins() -> None:
@@ -309,11 +281,8 @@ def load_plugins() -> None:
             entry.load()
         except Exception as error:  # noqa: BLE001  (one broken plug-in must not break the others)
             _failed[entry.name] = f"{type(error).__name__}: {error}"
-            warnings.warn(
-                f"RISE plug-in {entry.name!r} ({entry.value}) could not be loaded: {_failed[entry.name]}. Fix it or "
-                "uninstall its package.",
-                stacklevel=2,
-            )
+            problem = f"RISE plug-in {entry.name!r} ({entry.value}) could not be loaded: {_failed[entry.name]}"
+            warnings.warn(f"{problem}. Fix it or uninstall its package.", stacklevel=2)
         finally:
             _loading = None
 

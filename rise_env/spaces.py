@@ -24,23 +24,18 @@ def lag_key(key: str, lag: int) -> str:
 
 
 def check_lags(spec: TaskSpec, lags: Sequence[int]) -> tuple[int, ...]:
-    """Lags that every environment of a task can give.
-
-    Args:
-        spec: The task.
-        lags: Control steps into the past.
+    """Lags, in control steps, that every environment of a task can give.
 
     Raises:
         ConfigError: If a lag is no positive multiple of the stride (imagination has no frames in between), reaches
             beyond the recorded history or the imagined chunk, or if lags repeat.
     """
     furthest = min((spec.history - 1) * spec.stride, spec.chunk - spec.stride)
-    for lag in lags:
-        if lag < 1 or lag % spec.stride or lag > furthest:
-            raise ConfigError(
-                f"observation_lags {list(lags)}: expected multiples of the stride {spec.stride} up to {furthest} "
-                f"control steps (history {spec.history}, chunk {spec.chunk})"
-            )
+    if any(lag < 1 or lag % spec.stride or lag > furthest for lag in lags):
+        raise ConfigError(
+            f"observation_lags {list(lags)}: expected multiples of the stride {spec.stride} up to {furthest} "
+            f"control steps (history {spec.history}, chunk {spec.chunk})"
+        )
     if len(set(lags)) != len(lags):
         raise ConfigError(f"observation_lags {list(lags)} repeat")
     return tuple(int(lag) for lag in lags)
@@ -49,12 +44,8 @@ def check_lags(spec: TaskSpec, lags: Sequence[int]) -> tuple[int, ...]:
 def observation_space(spec: TaskSpec, lags: Sequence[int] = ()) -> spaces.Dict:
     """Flat Dict: `image_<camera>` uint8 (H, W, 3) per camera, and `state` float32 (D,) in rad and m.
 
-    The state is not bounded by the joint limits: a measured joint may overshoot its commanded range.
-
-    Args:
-        spec: The task.
-        lags: The same entries again as they were so many control steps ago, under `lag_key`. A single picture does not
-            show speeds; two do.
+    The state is not bounded by the joint limits: a measured joint may overshoot its commanded range. `lags` give the
+    same entries as they were so many control steps ago, under `lag_key`: a single picture does not show speeds.
     """
     height, width = spec.image_size
     entries: dict[str, spaces.Space] = {}

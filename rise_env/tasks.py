@@ -64,14 +64,10 @@ class JointLayout:
         return np.asarray(self.upper, np.float32)
 
     def check_names(self, names: Any, where: str) -> None:
-        """Compare this layout with the joint names of a dataset or robot.
-
-        Args:
-            names: Names as found in a LeRobot `info.json`: a list, a nested list or a mapping of lists.
-            where: What the names belong to, for the message (e.g. "dataset feature 'action'").
+        """Compare this layout with the joint names of a dataset or robot, as they are in a LeRobot `info.json`.
 
         Raises:
-            LayoutError: If number, names or order differ; the message prints both.
+            LayoutError: If number, names or order differ; the message prints both, and says `where` they are from.
         """
         found = flatten_names(names)
         if found != self.names:
@@ -168,12 +164,7 @@ def load_layout(layout: str | Mapping[str, Any]) -> JointLayout:
 
 
 def load_task(task: str = "brick_sorting", preset: str = "small", overrides: Sequence[str] = ()) -> TaskSpec:
-    """Load the TaskSpec of a preset.
-
-    Args:
-        task: Task name or path of a YAML file with a `task` section.
-        preset: Preset name; ignored for a path.
-        overrides: Dotted assignments, e.g. `["task.fps=15"]`.
+    """Load the TaskSpec of a preset; arguments as for `rise_env.config.load_config`.
 
     Raises:
         ConfigError: If something in the configuration is wrong.

@@ -25,7 +25,7 @@ BUILD = """
     spec, rng = load_task("brick_sorting", "tiny"), np.random.default_rng(0)
     torch.manual_seed(0)
     config = ModelConfig(channels=(8, 16), embed=16, hidden=16, members=2, text_vocabulary=64, text_embed=8)
-    value = ValueModel(config, InputShape.of_task(spec))
+    value = ValueModel(config, InputShape(tuple(spec.cameras), *spec.image_size))
     CompositionalWorldModel(Drift(spec.stride, pixels=25.0), value.eval(), spec).save_pretrained("model")
     size = (6, spec.history, len(spec.cameras), *spec.image_size, 3)
     states = rng.uniform(spec.layout.low, spec.layout.high, (6, spec.history, spec.layout.dim)).astype(np.float32)

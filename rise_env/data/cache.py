@@ -1,13 +1,12 @@
 """Arrays on disk that are made once and mapped into memory ever after: decoded frames, latents.
 
-`<cache>/frames/<key>.npy` holds one array. The key is a fingerprint of what it is made from, so that a changed dataset
-gets a new file and a renamed one keeps its own. The first process that wants an array makes it under a lock, in a
-`.partial` file that is renamed at the end; other processes wait. A killed process leaves the partial file, and the next
-one goes on after the last finished step.
+`<cache>/frames/<key>.npy` holds one array; the key is a fingerprint of what it is made from. One process makes it under
+a lock, in a `.partial` file that is renamed at the end; a later one goes on after the last step that was finished.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -88,16 +87,12 @@ def cached_array(
     except OSError as error:
         if error.errno == errno.ENOSPC:
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-            raise DatasetError(
-                f"no room for {size / 1e9:.2f} GB in the cache {path.parent}. Free some, give another directory "
-                "(cache_dir=..., or XDG_CACHE_HOME), or use a smaller image_size."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise DatasetError(
-                f"the cache {path.parent} cannot be written to ({error.strerror}). "
-                "Give another directory: cache_dir=..., or XDG_CACHE_HOME."
-            ) from error
-        raise
+            problem = f"no room for {size / 1e9:.2f} GB in the cache {path.parent}: use a smaller image_size, or"
+        elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            problem = f"the cache {path.parent} cannot be written to ({error.strerror});"
+        else:
+            raise
+        raise DatasetError(f"{problem} give another directory: cache_dir=..., or XDG_CACHE_HOME.") from error
     found = _open(path, shape, dtype)
     if found is None:
         raise DatasetError(f"the cache file {path} vanished while it was opened. Run again.")
@@ -115,7 +110,10 @@ def _open(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
 def _make(path: Path, shape: tuple[int, ...], dtype: Any, steps: Sequence[Step], progress: Progress | None) -> None:
     partial, record = path.with_suffix(".partial"), path.with_suffix(".partial.json")
     names = [step.name for step in steps]
-    finished = _finished(record) if _open(partial, shape, dtype) is not None else []
+    finished: list[str] = []
+    if _open(partial, shape, dtype) is not None:
+        with contextlib.suppress(OSError, ValueError):
+            finished = list(json.loads(record.read_text(encoding="utf-8")))
     if finished != names[: len(finished)]:
         finished = []
     if not finished:
@@ -149,10 +147,3 @@ def _make(path: Path, shape: tuple[int, ...], dtype: Any, steps: Sequence[Step],
         raise
     os.replace(partial, path)
     record.unlink(missing_ok=True)
-
-
-def _finished(record: Path) -> list[str]:
-    try:
-        return list(json.loads(record.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return []

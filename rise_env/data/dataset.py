@@ -36,9 +36,7 @@ class EpisodeInfo:
 
 
 class Dataset(ABC):
-    """Recorded episodes in one global frame order: episode after episode, frame after frame.
-
-    Made by `open_dataset`. Arrays that are returned are shared and read-only.
+    """Recorded episodes in one global frame order, made by `open_dataset`; its arrays are shared and read-only.
 
     Args:
         spec: Task the dataset is opened for.
@@ -65,7 +63,6 @@ class Dataset(ABC):
         self.num_episodes, self.num_frames = len(lengths), int(lengths.sum())
         self.starts = read_only(np.cumsum(self.lengths) - self.lengths)
         self._progress = progress
-        self._columns: dict[str, np.ndarray] = {}
 
     @property
     @abstractmethod
@@ -100,7 +97,7 @@ class Dataset(ABC):
             name: Feature key, e.g. "progress", "is_intervention" or "observation.state".
 
         Returns:
-            (N, ...) in global frame order; (N,) for scalars, object for texts.
+            (N, ...) in frame order; (N,) for scalars, object for texts.
 
         Raises:
             DatasetError: If the dataset has no such column or its files are damaged.
@@ -122,11 +119,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def prepare(self, progress: Progress | None = None) -> None:
-        """Decode all frames now, unless their cache exists.
-
-        Args:
-            progress: Called with (camera frames done, in all), instead of the one given to `open_dataset`.
-        """
+        """Decode all frames now, unless their cache exists; `progress` stands in for that of `open_dataset`."""
 
     @property
     def name(self) -> str:
@@ -196,20 +189,12 @@ class Dataset(ABC):
             array = array.astype(np.int64)
         if array.dtype.kind not in "iu":
             raise DatasetError(f"frame indices must be integers, got {array.dtype}")
-        if array.size and (array.min() < 0 or array.max() >= self.num_frames):
-            wrong = array.min() if array.min() < 0 else array.max()
+        for wrong in array[(array < 0) | (array >= self.num_frames)]:
             raise DatasetError(f"frame index {wrong} is outside [0, {self.num_frames}) of {self.name}")
         return array
 
     def cached(
-        self,
-        tag: str,
-        shape: tuple[int, ...],
-        dtype: Any,
-        make: Any,
-        *,
-        batch: int = 256,
-        progress: Progress | None = None,
+        self, tag: str, shape: Sequence[int], dtype: Any, make: Any, batch: int = 256, progress: Progress | None = None
     ) -> np.ndarray:
         """An array with one entry per frame that is made from the frames once, e.g. latents.
 

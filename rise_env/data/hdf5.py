@@ -40,7 +40,7 @@ def convert_hdf5(
 
     Args:
         inputs: HDF5 files, one episode each, in this order; a directory stands for its `*.hdf5` and `*.h5`, sorted.
-        out: Directory of the dataset; must not exist. It appears when all episodes are in it.
+        out: Directory of the dataset; must not exist, and appears when all episodes are in it.
         spec: Cameras, image size, joint layout, frame rate and instruction of the dataset.
         sources: Camera name to its name in the files, where they differ.
         colors: "rgb" or "bgr": order of the channels in raw images, or as decoded from the files (a camera driver that
@@ -63,16 +63,20 @@ def convert_hdf5(
     files = _files(inputs)
     names = {camera: (sources or {}).get(camera, camera) for camera in spec.cameras}
     outcomes = [_inspect(path, spec, names, success) for path in files]
-    labelled = [outcome is not None for outcome in outcomes]
-    if any(labelled) and not all(labelled):
+    if None in outcomes and set(outcomes) != {None}:
         raise DatasetError(
-            f"{files[labelled.index(False)]} has no attribute 'success', though other files have. "
+            f"{files[outcomes.index(None)]} has no attribute 'success', though other files have. "
             "Label all of them, or give one outcome for all (--success or --failure)."
         )
     aside = out.resolve().with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
-        frames = _write(aside, spec, files, names, outcomes, colors, on_episode)
+        dataset, frames = _create(aside, spec, outcomes[0] is not None), 0
+        for done, (path, outcome) in enumerate(zip(files, outcomes, strict=True), 1):
+            frames += _write(dataset, path, spec, names, colors, outcome)
+            if on_episode is not None:
+                on_episode(done, len(files))
+        dataset.finalize()
         os.rename(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -91,21 +95,11 @@ def hdf5_spec(
     fps: int | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> tuple[TaskSpec, dict[str, str]]:
-    """Task and cameras of a dataset that is converted from HDF5 episodes.
+    """Task of a dataset that is converted from HDF5 episodes, and the names of its cameras in the files.
 
-    Args:
-        inputs: HDF5 files or directories of them; the first file is read.
-        name: Name of the dataset.
-        task: Task name or YAML path that gives everything not given here.
-        preset: Preset of the task.
-        sources: Camera name to its name in the files; without a task, all cameras under their own names when omitted.
-        prompt: Instruction; required without a task.
-        layout: Joint layout, name or YAML path; required without a task.
-        fps: Control rate in Hz; required without a task.
-        image_size: Height and width; those of the first camera's images when omitted.
-
-    Returns:
-        The task, and camera name to its name in the files.
+    A task (name or YAML path) and its preset give everything not given here; without one, prompt, layout (name or YAML
+    path) and fps (Hz) are required, and all cameras are taken under their own names where `sources` is omitted. The
+    image size, when omitted, is that of the first camera in the first file.
 
     Raises:
         ConfigError: If something is missing, or a camera is not one of the task's.
@@ -154,15 +148,7 @@ def _cameras(inputs: Sequence[str | Path]) -> tuple[list[str], tuple[int, int]]:
             raise DatasetError(f"{path}: {node.name} is neither raw images nor readable JPEG: {error}") from error
 
 
-def _write(
-    aside: Path,
-    spec: TaskSpec,
-    files: list[Path],
-    names: dict[str, str],
-    outcomes: list[bool | None],
-    colors: str,
-    on_episode: Callable[[int, int], None] | None,
-) -> int:
+def _create(root: Path, spec: TaskSpec, labelled: bool) -> Any:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features: dict[str, dict[str, Any]] = {
@@ -171,43 +157,33 @@ def _write(
     }
     for key in ("observation.state", "action"):
         features[key] = {"dtype": "float32", "shape": (spec.layout.dim,), "names": list(spec.layout.names)}
-    if outcomes[0] is not None:
+    if labelled:
         features["episode_success"] = {"dtype": "bool", "shape": (1,), "names": None}
-    dataset = LeRobotDataset.create(
-        repo_id=f"rise/{aside.name.strip('.')}",
-        fps=spec.fps,
-        features=features,
-        root=aside,
-        robot_type=spec.layout.name,
-        video_backend="pyav",
-        rgb_encoder=video_encoder(spec.image_size),
-    )
-    frames = 0
-    for number, (path, outcome) in enumerate(zip(files, outcomes, strict=True)):
-        with _open(path) as file:
-            state, action = (np.asarray(file[key], np.float32) for key in ("observations/qpos", "action"))
-            cameras = {spec.cameras[c]: file[f"observations/images/{name}"] for c, name in names.items()}
-            for step in range(len(state)):
-                frame: dict[str, Any] = {"observation.state": state[step], "action": action[step], "task": spec.prompt}
-                for key, node in cameras.items():
-                    frame[key] = _image(node, step, spec.image_size, colors, f"{path}, {node.name}, step {step}")
-                if outcome is not None:
-                    frame["episode_success"] = np.array([outcome])
-                dataset.add_frame(frame)
-            dataset.save_episode(parallel_encoding=False)
-            frames += len(state)
-        if on_episode is not None:
-            on_episode(number + 1, len(files))
-    dataset.finalize()
-    return frames
+    return LeRobotDataset.create(
+        repo_id=f"rise/{root.name.strip('.')}", fps=spec.fps, features=features, root=root,
+        robot_type=spec.layout.name, video_backend="pyav", rgb_encoder=video_encoder(spec.image_size),
+    )  # fmt: skip
 
 
-def _image(node: Any, step: int, size: tuple[int, int], colors: str, where: str) -> np.ndarray:
-    if node.ndim == 4:
-        image = resize(node[step], size)
-    else:
-        image = decode_image(np.asarray(node[step], np.uint8).tobytes(), size, where)
-    return np.ascontiguousarray(image[..., ::-1] if colors == "bgr" else image)
+def _write(dataset: Any, path: Path, spec: TaskSpec, names: dict[str, str], colors: str, outcome: bool | None) -> int:
+    """Append an episode; its number of frames."""
+    with _open(path) as file:
+        state, action = (np.asarray(file[key], np.float32) for key in ("observations/qpos", "action"))
+        cameras = {spec.cameras[c]: file[f"observations/images/{name}"] for c, name in names.items()}
+        for step in range(len(state)):
+            frame: dict[str, Any] = {"observation.state": state[step], "action": action[step], "task": spec.prompt}
+            for key, node in cameras.items():
+                if node.ndim == 4:
+                    image = resize(node[step], spec.image_size)
+                else:
+                    content = np.asarray(node[step], np.uint8).tobytes()
+                    image = decode_image(content, spec.image_size, f"{path}, {node.name}, step {step}")
+                frame[key] = np.ascontiguousarray(image[..., ::-1] if colors == "bgr" else image)
+            if outcome is not None:
+                frame["episode_success"] = np.array([outcome])
+            dataset.add_frame(frame)
+        dataset.save_episode(parallel_encoding=False)
+        return len(state)
 
 
 def _inspect(path: Path, spec: TaskSpec, names: dict[str, str], success: bool | None) -> bool | None:

@@ -34,6 +34,7 @@ class JoinedDataset(Dataset):
                 raise DatasetError(f"{part.root} was opened for another task than {first.root}; give both one spec")
         super().__init__(first.spec, np.concatenate([part.lengths for part in parts]), first.cache, progress)
         self._parts, self.root = tuple(parts), first.root
+        self._columns: dict[str, np.ndarray] = {}
         self.columns = [name for name in first.columns if all(name in part.columns for part in parts)]
         self.tasks = dict(enumerate(dict.fromkeys(text for part in parts for text in part.tasks.values())))
         self._offsets = np.cumsum([0, *(part.num_frames for part in parts)])

@@ -28,10 +28,7 @@ _REQUIRED = {
     "returns": {"return": "float32", "reward": "float32", "prompt": "str"},
     "advantages": {
         "advantage": "bool",
-        "advantage_continuous": "float32",
-        "value_current": "float32",
-        "value_next": "float32",
-        "reward_sum": "float32",
+        **dict.fromkeys(("advantage_continuous", "value_current", "value_next", "reward_sum"), "float32"),
     },
 }
 
@@ -52,8 +49,8 @@ def write_values(
         root: Dataset, or its directory.
         tag: Name of this labelling: letters, digits, "_", "-" and ".".
         values: float (N,), column `return`, in global frame order.
-        rewards: float (N,), column `reward`; zeros when omitted.
-        prompts: Instruction per frame, column `prompt`; the dataset's own when omitted.
+        rewards: float (N,); zeros when omitted.
+        prompts: Instruction per frame; the dataset's own when omitted.
         directory: Where to write instead of `<root>/meta`, e.g. if the dataset is read-only.
         **columns: More columns, bool or float (N,), e.g. `spread`.
 
@@ -73,15 +70,7 @@ def write_values(
 
 
 def read_values(root: Dataset | str | Path, tag: str, directory: str | Path | None = None) -> dict[str, np.ndarray]:
-    """Read `meta/returns_{tag}.parquet`.
-
-    Args:
-        root: Dataset, or its directory.
-        tag: Name of the labelling.
-        directory: Where it lies, if not in `<root>/meta`.
-
-    Returns:
-        Columns (N,) in global frame order, `return` among them.
+    """Columns (N,) of `meta/returns_{tag}.parquet`, or of that file in `directory`, in global frame order.
 
     Raises:
         DatasetError: If the file is missing, lacks a column, or does not hold every frame of the dataset once.
@@ -101,7 +90,7 @@ def write_advantages(
     directory: str | Path | None = None,
     **columns: Any,
 ) -> list[Path]:
-    """Write `meta/advantages_{tag}.parquet`, in one step.
+    """Write `meta/advantages_{tag}.parquet`, in one step; what is not listed is as for `write_values`.
 
     Args:
         root: Dataset, or its directory.
@@ -113,24 +102,14 @@ def write_advantages(
         reward_sum: float (N,), rewards in between; zeros when omitted.
         directory: Where to write instead of `<root>/meta`.
         **columns: More columns, bool or float (N,).
-
-    Returns:
-        The files written, one per joined dataset.
-
-    Raises:
-        DatasetError: If a column has the wrong length or type or is not finite, or the file cannot be written.
     """
     dataset = _opened(root)
     if reward_sum is None:
         reward_sum = np.zeros(dataset.num_frames, np.float32)
     given = {
-        "advantage": positive,
-        "advantage_continuous": advantage,
-        "value_current": value_current,
-        "value_next": value_next,
-        "reward_sum": reward_sum,
-        **columns,
-    }
+        "advantage": positive, "advantage_continuous": advantage,
+        "value_current": value_current, "value_next": value_next, "reward_sum": reward_sum, **columns,
+    }  # fmt: skip
     return _write(dataset, "advantages", tag, given, directory)
 
 
@@ -201,9 +180,8 @@ def _read(dataset: Dataset, kind: str, tag: str, directory: str | Path | None) -
     if len(tables) == 1:
         return tables[0]
     shared = [name for name in tables[0] if all(name in table for table in tables)]
-    result = {name: np.concatenate([table[name] for table in tables]) for name in shared}
-    result["episode_index"] = dataset.column("episode_index")
-    return result
+    joined = {name: np.concatenate([table[name] for table in tables]) for name in shared}
+    return {**joined, "episode_index": dataset.column("episode_index")}
 
 
 def _read_one(dataset: Dataset, kind: str, tag: str, directory: str | Path | None) -> dict[str, np.ndarray]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rise_env.data.cache import Progress
+from rise_env.data.cache import Progress, cache_root
 from rise_env.data.dataset import Dataset
 from rise_env.data.joined import JoinedDataset
 from rise_env.data.recorded import RecordedDataset
@@ -45,9 +44,6 @@ def open_dataset(
         action_key: Feature that holds the action.
         trust_layout: Accept the layout of `spec` for a dataset that does not name its joints.
 
-    Returns:
-        The dataset.
-
     Raises:
         DatasetError: If there is no dataset, it is damaged, or its frame rate or cameras are not those of `spec`.
         LayoutError: If its joints are not those of `spec`; the message prints both.
@@ -57,16 +53,12 @@ def open_dataset(
         >>> dataset.frames([0, 1]).shape  # doctest: +SKIP
         (2, 3, 48, 64, 3)
     """
-    options: dict[str, Any] = {
-        "cache_dir": cache_dir, "progress": progress,
-        "state_key": state_key, "action_key": action_key, "trust_layout": trust_layout,
-    }  # fmt: skip
-    if isinstance(path_or_repo, str | Path):
-        return RecordedDataset(read_source(locate(path_or_repo, revision)), spec, **options)
+    keys, cache = {"state": state_key, "action": action_key}, cache_root(cache_dir) / "frames"
     parts: list[RecordedDataset] = []
-    for path in path_or_repo:
+    for path in [path_or_repo] if isinstance(path_or_repo, str | Path) else path_or_repo:
+        source = read_source(locate(path, revision))
         shared = parts[0].spec if parts and spec is None else spec
-        parts.append(RecordedDataset(read_source(locate(path, revision)), shared, **options))
+        parts.append(RecordedDataset(source, shared, keys, cache, progress, trust_layout))
     if not parts:
         raise DatasetError("open_dataset got an empty list of datasets")
     return parts[0] if len(parts) == 1 else JoinedDataset(parts, progress)

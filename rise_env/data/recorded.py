@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rise_env.data.cache import Progress, cache_root, cached_array
+from rise_env.data.cache import Progress, cached_array
 from rise_env.data.dataset import Dataset, read_only
 from rise_env.data.parquet import join_rows, read_parquet, to_numpy
 from rise_env.data.source import Source
@@ -29,45 +29,35 @@ _NO_OUTCOME = (
 
 
 class RecordedDataset(Dataset):
-    """A LeRobot dataset; arguments as for `rise_env.data.open_dataset`.
+    """A LeRobot dataset, described by `source`; made by `rise_env.data.open_dataset`.
 
-    Attributes:
+    Args:
         source: Its metadata.
+        spec: Task that it must fit; derived from it when None.
+        keys: Feature of "state" and of "action".
+        cache: Directory of decoded frames.
+        progress: Called with (camera frames done, in all) while videos are decoded.
+        trust_layout: Accept the layout of `spec` for a dataset that does not name its joints.
     """
 
     def __init__(
-        self,
-        source: Source,
-        spec: TaskSpec | None = None,
-        *,
-        cache_dir: str | Path | None = None,
-        progress: Progress | None = None,
-        state_key: str = "observation.state",
-        action_key: str = "action",
-        trust_layout: bool = False,
-    ) -> None:
-        self.source, self.root, self.tasks = source, source.root, source.tasks
+        self, source: Source, spec: TaskSpec | None, keys: Mapping[str, str], cache: Path,
+        progress: Progress | None, trust_layout: bool,
+    ) -> None:  # fmt: skip
+        self.source, self.root, self.tasks, self._keys = source, source.root, source.tasks, keys
         self.columns = [key for key, feature in source.features.items() if feature["dtype"] not in ("video", "image")]
-        self._keys = {"state": state_key, "action": action_key}
-        self._table = _FrameTable(source, tuple(self._keys.values()))
         self._frames: np.ndarray | None = None
-        for key in self._keys.values():
+        self._order: np.ndarray | None = None
+        for key in keys.values():
             if key not in source.features:
                 raise DatasetError(
                     f"{source.root} has no feature {key!r}. Its features: {', '.join(source.features)}. "
                     "Name the right ones with state_key=... and action_key=...."
                 )
-        read: dict[str, np.ndarray] = {}
-
-        def column(name: str) -> np.ndarray:
-            if name not in read:
-                read.update(self._table.read(name))
-            return read[name]
-
-        found = derive_spec(source, self._keys, column) if spec is None else spec
-        check_spec(source, found, self._keys, unnamed=spec is None or trust_layout)
-        super().__init__(found, source.lengths, cache_root(cache_dir) / "frames", progress)
-        self._columns = {name: read_only(values) for name, values in read.items()}
+        self._columns: dict[str, np.ndarray] = {}
+        found = derive_spec(source, keys, self.column) if spec is None else spec
+        check_spec(source, found, keys, unnamed=spec is None or trust_layout)
+        super().__init__(found, source.lengths, cache, progress)
 
     @property
     def parts(self) -> tuple[RecordedDataset]:
@@ -113,8 +103,44 @@ class RecordedDataset(Dataset):
             if name not in self.columns and name not in _INDEX_COLUMNS:
                 hint = _NO_OUTCOME if name == "episode_success" else ""
                 raise DatasetError(f"{self.root} has no column {name!r}.{hint} Its columns: {', '.join(self.columns)}.")
-            self._columns |= {key: read_only(values) for key, values in self._table.read(name).items()}
+            self._read(name)
         return self._columns[name]
+
+    def _read(self, name: str) -> None:
+        """Read a column in global frame order, and with the first one the usual ones: opening files costs most."""
+        fresh = not self._columns
+        wanted = list(dict.fromkeys([name, *_INDEX_COLUMNS, *self._keys.values()])) if fresh else [name]
+        parts: dict[str, list[np.ndarray]] = {key: [] for key in wanted}
+        for file in self.source.data_files:
+            table = read_parquet(file.path, wanted)
+            if table.num_rows != file.rows:
+                members = ", ".join(map(str, file.episodes[:8])) + (", ..." if len(file.episodes) > 8 else "")
+                raise DatasetError(
+                    f"{file.path} (episodes {members}) has {table.num_rows} rows, the episode table says {file.rows}. "
+                    "The dataset is damaged or incomplete: copy or download it again."
+                )
+            for key in wanted:
+                parts[key].append(to_numpy(table[key], f"{file.path}, column {key!r}"))
+        loaded = {key: join_rows(parts[key], key, self.root) for key in wanted}
+        if fresh:
+            self._order = self._frame_order(loaded["episode_index"], loaded["frame_index"])
+        for key, values in loaded.items():
+            self._columns[key] = read_only(values if self._order is None else values[self._order])
+
+    def _frame_order(self, episodes: np.ndarray, frames: np.ndarray) -> np.ndarray | None:
+        """Permutation that brings rows into global frame order; None where they are."""
+        lengths = self.source.lengths
+        expected = np.repeat(np.arange(len(lengths)), lengths)
+        numbers = np.arange(len(expected)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        if np.array_equal(episodes, expected) and np.array_equal(frames, numbers):
+            return None
+        order = np.lexsort((frames, episodes))
+        for row in np.flatnonzero((episodes[order] != expected) | (frames[order] != numbers)):
+            raise DatasetError(
+                f"{self.root}: the data files have episode {episodes[order][row]}, frame {frames[order][row]}, "
+                f"expected episode {expected[row]}, frame {numbers[row]}; frames are missing or repeated"
+            )
+        return order
 
     def frames(self, index: Any) -> np.ndarray:
         """Decoded frames; see `Dataset.frames`."""
@@ -138,9 +164,7 @@ class RecordedDataset(Dataset):
 
     def _vector(self, key: str) -> np.ndarray:
         values = self.column(key)
-        if values.ndim == 1:
-            values = values[:, None]
-        layout = self.spec.layout
+        values, layout = values[:, None] if values.ndim == 1 else values, self.spec.layout
         if values.shape[1:] != (layout.dim,) or values.dtype.kind not in "fiu":
             raise LayoutError(
                 f"{self.root}, column {key!r}: {values.dtype} of shape {values.shape[1:]} per frame, "
@@ -169,59 +193,9 @@ class RecordedDataset(Dataset):
 def _as_outcomes(values: np.ndarray, where: Any) -> np.ndarray:
     """Explicit outcomes as bool: booleans, 0 and 1, or the words "success" and "failure"."""
     known = {True: True, False: False, "success": True, "failure": False}
-    if values.dtype == bool:
-        return values
-    try:
-        return np.array([known[value] for value in values.tolist()], bool)
-    except (KeyError, TypeError):
-        odd = next(
-            value for value in values.tolist() if not (isinstance(value, bool | int | float | str) and value in known)
-        )
-        raise DatasetError(
-            f"{where}: episode_success is {odd!r}, expected True or False (or 'success' or 'failure') for every episode"
-        ) from None
-
-
-class _FrameTable:
-    """Reads columns in global frame order; the `usual` ones come with the first: opening files costs most."""
-
-    def __init__(self, source: Source, usual: Sequence[str]) -> None:
-        self._source = source
-        self._usual = (*_INDEX_COLUMNS, *usual)
-        self._order: np.ndarray | None = None
-        self._fresh = True
-
-    def read(self, name: str) -> dict[str, np.ndarray]:
-        """Read a column, (N, ...); the first time the usual ones come with it."""
-        wanted = list(dict.fromkeys([name, *(self._usual if self._fresh else ())]))
-        parts: dict[str, list[np.ndarray]] = {key: [] for key in wanted}
-        for file in self._source.data_files:
-            table = read_parquet(file.path, wanted)
-            if table.num_rows != file.rows:
-                members = ", ".join(map(str, file.episodes[:8])) + (", ..." if len(file.episodes) > 8 else "")
-                raise DatasetError(
-                    f"{file.path} (episodes {members}) has {table.num_rows} rows, the episode table says {file.rows}. "
-                    "The dataset is damaged or incomplete: copy or download it again."
-                )
-            for key in wanted:
-                parts[key].append(to_numpy(table[key], f"{file.path}, column {key!r}"))
-        loaded = {key: join_rows(parts[key], key, self._source.root) for key in wanted}
-        if self._fresh:
-            self._order = self._frame_order(loaded["episode_index"], loaded["frame_index"])
-            self._fresh = False
-        return loaded if self._order is None else {key: values[self._order] for key, values in loaded.items()}
-
-    def _frame_order(self, episodes: np.ndarray, frames: np.ndarray) -> np.ndarray | None:
-        """Permutation that brings rows into global frame order; None where they are."""
-        lengths = self._source.lengths
-        expected = np.repeat(np.arange(len(lengths)), lengths)
-        numbers = np.arange(len(expected)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        if np.array_equal(episodes, expected) and np.array_equal(frames, numbers):
-            return None
-        order = np.lexsort((frames, episodes))
-        for row in np.flatnonzero((episodes[order] != expected) | (frames[order] != numbers)):
-            raise DatasetError(
-                f"{self._source.root}: the data files have episode {episodes[order][row]}, frame {frames[order][row]}, "
-                f"expected episode {expected[row]}, frame {numbers[row]}; frames are missing or repeated"
-            )
-        return order
+    listed = [] if values.dtype == bool else values.tolist()
+    for value in listed:
+        if not (isinstance(value, bool | int | float | str) and value in known):
+            expected = "True or False (or 'success' or 'failure') for every episode"
+            raise DatasetError(f"{where}: episode_success is {value!r}, expected {expected}")
+    return np.array([known[value] for value in listed], bool) if listed else values

@@ -9,42 +9,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rise_env.data.parquet import read_parquet
-from rise_env.errors import DatasetError
+from rise_env.errors import DatasetError, requirement
 
 __all__ = ["DataFile", "Source", "VideoSegment", "locate", "read_source"]
 
 INFO_PATH = "meta/info.json"
 
 
-@dataclass(frozen=True)
-class VideoSegment:
-    """Where an episode lies in a video.
-
-    Attributes:
-        path: Video file.
-        start: Time of the episode's first frame in seconds.
-        whole: Whether the file holds this episode and nothing else.
-    """
+class VideoSegment(NamedTuple):
+    """A video file, the time in it of an episode's first frame (s), and whether it holds that episode alone."""
 
     path: Path
     start: float
     whole: bool
 
 
-@dataclass(frozen=True)
-class DataFile:
-    """A parquet file and the rows that the metadata expect in it.
-
-    Attributes:
-        path: Parquet file.
-        episodes: Positions of its episodes, in order.
-        rows: Frames of these episodes together.
-    """
+class DataFile(NamedTuple):
+    """A parquet file, the episodes in it, in order, and their frames together."""
 
     path: Path
     episodes: tuple[int, ...]
@@ -57,7 +43,6 @@ class Source:
 
     Attributes:
         root: Directory.
-        version: "v3.0", "v2.1" or "v2.0".
         fps: Frames per second.
         robot_type: As in `info.json`, or "".
         features: Feature key to its entry in `info.json`.
@@ -69,7 +54,6 @@ class Source:
     """
 
     root: Path
-    version: str
     fps: int
     robot_type: str
     features: dict[str, dict[str, Any]]
@@ -141,14 +125,9 @@ def read_source(root: str | Path) -> Source:
                 f"{root / INFO_PATH}: LeRobot format {version}, expected v3.0, v2.1 or v2.0. "
                 "Convert the dataset with lerobot first."
             )
-        source = Source(
-            root=root,
-            version=version,
-            fps=_whole_fps(root, info),
-            robot_type=str(info.get("robot_type") or ""),
-            features=dict(info["features"]),
-            **parts,
-        )
+        if not isinstance(fps := info["fps"], int | float) or fps < 1 or fps != int(fps):
+            raise DatasetError(f"{root / INFO_PATH}: fps is {fps!r}, expected a whole number of at least 1")
+        source = Source(root, int(fps), str(info.get("robot_type") or ""), dict(info["features"]), **parts)
     except KeyError as error:
         raise DatasetError(f"the metadata of {root} ({version}) lack the key {error}") from error
     _check(source, info)
@@ -174,9 +153,7 @@ def _read_v3(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     for episode, place in enumerate(zip(table["data/chunk_index"], table["data/file_index"], strict=True)):
         members.setdefault(path_of(info["data_path"], *place), []).append(episode)
     videos: dict[str, tuple[VideoSegment, ...]] = {}
-    for key, feature in info["features"].items():
-        if not _is_camera(feature) or feature["dtype"] != "video":
-            continue
+    for key in _video_keys(info):
         columns = (table[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index", "from_timestamp"))
         videos[key] = tuple(
             VideoSegment(path_of(info["video_path"], chunk, file, video_key=key), float(start), False)
@@ -218,26 +195,20 @@ def _read_v2(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         "data_files": tuple(DataFile(path_of(info["data_path"], i), (i,), lengths[i]) for i in range(count)),
         "videos": {
             key: tuple(VideoSegment(path_of(info["video_path"], i, video_key=key), 0.0, True) for i in range(count))
-            for key, feature in info["features"].items()
-            if _is_camera(feature) and feature["dtype"] == "video"
+            for key in _video_keys(info)
         },
     }
 
 
 def _check(source: Source, info: Mapping[str, Any]) -> None:
-    if not len(source.lengths):
-        raise DatasetError(f"{source.root} has no episodes")
-    if (source.lengths < 1).any():
-        episode = int(np.argmin(source.lengths))
-        raise DatasetError(
-            f"{source.root}: episode {episode} has length {source.lengths[episode]}, expected at least 1 frame"
-        )
+    require = requirement(str(source.root), DatasetError)
+    require(len(source.lengths), "it has no episodes")
+    episode = int(np.argmin(source.lengths))
+    shortest = source.lengths[episode]
+    require(shortest >= 1, f"episode {episode} has length {shortest}, expected at least 1 frame")
     for key, found in (("total_episodes", len(source.lengths)), ("total_frames", int(source.lengths.sum()))):
-        if key in info and info[key] != found:
-            raise DatasetError(
-                f"{source.root}: info.json says {key} {info[key]}, the episode table has {found}. "
-                "The metadata are incomplete: copy or download the dataset again."
-            )
+        problem = f"info.json says {key} {info.get(key)}, the episode table has {found}. The metadata are incomplete"
+        require(info.get(key, found) == found, f"{problem}: copy or download the dataset again.")
 
 
 def _check_episode_indices(root: Path, indices: list[int]) -> None:
@@ -253,15 +224,12 @@ def _is_camera(feature: Mapping[str, Any]) -> bool:
     return not (details.get("is_depth_map") or details.get("video.is_depth_map"))
 
 
+def _video_keys(info: Mapping[str, Any]) -> list[str]:
+    return [key for key, one in info["features"].items() if _is_camera(one) and one["dtype"] == "video"]
+
+
 def _optional(values: list[Any] | None) -> tuple[Any, ...] | None:
     return None if values is None or all(value is None for value in values) else tuple(values)
-
-
-def _whole_fps(root: Path, info: Mapping[str, Any]) -> int:
-    fps = info["fps"]
-    if not isinstance(fps, int | float) or fps < 1 or fps != int(fps):
-        raise DatasetError(f"{root / INFO_PATH}: fps is {fps!r}, expected a whole number of at least 1")
-    return int(fps)
 
 
 def _read_text(path: Path) -> str:

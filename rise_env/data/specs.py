@@ -17,12 +17,7 @@ __all__ = ["check_spec", "derive_spec"]
 
 
 def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str], np.ndarray]) -> TaskSpec:
-    """A task that fits a dataset.
-
-    Args:
-        source: Metadata of the dataset.
-        keys: Feature of "state" and of "action".
-        column: Reads a column, (N, ...).
+    """A task that fits a dataset; `keys` has the feature of "state" and of "action", `column` reads one, (N, ...).
 
     Raises:
         LayoutError: If state and action have other joints than each other.
@@ -41,14 +36,9 @@ def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str],
     both = np.concatenate([column(key).reshape(frames, -1) for key in keys.values()])
     low, high = np.nanmin(both, axis=0).astype(float), np.nanmax(both, axis=0).astype(float)
     margin = np.maximum(0.1 * (high - low), 0.01)
-    count = len(names["state"])
-    layout = JointLayout(
-        name=source.robot_type or source.root.name,
-        names=names["state"],
-        units=("rad",) * count,
-        lower=tuple(np.round(low - margin, 4).tolist()),
-        upper=tuple(np.round(high + margin, 4).tolist()),
-    )
+    lower, upper = np.round(low - margin, 4).tolist(), np.round(high + margin, 4).tolist()
+    joints, robot = names["state"], source.robot_type or source.root.name
+    layout = JointLayout(robot, joints, ("rad",) * len(joints), tuple(lower), tuple(upper))
     prompts = [text for text in source.tasks.values() if text.strip()]
     return TaskSpec(
         name=re.sub(r"\W+", "_", source.root.name).strip("_").lower() or "dataset",
@@ -66,13 +56,7 @@ def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str],
 
 
 def check_spec(source: Source, spec: TaskSpec, keys: Mapping[str, str], *, unnamed: bool) -> None:
-    """Compare a task with a dataset.
-
-    Args:
-        source: Metadata of the dataset.
-        spec: The task.
-        keys: Feature of "state" and of "action".
-        unnamed: Whether a dataset that does not name its joints is accepted.
+    """Compare a task with a dataset; `unnamed` accepts one that does not name its joints.
 
     Raises:
         LayoutError: If joints differ; the message prints both.
@@ -116,9 +100,7 @@ def _camera_names(keys: Sequence[str]) -> dict[str, str]:
         name = re.sub(r"\W+", "_", key.removeprefix("observation.images.").removeprefix("observation."))
         name = name if name.isidentifier() else f"camera_{name}"
         if name in names:
-            raise DatasetError(
-                f"the cameras {names[name]!r} and {key!r} would both be called {name!r}: give a TaskSpec"
-            )
+            raise DatasetError(f"cameras {names[name]!r} and {key!r} would both be called {name!r}: give a TaskSpec")
         names[name] = key
     return names
 

@@ -15,18 +15,11 @@ __all__ = ["split_episodes"]
 
 
 def split_episodes(dataset: Dataset, fractions: Any = 0.9, seed: int = 0) -> dict[str, np.ndarray]:
-    """Split the episodes of a dataset.
+    """Split the episodes of a dataset: rising indices, int64, per split; together every episode once.
 
     The same dataset, fractions and seed give the same split. Where outcomes are recorded, every split gets its share of
-    successes and of failures. No split is empty.
-
-    Args:
-        dataset: Dataset.
-        fractions: Share per split, summing to 1; or one number, the share of "train", the rest being "heldout".
-        seed: Seed of the draw.
-
-    Returns:
-        Rising episode indices, int64, per split; together every episode once.
+    successes and of failures. No split is empty. `fractions` is the share per split, summing to 1, or one number, the
+    share of "train", the rest being "heldout".
 
     Raises:
         ConfigError: If the fractions are no fractions, or there are fewer episodes than splits.

@@ -12,7 +12,7 @@ import numpy as np
 
 from rise_env.data.cache import Step, fingerprint
 from rise_env.data.parquet import read_parquet
-from rise_env.data.source import DataFile, Source
+from rise_env.data.source import DataFile, Source, VideoSegment
 from rise_env.errors import DatasetError
 from rise_env.tasks import TaskSpec
 
@@ -27,20 +27,11 @@ _LOSSLESS_BELOW = 128  # pixels
 
 
 class Piece(NamedTuple):
-    """An episode in a video file.
-
-    Attributes:
-        episode: Index of the episode, for messages.
-        start: Time of its first frame in seconds.
-        length: Number of frames.
-        whole: Whether the file holds this episode and nothing else.
-        target: Row of its first frame where the frames go.
-    """
+    """An episode in a video file: index, segment, number of frames, and the row that its first frame goes to."""
 
     episode: int
-    start: float
+    segment: VideoSegment
     length: int
-    whole: bool
     target: int
 
 
@@ -97,9 +88,7 @@ def _match(path: Path, pieces: Sequence[Piece], fps: int) -> dict[int, int]:
 
     with av.open(str(path)) as container:
         if not container.streams.video:
-            raise DatasetError(
-                f"video {path} (episode {pieces[0].episode}) holds no video stream: it is damaged or cut short"
-            )
+            raise DatasetError(f"video {path} (episode {pieces[0].episode}) has no video stream: it is damaged")
         stream = container.streams.video[0]
         base = stream.time_base
         assert base is not None
@@ -108,13 +97,13 @@ def _match(path: Path, pieces: Sequence[Piece], fps: int) -> dict[int, int]:
     rows: dict[int, int] = {}
     half = 0.5 / fps
     for piece in pieces:
-        first, last = 0, len(times)
-        if not piece.whole:
-            first = bisect.bisect_left(times, piece.start - half)
-            last = bisect.bisect_left(times, piece.start + piece.length / fps - half)
+        first, last, start = 0, len(times), piece.segment.start
+        if not piece.segment.whole:
+            first = bisect.bisect_left(times, start - half)
+            last = bisect.bisect_left(times, start + piece.length / fps - half)
         if last - first != piece.length:
             raise DatasetError(
-                f"video {path}: episode {piece.episode} should have {piece.length} frames from {piece.start:.3f} s on, "
+                f"video {path}: episode {piece.episode} should have {piece.length} frames from {start:.3f} s on, "
                 f"found {last - first}. The video is cut short or does not belong to this dataset."
             )
         rows.update({stamps[first + i]: piece.target + i for i in range(piece.length)})
@@ -160,21 +149,14 @@ def frames_fingerprint(source: Source, spec: TaskSpec) -> str:
     if any(key not in source.videos for key in keys):
         files |= {file.path for file in source.data_files}
     stamps = {str(path.relative_to(source.root)): _stamp(path) for path in sorted(files)}
-    segments = {
-        key: [[str(s.path.relative_to(source.root)), s.start] for s in source.videos.get(key, ())] for key in keys
-    }
+    segments = {k: [[str(s.path.relative_to(source.root)), s.start] for s in source.videos.get(k, ())] for k in keys}
     return fingerprint([_VERSION, keys, spec.image_size, source.fps, source.lengths.tolist(), segments, stamps])
 
 
 def decoding_steps(source: Source, spec: TaskSpec) -> list[Step]:
-    """Steps that decode every camera of a task, file by file.
+    """Steps on an array uint8 (N, V, H, W, 3) that decode the cameras of a task, file by file.
 
-    Args:
-        source: Metadata of the dataset.
-        spec: Names the cameras and the size of the pictures.
-
-    Returns:
-        Steps on an array uint8 (N, V, H, W, 3). They raise DatasetError where a video or image is missing or damaged.
+    They raise DatasetError where a video or image is missing or damaged.
     """
     starts = np.cumsum(source.lengths) - source.lengths
     steps = []
@@ -184,8 +166,7 @@ def decoding_steps(source: Source, spec: TaskSpec) -> list[Step]:
             continue
         members: dict[Path, list[Piece]] = {}
         for episode, segment in enumerate(source.videos[key]):
-            length, start = int(source.lengths[episode]), int(starts[episode])
-            piece = Piece(episode, segment.start, length, segment.whole, start)
+            piece = Piece(episode, segment, int(source.lengths[episode]), int(starts[episode]))
             members.setdefault(segment.path, []).append(piece)
         steps += [_video_step(source, spec, view, path, pieces) for path, pieces in members.items()]
     return steps
@@ -226,14 +207,11 @@ def _stamp(path: Path) -> list[int]:
 
 
 def video_encoder(image_size: tuple[int, int]) -> RGBEncoderConfig:
-    """Encoder settings for pictures of a size: h264, a key frame every 10 frames.
+    """Encoder settings for pictures of a height and width: h264, a key frame every 10 frames.
 
     What a policy is trained on should be what a camera will show it. Where a pixel is centimetres, an encoder's losses
     move the tool by half a centimetre (lab notebook), so that pictures below 128 pixels, which cost little, are stored
     without loss and in full colour resolution. Larger ones get crf 18, and yuv420p if their sides are even.
-
-    Args:
-        image_size: Height and width in pixels.
     """
     from lerobot.configs import RGBEncoderConfig  # takes seconds to import
 

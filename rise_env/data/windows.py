@@ -89,10 +89,7 @@ class Windows:
         return len(self.index)
 
     def batch(self, which: Any) -> WindowBatch:
-        """Windows by number; no video is decoded.
-
-        Args:
-            which: int (n,), positions in `index`.
+        """Windows by number, int (n,) positions in `index`; no video is decoded.
 
         Raises:
             DatasetError: If a number is outside [0, len(self)).
@@ -101,8 +98,7 @@ class Windows:
         if which.ndim != 1 or (which.size and which.dtype.kind not in "iu"):
             raise DatasetError(f"window numbers must be integers (n,), got {which.dtype} {which.shape}")
         which = which.astype(np.int64)
-        if which.size and (which.min() < 0 or which.max() >= len(self)):
-            wrong = which.min() if which.min() < 0 else which.max()
+        for wrong in which[(which < 0) | (which >= len(self))]:
             raise DatasetError(f"window {wrong} is outside [0, {len(self)})")
         return self.at(self.index[which])
 
@@ -125,14 +121,9 @@ class Windows:
                 f"which has {dataset.lengths[episode[late[0]]]} frames"
             )
         history_index = np.maximum(index[:, None] + self._history, start[:, None])
+        actions = dataset.action[index[:, None] + self._chunk]
+        states, future_states = dataset.state[history_index], dataset.state[future_index]
         return WindowBatch(
-            index=index,
-            episode=episode,
-            frame=index - start,
-            history_index=history_index,
-            future_index=future_index,
-            actions=dataset.action[index[:, None] + self._chunk],
-            states=dataset.state[history_index],
-            future_states=dataset.state[future_index],
-            prompts=dataset.prompts(index),
-        )
+            index, episode, index - start, history_index, future_index, actions, states, future_states,
+            dataset.prompts(index),
+        )  # fmt: skip

@@ -11,13 +11,7 @@ __all__ = ["augment_latents", "augment_pixels"]
 
 
 def augment_pixels(images: torch.Tensor, config: TrainingConfig, generator: torch.Generator) -> torch.Tensor:
-    """Change brightness and contrast, blur some samples, shift by whole pixels.
-
-    Args:
-        images: float (n, V, C, H, W) in [-1, 1]; not changed.
-        config: Strengths.
-        generator: CPU generator; everything random is drawn from it.
-    """
+    """Images float (n, V, C, H, W) in [-1, 1] with other brightness and contrast, some blurred, shifted by pixels."""
     count, device = len(images), images.device
 
     def uniform(low: float, high: float) -> torch.Tensor:
@@ -48,14 +42,7 @@ def _shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> tor
 def augment_latents(
     latents: torch.Tensor, scale: torch.Tensor, config: TrainingConfig, generator: torch.Generator
 ) -> torch.Tensor:
-    """Add noise to latents.
-
-    Args:
-        latents: float (n, V, C, h, w); not changed.
-        scale: Standard deviation of each channel, (C, 1, 1).
-        config: Strength.
-        generator: CPU generator.
-    """
+    """Latents float (n, V, C, h, w) with noise, relative to the standard deviation (C, 1, 1) of each channel."""
     if not config.latent_noise:
         return latents
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)

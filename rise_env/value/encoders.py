@@ -20,21 +20,13 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def hash_words(text: str, vocabulary: int) -> list[int]:
-    """Bucket of every word and sign of a text, the same on every machine; case is ignored.
-
-    Bucket 0 stands for a text without words.
-    """
+    """Bucket from 1 on of every word and sign of a text, the same on every machine; case is ignored."""
     words = _WORD.findall(text.lower())
     return [1 + zlib.crc32(word.encode("utf-8")) % (vocabulary - 1) for word in words] if vocabulary > 1 else []
 
 
 class HashedText(nn.Module):
-    """Embeds instructions as the mean of learned word vectors. Needs no files and knows every word, after a fashion.
-
-    Args:
-        vocabulary: Buckets that words fall into.
-        width: Width of the embedding.
-    """
+    """Embeds instructions as the mean, of some width, of learned vectors of the buckets that their words fall into."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
@@ -71,8 +63,7 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         height, breadth = size
-        self.convs = nn.ModuleList()
-        self.norms = nn.ModuleList()
+        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         for i, out_channels in enumerate(channels):
             stride = 1 if i < flat_convs else 2
             self.convs.append(nn.Conv2d(in_channels, out_channels, 3, stride, 1))
@@ -105,19 +96,17 @@ class BackboneEncoder(nn.Module):
         freeze: Do not train the backbone.
     """
 
-    _MEAN = (0.485, 0.456, 0.406)
-    _STD = (0.229, 0.224, 0.225)
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, views: int, width: int, size: tuple[int, int], backbone: Any, freeze: bool) -> None:
         super().__init__()
         self.size = size
         self.backbone: Any = backbone.requires_grad_(not freeze)
-        self.mean: torch.Tensor
-        self.std: torch.Tensor
         self.project = nn.Linear(2 * int(backbone.config.hidden_size), width)
         self.view_embed = nn.Parameter(torch.zeros(views, width))
-        self.register_buffer("mean", torch.tensor(self._MEAN).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(self._STD).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor((0.229, 0.224, 0.225)).reshape(3, 1, 1), persistent=False)
         self.freeze = freeze
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -158,17 +147,11 @@ def load_backbone(name: str, config: dict[str, Any] | None) -> nn.Module:
 
 
 class Ensemble(nn.Module):
-    """M small networks side by side on the same input, evaluated together.
-
-    Args:
-        members: Number of networks M.
-        widths: Widths of input, hidden layers and output.
-    """
+    """M small networks side by side on the same input; `widths` are those of input, hidden layers and output."""
 
     def __init__(self, members: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         pairs = list(itertools.pairwise(widths))
         for i, (inputs, outputs) in enumerate(pairs):
             gain = 2.0 if i + 1 < len(pairs) else 1.0

@@ -45,15 +45,7 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
 def read_values(
     model: ValueModel, dataset: FrameDataset, index: np.ndarray, prompts: list[str], batch: int = 128
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Value and spread, float32 (n,), of some frames of a dataset, by head and for the "output".
-
-    Args:
-        model: Value model.
-        dataset: Where the frames are.
-        index: Frames, (n,).
-        prompts: Instruction of each frame.
-        batch: Frames read at once.
-    """
+    """Value and spread, float32 (n,), of the frames `index` (n,), `batch` at once, by head and for the "output"."""
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for start in range(0, len(index), batch):
         section = slice(start, start + batch)
@@ -69,29 +61,19 @@ def read_values(
 
 
 def chunk_advantages(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarray:
-    """Advantage of the recorded chunk at every frame: mean of V(t + k) over k = 1 .. min(chunk, rest), minus V(t).
-
-    The last frame of an episode has no future; its advantage is 0.
+    """Advantage of the recorded chunk at every frame, float32 (N,): mean of V(t + k), as `chunk_means`, minus V(t).
 
     Args:
         values: Values of all frames, (N,), episode after episode.
         lengths: Frames of each episode.
         chunk: Control steps per chunk.
-
-    Returns:
-        float32 (N,).
     """
-    return (_chunk_means(values, lengths, chunk) - values).astype(np.float32)
+    return (chunk_means(values, lengths, chunk) - values).astype(np.float32)
 
 
 def chunk_means(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarray:
-    """Mean of V(t + k) over k = 1 .. min(chunk, rest), float32 (N,); V(t) itself at the last frame of an episode."""
-    return _chunk_means(values, lengths, chunk).astype(np.float32)
-
-
-def _chunk_means(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    lengths = np.asarray(lengths, np.int64)
+    """Mean of V(t + k) over k = 1 .. min(chunk, rest), float64 (N,); V(t) itself at the last frame of an episode."""
+    values, lengths = np.asarray(values, np.float64), np.asarray(lengths, np.int64)
     if lengths.sum() != len(values):
         raise ValueError(f"{len(values)} values for episodes of {int(lengths.sum())} frames in all")
     ends = np.repeat(np.cumsum(lengths), lengths)
@@ -105,15 +87,7 @@ def _chunk_means(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndar
 def evaluate_value(
     model: ValueModel, dataset: FrameDataset, labels: Labels, episodes: np.ndarray, chunk: int, max_frames: int
 ) -> dict[str, Any]:
-    """Measure a value model on held-out episodes.
-
-    Args:
-        model: Value model.
-        dataset: Where the frames are.
-        labels: Labels of the dataset.
-        episodes: ReferenceBatch-out episodes.
-        chunk: Control steps per chunk, for the advantage.
-        max_frames: Whole episodes are read until there are this many frames.
+    """Measure a value model on held-out episodes: whole ones, until there are `max_frames`.
 
     Returns:
         JSON-ready mapping. Per head and for the "output", over the frames up to the outcome: `progress_spearman`,
@@ -151,11 +125,8 @@ def evaluate_value(
         if name == "progress" and known.any():
             error = value[known] - truth[known]
             wrong = np.abs(error) > np.median(np.abs(error))
-            heads[name] |= {
-                "mae": float(np.abs(error).mean()),
-                "bias": float(error.mean()),
-                "spread_auroc": auroc(spread[known], wrong),
-            }
+            mae, bias = float(np.abs(error).mean()), float(error.mean())
+            heads[name] |= {"mae": mae, "bias": bias, "spread_auroc": auroc(spread[known], wrong)}
     return {
         "episodes": len(episodes),
         "successes": int(labels.success[episodes].sum()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,28 +16,12 @@ import torch
 from rise_env.errors import TrainingError
 from rise_env.protocols import Dynamics, History
 
-__all__ = ["FrameSource", "ImaginedFrames", "imagine_recorded_chunks"]
-
-
-class FrameSource(Protocol):
-    """Where training takes frames from that are not recorded."""
-
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw frames.
-
-        Args:
-            rng: The only source of randomness, so that a resumed run draws the same.
-            count: How many.
-
-        Returns:
-            Frames as the value model reads them, (count, V, ...), and the recorded frame that each one imitates, int64
-            (count,); its labels are theirs.
-        """
+__all__ = ["ImaginedFrames", "imagine_recorded_chunks"]
 
 
 @dataclass(frozen=True)
 class ImaginedFrames:
-    """Imagined frames in memory; satisfies `FrameSource`.
+    """Imagined frames in memory.
 
     Attributes:
         frames: uint8 (n, V, H, W, 3), or latents float (n, V, C, h, w).
@@ -52,7 +36,7 @@ class ImaginedFrames:
             raise TrainingError(f"{len(self.frames)} imagined frames for {len(self.index)} recorded ones")
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw frames, with replacement."""
+        """Some frames, drawn with replacement, and the recorded frame that each one imitates."""
         chosen = rng.integers(len(self.index), size=count)
         return self.frames[chosen], self.index[chosen]
 
@@ -67,27 +51,19 @@ def imagine_recorded_chunks(
     batch: int = 16,
     on_chunk: Callable[[int], None] | None = None,
 ) -> ImaginedFrames:
-    """Let a dynamics model imagine recorded chunks.
+    """Let a dynamics model imagine recorded chunks, `batch` at once: pixels, or `latents` (float16).
 
-    Args:
-        dynamics: Dynamics model.
-        windows: `rise_env.data.Windows` of the training episodes.
-        count: Chunks, drawn without replacement; fewer if there are not as many.
-        seed: Seed of the draw and of the imagination.
-        latents: Keep latents (float16) instead of pixels.
-        batch: Chunks imagined at once.
-        on_chunk: Called with the number of finished chunks.
+    They are `count` of the `rise_env.data.Windows`, drawn without replacement, or all if there are not as many.
+    `on_chunk` is called with the number of finished ones.
 
     Raises:
         TrainingError: If latents are asked for and the dynamics model has none.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(windows))[:count])
-    frames: list[np.ndarray] = []
-    index: list[np.ndarray] = []
+    frames, index = [], []
     for start in range(0, len(chosen), batch):
         window = windows.batch(chosen[start : start + batch])
-        rows = [int(row) for row in chosen[start : start + batch]]
-        imagined = _imagine(dynamics, windows, window, seed, rows, latents)
+        imagined = _imagine(dynamics, windows, window, seed, chosen[start : start + batch].tolist(), latents)
         frames.append(imagined.reshape(-1, *imagined.shape[2:]))
         index.append(window.future_index.reshape(-1))
         if on_chunk is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.errors import ConfigError
+from rise_env.errors import requirement
 from rise_env.value.evaluation import chunk_advantages, chunk_means, read_values
 from rise_env.value.labels import FrameDataset, optional_column
 from rise_env.value.model import ValueModel
@@ -23,17 +23,17 @@ _OPTIMAL = 1.0
 
 @dataclass(frozen=True)
 class FrameLabels:
-    """Labels of N frames.
+    """Labels of N frames; float32 (N,) unless said otherwise.
 
     Attributes:
-        value: Value of the frame, float32 (N,).
-        spread: Its uncertainty, float32 (N,).
-        value_next: Mean value over the recorded chunk that starts here, float32 (N,).
-        measured: Measured chunk advantage, float32 (N,).
-        forced: Whether the frame belongs to a demonstration or a correction, bool (N,).
-        advantage: `measured`, or 1 where forced; float32 (N,).
-        positive: Whether the advantage is among the best of its task, or forced; bool (N,).
-        heads: Value by head of the model, float32 (N,) each.
+        value: Value of the frame.
+        spread: Its uncertainty.
+        value_next: Mean value over the recorded chunk that starts here.
+        measured: Measured chunk advantage.
+        forced: Whether the frame belongs to a demonstration or a correction, bool.
+        advantage: `measured`, or 1 where forced.
+        positive: Whether the advantage is among the best of its task, or forced; bool.
+        heads: Value by head of the model.
     """
 
     value: np.ndarray
@@ -68,10 +68,9 @@ def label_frames(
         batch: Frames read at once.
         on_frames: Called with the number of frames finished.
     """
-    if not 0 < positive_fraction < 1:
-        raise ConfigError(f"the positive fraction is {positive_fraction}, expected between 0 and 1")
-    if chunk < 1:
-        raise ConfigError(f"the chunk is {chunk}, expected at least 1 control step")
+    require = requirement("labelling")
+    require(0 < positive_fraction < 1, f"the positive fraction is {positive_fraction}, expected between 0 and 1")
+    require(chunk >= 1, f"the chunk is {chunk}, expected at least 1 control step")
     count, lengths = dataset.num_frames, np.asarray(dataset.lengths)
     tasks = [str(episode.task) for episode in dataset.episodes]
     owner = np.repeat(np.arange(len(lengths)), lengths)
@@ -84,8 +83,7 @@ def label_frames(
     heads = {name: np.concatenate([part[name][0] for part in parts]) for name in parts[0]}
     value, spread = heads.pop("output"), np.concatenate([part["output"][1] for part in parts])
     forced = np.full(count, demonstrations)
-    corrected = optional_column(dataset, "is_intervention")
-    if corrected is not None:
+    if (corrected := optional_column(dataset, "is_intervention")) is not None:
         forced |= corrected.astype(bool)
     measured = chunk_advantages(value, lengths, chunk)
     positive = forced.copy()
@@ -93,56 +91,29 @@ def label_frames(
         rows = np.flatnonzero(~forced & np.array([name == task for name in tasks])[owner])
         if len(rows):
             positive[rows] = measured[rows] > np.quantile(measured[rows], 1 - positive_fraction)
-    return FrameLabels(
-        value=value,
-        spread=spread,
-        value_next=chunk_means(value, lengths, chunk),
-        measured=measured,
-        forced=forced,
-        advantage=np.where(forced, np.float32(_OPTIMAL), measured),
-        positive=positive,
-        heads=heads,
-    )
+    ahead, advantage = chunk_means(value, lengths, chunk), np.where(forced, np.float32(_OPTIMAL), measured)
+    return FrameLabels(value, spread, ahead.astype(np.float32), measured, forced, advantage, positive, heads)
 
 
 def write_labels(dataset: Any, tag: str, labels: FrameLabels, directory: str | Path | None = None) -> list[Path]:
-    """Write `returns_{tag}.parquet` and `advantages_{tag}.parquet`; the dataset's own files are not touched.
-
-    Args:
-        dataset: `rise_env.data.Dataset`.
-        tag: Name of this labelling.
-        labels: From `label_frames` on the same dataset.
-        directory: Where to write instead of the dataset's `meta`.
-    """
+    """Write `returns_{tag}.parquet` and `advantages_{tag}.parquet` into the `meta` of a `Dataset`, or `directory`."""
     from rise_env.data.labels import write_advantages, write_values
 
     columns: dict[str, Any] = {f"value_{name}": value for name, value in labels.heads.items()}
     paths = write_values(dataset, tag, labels.value, directory=directory, spread=labels.spread, **columns)
     return paths + write_advantages(
-        dataset,
-        tag,
-        labels.advantage,
-        positive=labels.positive,
-        value_current=labels.value,
-        value_next=labels.value_next,
-        directory=directory,
-        advantage_measured=labels.measured,
-        forced=labels.forced,
+        dataset, tag, labels.advantage, positive=labels.positive, value_current=labels.value,
+        value_next=labels.value_next, directory=directory, advantage_measured=labels.measured, forced=labels.forced,
         spread=labels.spread,
-    )
+    )  # fmt: skip
 
 
 def draw_labels(
     pixels: FrameDataset, labels: FrameLabels, folder: str | Path, episodes: int, columns: int = 10
 ) -> list[Path]:
-    """Draw the first episodes: frames above, value and its spread below, ground-truth progress where it is recorded.
+    """Draw the first episodes of a dataset of pixels into `folder`, as `episode_000000.png` and so on.
 
-    Args:
-        pixels: The dataset, with pixels.
-        labels: From `label_frames`.
-        folder: Directory for `episode_000000.png`, ....
-        episodes: How many episodes to draw.
-        columns: Frames per picture.
+    A picture shows some frames, value and spread below, and ground-truth progress where it is recorded.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -130,20 +130,10 @@ def make_labels(dataset: FrameDataset, config: LabelConfig) -> Labels:
     scale = np.array([scales[task] for task in tasks])[episode]
     cost = np.where(success, 0.0, config.failure_cost)[episode]
     returns = -(np.maximum(outcome[episode] - local, 0) + cost) / scale
+    progress, returns = np.asarray(progress, np.float32), np.clip(returns, -1.0, 0.0).astype(np.float32)
     return Labels(
-        starts=starts,
-        lengths=lengths,
-        episode=episode,
-        tasks=tasks,
-        success=success,
-        ended=ended,
-        outcome=outcome,
-        progress=np.asarray(progress, np.float32),
-        progress_known=known,
-        returns=np.clip(returns, -1.0, 0.0).astype(np.float32),
-        return_scales=scales,
-        dense=dense,
-    )
+        starts, lengths, episode, tasks, success, ended, outcome, progress, known, returns, scales, dense
+    )  # fmt: skip
 
 
 def fill_dips(values: np.ndarray, length: int) -> np.ndarray:

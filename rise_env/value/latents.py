@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ class LatentDataset:
         self.starts: np.ndarray = dataset.starts
         self.lengths: np.ndarray = dataset.lengths
         self.num_frames: int = dataset.num_frames
+        self.episodes: Sequence[Any] = dataset.episodes
+        self.columns: list[str] = dataset.columns
+        self.column: Callable[[str], np.ndarray] = dataset.column
 
         def encode(index: np.ndarray) -> np.ndarray:
             frames = torch.from_numpy(dataset.frames(index)).unsqueeze(1).to(dynamics.device)
@@ -47,23 +50,9 @@ class LatentDataset:
         self._latents = dataset.cached(f"value-latents-{tag}", shape, np.float16, encode, batch=batch)
 
     @property
-    def episodes(self) -> Sequence[Any]:
-        """Facts about every episode."""
-        return self.pixels.episodes
-
-    @property
-    def columns(self) -> list[str]:
-        """Names that `column` takes."""
-        return self.pixels.columns
-
-    @property
     def success(self) -> np.ndarray:
         """Explicit outcome of every episode."""
         return self.pixels.success
-
-    def column(self, name: str) -> np.ndarray:
-        """A column of the dataset."""
-        return self.pixels.column(name)
 
     def frames(self, index: Any) -> np.ndarray:
         """Latents of some moments."""

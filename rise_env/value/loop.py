@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from rise_env.training.loop import Budget, Loop, Progress
+from rise_env.training.loop import Budget, Loop
 from rise_env.value.augment import augment_latents, augment_pixels
 from rise_env.value.config import ValueConfig
-from rise_env.value.imagined import FrameSource
+from rise_env.value.imagined import ImaginedFrames
 from rise_env.value.labels import FrameDataset, Labels
 from rise_env.value.losses import distributional_loss, progress_loss, success_loss, td_loss, td_target, td_transition
 from rise_env.value.model import ValueModel
@@ -24,48 +24,28 @@ __all__ = ["ValueLoop"]
 class ValueLoop(Loop):
     """Trains a value model: every head but `td` first, then every head.
 
-    The share of the updates that the first phase has is its share of any budget.
+    The share of the updates that the first phase has is its share of any budget. The model with averaged weights is
+    kept in `model/` of the run folder. Arguments are as for `Loop`, and:
 
     Args:
-        folder: Run folder; the model with averaged weights is kept in `model/` as it comes on.
-        model: What is trained.
-        config: `value` section of a preset.
-        budget: How long.
-        identity: See `Loop`.
         dataset: Where frames come from.
         labels: Their labels.
         index: Frames to train on.
         imagined: Imagined frames to mix in.
-        report: See `Loop`.
-        writer: See `Loop`.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        model: ValueModel,
-        config: ValueConfig,
-        budget: Budget,
-        identity: Mapping[str, Any],
-        dataset: FrameDataset,
-        labels: Labels,
-        index: np.ndarray,
-        imagined: FrameSource | None = None,
-        report: Callable[[Progress], None] | None = None,
-        writer: Any = None,
-    ) -> None:
+        self, folder: Path, model: ValueModel, config: ValueConfig, budget: Budget, identity: Mapping[str, Any],
+        dataset: FrameDataset, labels: Labels, index: np.ndarray, imagined: ImaginedFrames | None, **outlets: Any,
+    ) -> None:  # fmt: skip
         training = config.training
-        super().__init__(
-            "value", folder, model, self._loss, training, budget, identity, report=report, writer=writer
-        )  # fmt: skip
+        super().__init__("value", folder, model, self._loss, training, budget, identity, **outlets)
         self.model, self.value_config, self.device = model, config, model.device
         self.dataset, self.labels, self.index, self.imagined = dataset, labels, index, imagined
         self.target: ValueModel | None = None
         keep = np.random.default_rng([training.seed, 0xB007]).random((config.model.members, len(labels.lengths)))
         self.members = torch.from_numpy((keep < training.bootstrap).astype(np.float32))
         self.first_phase = training.progress_steps / (training.progress_steps + training.td_steps)
-
-    # ------------------------------------------------------------------ what differs from other loops
 
     def make_optimiser(self) -> torch.optim.Optimizer:
         """AdamW; everything decays."""
@@ -103,8 +83,6 @@ class ValueLoop(Loop):
     def _start_target(self) -> ValueModel:
         self.target = copy.deepcopy(self.model).requires_grad_(False).eval()
         return self.target
-
-    # ------------------------------------------------------------------ the loss
 
     def _loss(self, step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         losses = self._losses(step, "td" in self.value_config.model.heads and self.used >= self.first_phase)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,8 +83,7 @@ def _mean(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (loss * weight).sum() / weight.sum().clamp(min=1.0)
 
 
-@dataclass(frozen=True)
-class Transition:
+class Transition(NamedTuple):
     """What the TD target of some frames is made of.
 
     Attributes:
@@ -114,12 +113,9 @@ def td_transition(labels: Labels, index: np.ndarray, config: TDConfig) -> Transi
     final = ended & (local + ahead >= end)
     paid = np.where(labels.success[episode], config.success, config.failure)
     factor = config.gamma ** ahead.astype(np.float64)
-    return Transition(
-        next_index=np.where(final, index, index + ahead).astype(np.int64),
-        reward=np.where(final, factor * paid, 0.0).astype(np.float32),
-        discount=np.where(final, 0.0, factor).astype(np.float32),
-        known=final | (ahead > 0),
-    )
+    next_index = np.where(final, index, index + ahead).astype(np.int64)
+    reward, discount = np.where(final, factor * paid, 0.0), np.where(final, 0.0, factor)
+    return Transition(next_index, reward.astype(np.float32), discount.astype(np.float32), final | (ahead > 0))
 
 
 def td_target(reward: torch.Tensor, discount: torch.Tensor, next_value: torch.Tensor, config: TDConfig) -> torch.Tensor:

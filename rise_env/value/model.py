@@ -15,7 +15,6 @@ from rise_env.config import decode
 from rise_env.errors import ConfigError
 from rise_env.pretrained import PretrainedMixin
 from rise_env.protocols import ValueEstimate
-from rise_env.tasks import TaskSpec
 from rise_env.value.config import ModelConfig
 from rise_env.value.encoders import BackboneEncoder, ConvEncoder, Ensemble, HashedText, load_backbone
 from rise_env.value.losses import bin_centers, expectation
@@ -41,11 +40,6 @@ class InputShape:
     height: int
     width: int
     channels: int = 3
-
-    @classmethod
-    def of_task(cls, spec: TaskSpec) -> InputShape:
-        """Shape of a task's pixels."""
-        return cls(tuple(spec.cameras), *spec.image_size)
 
 
 class ValueModel(PretrainedMixin, nn.Module):
@@ -73,6 +67,9 @@ class ValueModel(PretrainedMixin, nn.Module):
     kind = "rise-value"
     thread_safe = True
     title = "value model"
+    latent_mean: torch.Tensor
+    latent_std: torch.Tensor
+    bin_centers: torch.Tensor
 
     def __init__(
         self, config: ModelConfig, input_shape: InputShape, backbone_config: dict[str, Any] | None = None
@@ -88,20 +85,15 @@ class ValueModel(PretrainedMixin, nn.Module):
             backbone = load_backbone(config.backbone, backbone_config)
             self.encoder = BackboneEncoder(views, config.embed, config.backbone_size, backbone, config.freeze_backbone)
         else:
-            self.encoder = ConvEncoder(
-                views, size, input_shape.channels, config.channels, config.flat_convs, config.embed
-            )
+            channels = input_shape.channels
+            self.encoder = ConvEncoder(views, size, channels, config.channels, config.flat_convs, config.embed)
         features = views * config.embed + config.text_embed
         self.head_widths = {head: config.bins if head == "distributional" else 1 for head in config.heads}
         widths = [features, *[config.hidden] * config.depth, sum(self.head_widths.values())]
         self.trunk = Ensemble(config.members, widths)
         self.prior = Ensemble(config.members, widths).requires_grad_(False) if config.prior_scale else None
-        channels = input_shape.channels
-        self.latent_mean: torch.Tensor
-        self.latent_std: torch.Tensor
-        self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("latent_std", torch.ones(channels, 1, 1))
-        self.bin_centers: torch.Tensor
+        self.register_buffer("latent_mean", torch.zeros(input_shape.channels, 1, 1))
+        self.register_buffer("latent_std", torch.ones(input_shape.channels, 1, 1))
         self.register_buffer("bin_centers", bin_centers(config.bins), persistent=False)
         self.device: torch.device = self.latent_mean.device
         self.reads_latents: bool = config.reads_latents
@@ -112,15 +104,7 @@ class ValueModel(PretrainedMixin, nn.Module):
         return self
 
     def forward(self, moments: torch.Tensor, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Raw outputs of every head, for training.
-
-        Args:
-            moments: (n, V, C, H, W): images in [-1, 1] (see `prepare`), or latents.
-            prompts: n instructions.
-
-        Returns:
-            Logits float (M, n) by head; (M, n, bins) for "distributional".
-        """
+        """Logits of every head, float (M, n), or (M, n, bins) for "distributional", of what `prepare` gives."""
         if self.reads_latents:
             moments = (moments - self.latent_mean) / self.latent_std
         x = torch.cat([self.encoder(moments).flatten(1), self.text(prompts)], dim=-1)
@@ -128,22 +112,13 @@ class ValueModel(PretrainedMixin, nn.Module):
         if self.prior is not None:
             outputs = outputs + self.config.prior_scale * self.prior(x)
         parts = outputs.split(list(self.head_widths.values()), dim=-1)
-        return {
-            head: part if head == "distributional" else part[..., 0]
-            for head, part in zip(self.head_widths, parts, strict=True)
-        }
+        named = zip(self.head_widths, parts, strict=True)
+        return {head: part if head == "distributional" else part[..., 0] for head, part in named}
 
     def activate(self, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Turn raw outputs into values (M, n) in the range of each head."""
-        values = {}
-        for head, logits in outputs.items():
-            if head == "td":
-                values[head] = torch.tanh(logits)
-            elif head == "distributional":
-                values[head] = expectation(logits, self.bin_centers)
-            else:
-                values[head] = torch.sigmoid(logits)
-        return values
+        special = {"td": torch.tanh, "distributional": lambda logits: expectation(logits, self.bin_centers)}
+        return {head: special.get(head, torch.sigmoid)(logits) for head, logits in outputs.items()}
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
         """Network input (n, V, C, H, W) of frames: uint8 (n, V, H, W, 3), or latents float (n, V, C, H, W)."""
@@ -162,14 +137,10 @@ class ValueModel(PretrainedMixin, nn.Module):
             ValueError: If shape, type or number of prompts is not what the model was trained on, or a latent is not
                 finite.
         """
-        value, spread = self._read(frames, prompts)["output"]
-        return ValueEstimate(value, spread)
+        return self.estimate_heads(frames, prompts)["output"]
 
     def estimate_heads(self, frames: torch.Tensor, prompts: Sequence[str]) -> dict[str, ValueEstimate]:
         """As `estimate`, for every head, and for the configured output under the name "output"."""
-        return {name: ValueEstimate(*pair) for name, pair in self._read(frames, prompts).items()}
-
-    def _read(self, frames: torch.Tensor, prompts: Sequence[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         self._check(frames, prompts)
         batch, time = frames.shape[:2]
         moments = frames.flatten(0, 1)
@@ -185,18 +156,15 @@ class ValueModel(PretrainedMixin, nn.Module):
                 for name, value in values.items():
                     parts.setdefault(name, []).append(value)
         joined = {name: torch.cat(chunks, dim=1).unflatten(1, (batch, time)) for name, chunks in parts.items()}
-        return {name: (value.mean(0), value.std(0, correction=0)) for name, value in joined.items()}
+        return {name: ValueEstimate(value.mean(0), value.std(0, correction=0)) for name, value in joined.items()}
 
     def _check(self, frames: torch.Tensor, prompts: Sequence[str]) -> None:
         shape = self.input_shape
         views = len(shape.cameras)
+        expected, kind = (views, shape.height, shape.width, 3), "pixels uint8 (B, T, V, H, W, 3)"
         if self.reads_latents:
-            expected: tuple[int, ...] = (views, shape.channels, shape.height, shape.width)
-            good_type, kind = frames.is_floating_point(), "latents float (B, T, V, C, h, w)"
-        else:
-            expected = (views, shape.height, shape.width, 3)
-            good_type, kind = frames.dtype == torch.uint8, "pixels uint8 (B, T, V, H, W, 3)"
-        if not good_type:
+            expected, kind = (views, shape.channels, shape.height, shape.width), "latents float (B, T, V, C, h, w)"
+        if not (frames.is_floating_point() if self.reads_latents else frames.dtype == torch.uint8):
             hint = "" if self.reads_latents else "; images are 0..255, convert them where you know their range"
             raise ValueError(f"frames are {frames.dtype}, this value model reads {kind}{hint}")
         if frames.ndim != 6 or tuple(frames.shape[2:]) != expected:

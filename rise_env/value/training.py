@@ -18,7 +18,7 @@ from rise_env.provenance import config_hash, provenance
 from rise_env.training.loop import Budget, Progress, start_run
 from rise_env.value.config import TrainingConfig, ValueConfig
 from rise_env.value.evaluation import evaluate_value
-from rise_env.value.imagined import FrameSource
+from rise_env.value.imagined import ImaginedFrames
 from rise_env.value.labels import FrameDataset, make_labels
 from rise_env.value.loop import ValueLoop
 from rise_env.value.model import InputShape, ValueModel
@@ -35,7 +35,7 @@ def train_value(
     chunk: int,
     split: tuple[np.ndarray, np.ndarray] | None = None,
     budget: Budget | None = None,
-    imagined: FrameSource | None = None,
+    imagined: ImaginedFrames | None = None,
     initial: str | Path | None = None,
     device: str | torch.device = "cpu",
     report: Callable[[Progress], None] | None = None,
@@ -84,38 +84,30 @@ def train_value(
         _standardise(model, dataset, index, settings.seed)
     if initial is not None:
         model = _start_from(initial, model)
+    passing = ("checkpoint_seconds", "eval_frames")  # settings that do not decide what a run ends with
+    lasting = {name: value for name, value in asdict(settings).items() if name not in passing}
     identity = {
-        "value": {**to_plain(config), "training": _lasting(settings)},
-        "input": shape,
-        "episodes": config_hash(train.tolist()),
-        "frames": dataset.num_frames,
-        "tasks": sorted(set(labels.tasks)),
-        "imagined": imagined is not None,
+        "value": {**to_plain(config), "training": lasting}, "input": shape, "episodes": config_hash(train.tolist()),
+        "frames": dataset.num_frames, "tasks": sorted(set(labels.tasks)), "imagined": imagined is not None,
         "initial": None if initial is None else str(initial),
-    }
+    }  # fmt: skip
     writer = start_run(out, {"value": config}, settings.seed, tensorboard)
     budget = budget or Budget(steps=settings.progress_steps + settings.td_steps)
     loop = ValueLoop(
-        out, model.to(device), config, budget, identity, dataset, labels, index, imagined, report, writer
-    )  # fmt: skip
+        out, model.to(device), config, budget, identity, dataset, labels, index, imagined, report=report, writer=writer
+    )
     best = cast(ValueModel, loop.run())
-    result: dict[str, Any] = {
+    measured = evaluate_value(best, dataset, labels, held_out, chunk, settings.eval_frames) if len(held_out) else None
+    result = {
         "steps": loop.step,
         "minutes": loop.elapsed / 60,
         "train_frames": len(index),
         "return_scales": labels.return_scales,
-        "held_out": None,
+        "held_out": measured,
         "provenance": provenance(asdict(config), settings.seed),
     }
-    if len(held_out):
-        result["held_out"] = evaluate_value(best, dataset, labels, held_out, chunk, settings.eval_frames)
     write_json(out / "metrics.json", result)
     return result
-
-
-def _lasting(train: TrainingConfig) -> dict[str, Any]:
-    """Settings that decide what a run ends with."""
-    return {name: value for name, value in asdict(train).items() if name not in ("checkpoint_seconds", "eval_frames")}
 
 
 def _split(dataset: FrameDataset, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -132,12 +124,12 @@ def _input_shape(dataset: FrameDataset, cameras: tuple[str, ...], reads_latents:
         raise TrainingError(
             f"frames have shape {sample.shape}, expected (n, V, ...) with {len(cameras)} views: {cameras}"
         )
-    if reads_latents:
-        if sample.dtype == np.uint8:
-            raise TrainingError("value.model.reads_latents is true, but the dataset gives pixels; encode it first")
-        return InputShape(tuple(cameras), sample.shape[3], sample.shape[4], sample.shape[2])
-    if sample.dtype != np.uint8:
+    if reads_latents and sample.dtype == np.uint8:
+        raise TrainingError("value.model.reads_latents is true, but the dataset gives pixels; encode it first")
+    if not reads_latents and sample.dtype != np.uint8:
         raise TrainingError(f"frames are {sample.dtype}, expected uint8 pixels (or set value.model.reads_latents)")
+    if reads_latents:
+        return InputShape(tuple(cameras), sample.shape[3], sample.shape[4], sample.shape[2])
     return InputShape(tuple(cameras), sample.shape[2], sample.shape[3])
 
 

@@ -1,9 +1,7 @@
-"""Samplers: shares are as promised, and a restart changes nothing."""
+"""Samplers: shares are as they should be, and a batch depends on its number alone."""
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +19,7 @@ def windows(v3_root: Path, spec: Callable[..., TaskSpec]) -> Windows:
 
 
 def take(sampler: Sampler, count: int) -> np.ndarray:
-    return np.stack(list(itertools.islice(sampler, count)))
+    return np.stack([sampler.draw(step) for step in range(count)])
 
 
 def test_shuffle_shows_every_window_once_per_epoch(windows: Windows) -> None:
@@ -48,23 +46,14 @@ def test_batches_hold_many_samples_of_few_scenes(windows: Windows) -> None:
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "task-centric"])
-def test_seeded_and_resumable(windows: Windows, kind: str) -> None:
+def test_batches_depend_on_seed_and_number_alone(windows: Windows, kind: str) -> None:
     def make(seed: int = 0) -> Sampler:
         return ShuffledSampler(windows, 6, seed) if kind == "shuffled" else TaskCentricSampler(windows, 2, 3, seed=seed)
 
-    sampler = make()
-    reference = take(make(), 9)
-    take(sampler, 4)
-    state = json.loads(json.dumps(sampler.state_dict()))
-    resumed = make()
-    resumed.load_state_dict(state)
-    np.testing.assert_array_equal(take(resumed, 5), reference[4:])
-    np.testing.assert_array_equal(take(sampler, 5), reference[4:])
+    reference, sampler = take(make(), 9), make()
+    for step in (4, 8, 0):
+        np.testing.assert_array_equal(sampler.draw(step), reference[step])
     assert (take(make(1), 9) != reference).any()
-    with pytest.raises(ConfigError, match="seed: saved 0, now 1"):
-        make(1).load_state_dict(state)
-    with pytest.raises(ConfigError, match="num_windows: saved 16, now 9"):
-        ShuffledSampler(9, 6).load_state_dict(state)
 
 
 @pytest.mark.parametrize(("windows_count", "batch", "seed"), [(0, 1, 0), (4, 0, 0), (4, 1, -1)])
