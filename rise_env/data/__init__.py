@@ -4,24 +4,18 @@
 """
 
 from rise_env.data.cache import cache_root
-from rise_env.data.dataset import Dataset, EpisodeInfo
-from rise_env.data.joined import JoinedDataset
+from rise_env.data.dataset import Dataset
 from rise_env.data.labels import interventions, label_tags, read_advantages, read_values, write_advantages, write_values
 from rise_env.data.opening import open_dataset
-from rise_env.data.recorded import RecordedDataset
 from rise_env.data.samplers import Sampler, ShuffledSampler, TaskCentricSampler
 from rise_env.data.splits import split_episodes
-from rise_env.data.stats import FeatureStats, Stats, compute_stats
+from rise_env.data.stats import Stats, compute_stats
 from rise_env.data.windows import WindowBatch, Windows
 from rise_env.errors import DatasetError
 
 __all__ = [
     "Dataset",
     "DatasetError",
-    "EpisodeInfo",
-    "FeatureStats",
-    "JoinedDataset",
-    "RecordedDataset",
     "Sampler",
     "ShuffledSampler",
     "Stats",

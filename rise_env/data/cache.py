@@ -30,12 +30,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Step:
-    """A part of the work on an array that is not interrupted or repeated.
+    """A part of the work on an array: its name, stable between runs, and the number of items that `run` makes.
 
-    Attributes:
-        name: Name of the step, stable between runs.
-        size: Items it makes.
-        run: Writes into the array; calls its second argument with the number of items it has just finished.
+    `run` writes into the array and calls its second argument with the number of items it has just finished.
     """
 
     name: str
@@ -63,7 +60,7 @@ def cached_array(
 
     Args:
         path: File with the suffix ".npy".
-        shape: Its shape.
+        shape: Shape of the array.
         dtype: Its type.
         steps: The work that makes it; done in order, each once, even if processes are killed in between.
         progress: Called while the array is made, never while it is only opened.

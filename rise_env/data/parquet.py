@@ -37,11 +37,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None, without: str 
 
 
 def to_numpy(column: Any, where: str) -> np.ndarray:
-    """Rows of a pyarrow column, lists as further axes; (n, 1) becomes (n,).
-
-    Args:
-        column: pyarrow.ChunkedArray with n rows.
-        where: What it is, for messages.
+    """Rows of a pyarrow.ChunkedArray, lists as further axes; (n, 1) becomes (n,).
 
     Raises:
         DatasetError: If a value is missing, or rows differ in length.

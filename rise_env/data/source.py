@@ -70,11 +70,7 @@ class Source:
 
 
 def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
-    """Directory of a dataset: a local one, else a snapshot from the Hugging Face hub.
-
-    Args:
-        path_or_repo: Directory or hub id such as "lerobot/pusht".
-        revision: Branch, tag or commit on the hub.
+    """Directory of a dataset: a local one, else a snapshot from the Hugging Face hub, e.g. of "lerobot/pusht".
 
     Raises:
         DatasetError: If it is neither a directory with a dataset nor a dataset on the hub.
@@ -97,10 +93,9 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
     try:
         root = Path(snapshot_download(name, repo_type="dataset", revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        problem = "is no local directory and cannot be had from the Hugging Face hub"
         reason = str(error).strip().partition("\n")[0]
-        raise DatasetError(
-            f"dataset {name!r} is no local directory and cannot be had from the Hugging Face hub: {reason}"
-        ) from error
+        raise DatasetError(f"dataset {name!r} {problem}: {reason}") from error
     if not (root / INFO_PATH).is_file():
         raise DatasetError(f"{name!r} on the Hugging Face hub is no LeRobot dataset: {INFO_PATH} is missing")
     return root
@@ -173,9 +168,8 @@ def _read_v3_tasks(root: Path) -> dict[int, str]:
     texts = [name for name in table.schema.names if name != "task_index"]  # pandas may have named the index or not
     name = "task" if "task" in texts else texts[0] if len(texts) == 1 else None
     if name is None or "task_index" not in table.schema.names:
-        raise DatasetError(
-            f"{root / 'meta/tasks.parquet'} has the columns {table.schema.names}, expected task_index and task"
-        )
+        problem = f"has the columns {table.schema.names}, expected task_index and task"
+        raise DatasetError(f"{root / 'meta/tasks.parquet'} {problem}")
     return {int(i): str(t) for i, t in zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True)}
 
 

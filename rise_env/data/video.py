@@ -38,13 +38,7 @@ class Piece(NamedTuple):
 def decode_video(
     path: Path, pieces: Sequence[Piece], fps: int, size: tuple[int, int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode the frames of some episodes.
-
-    Args:
-        path: Video file, any codec that FFmpeg reads.
-        pieces: Episodes in this file.
-        fps: Frame rate of the dataset.
-        size: Height and width to resize to; area average where that is smaller than the video.
+    """Decode the frames of some episodes in a video file, resized to a height and width (see `resize`).
 
     Yields:
         Row of the frame (`target` + number in the episode) and uint8 RGB (H, W, 3), in the order of the video.
@@ -70,9 +64,8 @@ def decode_video(
                     if not rows:
                         return
     except av.FFmpegError as error:
-        raise DatasetError(
-            f"video {where} is damaged or cut short: {error.strerror or error}. Copy or record it again."
-        ) from error
+        problem = f"damaged or cut short: {error.strerror or error}. Copy or record it again."
+        raise DatasetError(f"video {where} is {problem}") from error
     missing = sorted(rows.values())
     piece = next(p for p in pieces if p.target <= missing[0] < p.target + p.length)
     lost = sum(piece.target <= row < piece.target + piece.length for row in missing)
@@ -128,11 +121,7 @@ def resize(image: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def decode_image(content: bytes, size: tuple[int, int], where: str) -> np.ndarray:
-    """RGB uint8 (H, W, 3) of an image in a file format such as PNG or JPEG.
-
-    Raises:
-        DatasetError: If it is damaged; `where` goes into the message.
-    """
+    """RGB uint8 (H, W, 3) of a PNG, JPEG or alike; a DatasetError that says `where` if it is damaged."""
     from PIL import Image
 
     try:
