@@ -175,7 +175,7 @@ def with_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> dict[
         require = requirement(f"override {override!r}")
         change = parse_override(override, "section.key=value")
         section, dot, _ = override.partition("=")[0].strip().partition(".")
-        require(dot, "expected the form section.key=value")
+        require(dot, "it is not of the form section.key=value")
         require(section in SECTIONS, unknown_name("section", section, SECTIONS))
         result = merge(result, change)
     return result

@@ -81,7 +81,7 @@ def _match(path: Path, pieces: Sequence[Piece], fps: int) -> dict[int, int]:
 
     with av.open(str(path)) as container:
         if not container.streams.video:
-            raise DatasetError(f"video {path} (episode {pieces[0].episode}) has no video stream: it is damaged")
+            raise DatasetError(f"video {path} (episode {pieces[0].episode}) has no video: damaged or cut short")
         stream = container.streams.video[0]
         base = stream.time_base
         assert base is not None
