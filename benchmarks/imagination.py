@@ -98,10 +98,7 @@ def _random_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, St
 
 
 def measure(
-    world_model: CompositionalWorldModel,
-    starts: StartStates,
-    batches: tuple[int, ...] = _BATCHES,
-    quick: bool = False,
+    world_model: CompositionalWorldModel, starts: StartStates, batches: tuple[int, ...] = _BATCHES, quick: bool = False
 ) -> dict[str, Any]:
     """Time environments of a world model.
 

@@ -62,10 +62,7 @@ def write_demo_report(
                       if any(tag in row for row in history)})
     ]  # fmt: skip
     done = json.loads((demo.out / "rise" / "done.json").read_text(encoding="utf-8"))
-    rows = [
-        Row("base", before, "the policy before"),
-        Row(agent.algorithm, after, f"{done['chunks']} imagined chunks"),
-    ]
+    rows = [Row("base", before, "the policy before"), Row(agent.algorithm, after, f"{done['chunks']} imagined chunks")]
     return write_report(
         demo.out / "report.html",
         title="RISE: improved in imagination, checked in the cell",

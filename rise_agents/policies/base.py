@@ -80,10 +80,7 @@ class Policy(PretrainedMixin, nn.Module, ABC):
 
     @abstractmethod
     def context(
-        self,
-        observations: Mapping[str, torch.Tensor],
-        prompts: Sequence[str],
-        generator: torch.Generator | None = None,
+        self, observations: Mapping[str, torch.Tensor], prompts: Sequence[str], generator: torch.Generator | None = None
     ) -> Context:
         """Encode observations.
 

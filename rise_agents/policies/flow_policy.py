@@ -148,10 +148,7 @@ class FlowPolicy(Policy):
     # ------------------------------------------------------------------ the policy
 
     def context(
-        self,
-        observations: Mapping[str, torch.Tensor],
-        prompts: Sequence[str],
-        generator: torch.Generator | None = None,
+        self, observations: Mapping[str, torch.Tensor], prompts: Sequence[str], generator: torch.Generator | None = None
     ) -> Context:
         """Encode observations (see `Policy.context`); this policy knows one task and does not read the prompt."""
         frames, states = stack_views(observations, self.spec, self.lags)

@@ -149,10 +149,7 @@ class Pi05Policy(Policy):
     # ------------------------------------------------------------------ the policy
 
     def context(
-        self,
-        observations: Mapping[str, torch.Tensor],
-        prompts: Sequence[str],
-        generator: torch.Generator | None = None,
+        self, observations: Mapping[str, torch.Tensor], prompts: Sequence[str], generator: torch.Generator | None = None
     ) -> Pi05Context:
         """Take down images, state and instruction (see `Policy.context`)."""
         frames, states = stack_views(observations, self.spec, ())

@@ -213,10 +213,7 @@ def guided_actions(
 
     def velocity(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         both = model.denoise_step(
-            prefix_pad_masks=padding,
-            past_key_values=cache,
-            x_t=torch.cat([x, x]),
-            timestep=torch.cat([time, time]),
+            prefix_pad_masks=padding, past_key_values=cache, x_t=torch.cat([x, x]), timestep=torch.cat([time, time])
         )
         with_advantage, without = both.chunk(2)
         return without + guidance * (with_advantage - without)

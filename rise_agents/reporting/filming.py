@@ -25,10 +25,7 @@ def outcome(episode: Episode) -> str:
 
 
 def film_episodes(
-    env_id: str,
-    actor: ActorSource,
-    seeds: Sequence[int],
-    env_kwargs: dict[str, Any] | None = None,
+    env_id: str, actor: ActorSource, seeds: Sequence[int], env_kwargs: dict[str, Any] | None = None
 ) -> Iterator[tuple[Episode, np.ndarray, int]]:
     """Run episodes one by one and film every control step.
 
