@@ -39,6 +39,7 @@ from rise_agents.policies.resolve import find_policy, resolve_actor
 from rise_agents.training.presets import load_agent_preset
 from rise_env.bundle import find_bundle, load_bundle
 from rise_env.files import write_json, write_text
+from rise_env.provenance import provenance
 from rise_env.threads import single_threaded
 
 __all__ = ["ROWS", "main", "table"]
@@ -79,8 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Train and evaluate the rows asked for, then write the table."""
     args = _parsed(arguments)
     bundle = load_bundle(args.bundle or find_bundle(_TASK))
-    path = find_policy(args.policy, bundle=bundle)
-    if path is None:
+    if (path := find_policy(args.policy, bundle=bundle)) is None:
         raise SystemExit(f"--policy {args.policy}: there is no such policy")
     base = load_policy(path)
     rows = [] if args.table_only else args.rows
@@ -94,8 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
                 folder = args.out / f"{name}-{seed}"
                 if row is not None and not (folder / "done.json").exists():
                     agent = load_agent_preset(row.agent, _TASK)
-                    agent = agent.replace({**row.settings, "seed": seed},
-                                          chunks=round((args.chunks or agent.chunks) * row.share))  # fmt: skip
+                    chunks = round((args.chunks or agent.chunks) * row.share)
+                    agent = agent.replace({**row.settings, "seed": seed}, chunks=chunks)
                     ingredients = Ingredients(bundle, _IMAGINATION, data, LABELS, oracle=name == "oracle")
                     trained = improve(agent, base, ingredients, folder)
                     write_json(folder / "done.json", {"chunks": trained.num_timesteps, "rounds": trained.rounds})
@@ -125,8 +125,7 @@ def _cells(folder: Path, row: str, name: str) -> list[str]:
     """Success, its interval, and the gains of a row; none if it was not evaluated."""
     base = _result(folder / "base-0" / name)
     results = [_result(path / name) for path in sorted(folder.glob(f"{row}-[0-9]*"))]
-    found = [result for result in results if result is not None]
-    if not found:
+    if not (found := [result for result in results if result is not None]):
         return []
     wins = sum(round(result.success_rate * result.episodes) for result in found)
     episodes = sum(result.episodes for result in found)
@@ -144,8 +143,7 @@ def _gain(base: EvaluationResult, found: list[EvaluationResult]) -> str:
     before = {episode.seed: float(episode.success) for episode in base.details}
     after = np.array([[episode.success for episode in result.details] for result in found], np.float64).mean(axis=0)
     gains = 100 * (after - np.array([before[episode.seed] for episode in found[0].details]))
-    half = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
-    mean = float(gains.mean())
+    mean, half = float(gains.mean()), 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
     return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 
@@ -154,18 +152,12 @@ def _result(file: Path) -> EvaluationResult | None:
 
 
 def _evaluate(row: str, folder: Path, base: str, args: argparse.Namespace) -> None:
-    from rise_env.provenance import provenance
-
-    options: dict[str, Any] = {"bundle": args.bundle}
-    if row == "guided":
-        options["guidance"] = 2.0
-    if row == "best_of_n":
-        options["best_of"] = _PROPOSALS
+    guidance, best_of = 2.0 if row == "guided" else None, _PROPOSALS if row == "best_of_n" else None
     policy = base if row in _ACTS_AS_BASE else str(folder)
     for noise, name in _EVALUATIONS.items():
-        if (folder / name).exists() or noise not in args.noise or (row == "best_of_n" and not noise):
+        if (folder / name).exists() or noise not in args.noise or (best_of and not noise):
             continue
-        actor = resolve_actor(policy, **options, **({} if row == "best_of_n" else {"noise_scale": noise}))
+        actor = resolve_actor(policy, bundle=args.bundle, guidance=guidance, best_of=best_of, noise_scale=noise)
         result = evaluate(_CELL, actor, args.episodes, args.seed)
         config = {"row": row, "settings": ROWS[row], "chunks": args.chunks, "episodes": args.episodes, "noise": noise}
         write_json(folder / name, {**result.to_dict(), "provenance": provenance(config, args.seed)})

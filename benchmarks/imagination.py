@@ -128,6 +128,7 @@ def measure(
 def describe(world_model: CompositionalWorldModel) -> dict[str, Any]:
     """What was measured, as plain values."""
     spec, dynamics, value = world_model.spec, world_model.dynamics, world_model.value
+    parts = {"dynamics": dynamics, "value": value}
     content: dict[str, Any] = {
         "image_size": list(spec.image_size),
         "views": len(spec.cameras),
@@ -136,35 +137,26 @@ def describe(world_model: CompositionalWorldModel) -> dict[str, Any]:
         "history": spec.history,
         "device": str(world_model.device),
         "value_reads_latents": value.reads_latents,
-        "parameters": {
-            name: sum(tensor.numel() for tensor in part.parameters())
-            for name, part in (("dynamics", dynamics), ("value", value))
-            if isinstance(part, torch.nn.Module)
-        },
-    }
+        "parameters": {name: sum(tensor.numel() for tensor in part.parameters())
+                       for name, part in parts.items() if isinstance(part, torch.nn.Module)},
+    }  # fmt: skip
     if isinstance(dynamics, LatentDynamics):
         config = dynamics.config
         with precision(config.flow.precision, dynamics.device):
             bf16 = torch.is_autocast_enabled(dynamics.device.type)
+        official = ["caption and action tokens", "rotary positions"] if config.transformer_kind == "official" else []
         content |= {
             "transformer": config.transformer_kind,
             "autoencoder": config.autoencoder_kind,
             "denoising_steps": config.flow.steps,
             "precision": "bf16" if bf16 else "fp32",
-            "made_once_per_chunk": ["history latents"]
-            + (["caption and action tokens", "rotary positions"] if config.transformer_kind == "official" else []),
+            "made_once_per_chunk": ["history latents", *official],
         }
     return content
 
 
 def set_precision(world_model: CompositionalWorldModel, name: str) -> None:
-    """Imagine in "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
-
-    Raises:
-        ConfigError: If the name is unknown, or the dynamics model is of a kind that has no such setting.
-    """
-    if name not in PRECISIONS:
-        raise ConfigError(f"precision {name!r} is not one of {', '.join(PRECISIONS)}")
+    """Imagine in "fp32", "bf16" or "auto" (bf16 where the device computes it fast)."""
     dynamics = _latent_dynamics(world_model, "--precision")
     flow = dataclasses.replace(dynamics.config.flow, precision=name)
     dynamics.config = dataclasses.replace(dynamics.config, flow=flow)
@@ -173,12 +165,7 @@ def set_precision(world_model: CompositionalWorldModel, name: str) -> None:
 def compile_parts(world_model: CompositionalWorldModel, backend: str = "inductor") -> None:
     """Compile transformer, encoder, decoder and value with torch.compile, in place; each batch size is compiled anew.
 
-    Args:
-        world_model: What imagines.
-        backend: "inductor" (needs a C++ compiler, and Triton on a GPU) or another that torch knows.
-
-    Raises:
-        ConfigError: If torch does not know the backend, or the dynamics model is of a kind that cannot be compiled.
+    The backend "inductor" needs a C++ compiler, and Triton on a GPU.
     """
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:

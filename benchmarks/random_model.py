@@ -29,10 +29,8 @@ from rise_env.world_model import CompositionalWorldModel
 
 __all__ = ["Cost", "check_affordable", "count_cost", "random_starts", "random_world_model"]
 
-#: From so many seconds per imagined chunk on, a measurement has to be asked for twice.
-_PATIENCE = 60.0
-#: Share of the free memory that weights may take; activations need room as well.
-_MEMORY_SHARE = 0.8
+_PATIENCE = 60.0  # from so many seconds per imagined chunk on, a measurement has to be asked for twice
+_MEMORY_SHARE = 0.8  # of the free memory that weights may take; activations need room as well
 
 
 @dataclass(frozen=True)
@@ -56,18 +54,7 @@ class Cost:
 def random_world_model(
     task: str, preset: str, overrides: Iterable[str] = (), device: torch.device | str = "cpu", seed: int = 0
 ) -> CompositionalWorldModel:
-    """A world model with random weights, made where it will live.
-
-    Args:
-        task: Task name or path of a YAML file.
-        preset: Preset, e.g. "paper".
-        overrides: Dotted assignments such as `"dynamics.flow.steps=10"`.
-        device: Where.
-        seed: Seed of the weights.
-
-    Raises:
-        ConfigError: If something in the configuration is wrong.
-    """
+    """A world model with random weights, made where it will live; settings as of `rise_env.config.load_config`."""
     spec, dynamics, value = _configuration(task, preset, overrides)
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
@@ -121,18 +108,11 @@ def count_cost(task: str, preset: str, overrides: Iterable[str] = ()) -> Cost:
             with FlopCounterMode(display=False) as counter:
                 call()
             flops[name] = float(counter.get_total_flops() * (steps if name == "denoise" else 1))
-    parameters = sum(tensor.numel() for part in (dynamics, value) for tensor in part.parameters())
-    return Cost(parameters, flops)
+    return Cost(sum(tensor.numel() for part in (dynamics, value) for tensor in part.parameters()), flops)
 
 
 def check_affordable(cost: Cost, device: torch.device, name: str, force: bool = False) -> str:
-    """One line on what a measurement will take here.
-
-    Args:
-        cost: What the model takes.
-        device: Where it would run.
-        name: Preset, for the message.
-        force: Only say it.
+    """One line on what a measurement of preset `name` will take here.
 
     Raises:
         ConfigError: If not `force` and the weights do not fit into the free memory, or a chunk would take minutes.
@@ -167,9 +147,7 @@ def _configuration(task: str, preset: str, overrides: Iterable[str]) -> tuple[Ta
     # Random weights are random weights: nothing is looked up on the Hub for them.
     video = dataclasses.replace(dynamics.video_autoencoder, weights="")
     if value.model.backbone:
-        raise ConfigError(
-            "value.model.backbone names pretrained weights; with --random add --set value.model.backbone="
-        )
+        raise ConfigError("value.model.backbone: pretrained weights; with --random add --set value.model.backbone=")
     return task_from_section(content["task"]), dataclasses.replace(dynamics, video_autoencoder=video), value
 
 
@@ -179,10 +157,9 @@ def _free_memory(device: torch.device) -> float | None:
         return float(torch.cuda.mem_get_info(device)[0])
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
-            kilobytes = next(line.split()[1] for line in file if line.startswith("MemAvailable:"))
+            return 1024.0 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return None
-    return 1024.0 * int(kilobytes)
 
 
 def _speed_of_cpu() -> float:

@@ -100,12 +100,10 @@ def _transport(size: tuple[int, int], seconds: float) -> dict[str, Any]:
     """Delays while commands hold the arms."""
     driver = RosCellDriver(load_task(), ros_config(load_robot("cell")))
     driver.connect()
-    connected = time.monotonic()
+    connected, ros = time.monotonic(), ros1.load()
     status: list[dict[str, Any]] = []
-    ros = ros1.load()
-    listener = ros.rospy.Subscriber(
-        "/rise_cell/status", ros.std_msgs.String, lambda message: status.append(json.loads(message.data))
-    )
+    note = lambda message: status.append(json.loads(message.data))  # noqa: E731
+    listener = ros.rospy.Subscriber("/rise_cell/status", ros.std_msgs.String, note)
     try:
         driver.reset_scene(0)
         target = driver.target()

@@ -35,16 +35,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(service: PolicyService, quick: bool = False) -> dict[str, Any]:
-    """Take all measurements, on loopback.
+    """Take all measurements, on loopback, in milliseconds.
 
-    Args:
-        service: Policy to serve.
-        quick: Few requests, for tests.
-
-    Returns:
-        Milliseconds: `in_process`, the policy asked directly; and by layout `round_trip` as a client sees it, `infer`
-        as the server measured it, `overhead` (their difference, request by request) and the size of an observation;
-        then round trips of several clients that ask without a pause.
+    `in_process`: the policy asked directly. By layout: `round_trip` as a client sees it, `infer` as the server measured
+    it, `overhead` (their difference, request by request) and the size of an observation. Then round trips of several
+    clients that ask without a pause.
     """
     requests = 20 if quick else 300
     observations = _observations(service)

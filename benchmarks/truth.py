@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with bar(len(found.seeds), "imagining", "states") as progress:
         imagined = imagine(model, found, spec.prompt, on_state=progress.update)
     if args.pictures:
-        for path in write_pictures(args.pictures, found, imagined, cameras, spec.fps // spec.stride):
+        for path in write_pictures(args.pictures, found, imagined, spec.fps // spec.stride):
             say(f"picture: {path}")
     with bar(len(found.seeds) if video else 0, "reading clips", "states", disable=video is None) as progress:
         result = measure(found, imagined, cameras, lpips, video, progress.update)

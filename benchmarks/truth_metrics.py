@@ -29,10 +29,8 @@ from rise_env.world_model import CompositionalWorldModel
 
 __all__ = ["Imagined", "imagine", "measure"]
 
-#: Least spread of the true advantage inside a state for its order to mean anything.
-_LEAST_SPREAD = 0.02
-#: Error of the imagined advantage from which a chunk counts as "imagined wrongly".
-_WRONG = 0.1
+_LEAST_SPREAD = 0.02  # of the true advantage inside a state, for its order to mean anything
+_WRONG = 0.1  # error of the imagined advantage from which a chunk counts as "imagined wrongly"
 
 
 class Imagined(NamedTuple):
@@ -105,13 +103,8 @@ def measure(
 ) -> dict[str, Any]:
     """All metrics as plain values.
 
-    Args:
-        truth: Ground truth.
-        imagined: What the world model made of it.
-        cameras: Camera names.
-        lpips: Network for LPIPS; without it `lpips` is None and `not_run` says why.
-        video: Network for FVD; without it `fvd` is None and `not_run` says why.
-        on_state: Called after every state whose clips `video` has read.
+    Without a network for LPIPS, or for FVD, these are None, and `not_run` says why. `on_state` is called after every
+    state whose clips `video` has read.
     """
     start = truth.history_frames[:, -1]
     states, chunks = truth.actions.shape[:2]
@@ -170,11 +163,7 @@ def measure(
         "imagined_wrongly": float(wrong.mean()),
         "lpips": None if lpips is None else _lpips(lpips, ends, cameras),
         "fvd": None if video is None else _fvd(video, truth, imagined, cameras, on_state),
-        "not_run": {
-            name: reason
-            for name, network, reason in (("lpips", lpips, LPIPS_NOT_RUN), ("fvd", video, FVD_NOT_RUN))
-            if network is None
-        },
+        "not_run": {**({} if lpips else {"lpips": LPIPS_NOT_RUN}), **({} if video else {"fvd": FVD_NOT_RUN})},
     }
 
 
@@ -225,12 +214,7 @@ def _advantages(values: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 def _ranking(imagined: np.ndarray, true: np.ndarray, kinds: np.ndarray, group: np.ndarray) -> dict[str, Any]:
     within, counted = within_group_correlation(imagined.ravel(), true.ravel(), group, _LEAST_SPREAD)
-    by_kind = {
-        str(kind): rank_correlation(imagined[:, kinds == kind], true[:, kinds == kind]) for kind in dict.fromkeys(kinds)
-    }
-    return {
-        "overall": rank_correlation(imagined, true),
-        "within_state": within,
-        "states_with_an_order": counted,
-        "by_kind": by_kind,
-    }
+    columns = {str(kind): kinds == kind for kind in kinds}
+    by_kind = {kind: rank_correlation(imagined[:, which], true[:, which]) for kind, which in columns.items()}
+    overall = rank_correlation(imagined, true)
+    return {"overall": overall, "within_state": within, "states_with_an_order": counted, "by_kind": by_kind}

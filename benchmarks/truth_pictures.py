@@ -16,21 +16,10 @@ __all__ = ["write_pictures"]
 _SCALE = 3
 
 
-def write_pictures(
-    folder: str | Path, truth: TruthSet, imagined: Imagined, cameras: list[str], fps: int, states: int = 6
-) -> list[Path]:
+def write_pictures(folder: str | Path, truth: TruthSet, imagined: Imagined, fps: int, states: int = 6) -> list[Path]:
     """Write `state-<seed>.png` (a row per chunk kind: truth above imagination, over time) and `truth.mp4`.
 
-    Args:
-        folder: Where to.
-        truth: Ground truth.
-        imagined: What the world model made of it.
-        cameras: Camera names.
-        fps: Imagined frames per second of the episode.
-        states: Number of states, spread over all of them.
-
-    Returns:
-        The files.
+    Of so many states, spread over all of them; `fps` are imagined frames per second of the episode.
     """
     from PIL import Image
 

@@ -78,15 +78,7 @@ class TruthSet:
 def collect_truth(
     spec: TaskSpec, config: CellConfig, states: int, seed: int, on_state: Callable[[], object] = lambda: None
 ) -> TruthSet:
-    """Run all chunks of all states.
-
-    Args:
-        spec: The task.
-        config: The cell.
-        states: Number of states S.
-        seed: Seed of the first state's episode; choose seeds no model was trained on.
-        on_state: Called after every state.
-    """
+    """Run all chunks of `states` states; choose a first seed that no model was trained on."""
     cell = WorkCell(spec, config)
     renderer = CellRenderer(cell.model, cell.data, config.supersample)
     rows = []
@@ -131,14 +123,8 @@ def _one_state(cell: WorkCell, renderer: CellRenderer, seed: int, behaviour_poli
         for found, column in zip((frames, states, progress), zip(*seen, strict=True), strict=True):
             found.append(np.stack(column))
     history = np.stack([pictures[i] for i in back]), np.stack([joints[i] for i in back])
-    return (
-        *history,
-        np.stack(chunks).astype(np.float32),
-        np.stack(frames),
-        np.stack(states),
-        np.array(before),
-        np.stack(progress),
-    )
+    outcomes = np.stack(frames), np.stack(states), np.array(before), np.stack(progress)
+    return (*history, np.stack(chunks).astype(np.float32), *outcomes)
 
 
 def _look(cell: WorkCell, renderer: CellRenderer) -> np.ndarray:

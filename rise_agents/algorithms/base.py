@@ -7,6 +7,7 @@ resume, `training_state` and `load_training_state`; see docs/add_an_algorithm.md
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
 from abc import ABC, abstractmethod
@@ -29,7 +30,7 @@ from rise_env.threads import single_threaded
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
-    from stable_baselines3.common.logger import Logger
+    from stable_baselines3.common import logger as sb3
 
 __all__ = ["STATE_FILE", "Algorithm", "AlgorithmConfig", "Phase"]
 
@@ -79,6 +80,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
         num_timesteps: Imagined chunks so far.
         rounds: Calls of `step` so far.
         metrics: Latest metrics by TensorBoard tag, e.g. "train/loss".
+        logger: Logger of Stable-Baselines3 for them; it writes nowhere before `set_logger`.
 
     Raises:
         ConfigError: If policy, environment and settings do not fit each other.
@@ -90,6 +92,8 @@ class Algorithm[C: AlgorithmConfig](ABC):
     def __init__(
         self, policy: Policy, env: VectorEnv, config: C | None = None, *, offline: ChunkSource | None = None
     ) -> None:
+        from stable_baselines3.common.logger import Logger
+
         self.config: C = config or self.Config()
         requirement(self.name)(self.config.seed >= 0, f"seed is {self.config.seed}, expected at least 0")
         self.env: Any = env.unwrapped
@@ -98,7 +102,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
         self.num_timesteps, self.rounds = 0, 0
         self.metrics: dict[str, Any] = {}
         self._total_timesteps = 0
-        self._logger: Logger | None = None
+        self.logger = Logger(None, [])
         self._noise = torch.Generator().manual_seed(self.config.seed)
 
     # ------------------------------------------------------------------ what a subclass writes
@@ -117,6 +121,9 @@ class Algorithm[C: AlgorithmConfig](ABC):
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (optional: there may be no state)
         """Take over what `training_state` gave; arrays come back as tensors."""
+
+    def close(self) -> None:  # noqa: B027  (optional)
+        """Give back threads and the like: called when `learn` ends, after which it may be called again."""
 
     def phase(self) -> Phase:
         """Where the run stands."""
@@ -164,15 +171,17 @@ class Algorithm[C: AlgorithmConfig](ABC):
         hook: Any = callback if isinstance(callback, BaseCallback) else ConvertCallback(called)
         hook.init_callback(self)
         hook.on_training_start({}, {})
-        with Bars() as bars, single_threaded():
+        with Bars() as bars, single_threaded(), contextlib.closing(self):
             while self.num_timesteps < self._total_timesteps:
                 self.step()
                 self.rounds += 1
                 if progress_bar:
                     scalars = {tag.rpartition("/")[2]: f"{value:.3g}" for tag, value in self.scalars().items()}
                     bars.show(*self.phase(), "chunks", dict(list(scalars.items())[:4]))
-                if self._logger is not None and self.rounds % log_interval == 0:
-                    self._log()
+                if self.rounds % log_interval == 0:
+                    for tag, value in self.metrics.items():
+                        self.logger.record(tag, value, exclude="stdout" if isinstance(value, torch.Tensor) else None)
+                    self.logger.dump(self.num_timesteps)
                 if hook.on_step() is False:
                     break
         hook.on_training_end()
@@ -201,9 +210,8 @@ class Algorithm[C: AlgorithmConfig](ABC):
         if single:
             observation = {key: np.asarray(value)[None] for key, value in observation.items()}
         policy, count = self.policy, len(observation["state"])
-        noise = (0.0 if deterministic else policy.noise_scale) * torch.randn(
-            (count, *policy.noise_shape), generator=self._noise
-        )
+        scale = 0.0 if deterministic else policy.noise_scale
+        noise = scale * torch.randn((count, *policy.noise_shape), generator=self._noise)
         actions = policy.propose(policy.context_of(observation), noise, policy.guidance).numpy()
         return (actions[0] if single else actions), state
 
@@ -211,27 +219,13 @@ class Algorithm[C: AlgorithmConfig](ABC):
         """The environment."""
         return self.env
 
-    @property
-    def logger(self) -> Logger:
-        """Logger of Stable-Baselines3; without `set_logger` one that writes nowhere."""
-        if self._logger is None:
-            from stable_baselines3.common.logger import Logger
-
-            self._logger = Logger(None, [])
-        return self._logger
-
-    def set_logger(self, logger: Logger) -> None:
+    def set_logger(self, logger: sb3.Logger) -> None:
         """Write metrics to this logger."""
-        self._logger = logger
+        self.logger = logger
 
     def scalars(self) -> dict[str, float]:
         """Latest metrics that are single numbers."""
         return {tag: float(value) for tag, value in self.metrics.items() if np.ndim(value) == 0}
-
-    def _log(self) -> None:
-        for tag, value in self.metrics.items():
-            self.logger.record(tag, value, exclude="stdout" if isinstance(value, torch.Tensor) else None)
-        self.logger.dump(self.num_timesteps)
 
     # ------------------------------------------------------------------ files
 
@@ -251,9 +245,8 @@ class Algorithm[C: AlgorithmConfig](ABC):
         }
         with atomic_path(folder / STATE_FILE) as aside:
             torch.save(state, aside)
-        write_json(
-            folder / "metrics.json", {"rounds": self.rounds, "num_timesteps": self.num_timesteps, **state["metrics"]}
-        )
+        summary = {"rounds": self.rounds, "num_timesteps": self.num_timesteps, **state["metrics"]}
+        write_json(folder / "metrics.json", summary)
 
     def restore(self, path: str | Path) -> bool:
         """Go on from what `save` wrote: the rest of the run is the same, bit for bit; False if nothing was saved.
@@ -270,10 +263,8 @@ class Algorithm[C: AlgorithmConfig](ABC):
                 )
             return False
         state = _read_state(file)
-        if state["algorithm"] != self.name:
-            raise CheckpointError(
-                f"{file} is of algorithm {state['algorithm']!r}, not {self.name!r}; give another folder"
-            )
+        if (other := state["algorithm"]) != self.name:
+            raise CheckpointError(f"{file} is of algorithm {other!r}, not {self.name!r}; give another folder")
         if state["config"] != (ours := to_plain(dataclasses.asdict(self.config))):
             names = [name for name in {**ours, **state["config"]} if ours.get(name) != state["config"].get(name)]
             changed = ", ".join(f"{name} {state['config'].get(name)!r}, now {ours.get(name)!r}" for name in names)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Generator
 
 from rise_agents.algorithms.base import Algorithm, AlgorithmConfig
 from rise_agents.policies.base import Context, Policy
@@ -30,7 +32,9 @@ TRAINABLE = ("action_expert", "all")
 _BLOCK = 64
 
 #: A part of every batch: numbers of samples, and a function that gives the loss of each, (n,).
-type Term = tuple[np.ndarray, Callable[[np.ndarray, torch.Generator], torch.Tensor]]
+type Term = tuple[np.ndarray, Callable[[np.ndarray, Generator], torch.Tensor]]
+#: What a policy makes of observations, and what else belongs to each of them.
+type Seen = tuple[Context, tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class FlowMatchingConfig(AlgorithmConfig):
         batch_size: Chunks per update, recorded ones included (release: 128).
         learning_rate: Peak learning rate of Adam.
         warmup_steps: Updates over which it rises.
-        lr_decay_fraction: Last part of the budget over which it falls to zero, linearly.
+        lr_decay_fraction: Last part of the budget, with the chunks that scored start states, over which it falls to
+            zero, linearly.
         max_grad_norm: Largest norm of the gradient.
         ema_decay: Decay of the averaged weights (paper: 0.995).
         trainable: "action_expert", as in the release, with images encoded once; or "all".
@@ -111,7 +116,15 @@ class Learner:
         # Looked up once: walking the modules for every update costs as much as a small update.
         self._averaged = [p.detach() for p in self.policy.parameters()]
         self._trained = [p.detach() for p in self.actor.parameters()]
-        self._threads = ThreadPoolExecutor(config.num_shards, thread_name_prefix="shard")
+
+    @functools.cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.config.num_shards, thread_name_prefix="shard")
+
+    def close(self) -> None:
+        """End the threads; the next update starts new ones."""
+        if threads := vars(self).pop("_threads", None):
+            threads.shutdown()
 
     @property
     def encoders_frozen(self) -> bool:
@@ -166,7 +179,7 @@ class Learner:
         """Sum of the losses of a shard, number of its samples, and gradients."""
         torch.set_num_threads(1)  # of this thread
         terms, seed = shard
-        generator = torch.Generator().manual_seed(seed)
+        generator = Generator().manual_seed(seed)
         total, count = torch.zeros((), device=self.actor.device), sum(len(rows) for rows, _ in terms)
         for rows, loss in terms:
             if len(rows):
@@ -189,9 +202,8 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Full state but for the averaged weights, which `Algorithm.save` keeps."""
-        return {
-            "actor": self.actor.state_dict(), "optimiser": self.optimiser.state_dict(), "num_updates": self.num_updates
-        }  # fmt: skip
+        models = {"actor": self.actor.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {**models, "num_updates": self.num_updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
@@ -201,21 +213,26 @@ class Learner:
 
 
 class FeatureCache:
-    """Observations by number, encoded when they are first asked for and never again, for frozen encoders.
+    """Observations by number as a policy sees them; frozen encoders see each once, others anew every time.
 
     Args:
         size: How many there are.
-        encode: Encodes observations by number, int64 (n,), and gives whatever else belongs to each of them.
+        encode: Gives what a policy sees at observations, int64 (n,); with a generator, in augmented pictures.
+        policy: A policy with the frozen encoders; None where they are trained.
     """
 
-    def __init__(self, size: int, encode: Callable[[np.ndarray], tuple[Context, tuple[torch.Tensor, ...]]]) -> None:
-        self._size, self._encode = size, encode
+    def __init__(
+        self, size: int, encode: Callable[[Policy, np.ndarray, Generator | None], Seen], policy: Policy | None
+    ) -> None:
+        self._size, self._encode, self._policy = size, encode, policy
         self._known = np.zeros(-(-size // _BLOCK), bool)
         self._columns: list[torch.Tensor] = []
         self._kind: type[Context] = Context
 
-    def __call__(self, rows: np.ndarray) -> tuple[Context, tuple[torch.Tensor, ...]]:
-        """Features of some of them, and what belongs to them; several threads may ask for what is prepared."""
+    def __call__(self, policy: Policy, rows: np.ndarray, generator: Generator) -> Seen:
+        """What the policy sees at some of them; several threads may ask for what is prepared."""
+        if self._policy is None:
+            return self._encode(policy, rows, generator)
         self.prepare(rows)
         found = [column[torch.from_numpy(rows)] for column in self._columns]
         names = [field.name for field in dataclasses.fields(self._kind)]
@@ -223,21 +240,20 @@ class FeatureCache:
 
     @torch.no_grad()
     def prepare(self, rows: np.ndarray) -> None:
-        """Encode what is missing."""
+        """Encode with frozen encoders what is missing."""
+        if self._policy is None:
+            return
         blocks = np.unique(rows // _BLOCK)
         for block in blocks[~self._known[blocks]]:
-            first = int(block) * _BLOCK
-            self._fill(np.arange(first, min(first + _BLOCK, self._size)))
+            some = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self._size))
+            context, more = self._encode(self._policy, some, None)
+            self._kind = type(context)
+            found = [*(getattr(context, field.name) for field in dataclasses.fields(context)), *more]
+            if not self._columns:
+                self._columns = [tensor.new_zeros((self._size, *tensor.shape[1:])) for tensor in found]
+            for column, new in zip(self._columns, found, strict=True):
+                column[torch.from_numpy(some)] = new
             self._known[block] = True
-
-    def _fill(self, rows: np.ndarray) -> None:
-        context, more = self._encode(rows)
-        self._kind = type(context)
-        found = [*(getattr(context, field.name) for field in dataclasses.fields(context)), *more]
-        if not self._columns:
-            self._columns = [tensor.new_zeros((self._size, *tensor.shape[1:])) for tensor in found]
-        for column, new in zip(self._columns, found, strict=True):
-            column[torch.from_numpy(rows)] = new
 
 
 class OfflineBatches:
@@ -250,25 +266,21 @@ class OfflineBatches:
 
     def __init__(self, learner: Learner, data: ChunkSource) -> None:
         self._learner, self._data = learner, data
-        self._features = FeatureCache(len(data), self._encoded) if learner.encoders_frozen else None
+        self._features = FeatureCache(len(data), self._encoded, learner.actor if learner.encoders_frozen else None)
 
     def draw(self, count: int, rng: np.random.Generator) -> Term:
         """So many of them."""
         rows = rng.integers(len(self._data), size=count)
-        if self._features is not None:
-            self._features.prepare(rows)
+        self._features.prepare(rows)
         return rows, self._loss
 
-    def _encoded(
-        self, rows: np.ndarray, generator: torch.Generator | None = None
-    ) -> tuple[Context, tuple[torch.Tensor, ...]]:
-        actor = self._learner.actor  # its encoders are those of the policy where they are frozen
-        batch = self._data.batch(rows, actor.device)
-        return actor.context(batch.observations, batch.prompts, generator), (batch.advantage_bins, batch.chunks)
+    def _encoded(self, policy: Policy, rows: np.ndarray, generator: Generator | None) -> Seen:
+        batch = self._data.batch(rows, policy.device)
+        return policy.context(batch.observations, batch.prompts, generator), (batch.advantage_bins, batch.chunks)
 
-    def _loss(self, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+    def _loss(self, rows: np.ndarray, generator: Generator) -> torch.Tensor:
         """Flow-matching loss of each chunk under its labelled advantage, (n,)."""
-        context, (bins, chunks) = self._encoded(rows, generator) if self._features is None else self._features(rows)
+        context, (bins, chunks) = self._features(self._learner.actor, rows, generator)
         return self._learner.actor.loss(context, bins, chunks, generator)
 
 
@@ -297,6 +309,10 @@ class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
         self._offline = OfflineBatches(self.learner, offline) if offline else None
         self._buffer: list[R] = []
 
+    def close(self) -> None:
+        """End the threads of the learner."""
+        self.learner.close()
+
     def keep(self, found: R) -> None:
         """Put what a round brought into the buffer."""
         self._buffer = [*self._buffer, found][-self.config.buffer_rounds :]
@@ -307,7 +323,7 @@ class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
         return []
 
     def train_on(
-        self, rows: np.ndarray, num_new: int, loss: Callable[[np.ndarray, torch.Generator], torch.Tensor], used: float
+        self, rows: np.ndarray, num_new: int, loss: Callable[[np.ndarray, Generator], torch.Tensor], used: float
     ) -> None:
         """Update the actor on chunks of the buffer, mixed with recorded ones.
 
@@ -317,12 +333,11 @@ class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
             loss: Loss of each of some of them, (n,).
             used: Part of the budget that is used up.
         """
-        config = self.config
-        rng = np.random.default_rng([config.seed, self.rounds, 1])
+        config, rng = self.config, np.random.default_rng([self.config.seed, self.rounds, 1])
         updates = max(1, round(config.epochs * num_new / max(1, round(config.batch_size * (1 - config.offline_ratio)))))
         passes = -(-updates * config.batch_size // len(rows))
         order = np.concatenate([rng.permutation(rows) for _ in range(passes)])
-        losses, norms = [], []
+        found = []
         for _ in range(updates):
             batch: list[Term] = []
             if self._offline is not None:
@@ -331,9 +346,8 @@ class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
             count = config.batch_size - sum(len(some) for some, _ in batch)
             batch = [(order[:count], loss), *batch, *self.regularisation(rng)]
             order = order[count:]
-            found = self.learner.update(batch, rng, used)
-            losses.append(found[0])
-            norms.append(found[1])
+            found.append(self.learner.update(batch, rng, used))
+        losses, norms = zip(*found, strict=True)
         self.metrics |= {
             "train/loss": float(np.mean(losses)),
             "train/grad_norm": float(np.mean(norms)),

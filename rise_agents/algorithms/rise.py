@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from rise_agents.algorithms.learner import FlowMatchingAlgorithm, FlowMatchingConfig
-from rise_agents.policies.base import Context, Policy, observation_tensors
-from rise_agents.policies.data import ChunkSource
+from rise_agents.policies.base import Context, observation_tensors
 from rise_env.errors import TrainingError, requirement
 
 __all__ = ["RISE", "RISEConfig", "Rollouts"]
@@ -88,10 +87,9 @@ class RISE(FlowMatchingAlgorithm[RISEConfig, Rollouts]):
     name: ClassVar[str] = "rise"
     Config = RISEConfig
 
-    def __init__(
-        self, policy: Policy, env: Any, config: RISEConfig | None = None, *, offline: ChunkSource | None = None
-    ) -> None:
-        super().__init__(policy, env, config, offline=offline)
+    def check_fit(self) -> None:
+        """Compare policy and environment, and the lengths of their episodes."""
+        super().check_fit()
         wanted, most = self.config.horizon, self.env.max_chunks
         message = f"the environment ends after {most} chunks: make it with max_chunks={wanted}"
         requirement(self.name)(most >= wanted, message)
@@ -103,8 +101,7 @@ class RISE(FlowMatchingAlgorithm[RISEConfig, Rollouts]):
         self.keep(found)
         imagined = Rollouts.joined(self._buffer)
         self.train_on(imagined.rows, len(found.rows), functools.partial(self._loss, imagined), used)
-        first = (found.position == 0) & found.valid
-        later = (found.position > 0) & found.valid
+        first, later = (found.position == 0) & found.valid, (found.position > 0) & found.valid
         self.metrics |= {
             "rollout/advantage": float(found.advantages[first].mean()),
             "rollout/best_bin_share": float((found.bins[first] == self.policy.codec.best_bin).float().mean()),
@@ -153,16 +150,14 @@ class RISE(FlowMatchingAlgorithm[RISEConfig, Rollouts]):
 
     def _loss(self, imagined: Rollouts, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
         """Loss of some chunks under the advantage that was measured, (n,)."""
-        actor = self.learner.actor
-        if imagined.context is not None:
-            context = imagined.context[torch.from_numpy(rows).to(actor.device)]
+        actor, context = self.learner.actor, imagined.context
+        if context is not None:
+            context = context[torch.from_numpy(rows).to(actor.device)]
         else:
             context = actor.context_of({key: value[rows] for key, value in imagined.observations.items()}, generator)
         bins, chunks = imagined.bins[rows].to(actor.device), imagined.chunks[rows].to(actor.device)
         # The policy was asked for the best: unconditionally it goes on meaning "as recorded".
         return actor.loss(context, bins, chunks, generator, condition_dropout=0.0)
-
-    # ------------------------------------------------------------------ state
 
     def training_state(self) -> dict[str, Any]:
         """Learner, and of the buffer what the next round does not push out."""

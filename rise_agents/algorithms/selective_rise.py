@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from rise_agents.algorithms.base import Phase
-from rise_agents.algorithms.learner import FeatureCache, FlowMatchingAlgorithm, FlowMatchingConfig, Term
-from rise_agents.policies.base import Context, Policy
+from rise_agents.algorithms.learner import FeatureCache, FlowMatchingAlgorithm, FlowMatchingConfig, Seen, Term
+from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource
 from rise_env.errors import TrainingError, requirement
 
@@ -71,9 +71,8 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         require = requirement("settings of selective_rise")
         for name in ("top_k", "scored_starts"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
-        require(
-            self.num_candidates > self.top_k, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}"
-        )
+        enough = self.num_candidates > self.top_k
+        require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
         for name in ("min_advantage_gap", "distillation_weight"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected at least 0")
 
@@ -109,12 +108,11 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         spec = policy.spec
         self._base_chunks = torch.zeros((len(self._rows), spec.chunk, spec.layout.dim))
         self._base_advantages = np.zeros(len(self._rows))
-        self._num_scored = 0
-        self.start_priorities = np.ones(0)
+        self._num_scored, self.start_priorities = 0, np.ones(0)
         self._low: np.ndarray = np.zeros(0, np.int64)  # places in `_rows` with something to gain
         self._reference_places: np.ndarray = np.zeros(0, np.int64)  # and all others
-        frozen, count = self.learner.encoders_frozen, len(self.env.starts.split)
-        self._features = FeatureCache(count, self._encoded) if frozen else None
+        frozen = self.reference if self.learner.encoders_frozen else None
+        self._features = FeatureCache(len(self.env.starts.split), self._seen, frozen)
 
     def step(self) -> None:
         """Score start states until all are scored; then imagine candidates and learn."""
@@ -131,8 +129,6 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             return Phase("scoring start states", self._num_scored, len(self._rows))
         return super().phase()
 
-    # ------------------------------------------------------------------ start states
-
     @torch.no_grad()
     def _score_start_states(self) -> None:
         """Imagine the base policy's own chunk at the next recorded states."""
@@ -140,11 +136,8 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         places = np.arange(first, min(first + env.num_envs, len(self._rows)))
         rows = np.resize(self._rows[places], env.num_envs)
         observations, _ = env.reset(seed=0, options={"start_index": rows.tolist()})
-        chunks = self.reference.propose(
-            self.reference.context_of(observations),
-            torch.zeros((env.num_envs, *self.reference.noise_shape)),
-            self.reference.guidance,
-        )
+        reference, still = self.reference, torch.zeros((env.num_envs, *self.reference.noise_shape))
+        chunks = reference.propose(reference.context_of(observations), still, reference.guidance)
         scores = env.evaluate_candidates(chunks[:, None].numpy())
         self._base_advantages[places] = scores.advantage[: len(places), 0]
         self._base_chunks[places] = chunks[: len(places)]
@@ -164,8 +157,6 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
                 "fails, or raise advantage_threshold."
             )
         self.metrics["rollout/low_advantage_starts"] = len(self._low) / len(low)
-
-    # ------------------------------------------------------------------ a round
 
     @torch.no_grad()
     def imagine(self) -> _Learned:
@@ -212,12 +203,8 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
     def _update_priorities(self, chosen: np.ndarray, advantages: np.ndarray) -> None:
         lead = advantages.max(axis=1) - advantages[:, 0]
         missing = advantages.max(axis=1) - advantages[:, 1:].mean(axis=1)
-        worth = missing + _GAIN_WEIGHT * lead
-        self.start_priorities[chosen] = np.where(
-            lead >= self.config.min_advantage_gap, np.maximum(worth, _LEAST_PRIORITY), _LEAST_PRIORITY
-        )
-
-    # ------------------------------------------------------------------ training
+        worth = np.maximum(missing + _GAIN_WEIGHT * lead, _LEAST_PRIORITY)
+        self.start_priorities[chosen] = np.where(lead >= self.config.min_advantage_gap, worth, _LEAST_PRIORITY)
 
     def _learn(self, used: float) -> None:
         starts = np.concatenate([part.starts for part in self._buffer])
@@ -228,8 +215,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         def loss(some: np.ndarray, generator: torch.Generator) -> torch.Tensor:
             return self._candidate_loss(starts[some], chunks[some], generator)
 
-        if self._features is not None:
-            self._features.prepare(starts)
+        self._features.prepare(starts)
         self.train_on(np.arange(len(starts)), len(self._buffer[-1].starts), loss, used)
 
     def regularisation(self, rng: np.random.Generator) -> list[Term]:
@@ -239,13 +225,12 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             return []
         count = round(config.distillation_weight * config.batch_size)
         places = self._reference_places[rng.integers(len(self._reference_places), size=count)]
-        if self._features is not None:
-            self._features.prepare(self._rows[places])
+        self._features.prepare(self._rows[places])
         return [(places, self._distillation_loss)]
 
     def _candidate_loss(self, starts: np.ndarray, chunks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         actor = self.learner.actor
-        context = self._start_context(actor, starts, generator)
+        context, _ = self._features(actor, starts, generator)
         best = torch.full((len(starts),), actor.codec.best_bin, device=actor.device)
         dropout = _DROPOUT_WITH_GUIDANCE if self.policy.guidance != 1.0 else 0.0
         return actor.loss(context, best, chunks.to(actor.device), generator, condition_dropout=dropout)
@@ -257,25 +242,16 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         """
         actor, rows = self.learner.actor, self._rows[places]
         before = generator.get_state()
-        mine = self._start_context(actor, rows, generator)
+        mine, _ = self._features(actor, rows, generator)
         with torch.no_grad():
-            theirs = mine
-            if not self.learner.encoders_frozen:
-                theirs = self._start_context(self.reference, rows, torch.Generator().set_state(before))
+            theirs, _ = self._features(self.reference, rows, torch.Generator().set_state(before))
         chunks = self._base_chunks[places].to(actor.device)
         best = torch.full((len(rows),), actor.codec.best_bin, device=actor.device)
         return actor.distillation_loss(mine, best, chunks, self.reference, theirs, generator)
 
-    def _start_context(self, policy: Policy, rows: np.ndarray, generator: torch.Generator) -> Context:
-        """What a policy sees at start states: augmented pictures, or features that were encoded once."""
-        if self._features is not None:
-            return self._features(rows)[0]
-        return policy.context_of(self.env.start_observations(rows), generator)
-
-    def _encoded(self, rows: np.ndarray) -> tuple[Context, tuple[torch.Tensor, ...]]:
-        return self.reference.context_of(self.env.start_observations(rows)), ()
-
-    # ------------------------------------------------------------------ state
+    def _seen(self, policy: Policy, rows: np.ndarray, generator: torch.Generator | None) -> Seen:
+        """What a policy sees at start states."""
+        return policy.context_of(self.env.start_observations(rows), generator), ()
 
     def training_state(self) -> dict[str, Any]:
         """Learner, reference, scores, priorities and buffer."""

@@ -18,9 +18,10 @@ from rise_agents.policies.base import Policy
 from rise_env.acting import Actor
 from rise_env.metrics import rank_correlation, within_group_correlation
 from rise_env.registry import TASKS
+from rise_env.tasks import TaskSpec
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["audit", "audit_policy", "make_oracle"]
+__all__ = ["audit", "audit_oracle", "audit_policy", "make_oracle"]
 
 _LEAST_SPREAD = 0.02
 _TOGETHER = 8  # states at once
@@ -48,16 +49,14 @@ def audit(
         Rank correlation of imagined advantage and true progress, overall and within a state; how much true advantage is
         gained by taking the proposal that is imagined best, and by taking the truly best one, over a random one.
     """
-    imagined, true = [], []
-    count = oracle_env.num_envs
+    imagined, true, count = [], [], oracle_env.num_envs
     for number in range(rounds):
         seeds = [seed + number * count + i for i in range(count)]
         observations, _ = oracle_env.reset(seed=seeds, options={"group_size": num_candidates})
         actor.reset(seeds, np.ones(count, bool))
         chunks = actor.act(observations)
-        scores = imagined_advantages(
-            world_model, observations, torch.from_numpy(chunks), torch.arange(count), batch_size=64
-        )
+        owner = torch.arange(count)
+        scores = imagined_advantages(world_model, observations, torch.from_numpy(chunks), owner, batch_size=64)
         imagined.append(scores.cpu().numpy())
         true.append(oracle_env.step(chunks)[1])
     guess, truth = (np.concatenate(parts).reshape(-1, num_candidates) for parts in (imagined, true))
@@ -77,6 +76,18 @@ def audit(
     }
 
 
+def audit_oracle(
+    policy: Policy, spec: TaskSpec, states: int, num_candidates: int, preset: str = "small"
+) -> tuple[Any, int]:
+    """Oracle environment for an `audit` at states that a policy gets to itself, and the rounds for so many of them."""
+    together, lags = min(states, _TOGETHER), sorted({*policy.lags, *history_lags(spec)})
+    envs = make_oracle(
+        spec.name, num_envs=together * num_candidates, preset=preset, behaviour_policies=[PolicyActor(policy)],
+        observation_lags=lags, max_chunks=1,
+    )  # fmt: skip
+    return envs, -(-states // together)
+
+
 def audit_policy(
     policy: Policy,
     world_model: CompositionalWorldModel,
@@ -85,36 +96,12 @@ def audit_policy(
     num_candidates: int,
     seed: int,
     preset: str = "small",
-    behaviour_policy: Policy | None = None,
-    guidance: float | None = None,
     advantage_bin: int | None = None,
 ) -> dict[str, Any]:
-    """`audit` of a policy in the oracle environment of its task, at states that it gets to itself.
-
-    Args:
-        policy: Proposes.
-        world_model: Imagines.
-        states: Number of states.
-        num_candidates: Proposals per state.
-        seed: Seed of states and noise.
-        preset: Preset of the task.
-        behaviour_policy: Leads to the states, for audits of several policies at the same ones; `policy` when None.
-        guidance: Classifier-free guidance of both; the policies' own when None.
-        advantage_bin: Advantage bin that is proposed for; the best when None. The behaviour policy is asked for the
-            best.
-    """
-    together = min(states, _TOGETHER)
-    envs = make_oracle(
-        policy.spec.name,
-        num_envs=together * num_candidates,
-        preset=preset,
-        behaviour_policies=[PolicyActor(behaviour_policy or policy, guidance=guidance)],
-        observation_lags=history_lags(world_model.spec),
-        max_chunks=1,
-    )
-    actor = PolicyActor(policy, advantage_bin, guidance, noise_scale=1.0)
+    """`audit` of what a policy proposes for an advantage bin (the best when None), at states it gets to itself."""
+    envs, rounds = audit_oracle(policy, world_model.spec, states, num_candidates, preset)
+    actor = PolicyActor(policy, advantage_bin, noise_scale=1.0)
     try:
-        rounds = -(-states // together)
         return audit(actor, world_model, envs, rounds=rounds, num_candidates=num_candidates, seed=seed)
     finally:
         envs.close()

@@ -66,10 +66,9 @@ def run_episodes(
 
     Every environment is kept busy until no episode is left for it; it then idles on its last one.
     """
-    count = envs.num_envs
     done: list[Episode] = []
-    seeds, started = [seed + i for i in range(count)], count
-    active, chunks = np.ones(count, bool), np.zeros(count, int)
+    count = started = envs.num_envs
+    seeds, active, chunks = [seed + i for i in range(count)], np.ones(count, bool), np.zeros(count, int)
     observations, _ = envs.reset(seed=seeds)  # type: ignore[arg-type]  # ours take a list
     actor.reset(seeds, active)
     while active.any():
@@ -77,17 +76,10 @@ def run_episodes(
         chunks += 1
         over = terminated | truncated
         for i in np.flatnonzero(over & active):
-            episode = Episode(
-                seed=seeds[i],
-                success=bool(infos["is_success"][i]),
-                score=float(infos["score"][i]),
-                failure_mode=str(infos["failure_mode"][i]),
-                seconds=float(infos["seconds"][i]),
-                chunks=int(chunks[i]),
-            )
-            done.append(episode)
+            success, score, mode = bool(infos["is_success"][i]), float(infos["score"][i]), infos["failure_mode"][i]
+            done.append(Episode(seeds[i], success, score, str(mode), float(infos["seconds"][i]), int(chunks[i])))
             if on_episode is not None:
-                on_episode(episode)
+                on_episode(done[-1])
         # A finished environment must be reset before it may step again, also where no episode is left for it.
         for i in np.flatnonzero(over):
             active[i] = bool(active[i]) and started < episodes

@@ -67,16 +67,8 @@ def paired_change(base: EvaluationResult, improved: EvaluationResult) -> PairedC
     gained, lost = sum(after.values()) - both, sum(before.values()) - both
     neither = len(before) - both - gained - lost
     low, high = _newcombe(both, gained, lost, neither)
-    return PairedChange(
-        episodes=len(before),
-        gain=100 * (gained - lost) / len(before),
-        interval=(100 * low, 100 * high),
-        gained=gained,
-        lost=lost,
-        both=both,
-        neither=neither,
-        p_value=_mcnemar(gained, lost),
-    )
+    gain, p_value = 100 * (gained - lost) / len(before), _mcnemar(gained, lost)
+    return PairedChange(len(before), gain, (100 * low, 100 * high), gained, lost, both, neither, p_value)
 
 
 def _outcomes(result: EvaluationResult, name: str) -> dict[int, bool]:
@@ -104,11 +96,9 @@ def _newcombe(both: int, gained: int, lost: int, neither: int) -> tuple[float, f
     def joined(one: float, other: float) -> float:
         return math.sqrt(one**2 - 2 * correlation * one * other + other**2)
 
-    difference = rate_after - rate_before
-    return (
-        max(-1.0, difference - joined(rate_after - low_after, high_before - rate_before)),
-        min(1.0, difference + joined(high_after - rate_after, rate_before - low_before)),
-    )
+    down = joined(rate_after - low_after, high_before - rate_before)
+    up = joined(high_after - rate_after, rate_before - low_before)
+    return max(-1.0, rate_after - rate_before - down), min(1.0, rate_after - rate_before + up)
 
 
 def _mcnemar(gained: int, lost: int) -> float:

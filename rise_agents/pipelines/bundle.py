@@ -40,11 +40,7 @@ def train_bundle_with_policy(task: str, preset: str, data: Sequence[Path], out: 
         config = load_policy_config(task, preset)
         dataset = setup.open_dataset()
         bins, codec = advantage_bins_of(*measured_advantages(dataset, _LABELS), config.advantage)
-        budget = Budget(steps=config.training.steps)
-        train_policy(
-            BehaviourCloning(dataset, bins, config, runs / "policy", budget, codec=codec, report=bars.training)
-        )
-        return train_bundle(
-            setup, out, runs=runs, dynamics=world.path / "world_model" / "dynamics",
-            value=world.path / "world_model" / "value", policy=runs / "policy" / "model",
-        )  # fmt: skip
+        budget, folder, model = Budget(steps=config.training.steps), runs / "policy", world.path / "world_model"
+        train_policy(BehaviourCloning(dataset, bins, config, folder, budget, codec=codec, report=bars.training))
+        parts = {"dynamics": model / "dynamics", "value": model / "value", "policy": folder / "model"}
+        return train_bundle(setup, out, runs=runs, **parts)

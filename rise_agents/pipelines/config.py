@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rise_env.config import decode, load_config
 from rise_env.errors import requirement
@@ -40,9 +40,7 @@ class DemoConfig:
     agent: str = "selective_rise"
     episodes: int = 200
     recordings: tuple[Recording, ...] = (Recording("base", 40, 70_000), Recording("operator", 40, 200_000))
-    bundle_recordings: tuple[Recording, ...] = field(
-        default=(Recording("expert", 100, 300_000), Recording("operator", 100, 400_000))
-    )
+    bundle_recordings: tuple[Recording, ...] = (Recording("expert", 100, 300_000), Recording("operator", 100, 400_000))
 
     def __post_init__(self) -> None:
         require = requirement("section 'demo'")
@@ -51,10 +49,8 @@ class DemoConfig:
         for name in ("recordings", "bundle_recordings"):
             for one in getattr(self, name):
                 require(one.episodes >= 1, f"{name}: {one.policy} has {one.episodes} episodes, expected at least 1")
-        require(
-            all(one.policy != "base" for one in self.bundle_recordings),
-            "bundle_recordings: there is no policy 'base' before there is a bundle",
-        )
+        trainable = all(one.policy != "base" for one in self.bundle_recordings)
+        require(trainable, "bundle_recordings: there is no policy 'base' before there is a bundle")
 
 
 def load_demo_config(task: str, preset: str = "small", overrides: Iterable[str] = ()) -> DemoConfig:

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rise_agents.algorithms.base import Algorithm
 from rise_agents.evaluation.evaluate import evaluate
 from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.pipelines.config import DemoConfig
-from rise_agents.pipelines.improve import Ingredients, improve
+from rise_agents.pipelines.improve import Ingredients, check_same_run, improve
 from rise_agents.pipelines.recording import label, record
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
@@ -61,14 +60,9 @@ class DemoResult:
 
     def to_dict(self, seed: int) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "base": self.base.to_dict(),
-            "improved": self.improved.to_dict(),
-            "minutes": self.minutes,
-            "report": str(self.report),
-            "parts": self.parts,
-            "provenance": provenance(self.described, seed),
-        }
+        results = {"base": self.base.to_dict(), "improved": self.improved.to_dict(), "minutes": self.minutes}
+        more = {"report": str(self.report), "parts": self.parts, "provenance": provenance(self.described, seed)}
+        return {**results, **more}
 
 
 @dataclass
@@ -103,7 +97,8 @@ class Demo:
         """Go through all stages, from where an interruption left them.
 
         Raises:
-            ConfigError: If the folder holds a demo with other settings, or something does not fit.
+            CheckpointError: If the folder holds a demo with other settings.
+            ConfigError: If something does not fit.
         """
         clock = Clock(self.out / "seconds.json")
         agent = self.agent()
@@ -119,7 +114,8 @@ class Demo:
                 "recordings": to_plain(self.config.recordings), "seed": self.seed, "preset": self.preset,
                 "bundle": bundle.path.name,
             }  # fmt: skip
-            self._same_run(described)
+            check_same_run(self.out, described)
+            write_json(self.out / "config.json", described)
             base = load_policy(path)
             with clock.timed("evaluating the base policy"):
                 before = self._evaluate("base", base)
@@ -151,11 +147,6 @@ class Demo:
         preset = load_agent_preset(self.config.agent, self.task)
         return preset.replace({**self.settings, "seed": self.seed}, chunks=self.chunks)
 
-    @property
-    def env_kwargs(self) -> dict[str, Any]:
-        """Keyword arguments of the work cell."""
-        return {"preset": self.preset}
-
     def _bundle(self, clock: Clock) -> Bundle:
         """The bundle given, the shipped one, or one that is trained first."""
         if self.bundle is not None:
@@ -173,27 +164,16 @@ class Demo:
             data = record(self.out / "bundle-data", self.config.bundle_recordings, self.task, self.preset)
             return train_bundle_with_policy(self.task, self.preset, data, own, self.out / "bundle-runs")
 
-    def _same_run(self, described: dict[str, Any]) -> None:
-        """Keep what a run was started with; refuse to go on with something else."""
-        file = self.out / "config.json"
-        if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != to_plain(described):
-            changed = [name for name in described if found.get(name) != to_plain(described)[name]]
-            raise ConfigError(
-                f"{self.out} holds a demo with other settings ({', '.join(changed) or 'of another version'}). Remove "
-                "it, or give another folder (--out)."
-            )
-        write_json(file, described)
-
     def _evaluate(self, name: str, policy: Policy) -> EvaluationResult:
         """Evaluate a policy in the cell, or read what is there already."""
         file = self.out / f"{name}.json"
         if file.exists():
             return EvaluationResult.from_dict(json.loads(file.read_text(encoding="utf-8")))
         with episode_bar(self.config.episodes, f"{name} policy in the cell") as on_episode:
+            actor, kwargs = PolicyActor(policy), {"preset": self.preset}
             result = evaluate(
-                self.cell_id, PolicyActor(policy), self.config.episodes, self.seed,
-                env_kwargs=self.env_kwargs, on_episode=on_episode,
-            )  # fmt: skip
+                self.cell_id, actor, self.config.episodes, self.seed, env_kwargs=kwargs, on_episode=on_episode
+            )
         write_json(file, result.to_dict())
         return result
 
@@ -202,7 +182,7 @@ class Demo:
         if (folder / "done.json").exists():
             return
         ingredients = Ingredients(bundle, f"RISE-{TASKS.load(self.task).title}-v0", data, LABELS)
-        trained: Algorithm[Any] = improve(agent, base, ingredients, folder, note=say)
+        trained = improve(agent, base, ingredients, folder, note=say)
         write_json(folder / "done.json", {"chunks": trained.num_timesteps, "rounds": trained.rounds})
 
 

@@ -85,20 +85,18 @@ def _episodes(
     pairs = list(zip(base[1].details, improved[1].details, strict=True))
     won = [old.seed for old, new in pairs if new.success and not old.success]
     lost = [old.seed for old, new in pairs if old.success and not new.success]
-    films, curves = [], []
-    seeds = [*won[:2], *lost[:1]]
+    films, curves, kwargs, seeds = [], [], {"preset": demo.preset}, [*won[:2], *lost[:1]]
     with bar(len(seeds), "filming", "episodes") as progress:
         for seed in seeds:
             shots = []
             for policy in (base[0], improved[0]):
-                (found,) = film_episodes(demo.cell_id, PolicyActor(policy), [seed], demo.env_kwargs)
-                shots.append(found)
+                shots += film_episodes(demo.cell_id, PolicyActor(policy), [seed], kwargs)
             (first, left, fps), (second, right, _) = shots
             labels = f"before: {outcome(first)}", f"after: {outcome(second)}"
             joined = side_by_side(left, right, labels)
             path = write_video(demo.out / "films" / f"episode-{seed}.mp4", joined, fps)
-            films.append(Film(f"Episode {seed}, {labels[0]}, {labels[1]}", path))
-            lines = {text: value_curve(demo.cell_id, PolicyActor(policy), model, seed, demo.env_kwargs)
+            films.append(Film(f"Episode {seed}, {', '.join(labels)}", path))
+            lines = {text: value_curve(demo.cell_id, PolicyActor(policy), model, seed, kwargs)
                      for text, policy in zip(labels[::-1], (improved[0], base[0]), strict=True)}  # fmt: skip
             curves.append(Curve(f"Value in episode {seed}", "seconds", "value", lines))
             if seed in won[:1]:
@@ -113,11 +111,8 @@ def _imagined(demo: Demo, policy: Policy, model: CompositionalWorldModel) -> lis
     None where every one of the few episodes that are tried ends too early.
     """
     spec = model.spec
-    lags = sorted({*history_lags(spec), *policy.lags})
-    env: Any = gymnasium.make_vec(
-        demo.cell_id, num_envs=1, preset=demo.preset, autoreset_mode="disabled", execute=spec.stride,
-        observation_lags=lags,
-    )  # fmt: skip
+    kwargs = {"execute": spec.stride, "observation_lags": sorted({*history_lags(spec), *policy.lags})}
+    env: Any = gymnasium.make_vec(demo.cell_id, num_envs=1, preset=demo.preset, autoreset_mode="disabled", **kwargs)
     clips, actor = [], PolicyActor(policy)
     for seed in range(demo.seed, demo.seed + 4):
         observations, _ = env.reset(seed=seed)
@@ -141,7 +136,7 @@ def _imagined(demo: Demo, policy: Policy, model: CompositionalWorldModel) -> lis
                 break
         frames = imagined.frames(range(len(real)))[0].numpy()
         values = imagined.values[0, : len(real)].tolist()
-        clips.append(imagined_film(np.stack(real), frames, f"episode {seed}: the policy's chunk", None, values))
+        clips.append(imagined_film(np.stack(real), frames, f"episode {seed}: the policy's chunk", values))
     env.close()
     if not clips:
         return []

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
+import torch
 
 from rise_agents import make_agent
 from rise_agents.algorithms.base import Algorithm
-from rise_agents.algorithms.best_of_n import history_lags
-from rise_agents.evaluation.audit import audit, make_oracle
+from rise_agents.evaluation.audit import audit, audit_oracle, make_oracle
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource, RecordedChunks, StartChunks, advantage_bins_of, measured_advantages
@@ -23,17 +26,18 @@ from rise_agents.training.runner import Budget, Film, Probe, Runner
 from rise_env.bundle import Bundle
 from rise_env.data import open_dataset, split_episodes
 from rise_env.envs.start_dataset import starts_from_dataset
-from rise_env.errors import ConfigError, TrainingError
+from rise_env.envs.starts import StartStates
+from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.files import to_plain, write_json
 from rise_env.provenance import provenance
 from rise_env.threads import single_threaded
 
-__all__ = ["Ingredients", "improve", "improve_policy"]
+__all__ = ["Ingredients", "check_same_run", "improve"]
 
 #: The oracle starts from states of so many episodes.
 _ORACLE_POOL = 560
-#: Audits: seed of states and noise, candidates per state, states at once.
-_AUDIT_SEED, _AUDIT_CANDIDATES, _AUDIT_TOGETHER = 970_000, 4, 8
+#: Audits: seed of states and noise, candidates per state.
+_AUDIT_SEED, _AUDIT_CANDIDATES = 970_000, 4
 _FILMED = 4
 
 
@@ -59,6 +63,7 @@ class Ingredients:
     behaviour_policies: Sequence[Any] = ()
 
 
+@single_threaded()
 def improve(
     agent: AgentPreset,
     policy: Policy,
@@ -87,27 +92,18 @@ def improve(
 
     Raises:
         ConfigError: If something does not fit.
-        CheckpointError: If the folder holds a run with other settings.
+        CheckpointError: If the folder holds a run with other settings, of another base policy or from other states.
     """
-    with single_threaded():
-        return _improve(agent, policy, ingredients, Path(out), Budget(agent.chunks, minutes), audit_states,
-                        progress_bar, note)  # fmt: skip
-
-
-def _improve(
-    agent: AgentPreset,
-    policy: Policy,
-    ingredients: Ingredients,
-    out: Path,
-    budget: Budget,
-    audit_states: int,
-    progress_bar: bool,
-    note: Callable[[str], None],
-) -> Algorithm[Any]:
+    out, budget = Path(out), Budget(agent.chunks, minutes)
     described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": ingredients.bundle.path.name,
-                 "data": [path.name for path in ingredients.data], "oracle": ingredients.oracle}  # fmt: skip
-    _same_run(out / "config.json", described)
-    env, offline, film_env = improve_policy(agent, policy, ingredients, note)
+                 "data": [path.name for path in ingredients.data], "oracle": ingredients.oracle,
+                 "base_policy": _fingerprint(policy.state_dict())}  # fmt: skip
+    check_same_run(out, described, more_chunks=True)
+    env, offline, film_env = _surroundings(agent, policy, ingredients, note)
+    if isinstance(env.starts, StartStates):
+        columns = {name: getattr(env.starts, name) for name in ("frames", "states", "episode_index", "frame_index")}
+        described["start_states"] = _fingerprint(columns)
+        check_same_run(out, described, more_chunks=True)
     algorithm = make_agent(agent.algorithm, env, policy, offline=offline, **agent.config)
     probes: list[Probe] = [] if film_env is None else [Film(film_env)]
     if audit_states:
@@ -131,26 +127,43 @@ def _improve(
     return algorithm
 
 
-def _same_run(file: Path, described: dict[str, Any]) -> None:
-    """Refuse to go on with a run of something else; more chunks are fine."""
-    if not file.exists():
-        return
-    found = json.loads(file.read_text(encoding="utf-8"))
+def check_same_run(folder: Path, described: Mapping[str, Any], more_chunks: bool = False) -> None:
+    """Refuse to go on with a run of something else.
+
+    Args:
+        folder: Run folder, with the `config.json` of the run if there is one.
+        described: What is to be done; what older runs do not say of themselves is not compared.
+        more_chunks: Whether another number of chunks is fine.
+
+    Raises:
+        CheckpointError: If the folder holds another run.
+    """
+    file = folder / "config.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     plain = to_plain(described)
-    for one in (found, plain):
-        one.get("agent", {}).pop("chunks", None) if isinstance(one.get("agent"), dict) else None
-    if changed := [name for name, value in plain.items() if found.get(name) != value]:
-        raise ConfigError(
-            f"{file.parent} holds a run with other settings ({', '.join(changed)}): give another folder, or remove it"
+    for one in (found, plain) if more_chunks else ():
+        if isinstance(one.get("agent"), dict):
+            one["agent"].pop("chunks", None)
+    if changed := [name for name, value in plain.items() if found.get(name, value) != value]:
+        raise CheckpointError(
+            f"{folder} holds a run with other settings ({', '.join(changed)}): give another folder, or remove it"
         )
 
 
-def improve_policy(
+def _fingerprint(arrays: Mapping[str, Any]) -> str:
+    """Hash of names, shapes and some thousand numbers of every array or tensor: cheap, whatever their size."""
+    found = hashlib.blake2b(digest_size=8)
+    for name, value in arrays.items():
+        some = value.reshape(-1)[:: max(1, math.prod(value.shape) // 1000)]
+        numbers = some.float().cpu().numpy() if isinstance(some, torch.Tensor) else np.asarray(some, np.float32)
+        found.update(f"{name} {tuple(value.shape)}".encode() + numbers.tobytes())
+    return found.hexdigest()
+
+
+def _surroundings(
     agent: AgentPreset, policy: Policy, ingredients: Ingredients, note: Callable[[str], None]
 ) -> tuple[Any, ChunkSource, Any]:
     """Environment to learn in, recorded chunks to mix in, and environment for films (None without)."""
-    import gymnasium
-
     bundle, lags = ingredients.bundle, list(policy.lags)
     kwargs: dict[str, Any] = {"bundle": str(bundle.path), "observation_lags": lags, "autoreset_mode": "disabled"}
     offline: ChunkSource
@@ -163,10 +176,8 @@ def improve_policy(
         offline = RecordedChunks(dataset, policy.lags, bins, split_episodes(dataset)["train"])
         if ingredients.oracle:
             leading = ingredients.behaviour_policies or (PolicyActor(policy),)
-            oracle = make_oracle(
-                bundle.spec.name, num_envs=agent.num_envs, observation_lags=lags, behaviour_policies=leading,
-                pool=_ORACLE_POOL,
-            )  # fmt: skip
+            sizes = {"num_envs": agent.num_envs, "pool": _ORACLE_POOL}
+            oracle = make_oracle(bundle.spec.name, observation_lags=lags, behaviour_policies=leading, **sizes)
             return oracle, offline, None
         kwargs["starts"] = starts_from_dataset(dataset, bundle.spec, agent.start_states, seed=0)
     elif ingredients.oracle:
@@ -201,14 +212,8 @@ class _Audit:
     ) -> None:
         if ingredients.oracle:
             raise ConfigError("an audit compares imagination with the oracle: it makes no sense with the oracle alone")
-        self._file, self._note, self._spec = file, note, ingredients.bundle.spec
-        self._states = min(states, _AUDIT_TOGETHER)
-        self._rounds = -(-states // self._states)
-        lags = sorted({*base.lags, *history_lags(self._spec)})
-        self._oracle = make_oracle(
-            self._spec.name, num_envs=self._states * _AUDIT_CANDIDATES, observation_lags=lags,
-            behaviour_policies=(PolicyActor(copy.deepcopy(base)),), max_chunks=1,
-        )  # fmt: skip
+        self._file, self._note, spec = file, note, ingredients.bundle.spec
+        self._oracle, self._rounds = audit_oracle(copy.deepcopy(base), spec, states, _AUDIT_CANDIDATES)
         self._rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []  # of a run that goes on
 
     def __call__(self, algorithm: Algorithm[Any]) -> None:

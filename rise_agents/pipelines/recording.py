@@ -11,15 +11,10 @@ from typing import Any
 from rise_agents.pipelines.config import Recording
 from rise_env.tasks import TaskSpec
 
-__all__ = ["label", "record", "recording_folders"]
+__all__ = ["label", "record"]
 
 #: Sets that are recorded at a time, each in a process of its own with one thread.
 _PROCESSES = 2
-
-
-def recording_folders(root: Path, recordings: Sequence[Recording]) -> list[Path]:
-    """Directory of every set."""
-    return [root / f"{one.policy}-{one.seed}" for one in recordings]
 
 
 def record(
@@ -42,7 +37,7 @@ def record(
 
     from tqdm import tqdm
 
-    folders = recording_folders(root, recordings)
+    folders = [root / f"{one.policy}-{one.seed}" for one in recordings]
     record_one = functools.partial(_record, task=task, preset=preset, policy=policy)
     # Processes of their own: OpenGL and threads do not survive a fork. The lock keeps their bars apart.
     spawn = multiprocessing.get_context("spawn")
@@ -72,14 +67,7 @@ def _record(number: int, folder: Path, one: Recording, *, task: str, preset: str
 
 
 def label(folders: Sequence[Path], tag: str, value: Any, spec: TaskSpec) -> None:
-    """Label the sets that have no labels of this tag yet.
-
-    Args:
-        folders: Datasets.
-        tag: Tag of the labels.
-        value: Value model.
-        spec: Task.
-    """
+    """Label the datasets in `folders` that have no labels of this tag yet, by a value model."""
     from rise_agents.progress import advance, bar
     from rise_env.data import label_tags, open_dataset
     from rise_env.value.labelling import label_frames, write_labels

@@ -71,8 +71,8 @@ class PolicyActor:
             ConfigError: If the policy supports no real-time chunking.
         """
         if not self.supports_rtc:
-            name = type(self.policy).__name__
-            raise ConfigError(f"a {name} knows no real-time chunking; use the execution strategy smooth")
+            kind = type(self.policy).__name__
+            raise ConfigError(f"a {kind} knows no real-time chunking; use the execution strategy smooth")
         old = torch.as_tensor(previous, dtype=torch.float32).to(self.policy.device)
         return self._act(observations, rtc=RtcConstraint(old, delay, horizon))
 

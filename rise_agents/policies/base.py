@@ -263,8 +263,7 @@ def stack_views(
             raise ConfigError(f"the observation has no {key!r}; it has {', '.join(sorted(observations))}.{hint}")
         if tuple(observations[key].shape[1:]) != shape:
             raise ConfigError(f"{key} has shape {tuple(observations[key].shape[1:])}, the policy expects {shape}")
-    moments = []
-    for lag in (0, *lags):
-        moments.append(torch.stack([observations[lag_key(image_key(camera), lag)] for camera in spec.cameras], dim=1))
+    moments = [torch.stack([observations[lag_key(image_key(camera), lag)] for camera in spec.cameras], dim=1)
+               for lag in (0, *lags)]  # fmt: skip
     states = [observations[lag_key("state", lag)].float() for lag in (0, *lags)]
     return torch.stack(moments, dim=1), torch.stack(states, dim=1)

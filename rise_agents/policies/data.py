@@ -82,12 +82,8 @@ class RecordedChunks:
             moment = np.maximum(window.index - lag, window.index - window.frame)  # not before the episode
             seen = self.dataset.frames(moment), self.dataset.state[moment]
             observations |= _observation(self.spec, lag, *seen, device)
-        return Recorded(
-            observations,
-            torch.from_numpy(window.actions).to(device),
-            torch.from_numpy(self.advantage_bins[window.index]).to(device),
-            window.prompts,
-        )
+        chunks, bins = torch.from_numpy(window.actions), torch.from_numpy(self.advantage_bins[window.index])
+        return Recorded(observations, chunks.to(device), bins.to(device), window.prompts)
 
 
 class StartChunks:
@@ -98,19 +94,14 @@ class StartChunks:
         spec: Task.
         lags: Past observations that the policy reads, in control steps.
         advantage_bins: Advantage bin of every start state's chunk, int64 (M,).
-        split: Start states to use, or None for all.
+        split: Start states to use.
 
     Raises:
         ConfigError: If the start states have no recorded chunks, or a lag is not in their history.
     """
 
     def __init__(
-        self,
-        starts: StartStates,
-        spec: TaskSpec,
-        lags: Sequence[int],
-        advantage_bins: np.ndarray,
-        split: str | None = "train",
+        self, starts: StartStates, spec: TaskSpec, lags: Sequence[int], advantage_bins: np.ndarray, split: str = "train"
     ) -> None:
         if starts.actions is None:
             raise ConfigError("these start states do not say what was done there: give recordings")
@@ -129,9 +120,9 @@ class StartChunks:
             place = -1 - lag // self.spec.stride
             observations |= _observation(self.spec, lag, found.frames[:, place], found.states[:, place], device)
         assert self.starts.actions is not None
-        chunks = torch.from_numpy(np.ascontiguousarray(self.starts.actions[rows])).to(device)
-        bins = torch.from_numpy(self.advantage_bins[rows]).to(device)
-        return Recorded(observations, chunks, bins, list(found.prompts))
+        chunks = torch.from_numpy(np.ascontiguousarray(self.starts.actions[rows]))
+        bins = torch.from_numpy(self.advantage_bins[rows])
+        return Recorded(observations, chunks.to(device), bins.to(device), list(found.prompts))
 
 
 def measured_advantages(dataset: Dataset, tag: str) -> tuple[np.ndarray, np.ndarray]:

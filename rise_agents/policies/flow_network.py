@@ -115,10 +115,8 @@ class ChunkDenoiser(nn.Module):
     ) -> torch.Tensor:
         """(B, size), (B, features), (B,), (B,) to the velocity (B, size)."""
         features = self.dropout(features)
-        condition = (
-            self.condition_features(features) + self.condition_time(time_features(time)) + self.level(advantage_bins)
-        )
-        condition = functional.silu(condition)
+        condition = self.condition_features(features) + self.condition_time(time_features(time))
+        condition = functional.silu(condition + self.level(advantage_bins))
         hidden = self.read_chunk(noisy) + self.read_features(features)
         for block in self.blocks:
             hidden = block(hidden, condition)

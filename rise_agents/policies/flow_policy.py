@@ -120,21 +120,16 @@ class FlowPolicy(Policy):
         self.features = len(spec.cameras) * network.embed + moments * dim
         self.denoiser = ChunkDenoiser(spec.chunk * dim, self.features, self.codec.num_bins + 1, network)
         self.register_buffer("relative", torch.tensor([float(unit == "rad") for unit in spec.layout.units]))
-        self.register_buffer("state_mean", torch.zeros(dim))
-        self.register_buffer("state_std", torch.ones(dim))
-        self.register_buffer("chunk_mean", torch.zeros(spec.chunk, dim))
-        self.register_buffer("chunk_std", torch.ones(spec.chunk, dim))
-
-    # ------------------------------------------------------------------ normalisation
+        for name, shape in (("state", (dim,)), ("chunk", (spec.chunk, dim))):
+            self.register_buffer(f"{name}_mean", torch.zeros(shape))
+            self.register_buffer(f"{name}_std", torch.ones(shape))
 
     def fit_normalisation(self, states: torch.Tensor, chunks: torch.Tensor) -> None:
         """Take mean and deviation from data: states (N, D) and the chunks (N, chunk, D) commanded from there."""
         least = torch.tensor([_LEAST_SPREAD[unit] for unit in self.spec.layout.units])
-        self.state_mean.copy_(states.mean(0))
-        self.state_std.copy_(states.std(0).clamp(min=least))
-        relative = chunks - self.relative * states[:, None]
-        self.chunk_mean.copy_(relative.mean(0))
-        self.chunk_std.copy_(relative.std(0).clamp(min=least))
+        for name, values in (("state", states), ("chunk", chunks - self.relative * states[:, None])):
+            getattr(self, f"{name}_mean").copy_(values.mean(0))
+            getattr(self, f"{name}_std").copy_(values.std(0).clamp(min=least))
 
     def normalise(self, chunks: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """Chunks in rad and m (B, chunk, D) to the flow's space (B, chunk x D)."""
@@ -145,14 +140,11 @@ class FlowPolicy(Policy):
         chunks = flat.unflatten(1, (self.spec.chunk, self.spec.layout.dim))
         return chunks * self.chunk_std + self.chunk_mean + self.relative * state[:, None]
 
-    # ------------------------------------------------------------------ the policy
-
     def context(
         self, observations: Mapping[str, torch.Tensor], prompts: Sequence[str], generator: torch.Generator | None = None
     ) -> Context:
         """Encode observations (see `Policy.context`); this policy knows one task and does not read the prompt."""
-        frames, states = stack_views(observations, self.spec, self.lags)
-        return self.encode(frames, states, generator)
+        return self.encode(*stack_views(observations, self.spec, self.lags), generator)
 
     def encode(self, frames: torch.Tensor, states: torch.Tensor, generator: torch.Generator | None = None) -> Context:
         """Frames uint8 (B, L, V, H, W, 3) and states (B, L, D), the present moment first."""
@@ -224,16 +216,19 @@ class FlowPolicy(Policy):
         """Flow-matching loss of each chunk, (B,) (see `Policy.loss`)."""
         draws = self.config.noise_samples
         clean = self.normalise(chunks, context.state).repeat(draws, 1)
-        advantage_bins, features = advantage_bins.repeat(draws), context.features.repeat(draws, 1)
         share = self.config.condition_dropout if condition_dropout is None else condition_dropout
-        noise, time, advantage_bins = self.training_draws(clean, advantage_bins, generator, share)
+        noise, time, bins = self.training_draws(clean, advantage_bins.repeat(draws), generator, share)
         noisy = time[:, None] * noise + (1 - time[:, None]) * clean
-        predicted = self.denoiser(noisy, features, time, advantage_bins)
-        if self.config.prediction_type == "velocity":
-            losses = (predicted - (noise - clean)).square().mean(dim=1)
-        else:  # the velocity's error is this one over the time; bounded, so that almost clean chunks do not rule
-            losses = (predicted - clean).square().mean(dim=1) / (time.square() + _TIME_FLOOR)
-        return losses.unflatten(0, (draws, -1)).mean(dim=0)
+        predicted = self.denoiser(noisy, context.features.repeat(draws, 1), time, bins)
+        return self._mean_error(predicted, noise - clean if self.config.prediction_type == "velocity" else clean, time)
+
+    def _mean_error(self, predicted: torch.Tensor, wanted: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """Mean square of each chunk, (B,), over its draws, (draws x B, chunk x D)."""
+        losses = (predicted - wanted).square().mean(dim=1)
+        if self.config.prediction_type == "sample":
+            # The velocity's error is this one over the time; bounded, so that almost clean chunks do not rule.
+            losses = losses / (time.square() + _TIME_FLOOR)
+        return losses.unflatten(0, (self.config.noise_samples, -1)).mean(dim=0)
 
     def distillation_loss(
         self,
@@ -250,16 +245,13 @@ class FlowPolicy(Policy):
         """
         draws = self.config.noise_samples
         clean = self.normalise(chunks, context.state).repeat(draws, 1)
-        noise, time, advantage_bins = self.training_draws(clean, advantage_bins.repeat(draws), generator, 0.0)
+        noise, time, bins = self.training_draws(clean, advantage_bins.repeat(draws), generator, 0.0)
         noise = noise * (torch.rand((len(clean), 1), generator=generator) < 0.5).to(noise)
         noisy = time[:, None] * noise + (1 - time[:, None]) * clean
-        mine = self.denoiser(noisy, context.features.repeat(draws, 1), time, advantage_bins)
+        mine = self.denoiser(noisy, context.features.repeat(draws, 1), time, bins)
         with torch.no_grad():
-            theirs = other.denoiser(noisy, other_context.features.repeat(draws, 1), time, advantage_bins)
-        losses = (mine - theirs).square().mean(dim=1)
-        if self.config.prediction_type == "sample":
-            losses = losses / (time.square() + _TIME_FLOOR)
-        return losses.unflatten(0, (draws, -1)).mean(dim=0)
+            theirs = other.denoiser(noisy, other_context.features.repeat(draws, 1), time, bins)
+        return self._mean_error(mine, theirs, time)
 
     def action_parameters(self) -> list[nn.Parameter]:
         """Weights of the denoiser; the image encoders stay as warm-up left them."""

@@ -223,8 +223,7 @@ def _check_weights(policy: Any, file: Path) -> None:
     """Make sure that the policy has the weights of the file: some of LeRobot's loaders go on with random ones."""
     from safetensors import safe_open
 
-    loaded = policy.state_dict()
-    compared = 0
+    loaded, compared = policy.state_dict(), 0
     with safe_open(file, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118  (it is no dict)
             mine = loaded.get(name, loaded.get(f"model.{name}"))

@@ -107,15 +107,8 @@ class Pi05Policy(Policy):
         """Shape of the initial noise of one chunk; the model denoises its padding as well."""
         return (self.spec.chunk, self.config.max_dim)
 
-    # ------------------------------------------------------------------ normalisation
-
     def fit_normalisation(self, states: torch.Tensor, chunks: torch.Tensor) -> None:
-        """Take the range of each joint from data: the 1st to the 99th percentile becomes [-1, 1].
-
-        Args:
-            states: (N, D), rad and m.
-            chunks: (N, chunk, D), commanded from there, rad and m.
-        """
+        """Take the range of each joint from data: the 1st to the 99th percentile becomes [-1, 1]."""
         moved = chunks - self.relative.to(chunks) * states[:, None]
         least = torch.tensor([_LEAST_RANGE[unit] for unit in self.spec.layout.units])
         for name, values in (("state", states), ("chunk", moved.flatten(0, 1))):
@@ -145,8 +138,6 @@ class Pi05Policy(Policy):
         scaled = chunks[..., : self.spec.layout.dim]
         moved = (scaled + 1.0) * _span(self.chunk_low, self.chunk_high) / 2.0 + self.chunk_low
         return moved + self.relative * state[:, None]
-
-    # ------------------------------------------------------------------ the policy
 
     def context(
         self, observations: Mapping[str, torch.Tensor], prompts: Sequence[str], generator: torch.Generator | None = None
@@ -233,10 +224,7 @@ class Pi05Policy(Policy):
         from rise_agents.policies.pi05_network import guided_actions, real_time_chunking
 
         if rtc is not None and guidance != 1.0:
-            raise ConfigError(
-                f"real-time chunking of pi0.5 goes without guidance over the advantage, got {guidance}: use "
-                "--guidance 1"
-            )
+            raise ConfigError(f"real-time chunking of pi0.5 goes without guidance, got {guidance}: use --guidance 1")
         context = _whole(context)
         images, shown = self.images(context)
         conditional = self.tokenise(context, advantage_bins)
@@ -283,8 +271,6 @@ class Pi05Policy(Policy):
         parts = [model.paligemma_with_expert.gemma_expert.model]  # its language head is never used
         parts += [model.action_in_proj, model.action_out_proj, model.time_mlp_in, model.time_mlp_out]
         return [weight for part in parts for weight in part.parameters()]
-
-    # ------------------------------------------------------------------ files
 
     def save_files(self, folder: Path) -> None:
         """Write the tokenizer."""

@@ -28,16 +28,8 @@ from rise_env.tasks import TaskSpec
 if TYPE_CHECKING:
     from rise_agents.policies.pi05_config import Pi05PolicyConfig, Pi05Sizes
 
-__all__ = [
-    "Published",
-    "build_network",
-    "check_tokenizer",
-    "guided_actions",
-    "load_tokenizer",
-    "read_published",
-    "real_time_chunking",
-    "resize_with_bars",
-]
+__all__ = ["Published", "build_network", "check_tokenizer", "guided_actions", "load_tokenizer", "read_published",
+           "real_time_chunking", "resize_with_bars"]  # fmt: skip
 
 _EMBEDDING = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
 # Language heads, which pi0.5's actions never pass through: their weights may be missing.
@@ -58,22 +50,14 @@ def build_network(
     size, dim = config.image_size, spec.layout.dim
     images = {spec.cameras[view]: PolicyFeature(FeatureType.VISUAL, (3, *spec.image_size)) for view in views}
     settings = PI05Config(
-        device="cpu",
-        dtype=config.precision,
-        chunk_size=spec.chunk,
-        n_action_steps=spec.chunk,
-        num_inference_steps=config.steps,
-        image_resolution=(size, size),
-        empty_cameras=config.empty_views,
-        max_state_dim=max(config.max_dim, dim),
-        max_action_dim=config.max_dim,
-        tokenizer_max_length=config.tokens,
-        use_relative_actions=config.relative,
-        train_expert_only=config.expert_only,
+        device="cpu", dtype=config.precision, chunk_size=spec.chunk, n_action_steps=spec.chunk,
+        num_inference_steps=config.steps, image_resolution=(size, size), empty_cameras=config.empty_views,
+        max_state_dim=max(config.max_dim, dim), max_action_dim=config.max_dim, tokenizer_max_length=config.tokens,
+        use_relative_actions=config.relative, train_expert_only=config.expert_only,
         gradient_checkpointing=config.recompute,
         input_features={**images, OBS_STATE: PolicyFeature(FeatureType.STATE, (dim,))},
         output_features={ACTION: PolicyFeature(FeatureType.ACTION, (dim,))},
-    )
+    )  # fmt: skip
     settings.device = str(device)  # not above: where the device is missing, LeRobot would quietly take another
     if config.sizes is not None:
         return _smaller_network(settings, config.sizes, device)
@@ -164,10 +148,8 @@ def check_tokenizer(tokenizer: Any, config: Pi05PolicyConfig) -> None:
         raise ConfigError("the tokenizer puts no beginning-of-sequence token before a prompt; pi0.5 expects one")
     if tokenizer.pad_token_id is None:
         raise ConfigError("the tokenizer has no padding token")
-    if config.sizes is not None and len(tokenizer) > config.sizes.vocabulary:
-        raise ConfigError(
-            f"the tokenizer has {len(tokenizer)} ids, policy.sizes.vocabulary is {config.sizes.vocabulary}"
-        )
+    if config.sizes is not None and (ids := len(tokenizer)) > config.sizes.vocabulary:
+        raise ConfigError(f"the tokenizer has {ids} ids, policy.sizes.vocabulary is {config.sizes.vocabulary}")
 
 
 def guided_actions(
@@ -204,12 +186,9 @@ def guided_actions(
     whole = model.paligemma_with_expert
     whole.paligemma.model.language_model.config._attn_implementation = "eager"
     _, cache = whole.forward(
-        attention_mask=visible,
-        position_ids=torch.cumsum(padding, dim=1) - 1,
-        past_key_values=None,
-        inputs_embeds=[embedded, None],
-        use_cache=True,
-    )
+        attention_mask=visible, position_ids=torch.cumsum(padding, dim=1) - 1, past_key_values=None,
+        inputs_embeds=[embedded, None], use_cache=True,
+    )  # fmt: skip
 
     def velocity(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         both = model.denoise_step(
@@ -305,8 +284,7 @@ class Published:
         expected = network.state_dict()
         for head in (_HEAD, _EXPERT_HEAD):
             tensors.setdefault(head, expected[head])
-        problems = misfits(tensors, expected)
-        if problems:
+        if problems := misfits(tensors, expected):
             more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
             raise CheckpointError(f"{file} is no pi0.5 of this size: {'; '.join(sorted(problems)[:10])}{more}")
         network.load_state_dict(tensors)
@@ -358,9 +336,6 @@ def _relative_joints(found: PI05Config, dim: int) -> torch.Tensor:
     """Which joints are predicted relative to the state, by the rule of LeRobot's `RelativeActionsProcessorStep`."""
     from lerobot.processor import RelativeActionsProcessorStep
 
-    step = RelativeActionsProcessorStep(
-        enabled=found.use_relative_actions,
-        exclude_joints=found.relative_exclude_joints,
-        action_names=found.action_feature_names,
-    )
-    return torch.tensor(step._build_mask(dim), dtype=torch.float32) * found.use_relative_actions
+    used, excluded, names = found.use_relative_actions, found.relative_exclude_joints, found.action_feature_names
+    step = RelativeActionsProcessorStep(enabled=used, exclude_joints=excluded, action_names=names)
+    return torch.tensor(step._build_mask(dim), dtype=torch.float32) * used

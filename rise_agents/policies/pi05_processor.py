@@ -71,10 +71,9 @@ class AdvantagePromptProcessorStep(ProcessorStep):
         tasks = [tasks] if isinstance(tasks, str) else list(tasks)
         states = np.atleast_2d(torch.as_tensor(state).detach().cpu().numpy())
         bins = self._bins(complementary.get(ADVANTAGE), len(tasks))
-        if not len(tasks) == len(states) == len(bins):
-            raise ConfigError(
-                f"advantage_prompt: {len(tasks)} instructions, {len(states)} states and {len(bins)} advantages"
-            )
+        counts = len(tasks), len(states), len(bins)
+        if len(set(counts)) > 1:
+            raise ConfigError("advantage_prompt: {} instructions, {} states and {} advantages".format(*counts))
         complementary[self.task_key] = [
             build_prompt(text, row, prompt_bin(one, self._codec), self.state_width)
             for text, row, one in zip(tasks, states, bins, strict=True)
@@ -99,8 +98,8 @@ class AdvantagePromptProcessorStep(ProcessorStep):
                     f"advantage_prompt: {ADVANTAGE!r} is true or false, which says no bin; give the measured values "
                     "(advantage_continuous), or a codec of the form 'binary'"
                 )
-            return [int(value) for value in values]
-        return [int(one) for one in self._codec.encode(values)]
+            return values.astype(int).tolist()
+        return self._codec.encode(values).tolist()
 
     def get_config(self) -> dict[str, Any]:
         """Plain values, from which the step is made again."""

@@ -67,11 +67,10 @@ def prompt_bin(advantage_bin: int, codec: AdvantageCodec) -> int | None:
     Raises:
         ConfigError: If the codec has no such bin.
     """
-    if not 0 <= advantage_bin <= codec.unconditional:
-        raise ConfigError(
-            f"advantage bin {advantage_bin} does not exist: 0 to {codec.best_bin}, or {codec.unconditional} for none"
-        )
-    return None if advantage_bin == codec.unconditional else advantage_bin + 1
+    best, none = codec.best_bin, codec.unconditional
+    if not 0 <= advantage_bin <= none:
+        raise ConfigError(f"advantage bin {advantage_bin} does not exist: 0 to {best}, or {none} for none")
+    return None if advantage_bin == none else advantage_bin + 1
 
 
 def build_prompt(text: str, state: Any, bin: int | None, width: int | None = STATE_WIDTH) -> str:

@@ -45,10 +45,8 @@ def camera_aliases(spec: TaskSpec) -> dict[str, str]:
     names: dict[str, str] = {}
     for camera, feature in spec.cameras.items():
         for name in (camera, feature, feature.rpartition(".")[2]):
-            if names.setdefault(name, camera) != camera:
-                raise ConfigError(
-                    f"camera name {name!r} means both {names[name]!r} and {camera!r} in task {spec.name!r}"
-                )
+            if (other := names.setdefault(name, camera)) != camera:
+                raise ConfigError(f"camera name {name!r} means both {other!r} and {camera!r} in task {spec.name!r}")
     return names
 
 
@@ -96,10 +94,8 @@ class ObservationReader:
                 present[key] = self._image(f"images/{name}", value)
             else:
                 raise ConfigError(self._no_camera(camera, observation))
-        present["state"] = self._state("state", observation)
-        used.add("state")
-        past = self._past(observation)
-        return Reading(present, past, frozenset(used | past.keys()))
+        present["state"], past = self._state("state", observation), self._past(observation)
+        return Reading(present, past, frozenset({*used, "state", *past}))
 
     def _nested_images(self, observation: Mapping[str, Any]) -> tuple[dict[str, tuple[str, Any]], set[str]]:
         """Images in `images` by camera, with the name that each came under."""
@@ -107,16 +103,12 @@ class ObservationReader:
         if not isinstance(nested, Mapping):
             raise ConfigError(f"'images' is a {type(nested).__name__}, expected a map of camera names to images")
         images: dict[str, tuple[str, Any]] = {}
-        used = set()
-        for name, value in nested.items():
-            camera = self._aliases.get(name)
-            if camera is None:
-                continue
+        for name in [name for name in nested if name in self._aliases]:
+            camera = self._aliases[name]
             if camera in images:
                 raise ConfigError(f"camera {camera!r} came twice: as 'images/{images[camera][0]}' and 'images/{name}'")
-            images[camera] = (name, value)
-            used.add(f"images/{name}")
-        return images, used
+            images[camera] = (name, nested[name])
+        return images, {f"images/{name}" for name, _ in images.values()}
 
     def _past(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
         cameras = [image_key(camera) for camera in self._spec.cameras]
@@ -135,8 +127,6 @@ class ObservationReader:
             for key in wanted
         }
 
-    # ------------------------------------------------------------------ joint states
-
     def _state(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
         layout = self._spec.layout
         expected = f"expected {layout.dim} floats in rad and m: {', '.join(layout.names)}"
@@ -151,12 +141,9 @@ class ObservationReader:
             raise ConfigError(f"{key!r} has shape {value.shape}, {expected}")
         with np.errstate(over="ignore"):
             state = value.astype(np.float32)
-        if not np.isfinite(state).all():
-            bad = [name for name, fine in zip(layout.names, np.isfinite(state), strict=True) if not fine]
+        if bad := [name for name, fine in zip(layout.names, np.isfinite(state), strict=True) if not fine]:
             raise ConfigError(f"{key!r} is not finite (NaN or infinity) at: {', '.join(bad)}")
         return state
-
-    # ------------------------------------------------------------------ images
 
     def _image(self, key: str, value: Any) -> np.ndarray:
         size = self._spec.image_size
@@ -184,8 +171,7 @@ class ObservationReader:
         if self.bars == "auto" and (not dark or float(image[inside].mean()) >= _DARK):
             self.bars = "cut" if dark else "add"
         if self.bars == "add":
-            fitted = np.zeros((*size, 3), np.uint8)
-            target = _largest((height, width), size)
+            fitted, target = np.zeros((*size, 3), np.uint8), _largest((height, width), size)
             fitted[_middle(size, target)] = _resized(image, target)
             return fitted
         if not dark:

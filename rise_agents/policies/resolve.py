@@ -9,6 +9,7 @@ import gymnasium
 import torch
 
 import rise_env  # noqa: F401  (registers the environments)
+from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_agents.policies.loading import advantage_bin_of, load_policy
 from rise_agents.policies.scripted import scripted_actor
@@ -19,10 +20,11 @@ from rise_env.pretrained import CONFIG
 
 __all__ = ["find_policy", "resolve_actor", "resolve_policy", "task_of"]
 
-type BundleSource = Bundle | str | os.PathLike[str] | None
+type PolicyName = str | os.PathLike[str]
+type BundleSource = Bundle | PolicyName | None
 
 
-def find_policy(name: str | os.PathLike[str], task: str | None = None, bundle: BundleSource = None) -> str | None:
+def find_policy(name: PolicyName, task: str | None = None, bundle: BundleSource = None) -> str | None:
     """Where a trained policy lies.
 
     Args:
@@ -51,11 +53,7 @@ def find_policy(name: str | os.PathLike[str], task: str | None = None, bundle: B
 
 
 def resolve_policy(
-    name: str | os.PathLike[str],
-    *,
-    task: str | None = None,
-    bundle: BundleSource = None,
-    device: str | torch.device = "cpu",
+    name: PolicyName, *, task: str | None = None, bundle: BundleSource = None, device: str | torch.device = "cpu"
 ) -> Policy:
     """The trained policy of a name; arguments as for `find_policy`, and where to put the weights.
 
@@ -73,7 +71,7 @@ def resolve_policy(
 
 
 def resolve_actor(
-    name: str | os.PathLike[str],
+    name: PolicyName,
     *,
     task: str | None = None,
     bundle: BundleSource = None,
@@ -111,8 +109,6 @@ def resolve_actor(
     policy = resolve_policy(name, task=task, bundle=bundle, device=device)
     asked = advantage_bin_of(policy, advantage or "best")
     if best_of is None:
-        from rise_agents.policies.actor import PolicyActor
-
         return PolicyActor(policy, asked, guidance, steps, noise_scale)
     from rise_agents.algorithms.best_of_n import BestOfN
 

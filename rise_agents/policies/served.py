@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,6 +95,17 @@ class PolicyService:
         return observation
 
 
+class _Options(NamedTuple):
+    """What an observation says besides what is seen."""
+
+    reset: bool
+    seed: int | None
+    prompt: str
+    advantage_bin: int
+    noise: torch.Tensor | None
+    rtc: RtcConstraint | None
+
+
 class ServedSession:
     """What one client's connection remembers: recent observations, noise, and how its images come.
 
@@ -127,13 +138,11 @@ class ServedSession:
         """
         started = time.perf_counter()
         service, policy = self._service, self._service.policy
-        reading = self._reader.read(observation)
-        options = self._options(observation)
-        reset = options["reset"]
+        reading, options = self._reader.read(observation), self._options(observation)
         answer: dict[str, Any] = {}
         batch = {key: value[None] for key, value in {**reading.present, **reading.past}.items()}
-        moment = self._time(observation, reset) if policy.lags and not reading.past else None
-        if reset:
+        moment = self._time(observation, options.reset) if policy.lags and not reading.past else None
+        if options.reset:
             self._history.reset()
             self._moment = None
         if moment is not None:
@@ -141,20 +150,17 @@ class ServedSession:
             self._moment = moment
             batch = self._history.observe()
             answer["lag_steps"] = self._history.ages()[0].round(3).tolist()
-        if options["seed"] is not None:
-            self._generator.manual_seed(options["seed"])
+        if options.seed is not None:
+            self._generator.manual_seed(options.seed)
         with torch.no_grad():
-            context = policy.context(observation_tensors(batch, policy.device), [options["prompt"]])
-            noise = options["noise"]
-            if noise is None:
+            context = policy.context(observation_tensors(batch, policy.device), [options.prompt])
+            if options.noise is None:
                 noise = policy.noise_scale * policy.draw_noise([self._generator])
             else:
-                noise = noise.to(policy.device)[None]
-            bins = torch.full((1,), options["advantage_bin"], device=policy.device)
-            how: dict[str, Any] = {"guidance": service.guidance, "steps": service.steps}
-            if options["rtc"]:
-                how["rtc"] = options["rtc"]
-            chunks = policy.sample(context, bins, noise, **how)
+                noise = options.noise.to(policy.device)[None]
+            bins = torch.full((1,), options.advantage_bin, device=policy.device)
+            constraint = {"rtc": options.rtc} if options.rtc else {}
+            chunks = policy.sample(context, bins, noise, guidance=service.guidance, steps=service.steps, **constraint)
             actions = policy.within_limits(chunks)[0].float().cpu().numpy()
         if not np.isfinite(actions).all():
             raise ActionError("the policy's actions are not finite (NaN or infinity); none are sent")
@@ -165,24 +171,17 @@ class ServedSession:
         timing = {"infer_ms": 1e3 * (time.perf_counter() - started)}
         return {"actions": actions, "state": reading.present["state"], "policy_timing": timing, **answer}
 
-    def _options(self, observation: Mapping[str, Any]) -> dict[str, Any]:
-        policy = self._service.policy
+    def _options(self, observation: Mapping[str, Any]) -> _Options:
         reset, seed = observation.get("reset", False), _plain(observation.get("seed"))
         if not isinstance(reset, bool | np.bool_):
             raise ConfigError(f"'reset' is {reset!r}, expected true or false")
         if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
             raise ConfigError(f"'seed' is {seed!r}, expected a whole number from 0")
-        prompt = observation.get("prompt", policy.spec.prompt)
+        prompt = observation.get("prompt", self._service.policy.spec.prompt)
         if not isinstance(prompt, str) or not prompt.strip():
             raise ConfigError(f"'prompt' is {prompt!r}, expected an instruction")
-        return {
-            "reset": bool(reset),
-            "seed": seed,
-            "prompt": prompt,
-            "advantage_bin": self._advantage_bin(observation),
-            "noise": self._noise(observation),
-            "rtc": self._rtc(observation),
-        }
+        asked = self._advantage_bin(observation), self._noise(observation), self._rtc(observation)
+        return _Options(bool(reset), seed, prompt, *asked)
 
     def _advantage_bin(self, observation: Mapping[str, Any]) -> int:
         if "advantage" not in observation:
@@ -214,9 +213,8 @@ class ServedSession:
         if missing := [key for key in _RTC if key not in observation]:
             raise ConfigError(f"{given[0]!r} came without {missing[0]!r}: real-time chunking needs {', '.join(_RTC)}")
         if not policy.supports_rtc:
-            raise ConfigError(
-                f"{given[0]!r}: a {type(policy).__name__} knows no real-time chunking; send none of its keys"
-            )
+            kind = type(policy).__name__
+            raise ConfigError(f"{given[0]!r}: a {kind} knows no real-time chunking; send none of its keys")
         rest, dim = observation[_RTC[0]], policy.spec.layout.dim
         if not isinstance(rest, np.ndarray) or rest.dtype.kind != "f" or rest.ndim != 2 or rest.shape[1] != dim:
             came = f"{rest.dtype} {rest.shape}" if isinstance(rest, np.ndarray) else type(rest).__name__

@@ -14,12 +14,10 @@ from rise_env.files import atomic_path
 
 __all__ = ["imagined_film", "side_by_side", "write_gif"]
 
-_GAP = 6
-_GROUND = 24
-_GIF_BYTES = 2_000_000
-_GIF_FPS = 50
+_GAP, _GROUND = 6, 24
+_GIF_BYTES, _GIF_FPS = 2_000_000, 50
+#: Pixels that a palette is made from: enough for the smallest brick, and a second faster than all.
 _MOSAIC_PIXELS = 200_000
-"""Pixels that a palette is made from: enough for the smallest brick, and a second faster than all."""
 
 
 def side_by_side(before: np.ndarray, after: np.ndarray, labels: tuple[str, str]) -> np.ndarray:
@@ -50,21 +48,14 @@ def side_by_side(before: np.ndarray, after: np.ndarray, labels: tuple[str, str])
     ])  # fmt: skip
 
 
-def imagined_film(
-    real: np.ndarray,
-    imagined: np.ndarray,
-    action_label: str,
-    real_values: Sequence[float] | None = None,
-    imagined_values: Sequence[float] | None = None,
-) -> np.ndarray:
+def imagined_film(real: np.ndarray, imagined: np.ndarray, action_label: str, values: Sequence[float]) -> np.ndarray:
     """What the cameras saw, and below it what the world model imagined for the same actions.
 
     Args:
         real: uint8 (K, V, H, W, 3).
         imagined: The same shape.
         action_label: What was done, written on top ("the expert's chunk").
-        real_values: Value of every real frame, K numbers, for a bar from 0 to 1 below it; None for no bar.
-        imagined_values: Value of every imagined frame, likewise.
+        values: Value of every imagined frame, K numbers, for a bar from 0 to 1 below it.
 
     Returns:
         uint8 (K, H', W', 3).
@@ -79,18 +70,14 @@ def imagined_film(
         )
     if real.ndim != 5 or real.shape[-1] != 3 or 0 in real.shape:
         raise ConfigError(f"imagined_film: the frames are {real.shape}, expected (K, V, H, W, 3) with K at least 1")
-    rows = [("real", real, real_values), ("imagined", imagined, imagined_values)]
-    for name, _, values in rows:
-        if values is not None and (len(values) != len(real) or not np.isfinite(values).all()):
-            raise ConfigError(f"imagined_film: {name}_values must be {len(real)} finite numbers, got {list(values)}")
+    if len(values) != len(real) or not np.isfinite(values).all():
+        raise ConfigError(f"imagined_film: values must be {len(real)} finite numbers, got {list(values)}")
     film = []
-    for k in range(len(real)):
-        halves = []
-        for name, frames, values in rows:
-            texts = [name, f"frame {k + 1} of {len(real)}"]
-            texts += [] if values is None else [f"value {values[k]:.2f}"]
-            halves.append(picture(frames[k], texts, None if values is None else float(values[k])))
-        film.append(caption(np.concatenate(halves), action_label))
+    for k, value in enumerate(map(float, values)):
+        number = f"frame {k + 1} of {len(real)}"
+        above = picture(real[k], ["real", number], None)
+        below = picture(imagined[k], ["imagined", number, f"value {value:.2f}"], value)
+        film.append(caption(np.concatenate([above, below]), action_label))
     return np.stack(film)
 
 
@@ -132,16 +119,9 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float, width: int, most
             first, *others = (image.quantize(palette=shared, dither=Image.Dither.NONE) for image in small)
             # Without `palette` every picture would bring its own; `optimize` leaves out what is as before.
             first.save(
-                aside,
-                format="GIF",
-                save_all=True,
-                append_images=others,
-                duration=durations.tolist(),
-                palette=bytes(shared.getpalette() or b""),
-                optimize=True,
-                disposal=1,
-                loop=0,
-            )
+                aside, format="GIF", save_all=True, append_images=others, duration=durations.tolist(),
+                palette=bytes(shared.getpalette() or b""), optimize=True, disposal=1, loop=0,
+            )  # fmt: skip
             if (written := aside.stat().st_size) <= most_bytes:
                 return path
         raise ConfigError(

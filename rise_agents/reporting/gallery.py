@@ -33,7 +33,7 @@ def film_gallery(
     seed: int = 0,
     *,
     preset: str = "small",
-    on_policy: Callable[[str, EvaluationResult], object] | None = None,
+    on_policy: Callable[[str, EvaluationResult], object] = lambda name, result: None,
 ) -> dict[str, EvaluationResult]:
     """Write `<policy>.mp4` for every policy and `grid.png`, a row of pictures per policy.
 
@@ -61,7 +61,6 @@ def film_gallery(
         text = f"{name}   seed {episode.seed}   {outcome(episode)}   {episode.seconds:.1f} s"
         rows.append((text, frames))
         write_video(Path(out) / f"{name}.mp4", np.stack([caption(frame, text) for frame in frames]), fps)
-        if on_policy is not None:
-            on_policy(name, result)
+        on_policy(name, result)
     picture_grid(Path(out) / "grid.png", rows)
     return results

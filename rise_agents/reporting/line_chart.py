@@ -13,10 +13,9 @@ __all__ = ["STYLES", "Curve", "line_chart"]
 
 _WIDTH, _HEIGHT = 560, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 28, 44
-_MARKED = 40
-"""Lines of more points have no dots: they would touch."""
+_MARKED = 40  # lines of more points have no dots: they would touch
+#: Line styles of the style sheet, `line-0` to `line-5`: further lines begin again.
 STYLES = 6
-"""Line styles of the style sheet, `line-0` to `line-5`: further lines begin again."""
 
 
 @dataclass(frozen=True)

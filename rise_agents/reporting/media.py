@@ -1,10 +1,10 @@
-"""Films and pictures of a report: inside the page, or in a folder beside it."""
+"""Films of a report: inside the page, or in a folder beside it."""
 
 from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,16 +13,9 @@ from urllib.parse import quote
 from rise_env.errors import ConfigError
 from rise_env.files import atomic_path
 
-__all__ = ["Film", "checked_files", "film_figures", "picture_figures", "placed"]
+__all__ = ["Film", "checked_files", "film_figures", "placed"]
 
 _VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
-_PICTURES = {
-    ".gif": "image/gif",
-    ".jpeg": "image/jpeg",
-    ".jpg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-}
 
 
 @dataclass(frozen=True)
@@ -38,14 +31,22 @@ class Film:
     path: Path
 
 
-def checked_files(films: Sequence[Film], pictures: Sequence[tuple[str, Path]]) -> list[Path]:
-    """Files of films, then of pictures.
+def checked_files(films: Sequence[Film]) -> list[Path]:
+    """Files of films.
 
     Raises:
         ConfigError: If a file is missing, empty or of another kind, or has no caption.
     """
-    files = [_checked(film.path, film.caption, _VIDEOS) for film in films]
-    return files + [_checked(file, text, _PICTURES) for text, file in pictures]
+    for text, file in ((film.caption, film.path) for film in films):
+        if not text.strip():
+            raise ConfigError(f"{file.name} has no caption: say what there is to see")
+        if file.suffix.lower() not in _VIDEOS:
+            raise ConfigError(f"{text!r}: {file.name} is no {', '.join(_VIDEOS)} file")
+        if not file.is_file():
+            raise ConfigError(f"{text!r}: there is no file {file}; write it before the report")
+        if file.stat().st_size == 0:
+            raise ConfigError(f"{text!r}: the file {file} is empty; write it again")
+    return [film.path for film in films]
 
 
 def placed(report: Path, files: Sequence[Path], embed: bool) -> list[str]:
@@ -64,31 +65,8 @@ def film_figures(films: Sequence[Film], sources: Sequence[str]) -> str:
     return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
 
 
-def picture_figures(pictures: Sequence[tuple[str, Path]], sources: Sequence[str]) -> str:
-    """HTML of pictures, caption and file each, by their links."""
-    return "".join(
-        f'<figure class="wide"><img src="{source}" alt="{escape(text)}">'
-        f"<figcaption>{escape(text)}</figcaption></figure>"
-        for (text, _), source in zip(pictures, sources, strict=True)
-    )
-
-
-def _checked(file: str | Path, text: str, kinds: Mapping[str, str]) -> Path:
-    file = Path(file)
-    if not text.strip():
-        raise ConfigError(f"{file.name} has no caption: say what there is to see")
-    if file.suffix.lower() not in kinds:
-        raise ConfigError(f"{text!r}: {file.name} is no {', '.join(kinds)} file")
-    if not file.is_file():
-        raise ConfigError(f"{text!r}: there is no file {file}; write it before the report")
-    if file.stat().st_size == 0:
-        raise ConfigError(f"{text!r}: the file {file} is empty; write it again")
-    return file
-
-
 def _embedded(file: Path) -> str:
-    kind = (_VIDEOS | _PICTURES)[file.suffix.lower()]
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"
+    return f"data:{_VIDEOS[file.suffix.lower()]};base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"
 
 
 def _beside(report: Path, number: int, file: Path) -> str:

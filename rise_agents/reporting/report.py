@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rise_agents.reporting.line_chart import STYLES, Curve, line_chart
-from rise_agents.reporting.media import Film, checked_files, film_figures, picture_figures, placed
+from rise_agents.reporting.media import Film, checked_files, film_figures, placed
 from rise_agents.reporting.success_table import Row, changes_of, headline, success_table
 from rise_env.errors import ConfigError
 from rise_env.files import to_plain, write_text
@@ -30,7 +30,6 @@ def write_report(
     rows: Sequence[Row],
     curves: Sequence[Curve] = (),
     films: Sequence[Film] = (),
-    pictures: Sequence[tuple[str, Path]] = (),
     provenance: Mapping[str, Any],
     commands: Sequence[str],
     embed_bytes: int = _EMBED_BYTES,
@@ -45,11 +44,10 @@ def write_report(
             the report is about, and is shown large beside the first.
         curves: Learning curves, value curves.
         films: Videos.
-        pictures: Caption and file (PNG, JPEG, WebP, GIF) of every picture.
         provenance: Where the numbers come from; see `rise_env.provenance`.
         commands: What to type to get them again.
-        embed_bytes: Films and pictures go into the file if they are no larger than this together. Else they are copied
-            into the folder `<name>_files` beside it, and both have to be kept together.
+        embed_bytes: Films go into the file if they are no larger than this together. Else they are copied into the
+            folder `<name>_files` beside it, and both have to be kept together.
 
     Returns:
         The path.
@@ -64,13 +62,11 @@ def write_report(
     if not rows:
         raise ConfigError("the report has no rows: give at least the evaluation of one policy")
     changes = changes_of(rows)
-    files = checked_files(films, pictures)
+    files = checked_files(films)
     embed = sum(file.stat().st_size for file in files) <= embed_bytes
-    sources = placed(path, files, embed)
     sections = [
         _section("success", "Success", success_table(rows, changes)),
-        _section("films", "Films", film_figures(films, sources[: len(films)])),
-        _section("pictures", "Pictures", picture_figures(pictures, sources[len(films) :])),
+        _section("films", "Films", film_figures(films, placed(path, files, embed))),
         _section("curves", "Curves", _curves(curves)),
         _section("commands", "Run it again", _commands(commands)),
         _section("provenance", "Where this comes from", _provenance(provenance)),
@@ -104,14 +100,10 @@ content="default-src 'none'; style-src 'unsafe-inline'; img-src {allowed}; media
     return path
 
 
-# ---------------------------------------------------------------------- sections
-
-
-def _section(identity: str, heading: str, content: str) -> str:
+def _section(name: str, heading: str, content: str) -> str:
     """A section, or nothing where there is nothing to show."""
-    if not content:
-        return ""
-    return f'<section aria-labelledby="{identity}">\n<h2 id="{identity}">{heading}</h2>\n{content}\n</section>\n'
+    text = f'<section aria-labelledby="{name}">\n<h2 id="{name}">{heading}</h2>\n{content}\n</section>\n'
+    return text if content else ""
 
 
 def _curves(curves: Sequence[Curve]) -> str:

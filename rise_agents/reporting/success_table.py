@@ -84,7 +84,7 @@ def headline(rows: Sequence[Row], changes: Sequence[PairedChange | None]) -> str
         parts.append(
             f'<div class="figure {_class(change)}"><dt>change</dt><dd><b>{_signed(change.gain)}</b>'
             f"<span>points; 95{_SPACE}% interval {_range(change.interval)}</span>"
-            f"<span>{_verdict(change)}</span></dd></div>"
+            f"<span>{_class(change) if change.direction else 'not told apart by these episodes'}</span></dd></div>"
         )
     return f'<dl class="figures">{"".join(parts)}</dl>'
 
@@ -147,7 +147,7 @@ def _change_cell(change: PairedChange | None) -> str:
 def _failures(result: EvaluationResult) -> str:
     if not result.failure_modes:
         return '<span class="note">none</span>'
-    items = (f"<li>{escape(str(mode))} <b>{count}</b></li>" for mode, count in result.failure_modes.items())
+    items = (f"<li>{escape(mode)} <b>{count}</b></li>" for mode, count in result.failure_modes.items())
     return f'<ul class="modes">{"".join(items)}</ul>'
 
 
@@ -157,14 +157,13 @@ def changes_of(rows: Sequence[Row]) -> list[PairedChange | None]:
     Raises:
         ConfigError: If a row has other seeds.
     """
-    return [None, *(_change(rows[0], row) for row in rows[1:])]
-
-
-def _change(first: Row, row: Row) -> PairedChange:
-    try:
-        return paired_change(first.result, row.result)
-    except ConfigError as error:
-        raise ConfigError(f"row {row.name!r} against {first.name!r}: {error}") from error
+    changes: list[PairedChange | None] = [None]
+    for row in rows[1:]:
+        try:
+            changes.append(paired_change(rows[0].result, row.result))
+        except ConfigError as error:
+            raise ConfigError(f"row {row.name!r} against {rows[0].name!r}: {error}") from error
+    return changes
 
 
 def _number(value: float) -> str:
@@ -194,8 +193,4 @@ def _range(interval: tuple[float, float]) -> str:
 
 
 def _class(change: PairedChange) -> str:
-    return {1: "better", 0: "same", -1: "worse"}[change.direction]
-
-
-def _verdict(change: PairedChange) -> str:
-    return {1: "better", 0: "not told apart by these episodes", -1: "worse"}[change.direction]
+    return ("same", "better", "worse")[change.direction]

@@ -8,6 +8,7 @@ Time decides only when a checkpoint or a film is written.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -75,9 +76,8 @@ class Film:
         envs.step(algorithm.predict(observations, deterministic=True)[0])
         films = [np.stack(film) for film in envs.film() if film]
         if films:
-            task = envs.task
-            _write_film(algorithm.logger, "imagined", np.concatenate(films, axis=1), task.fps / task.stride,
-                       algorithm.num_timesteps)  # fmt: skip
+            fps = envs.task.fps / envs.task.stride
+            _write_film(algorithm.logger, "imagined", np.concatenate(films, axis=1), fps, algorithm.num_timesteps)
 
 
 @dataclass
@@ -116,19 +116,19 @@ class Runner:
             CheckpointError: If the folder holds another run, or is damaged.
             TrainingError: If the algorithm cannot go on.
         """
-        algorithm = self.algorithm
+        algorithm, limit = self.algorithm, 60 * (self.budget.minutes or math.inf)
         algorithm.restore(self.folder)
-        before, limit = algorithm.num_timesteps, self.budget.minutes
+        before = algorithm.num_timesteps
         history = [row for row in read_history(self.folder) if row["chunks"] <= before]
+        file = self.folder / "seconds.json"  # of the run, those before an interruption included
+        spent = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
         self.on_start(before)
-        if before >= self.budget.chunks:
+        if before >= self.budget.chunks or spent >= limit:
             return algorithm
         if self.tensorboard:
             board = str(self.folder / "tensorboard")
             algorithm.set_logger(Logger(board, [TensorBoardOutputFormat(board)]))
-        file = self.folder / "seconds.json"  # of the run, those before an interruption included
-        begun = time.monotonic() - (float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0)
-        started = saved = probed = time.monotonic()
+        begun = time.monotonic() - spent
 
         def save() -> None:
             write_json(self.folder / _HISTORY, history)  # first: what is ahead of the state is left out when it is read
@@ -151,7 +151,7 @@ class Runner:
             if now - saved > self.save_seconds:
                 save()
                 saved = time.monotonic()
-            return limit is None or time.monotonic() - begun < 60 * limit
+            return time.monotonic() - begun < limit
 
         try:
             probe()

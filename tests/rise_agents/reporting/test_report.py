@@ -13,7 +13,6 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from rise_agents.evaluation.paired import paired_change
 from rise_agents.evaluation.results import Episode, EvaluationResult, summarise
@@ -119,13 +118,6 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("films") / "a film #1?.mp4", frames, 4)
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "grid.png"
-    Image.new("RGB", (8, 8), (200, 30, 30)).save(path)
-    return path
-
-
 def test_the_first_screen_says_what_happened(tmp_path: Path) -> None:
     page = report(tmp_path / "report.html")
     assert [element.text for element in page.all("title") if element.inside("head")] == ["Brick sorting"]
@@ -181,15 +173,15 @@ def test_one_row_is_compared_with_nothing(tmp_path: Path) -> None:
     assert len([e for e in page.all("b") if e.inside("header")]) == 1
 
 
-def test_nothing_is_fetched_from_elsewhere(tmp_path: Path, video: Path, picture: Path) -> None:
-    page = report(tmp_path / "report.html", films=[Film("film", video)], pictures=[("grid", picture)])
+def test_nothing_is_fetched_from_elsewhere(tmp_path: Path, video: Path) -> None:
+    page = report(tmp_path / "report.html", films=[Film("film", video)])
     found = [
         (element.tag, element.attributes[key])
         for element in page.elements
         for key in ("src", "href", "poster", "srcset", "data", "xlink:href")
         if key in element.attributes
     ]
-    assert {tag for tag, _ in found} == {"link", "video", "img"}
+    assert {tag for tag, _ in found} == {"link", "video"}
     assert all(link.startswith("data:") for _, link in found)
     style = page.one("style").text
     assert "url(" not in style
@@ -199,33 +191,31 @@ def test_nothing_is_fetched_from_elsewhere(tmp_path: Path, video: Path, picture:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 
 
-def test_films_and_pictures_are_inside(tmp_path: Path, video: Path, picture: Path) -> None:
-    page = report(tmp_path / "report.html", films=[Film("before", video)], pictures=[("grid", picture)])
-    for tag, kind, file in (("video", "video/mp4", video), ("img", "image/png", picture)):
-        head, _, content = page.one(tag).attributes["src"].partition(",")
-        assert head == f"data:{kind};base64"
-        assert base64.b64decode(content) == file.read_bytes()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["grid.png", "report.html"]
+def test_films_are_inside(tmp_path: Path, video: Path) -> None:
+    page = report(tmp_path / "report.html", films=[Film("before", video)])
+    head, _, content = page.one("video").attributes["src"].partition(",")
+    assert head == "data:video/mp4;base64"
+    assert base64.b64decode(content) == video.read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_large_films_lie_beside_the_page(tmp_path: Path, video: Path, picture: Path) -> None:
-    size = video.stat().st_size + picture.stat().st_size
+def test_large_films_lie_beside_the_page(tmp_path: Path, video: Path) -> None:
     path = tmp_path / "out" / "report.html"
-    given = {"films": [Film("a", video), Film("b", video)], "pictures": [("grid", picture)]}
-    page = report(path, **given, embed_bytes=size)  # the film is in it twice
-    links = [element.attributes["src"] for element in page.elements if element.tag in ("video", "img")]
-    assert len(set(links)) == 3
-    for link, file in zip(links, (video, video, picture), strict=True):
+    films = [Film("a", video), Film("b", video)]
+    page = report(path, films=films, embed_bytes=video.stat().st_size)  # the film is in it twice
+    links = [element.attributes["src"] for element in page.all("video")]
+    assert len(set(links)) == 2
+    for link in links:
         assert re.fullmatch(r"[\w./%-]+", link)  # '#' and '?' would end a path
-        assert (path.parent / unquote(link)).read_bytes() == file.read_bytes()
-    assert len(list((tmp_path / "out" / "report_files").iterdir())) == 3
+        assert (path.parent / unquote(link)).read_bytes() == video.read_bytes()
+    assert len(list((tmp_path / "out" / "report_files").iterdir())) == 2
     # A second report from those very files leaves them as they are.
     again = [Film("a", path.parent / unquote(links[0]))]
     report(path, films=again, embed_bytes=0)
     assert (path.parent / unquote(links[0])).read_bytes() == video.read_bytes()
 
 
-def test_strange_texts_stay_texts(tmp_path: Path, video: Path, picture: Path) -> None:
+def test_strange_texts_stay_texts(tmp_path: Path, video: Path) -> None:
     row = Row(STRANGE, result(range(100, 120), mode=STRANGE), STRANGE)
     page = report(
         tmp_path / "report.html",
@@ -234,26 +224,25 @@ def test_strange_texts_stay_texts(tmp_path: Path, video: Path, picture: Path) ->
         rows=[row, dataclasses.replace(row, note="")],
         curves=[Curve(STRANGE, STRANGE, STRANGE, {STRANGE: [(0, 1)], "other": [(0, 2)]})],
         films=[Film(STRANGE, video)],
-        pictures=[(STRANGE, picture)],
         provenance={STRANGE: STRANGE, "list": [STRANGE]},
         commands=[STRANGE],
     )
     assert not page.all("script")
     assert page.one("h1").text == page.one("p", class_="summary").text == page.one("code").text == STRANGE
-    assert page.one("img").attributes["alt"] == page.one("video").attributes["aria-label"] == STRANGE
+    assert page.one("video").attributes["aria-label"] == STRANGE
     texts = {element.text for element in page.elements}
     # As it is: names, captions, labels, provenance; with something around it: heading of changes, modes, list.
     assert STRANGE in texts
     assert {f"Change against {STRANGE}", f"{STRANGE} 30"} <= texts
-    for tag, count in (("figcaption", 3), ("dt", 2), ("text", 2)):
+    for tag, count in (("figcaption", 2), ("dt", 2), ("text", 2)):
         assert len([element for element in page.all(tag) if element.text == STRANGE]) == count
 
 
-def test_the_page_can_be_used_without_seeing_it(tmp_path: Path, video: Path, picture: Path) -> None:
-    page = report(tmp_path / "report.html", films=[Film("before", video)], pictures=[("grid", picture)])
+def test_the_page_can_be_used_without_seeing_it(tmp_path: Path, video: Path) -> None:
+    page = report(tmp_path / "report.html", films=[Film("before", video)])
     assert page.one("html").attributes["lang"] == "en"
     identities = [element.attributes["id"] for element in page.elements if "id" in element.attributes]
-    assert len(set(identities)) == len(identities) == 6
+    assert len(set(identities)) == len(identities) == 5
     named = [e.attributes["aria-labelledby"] for e in page.elements if "aria-labelledby" in e.attributes]
     assert set(named) == set(identities)
     tables = page.all("table")
@@ -273,11 +262,11 @@ def test_the_page_can_be_used_without_seeing_it(tmp_path: Path, video: Path, pic
     assert "autoplay" not in page.one("video").attributes
 
 
-def test_every_style_of_the_page_is_in_the_style_sheet(tmp_path: Path, video: Path, picture: Path) -> None:
-    page = report(tmp_path / "report.html", films=[Film("before", video)], pictures=[("grid", picture)])
+def test_every_style_of_the_page_is_in_the_style_sheet(tmp_path: Path, video: Path) -> None:
+    page = report(tmp_path / "report.html", films=[Film("before", video)])
     style = page.one("style").text
     used = {name for element in page.elements for name in element.attributes.get("class", "").split()}
-    assert {"figures", "bar", "modes", "chart", "legend", "line-1", "better", "wide"} <= used
+    assert {"figures", "bar", "modes", "chart", "legend", "line-1", "better"} <= used
     assert [name for name in sorted(used) if f".{name}" not in style] == []
     light, dark = style.split("prefers-color-scheme: dark", 1)
     colours = set(re.findall(r"(--[\w]+): #", light))
@@ -306,9 +295,9 @@ def test_what_is_not_given_has_no_heading(tmp_path: Path) -> None:
     assert [element.text for element in page.all("h2")] == ["Success"]
 
 
-def test_all_headings(tmp_path: Path, video: Path, picture: Path) -> None:
-    page = report(tmp_path / "report.html", films=[Film("before", video)], pictures=[("grid", picture)])
-    heads = ["Success", "Films", "Pictures", "Curves", "Run it again", "Where this comes from"]
+def test_all_headings(tmp_path: Path, video: Path) -> None:
+    page = report(tmp_path / "report.html", films=[Film("before", video)])
+    heads = ["Success", "Films", "Curves", "Run it again", "Where this comes from"]
     assert [element.text for element in page.all("h2")] == heads
 
 
@@ -322,7 +311,6 @@ def test_all_headings(tmp_path: Path, video: Path, picture: Path) -> None:
         ({"films": [Film("before", Path("nowhere.mp4"))]}, "'before': there is no file nowhere.mp4"),
         ({"films": [Film("before", Path("film.gif"))]}, r"film.gif is no .mp4, .webm file"),
         ({"films": [Film("", Path("nowhere.mp4"))]}, "nowhere.mp4 has no caption"),
-        ({"pictures": [("grid", Path("nowhere.png"))]}, "'grid': there is no file nowhere.png"),
     ],
 )
 def test_errors_leave_the_old_report(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
