@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -76,16 +75,16 @@ def train_policy(run: BehaviourCloning) -> Policy:
     config, training = run.config, run.config.training
     torch.manual_seed(training.seed)
     parts = split_episodes(run.dataset, {"train": 1 - training.held_out, "heldout": training.held_out}, seed=0)
-    if run.first is not None:
-        parts["train"] = parts["train"][: run.first]
     policy = run.initial or make_policy(run.dataset.spec, config, run.codec)
-    data = RecordedChunks(run.dataset, policy.lags, run.advantage_bins, parts["train"])
+    data = RecordedChunks(run.dataset, policy.lags, run.advantage_bins, parts["train"][: run.first])
     held_out = RecordedChunks(run.dataset, policy.lags, run.advantage_bins, parts["heldout"])
     if run.initial is None:
         window = data.windows.at(data.windows.index)
         policy.fit_normalisation(torch.from_numpy(window.states[:, -1]), torch.from_numpy(window.actions))
     policy.to(run.device)
-    described = {"policy": config, "data": _data(run)}
+    bins = np.bincount(run.advantage_bins, minlength=config.advantage.num_bins + 1).tolist()
+    size = {"episodes": run.dataset.num_episodes, "frames": run.dataset.num_frames}
+    described = {"policy": config, "data": {**size, "first": run.first, "advantage_bins": bins}}
     writer = start_run(run.folder, described, training.seed, run.tensorboard)
     sampler = ShuffledSampler(len(data), training.batch_size, training.seed)
 
@@ -100,10 +99,8 @@ def train_policy(run: BehaviourCloning) -> Policy:
 
     def evaluate(average: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(average, Policy)
-        metrics = _metrics(average, held_out, run.device)
-        if run.closed_loop_eval is not None:
-            metrics |= run.closed_loop_eval(average)
-        return metrics
+        closed_loop = run.closed_loop_eval(average) if run.closed_loop_eval else {}
+        return _metrics(average, held_out, run.device) | closed_loop
 
     loop = Loop(
         "policy", run.folder, policy, loss, training, run.budget, described,
@@ -128,13 +125,3 @@ def _metrics(policy: Policy, held_out: RecordedChunks, device: torch.device) -> 
     sampled = policy.sample(context, batch.advantage_bins, noise)
     error = policy.normalise(sampled, context.state) - policy.normalise(batch.chunks, context.state)
     return {"loss_held_out": float(loss), "sample_error": float(error.abs().mean())}
-
-
-def _data(run: BehaviourCloning) -> dict[str, Any]:
-    counts = np.bincount(run.advantage_bins, minlength=run.config.advantage.num_bins + 1)
-    return {
-        "episodes": run.dataset.num_episodes,
-        "frames": run.dataset.num_frames,
-        "first": run.first,
-        "advantage_bins": counts.tolist(),
-    }

@@ -31,9 +31,7 @@ class BestOfN(PolicyActor):
         policy: Proposes.
         world_model: Imagines and scores.
         count: Proposals per decision, n.
-        advantage_bin: As for `PolicyActor`.
-        guidance: As for `PolicyActor`.
-        steps: As for `PolicyActor`.
+        advantage_bin, guidance, steps: As for `PolicyActor`.
         noise_scale: Standard deviation of the noise that proposals start from.
 
     Raises:
@@ -105,17 +103,10 @@ def imagined_advantages(
     owner: torch.Tensor,
     batch_size: int = 128,
 ) -> torch.Tensor:
-    """Advantage of chunks as a world model imagines it.
+    """Advantages float32 (M,), as a world model imagines them, of chunks float32 (M, chunk, D) in rad and m.
 
-    Args:
-        world_model: Imagines and scores.
-        observations: Of N environments, with the lags `history_lags`.
-        chunks: float32 (M, chunk, D), rad and m.
-        owner: Environment that each chunk starts from, int64 (M,).
-        batch_size: Chunks imagined at once.
-
-    Returns:
-        float32 (M,). All chunks are imagined under the same noise: they are to differ by what they do.
+    Chunk i starts from environment `owner[i]`, int64 (M,), of the N observed ones, whose observations have the lags
+    `history_lags`. All are imagined under the same noise, for they are to differ by what they do; `batch_size` at once.
     """
     session = world_model.open(observed_history(world_model, observations))
     scores = []

@@ -23,8 +23,7 @@ from rise_env.world_model import CompositionalWorldModel
 
 __all__ = ["audit", "audit_oracle", "audit_policy", "make_oracle"]
 
-_LEAST_SPREAD = 0.02
-_TOGETHER = 8  # states at once
+_LEAST_SPREAD, _TOGETHER = 0.02, 8  # of true advantage, for an order; states at once
 
 
 def make_oracle(task: str, **kwargs: Any) -> Any:
@@ -60,8 +59,8 @@ def audit(
         imagined.append(scores.cpu().numpy())
         true.append(oracle_env.step(chunks)[1])
     guess, truth = (np.concatenate(parts).reshape(-1, num_candidates) for parts in (imagined, true))
-    owner = np.repeat(np.arange(len(truth)), num_candidates)
-    within, ordered = within_group_correlation(guess.ravel(), truth.ravel(), owner, _LEAST_SPREAD)
+    group, mean = np.repeat(np.arange(len(truth)), num_candidates), truth.mean(axis=1)
+    within, ordered = within_group_correlation(guess.ravel(), truth.ravel(), group, _LEAST_SPREAD)
     chosen = truth[np.arange(len(truth)), guess.argmax(axis=1)]
     return {
         "states": len(truth),
@@ -70,8 +69,8 @@ def audit(
         "within_state": within,
         "states_with_an_order": ordered,
         "advantage_mean": float(truth.mean()),
-        "gain_of_imagined_best": float((chosen - truth.mean(axis=1)).mean()),
-        "gain_of_true_best": float((truth.max(axis=1) - truth.mean(axis=1)).mean()),
+        "gain_of_imagined_best": float((chosen - mean).mean()),
+        "gain_of_true_best": float((truth.max(axis=1) - mean).mean()),
         "bias": float((guess - truth).mean()),
     }
 

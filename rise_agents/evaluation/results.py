@@ -74,8 +74,7 @@ class EvaluationResult:
         try:
             values = {field.name: content[field.name] for field in fields(cls)}
             values["details"] = tuple(Episode(**episode) for episode in values["details"])
-            values["success_interval"] = tuple(values["success_interval"])
-            return cls(**values)
+            return cls(**{**values, "success_interval": tuple(values["success_interval"])})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"this is no evaluation result: {error}") from error
 
@@ -83,12 +82,12 @@ class EvaluationResult:
 def summarise(episodes: Sequence[Episode], seconds: float) -> EvaluationResult:
     """Sum up episodes; `seconds` is the wall-clock time they took."""
     ordered = tuple(sorted(episodes, key=lambda e: e.seed))
-    successes = sum(e.success for e in ordered)
+    count, successes = len(ordered), sum(e.success for e in ordered)
     return EvaluationResult(
-        success_rate=successes / len(ordered),
-        success_interval=wilson_interval(successes, len(ordered)),
+        success_rate=successes / count,
+        success_interval=wilson_interval(successes, count),
         score_mean=float(np.mean([e.score for e in ordered])),
-        episodes=len(ordered),
+        episodes=count,
         failure_modes=dict(Counter(e.failure_mode for e in ordered if not e.success).most_common()),
         seconds=seconds,
         episode_seconds=float(np.mean([e.seconds for e in ordered])),

@@ -21,16 +21,9 @@ _LABELS = "bundle"
 
 
 def train_bundle_with_policy(task: str, preset: str, data: Sequence[Path], out: Path, runs: Path) -> Bundle:
-    """Train world model and base policy for the preset's numbers of updates, and put them into a bundle.
+    """Train world model and base policy for the preset's numbers of updates, and put them into a bundle at `out`.
 
-    An interrupted run goes on where it stood.
-
-    Args:
-        task: Task.
-        preset: Preset, whose sections say how everything is trained.
-        data: Recorded datasets; labels are written beside them.
-        out: Directory of the bundle.
-        runs: Folder of the training runs.
+    Labels are written beside the recorded datasets `data`. An interrupted run goes on where it stood in `runs`.
     """
     with Bars() as bars:
         setup = TrainingSetup(data, task, preset, report=bars.training, log=say)

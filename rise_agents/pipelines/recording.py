@@ -20,17 +20,9 @@ _PROCESSES = 2
 def record(
     root: Path, recordings: Sequence[Recording], task: str, preset: str = "small", policy: str | None = None
 ) -> list[Path]:
-    """Record sets of episodes, or go on where an interruption left them.
+    """Record sets of episodes in a task's work cell, each in a directory below `root`, or go on where they stand.
 
-    Args:
-        root: Below it, every set gets a directory of its own.
-        recordings: What to record.
-        task: Task of the work cell.
-        preset: Its preset.
-        policy: Path of the policy that "base" stands for.
-
-    Returns:
-        The directories.
+    In `recordings`, "base" stands for the policy at the path `policy`. Gives the directories back.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor

@@ -14,11 +14,7 @@ __all__ = ["advantage_bin_of", "load_policy"]
 
 
 def load_policy(path: str | Path, **kwargs: Any) -> Policy:
-    """Load a policy of whatever kind.
-
-    Args:
-        path: Directory, or Hub id.
-        **kwargs: Passed to the class's `from_pretrained`, e.g. `device`.
+    """Load a policy of whatever kind from a directory or Hub id; arguments as of its `from_pretrained`, e.g. `device`.
 
     Raises:
         CheckpointError: If it is no policy of ours, or damaged.

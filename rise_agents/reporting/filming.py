@@ -63,18 +63,9 @@ def film_outcomes(
     each: int = 2,
     env_kwargs: dict[str, Any] | None = None,
 ) -> Iterator[Path]:
-    """Film the first episodes of every outcome of an evaluation, as `<folder>/episode-<seed>-<outcome>.mp4`.
+    """Film the first `each` episodes of every outcome of an evaluation, as `<folder>/episode-<seed>-<outcome>.mp4`.
 
-    Args:
-        env_id: As for `film_episodes`.
-        actor: As for `evaluate`.
-        episodes: What `evaluate` found.
-        folder: Where to write.
-        each: Films per outcome.
-        env_kwargs: As for `evaluate`.
-
-    Yields:
-        Every file, once it is written.
+    The other arguments are as of `film_episodes`. Yields every file, once it is written.
     """
     by_outcome: dict[str, list[int]] = {}
     for episode in episodes:
@@ -85,13 +76,9 @@ def film_outcomes(
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: int, hold_seconds: float = 0.7) -> Path:
-    """Write an MP4 (H.264, plays anywhere) whose last picture stays for a moment.
+    """Write an MP4 (H.264, plays anywhere), in one step, whose last picture stays for `hold_seconds`.
 
-    Args:
-        path: File to write, in one step.
-        frames: uint8 (T, H, W, 3); odd sizes are cut by a pixel, as the codec wants it.
-        fps: Pictures per second.
-        hold_seconds: How long the last picture stays.
+    Of frames uint8 (T, H, W, 3), odd sizes are cut by a pixel, as the codec wants it.
     """
     import imageio.v3 as iio
 
@@ -114,13 +101,9 @@ def caption(image: np.ndarray, text: str, color: tuple[int, int, int] = (20, 22,
 
 
 def picture_grid(path: str | Path, rows: Sequence[tuple[str, np.ndarray]], columns: int = 6, width: int = 320) -> Path:
-    """Write a PNG with one captioned row per film: pictures at even times, the first and the last among them.
+    """Write a PNG, in one step, with one captioned row per film, uint8 (T, H, W, 3).
 
-    Args:
-        path: File to write, in one step.
-        rows: Caption and film, uint8 (T, H, W, 3), of every row.
-        columns: Pictures per row.
-        width: Width of a picture, pixels.
+    A row has pictures at even times, the first and the last among them, `width` pixels wide.
     """
     from PIL import Image
 

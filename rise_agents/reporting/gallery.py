@@ -35,21 +35,10 @@ def film_gallery(
     preset: str = "small",
     on_policy: Callable[[str, EvaluationResult], object] = lambda name, result: None,
 ) -> dict[str, EvaluationResult]:
-    """Write `<policy>.mp4` for every policy and `grid.png`, a row of pictures per policy.
+    """Write `<policy>.mp4` for every scripted policy of a work cell and `grid.png`, a row of pictures per policy.
 
-    What is typical of an imperfect operator is how it fails; of the others, how they succeed.
-
-    Args:
-        env_id: Id of a work cell.
-        policies: Names of scripted policies.
-        out: Directory to write to.
-        episodes: Episodes per policy.
-        seed: Seed of the first episode.
-        preset: Preset of the task.
-        on_policy: Called after every policy.
-
-    Returns:
-        Results by policy.
+    What is typical of an imperfect operator is how it fails; of the others, how they succeed. The results by policy are
+    given back; `on_policy` is called with each.
     """
     results, rows, kwargs = {}, [], {"preset": preset}
     for name in policies:

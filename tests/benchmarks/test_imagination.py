@@ -239,5 +239,3 @@ def test_settings_of_latent_dynamics_are_refused_for_other_models() -> None:
         imagination.set_precision(model, "bf16")
     with pytest.raises(ConfigError, match="--compile is for LatentDynamics"):
         imagination.compile_parts(model)
-    with pytest.raises(ConfigError, match="precision 'fp8'"):
-        imagination.set_precision(model, "fp8")
