@@ -35,5 +35,6 @@ def train_bundle_with_policy(task: str, preset: str, data: Sequence[Path], out: 
         bins, codec = advantage_bins_of(*measured_advantages(dataset, _LABELS), config.advantage)
         budget, folder, model = Budget(steps=config.training.steps), runs / "policy", world.path / "world_model"
         train_policy(BehaviourCloning(dataset, bins, config, folder, budget, codec=codec, report=bars.training))
-        parts = {"dynamics": model / "dynamics", "value": model / "value", "policy": folder / "model"}
-        return train_bundle(setup, out, runs=runs, **parts)
+        return train_bundle(
+            setup, out, runs=runs, dynamics=model / "dynamics", value=model / "value", policy=folder / "model"
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rise_agents.algorithms.best_of_n import history_lags, observed_history
-from rise_agents.evaluation.results import EvaluationResult
+from rise_agents.evaluation.results import Episode, EvaluationResult
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_agents.progress import bar
@@ -88,7 +88,7 @@ def _episodes(
     films, curves, kwargs, seeds = [], [], {"preset": demo.preset}, [*won[:2], *lost[:1]]
     with bar(len(seeds), "filming", "episodes") as progress:
         for seed in seeds:
-            shots = []
+            shots: list[tuple[Episode, np.ndarray, int]] = []
             for policy in (base[0], improved[0]):
                 shots += film_episodes(demo.cell_id, PolicyActor(policy), [seed], kwargs)
             (first, left, fps), (second, right, _) = shots
@@ -111,7 +111,7 @@ def _imagined(demo: Demo, policy: Policy, model: CompositionalWorldModel) -> lis
     None where every one of the few episodes that are tried ends too early.
     """
     spec = model.spec
-    kwargs = {"execute": spec.stride, "observation_lags": sorted({*history_lags(spec), *policy.lags})}
+    kwargs: dict[str, Any] = {"execute": spec.stride, "observation_lags": sorted({*history_lags(spec), *policy.lags})}
     env: Any = gymnasium.make_vec(demo.cell_id, num_envs=1, preset=demo.preset, autoreset_mode="disabled", **kwargs)
     clips, actor = [], PolicyActor(policy)
     for seed in range(demo.seed, demo.seed + 4):

@@ -128,7 +128,8 @@ class Runner:
         if self.tensorboard:
             board = str(self.folder / "tensorboard")
             algorithm.set_logger(Logger(board, [TensorBoardOutputFormat(board)]))
-        begun = time.monotonic() - spent
+        started = saved = probed = time.monotonic()
+        begun = started - spent
 
         def save() -> None:
             write_json(self.folder / _HISTORY, history)  # first: what is ahead of the state is left out when it is read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def test_all_that_ship_are_tested() -> None:
 
 def test_it_learns_for_so_many_imagined_chunks_and_leaves_the_given_policy_alone(make: Any, lab: Any) -> None:
     algorithm = make()
-    given = lab.policy(offset=0.3)
+    given, threads = lab.policy(offset=0.3), set(threading.enumerate())
     assert algorithm.learn(100) is algorithm
+    assert not [one for one in set(threading.enumerate()) - threads if one.name.startswith("shard")]
     assert 100 <= algorithm.num_timesteps < 100 + 64
     assert algorithm.progress == 1.0
     before = algorithm.num_timesteps

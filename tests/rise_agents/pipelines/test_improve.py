@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from rise_agents.cli.main import main
+from rise_agents.pipelines.improve import Ingredients, improve
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
+from rise_agents.policies.loading import load_policy
+from rise_agents.training.presets import AgentPreset
 from rise_env.bundle import find_bundle, load_bundle
+from rise_env.envs.starts import StartStates
+from rise_env.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +55,28 @@ def test_a_run_goes_on_as_itself_alone(tmp_path: Path, policy: Path, capsys: pyt
         assert (run / "config.json").read_text(encoding="utf-8") == before
     assert main([*command, "--chunks", "16"]) == 0  # more of the same
     assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["num_timesteps"] == 16
+
+
+def test_a_run_goes_on_with_its_own_base_policy_and_start_states_alone(tmp_path: Path, policy: Path) -> None:
+    bundle = load_bundle(find_bundle("brick_sorting"))
+    base, preset = load_policy(policy), AgentPreset("rise", chunks=4, num_envs=4, config={"batch_size": 8, "epochs": 1})
+    ingredients = Ingredients(bundle, "RISE-BrickSorting-v0")
+    improve(preset, base, ingredients, tmp_path / "run", progress_bar=False)
+    other = load_policy(policy)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.5)
+    with pytest.raises(CheckpointError, match=r"other settings \(base_policy\)"):
+        improve(preset.replace(chunks=8), other, ingredients, tmp_path / "run", progress_bar=False)
+    copied = tmp_path / bundle.path.name
+    shutil.copytree(bundle.path, copied)
+    starts = StartStates.load(copied / "starts")
+    moved = dataclasses.replace(starts, states=starts.states + np.float32(0.01))
+    moved.save(copied / "starts", compress=True)
+    with pytest.raises(CheckpointError, match=r"other settings \(start_states\)"):
+        improve(preset.replace(chunks=8), base, Ingredients(load_bundle(copied), "RISE-BrickSorting-v0"),
+                tmp_path / "run", progress_bar=False)  # fmt: skip
+    done = improve(preset.replace(chunks=8), base, ingredients, tmp_path / "run", progress_bar=False)
+    assert done.num_timesteps == 8
 
 
 def test_a_budget_that_only_scores_start_states_is_an_error(

@@ -106,6 +106,10 @@ def test_time_is_a_cap_alone(tmp_path: Path) -> None:
         algorithm(), tmp_path / "short", Budget(400, minutes=1e-9), progress_bar=False, tensorboard=False
     ).run()  # fmt: skip
     assert short.rounds == 1
+    again = Runner(
+        algorithm(), tmp_path / "short", Budget(400, minutes=1e-9), progress_bar=False, tensorboard=False
+    ).run()  # fmt: skip
+    assert again.rounds == 1  # the time is used up
     assert same(run(tmp_path / "short"), run(tmp_path / "whole"))  # the rest follows, as if nothing had been
     for wrong in ({"chunks": 0}, {"chunks": 1, "minutes": 0.0}):
         with pytest.raises(ConfigError):
