@@ -18,10 +18,7 @@ class Pacer:
     """
 
     def __init__(
-        self,
-        period: float,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        self, period: float, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self.period = period
         self._clock, self._sleep = clock, sleep

@@ -93,10 +93,7 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     # ------------------------------------------------------------------ Gymnasium
 
     def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Reset all cells, or those of `options["reset_mask"]`.
 
@@ -182,12 +179,7 @@ class _Workers:
     """Cells over processes, see `rise_robot.cell.worker`; has the methods of a `CellSlice`."""
 
     def __init__(
-        self,
-        num_envs: int,
-        workers: int,
-        kwargs: dict[str, Any],
-        mode: AutoresetMode,
-        space: gymnasium.spaces.Dict,
+        self, num_envs: int, workers: int, kwargs: dict[str, Any], mode: AutoresetMode, space: gymnasium.spaces.Dict
     ) -> None:
         self._kwargs = kwargs
         bounds = np.linspace(0, num_envs, workers + 1).round().astype(int).tolist()

@@ -24,11 +24,7 @@ _GREEN, _RED, _ORANGE, _GREY, _WHITE = (80, 200, 90), (230, 80, 70), (255, 150, 
 
 
 def write_preview(
-    root: str | Path,
-    path: str | Path,
-    episodes: int | Sequence[int] = 4,
-    *,
-    hold_seconds: float = 0.5,
+    root: str | Path, path: str | Path, episodes: int | Sequence[int] = 4, *, hold_seconds: float = 0.5
 ) -> Path:
     """Write an mp4 (h264, yuv420p) of recorded episodes, read back from the dataset.
 

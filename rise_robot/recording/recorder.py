@@ -67,12 +67,7 @@ class EpisodeRecorder(Closing):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        spec: TaskSpec,
-        *,
-        encoder: RGBEncoderConfig | None = None,
-        commit_every: int = 50,
+        self, root: str | Path, spec: TaskSpec, *, encoder: RGBEncoderConfig | None = None, commit_every: int = 50
     ) -> None:
         from lerobot.datasets.dataset_metadata import CODEBASE_VERSION
         from lerobot.datasets.io_utils import load_info
