@@ -109,10 +109,8 @@ class SafetyConfig:
             _require(value is None or value > 0, f"safety.{name} is {value}, expected more than 0")
 
     def bounds(self, layout: JointLayout) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper limits of every joint, float64 (D,) each: the layout's, narrowed by `limits`.
-
-        Raises:
-            ConfigError: If `limits` names an unknown joint, or is wider than the layout.
+        """Lower and upper limits of every joint, float64 (D,) each: the layout's, narrowed by `limits`; ConfigError if
+        `limits` names an unknown joint, or is wider than the layout.
         """
         low, high = layout.low.astype(float), layout.high.astype(float)
         for name, (lower, upper) in self.limits.items():
@@ -229,10 +227,8 @@ class RobotConfig:
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def check(self, layout: JointLayout) -> None:
-        """Compare with the joints of a task.
-
-        Raises:
-            ConfigError: If this is a robot with other joints, or the start pose does not fit them.
+        """Compare with the joints of a task; ConfigError if this is a robot with other joints, or the start pose does
+        not fit them.
         """
         _require(
             layout.name == self.layout,
@@ -255,15 +251,12 @@ class RobotConfig:
 
 
 def load_robot(name: str | Path, overrides: Iterable[str] = ()) -> RobotConfig:
-    """Load a robot.
+    """Load a robot; ConfigError if there is no such robot, or something in the file is wrong.
 
     Args:
         name: Name of a file `configs/robots/<name>.yaml`, ours or a plug-in's, or the path of a YAML file.
             `extends: <name>` at its top starts from a file beside it, or from one of those.
         overrides: Dotted assignments, e.g. `["safety.speed.rad=0.3"]`; values are YAML.
-
-    Raises:
-        ConfigError: If there is no such robot, or something in the file is wrong.
 
     Example:
         >>> load_robot("piper").safety.gap.rad
@@ -279,10 +272,8 @@ def load_robot(name: str | Path, overrides: Iterable[str] = ()) -> RobotConfig:
 
 
 def default_robot(driver: str) -> str:
-    """The robot that is meant where only a driver is named: the one whose file says `driver: <name>`.
-
-    Raises:
-        ConfigError: If there is no such driver, or not exactly one such robot.
+    """The robot that is meant where only a driver is named: the one whose file says `driver: <name>`; ConfigError if
+    there is no such driver, or not exactly one such robot.
     """
     wanted, known = DRIVERS.find(driver).name, config_files("robots")
     found = [name for name, path in known.items() if _driver_of(path) == wanted]

@@ -16,12 +16,14 @@ from rise_env.errors import ConfigError
 from rise_robot.config import ExecutionConfig
 from rise_robot.deployment import DeployedEpisode, Deployment
 from rise_robot.drivers.base import ScriptedDriver
-from rise_robot.env import RobotEnv
+from rise_robot.env import RobotEnv, make_robot_env
 from rise_robot.execution import RtcConstraints, make_executor
 from rise_robot.execution.asynchronous import ChunkRunner, DelayedInference, Inference, ThreadedInference
 from rise_robot.execution.log import ExecutionLog
+from rise_robot.operator_keys import HELP, terminal_keys
 from rise_robot.recording import EpisodeRecorder
 from rise_robot.safety import Stop
+from rise_robot.signals import StopSignals
 from rise_robot.teleoperation import ScriptedTeleoperator
 
 __all__ = ["DeployResult", "ScriptedInDriver", "deploy", "make_runner"]
@@ -53,36 +55,34 @@ class DeployResult:
 
 
 def deploy(
-    env: RobotEnv,
-    policy: Actor,
+    policy: Actor | None,
     name: str,
     episodes: int,
-    seed: int = 0,
+    seed: int,
+    env_kwargs: Mapping[str, Any],
     *,
     strategy: str | None = None,
     delay_steps: int = 0,
     teleop: str | None = None,
     record: str | Path | None = None,
     tail_seconds: float | None = None,
-    on_start: Callable[[Deployment], None] | None = None,
-    on_episode: Callable[[DeployedEpisode], None] | None = None,
+    on_line: Callable[[str], None] = lambda line: None,
 ) -> DeployResult:
-    """Run episodes `seed ... seed + episodes - 1` of a policy on a robot.
+    """Run episodes `seed ... seed + episodes - 1` on a robot, under the keys of the terminal and until a signal.
 
     Args:
-        env: The robot, with the policy's lags as its observation lags; not closed.
-        policy: What acts, on a batch of one.
-        name: Its name, for records.
+        policy: What acts, on a batch of one; None for the driver's scripted policy `name`.
+        name: Name of the policy, for records.
         episodes: Their number.
         seed: Seed of the first.
+        env_kwargs: Arguments of `make_robot_env`.
         strategy: As of `make_runner`.
         delay_steps: As of `make_runner`.
         teleop: Scripted policy of the driver that moves the robot while the operator has taken over; without one the
             robot holds meanwhile.
         record: Directory of a LeRobot dataset to record; an existing one goes on.
         tail_seconds: As of `Deployment`.
-        on_start: Called before the first episode.
-        on_episode: Called at the end of every episode, after it was saved.
+        on_line: Called with what people should know: what runs, the keys, the outcome of every episode once it is saved.
 
     Raises:
         ConfigError: If an argument is wrong, or policy, robot and strategy do not fit.
@@ -92,17 +92,26 @@ def deploy(
         raise ConfigError(f"episodes is {episodes}, expected at least 1")
     log = ExecutionLog()
     with contextlib.ExitStack() as stack:
-        runner = make_runner(env, policy, name, env.session.robot.execution, strategy, delay_steps, log)
+        signals = stack.enter_context(StopSignals())
+        lags = () if policy is None else policy.lags
+        env = make_robot_env(**env_kwargs, observation_lags=lags, keys=terminal_keys(), interrupted=signals)
+        stack.callback(env.close)
+        actor = policy or ScriptedInDriver(env, name)
+        runner = make_runner(env, actor, name, env.session.robot.execution, strategy, delay_steps, log)
         stack.callback(runner.close)
         teleoperator = None if teleop is None else ScriptedTeleoperator(env.scripted(teleop, seed))
         recorder = None if record is None else stack.enter_context(EpisodeRecorder(record, env.task))
         deployment = Deployment(
-            env, policy, name, runner, recorder=recorder, teleoperator=teleoperator, tail_seconds=tail_seconds
+            env, actor, name, runner, recorder=recorder, teleoperator=teleoperator, tail_seconds=tail_seconds
         )
-        if on_start is not None:
-            on_start(deployment)
+        session = env.session
+        on_line(
+            f"{name} on {session.driver.name} ({session.robot.name}), {runner.executor.name} execution"
+            f"{', dry run: nothing is sent' if session.dry_run else ''}\n"
+            f"keys: {HELP if session.keys.available else 'none (standard input is no terminal)'}"
+        )
         begun = time.perf_counter()
-        done, stop = deployment.run(episodes, seed, on_episode)
+        done, stop = deployment.run(episodes, seed, lambda episode: on_line(f"  {episode}"))
         return DeployResult(done, stop, time.perf_counter() - begun, log)
 
 
@@ -115,7 +124,7 @@ def make_runner(
     delay_steps: int = 0,
     log: ExecutionLog | None = None,
 ) -> ChunkRunner:
-    """Put a policy and an execution strategy together.
+    """Put a policy and an execution strategy together; ConfigError if they do not fit.
 
     Args:
         env: The robot.
@@ -125,9 +134,6 @@ def make_runner(
         strategy: One of `rise_robot.config.STRATEGIES`; the configured one when None.
         delay_steps: For simulated time: control steps that an inference takes.
         log: Where merges are written down.
-
-    Raises:
-        ConfigError: If the policy does not support the strategy.
     """
     executor = make_executor(config, env.task, strategy)
     if executor.name == "rtc" and not (isinstance(policy, RtcActor) and policy.supports_rtc):
@@ -154,11 +160,7 @@ def make_runner(
 
 
 class ScriptedInDriver:
-    """An expert or operator that sees the ground truth behind a driver: an `Actor` on a batch of one.
-
-    Args:
-        env: Robot with a `ScriptedDriver`.
-        name: Name of the scripted policy.
+    """The scripted policy `name` of a robot with a `ScriptedDriver`: an `Actor` on a batch of one.
 
     Raises:
         ConfigError: If the driver has no such policy, or it cannot plan beside control, in real time.

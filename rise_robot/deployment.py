@@ -54,6 +54,11 @@ class DeployedEpisode:
     interventions: int
     stop: Stop | None
 
+    def __str__(self) -> str:
+        corrected = f", {self.interventions} steps corrected" if self.interventions else ""
+        outcome = "success" if self.success else self.failure_mode
+        return f"episode {self.seed}: {outcome} after {self.seconds:.1f} s, {self.chunks} chunks{corrected}"
+
 
 class Deployment:
     """Runs a policy on a robot.
@@ -97,18 +102,10 @@ class Deployment:
     def run(
         self, episodes: int, seed: int, on_episode: Callable[[DeployedEpisode], None] | None = None
     ) -> tuple[list[DeployedEpisode], Stop | None]:
-        """Run episodes `seed ... seed + episodes - 1`.
+        """Run episodes `seed ... seed + episodes - 1`; RobotError if the first one cannot begin.
 
-        Args:
-            episodes: Their number.
-            seed: Seed of the first.
-            on_episode: Called at the end of every episode, after it was saved.
-
-        Returns:
-            The episodes, and what ended the run early, if anything.
-
-        Raises:
-            RobotError: If an episode cannot begin.
+        `on_episode` is called at the end of every episode, after it was saved. Returns the episodes, and what ended the
+        run early, if anything.
         """
         done: list[DeployedEpisode] = []
         for index in range(episodes):

@@ -110,8 +110,6 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.episode_seed = 0
         self._over = True
 
-    # ------------------------------------------------------------------ Gymnasium
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -141,10 +139,8 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return observation, self.info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Run the first `execute` actions of a chunk, or fewer where the episode ends or the robot is stopped.
-
-        Raises:
-            RobotError: If no episode is running.
+        """Run the first `execute` actions of a chunk, or fewer where the episode ends or the robot is stopped;
+        RobotError if no episode is running.
         """
         self._require_episode()
         clamped = slowed = executed = 0
@@ -189,19 +185,15 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._over = True
         self.session.close()
 
-    # ------------------------------------------------------------------ beyond Gymnasium
-
     def advance(self, target: np.ndarray | None) -> np.ndarray | None:
-        """Run one control period; for those who execute chunks in another way than `step`.
+        """Run one control period; for those who execute chunks in another way than `step`; RobotError if no episode is
+        running.
 
         Args:
             target: Joint targets (D,), rad and m; None to hold.
 
         Returns:
             The admitted target, float64 (D,); None if the robot was stopped and nothing was sent.
-
-        Raises:
-            RobotError: If no episode is running.
         """
         self._require_episode()
         admitted = self.session.tick(target)
@@ -238,10 +230,8 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return tuple(self.driver.scripted_policies) if isinstance(self.driver, ScriptedDriver) else ()
 
     def scripted(self, name: str, seed: int = 0) -> ScriptedPolicy:
-        """A scripted policy of the driver; see `ScriptedDriver.scripted`.
-
-        Raises:
-            ConfigError: If the driver has no such policy: scripted policies see the ground truth of a simulation.
+        """A scripted policy of the driver; see `ScriptedDriver.scripted`; ConfigError if the driver has no such policy:
+        scripted policies see the ground truth of a simulation.
         """
         if not isinstance(self.driver, ScriptedDriver) or name not in self.scripted_policies:
             known = ", ".join(self.scripted_policies) or "none"
@@ -254,8 +244,6 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             self._scripted[name] = self.scripted(name, seed)
             self._scripted[name].reset()
         return self._scripted[name].plan(self.task.chunk).astype(np.float32)
-
-    # ------------------------------------------------------------------ inside
 
     def _require_episode(self) -> None:
         if self._over:
@@ -332,7 +320,8 @@ def make_robot_env(
     keys: Keys | None = None,
     interrupted: Callable[[], str | None] | None = None,
 ) -> RobotEnv:
-    """What `gym.make("RISE-<Task>-Piper-v0")` calls; every argument but the last two is plain JSON.
+    """What `gym.make("RISE-<Task>-Piper-v0")` calls; every argument but the last two is plain JSON; ConfigError if an
+    argument is wrong.
 
     Args:
         task: Task name or the path of a YAML file.
@@ -352,9 +341,6 @@ def make_robot_env(
         render_mode: None or "rgb_array".
         keys: Operator's keys; None for those of the terminal where the driver does not know the ground truth.
         interrupted: As `RobotEnv`.
-
-    Raises:
-        ConfigError: If an argument is wrong.
     """
     options = [*cell_overrides(difficulty, execute, image_size, variation), *overrides]
     config = load_robot(robot or default_robot(driver), robot_overrides)

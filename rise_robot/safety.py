@@ -109,8 +109,6 @@ class SafetyGuard:
         """The robot holds `held` (D,), rad and m, which is not what was sent last: it has limits of its own."""
         self.last = np.asarray(held, float).copy()
 
-    # ------------------------------------------------------------------ targets
-
     def check_chunk(self, chunk: Any, shape: tuple[int, ...] | None) -> Stop | None:
         """A whole chunk before any of it is run: shape (chunk, D), numbers, finite."""
         array = np.asarray(chunk)
@@ -138,8 +136,6 @@ class SafetyGuard:
         allowed = np.where(np.abs(inside - self.last) <= self._largest_change, inside, self.last + change)
         self.last = allowed
         return Admitted(allowed.copy(), int(np.count_nonzero(beyond > _ROUNDING)), int(np.count_nonzero(slowed)))
-
-    # ------------------------------------------------------------------ measurements
 
     def check_joints(self, joints: JointSample, now: float, *, tracks: bool = True) -> Stop | None:
         """A joint state: fresh, finite, near what was commanded, and moving where its command moves.
@@ -221,8 +217,6 @@ class SafetyGuard:
                     f"{moved:.2f} rad",
                 )
         return None
-
-    # ------------------------------------------------------------------ messages
 
     def _numbers(self, array: np.ndarray, what: str) -> Stop | None:
         if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):

@@ -65,8 +65,6 @@ class RobotSession:
         #: When the last target was sent, s on the driver's clock.
         self.sent_at: float | None = None
 
-    # ------------------------------------------------------------------ episodes
-
     def connect(self) -> None:
         """Connect the driver, once; RobotError if it cannot be connected."""
         if not self._connected:
@@ -84,10 +82,8 @@ class RobotSession:
             raise RobotError(f"the episode cannot begin ({stop.reason}): {stop.detail}")
 
     def go_to_start(self) -> None:
-        """Move slowly from where the joints are measured to the start pose; does nothing in a dry run or without one.
-
-        Raises:
-            RobotError: If it is stopped on the way or does not arrive.
+        """Move slowly from where the joints are measured to the start pose; does nothing in a dry run or without one;
+        RobotError if it is stopped on the way or does not arrive.
         """
         start, layout, fps = self.robot.start, self.driver.task.layout, self.driver.task.fps
         if not start.pose or self.dry_run:
@@ -114,8 +110,6 @@ class RobotSession:
             if self.tick(target, squeeze=False) is None:
                 assert self.stop is not None
                 raise RobotError(f"stopped on the way to the start pose ({self.stop.reason}): {self.stop.detail}")
-
-    # ------------------------------------------------------------------ control periods
 
     def tick(self, target: np.ndarray | None, *, squeeze: bool = True) -> Admitted | None:
         """One control period.
@@ -151,8 +145,6 @@ class RobotSession:
         if self._connected:
             self._connected = False
             self.driver.close()
-
-    # ------------------------------------------------------------------ inside
 
     def _held(self) -> np.ndarray:
         held = None if self.dry_run else self.driver.target()

@@ -22,10 +22,8 @@ class Teleoperator(Protocol):
         """The operator takes over now."""
 
     def target(self) -> np.ndarray:
-        """Joint targets (D,) for the control period that begins, rad and m; asked for once per period, never waits.
-
-        Raises:
-            RobotError: If there are none; the robot holds then and the episode ends.
+        """Joint targets (D,) for the control period that begins, rad and m; asked for once per period, never waits;
+        RobotError if there are none; the robot holds then and the episode ends.
         """
 
 

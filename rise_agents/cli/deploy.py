@@ -17,15 +17,10 @@ docs/safety.md lists what else stops the robot. Exit code 1: the run was stopped
 from __future__ import annotations
 
 import argparse
-import contextlib
+import functools
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rise_env.acting import Actor
-    from rise_robot.deploy import DeployResult
-    from rise_robot.deployment import DeployedEpisode, Deployment
+from typing import Any
 
 __all__ = ["add_arguments", "run"]
 
@@ -69,64 +64,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Deploy, print and write."""
-    from rise_robot.deploy import ScriptedInDriver, deploy
-    from rise_robot.env import make_robot_env
-    from rise_robot.operator_keys import terminal_keys
-    from rise_robot.signals import StopSignals
+    from rise_env.acting import Actor
+    from rise_robot.deploy import deploy
 
-    with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(StopSignals())
-        policy, name = _policy(args, stack)
-        env = make_robot_env(
-            args.task, args.preset, args.driver, args.robot, args.difficulty,
-            observation_lags=() if policy is None else policy.lags,
-            overrides=args.overrides, robot_overrides=args.robot_set,
-            driver_options={"real_time": True} if args.real_time else {},
-            confirm=not args.yes, dry_run=args.dry_run, keys=terminal_keys(), interrupted=signals,
-        )  # fmt: skip
-        stack.callback(env.close)
-        result = deploy(
-            env, policy or ScriptedInDriver(env, name), name, args.episodes, args.seed,
-            strategy=args.execution, delay_steps=args.delay_steps, teleop=args.teleop, record=args.record,
-            tail_seconds=args.tail_seconds, on_start=_introduce, on_episode=_report,
-        )  # fmt: skip
-    return _finish(args, result)
-
-
-def _policy(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Actor | None, str]:
-    """The policy and its name for the records; None for what may be a scripted one."""
     if args.server:
         from rise_robot.serving import RemotePolicy, parse_address, read_token
 
-        host, port = parse_address(args.server)
-        remote = stack.enter_context(RemotePolicy(host, port, read_token(args.token_file)))
-        return remote, remote.name
-    from rise_agents.policies.resolve import resolve_actor
-    from rise_env.acting import Actor
+        policy: Any = RemotePolicy(*parse_address(args.server), read_token(args.token_file))
+        name = policy.name
+    else:
+        from rise_agents.policies.resolve import resolve_actor
 
-    actor = resolve_actor(
-        args.policy, task=args.task, device=args.device, advantage=args.advantage, guidance=args.guidance
-    )
-    return (actor, "policy-" + Path(args.policy).name) if isinstance(actor, Actor) else (None, args.policy)
-
-
-def _introduce(deployment: Deployment) -> None:
-    from rise_robot.operator_keys import HELP
-
-    session, execution = deployment.env.session, deployment.runner.executor.name
-    print(f"{deployment.name} on {session.driver.name} ({session.robot.name}), {execution} execution", end="")
-    print(", dry run: nothing is sent" if session.dry_run else "")
-    print(f"keys: {HELP if session.keys.available else 'none (standard input is no terminal)'}")
-
-
-def _report(episode: DeployedEpisode) -> None:
-    outcome = "success" if episode.success else episode.failure_mode
-    corrected = f", {episode.interventions} steps corrected" if episode.interventions else ""
-    told = f"{outcome} after {episode.seconds:.1f} s, {episode.chunks} chunks{corrected}"
-    print(f"  episode {episode.seed}: {told}", flush=True)
+        options = {"task": args.task, "device": args.device, "advantage": args.advantage, "guidance": args.guidance}
+        policy = resolve_actor(args.policy, **options)
+        name = "policy-" + Path(args.policy).name
+        if not isinstance(policy, Actor):  # perhaps a scripted one of the driver
+            policy, name = None, args.policy
+    env_kwargs = {
+        "task": args.task, "preset": args.preset, "driver": args.driver, "robot": args.robot,
+        "difficulty": args.difficulty, "overrides": args.overrides, "robot_overrides": args.robot_set,
+        "driver_options": {"real_time": True} if args.real_time else {}, "confirm": not args.yes,
+        "dry_run": args.dry_run,
+    }  # fmt: skip
+    result = deploy(
+        policy, name, args.episodes, args.seed, env_kwargs,
+        strategy=args.execution, delay_steps=args.delay_steps, teleop=args.teleop, record=args.record,
+        tail_seconds=args.tail_seconds, on_line=functools.partial(print, flush=True),
+    )  # fmt: skip
+    return _finish(args, result)
 
 
-def _finish(args: argparse.Namespace, result: DeployResult) -> int:
+def _finish(args: argparse.Namespace, result: Any) -> int:
     """Print and write the result; returns the exit code."""
     from rise_agents.evaluation.results import Episode, summarise
     from rise_env.files import write_json

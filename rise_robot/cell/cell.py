@@ -96,8 +96,6 @@ class WorkCell:
         self._variation = DomainVariation(self.model, config.variation)
         self.task.bind(self)
 
-    # ------------------------------------------------------------------ episode
-
     def reset(self, rng: np.random.Generator) -> TaskStatus:
         """Start an episode: draw the variation, the start pose and the task's objects from `rng`."""
         mujoco.mj_resetData(self.model, self.data)
@@ -199,8 +197,6 @@ class WorkCell:
             raise ActionError(f"action is not finite at: {bad} (NaN or infinity); nothing was executed")
         return target.astype(np.float64)
 
-    # ------------------------------------------------------------------ what can be measured
-
     @property
     def seconds(self) -> float:
         """Time since the reset, s."""
@@ -234,8 +230,6 @@ class WorkCell:
         start = SIDES.index(side) * (_GRIPPER + 1)
         return slice(start, start + _GRIPPER + 1)
 
-    # ------------------------------------------------------------------ save and restore
-
     def save(self) -> CellState:
         """Snapshot from which `restore` continues bit for bit."""
         arrays = {"physics": self.physics(), "command": self.command.copy()}
@@ -256,10 +250,8 @@ class WorkCell:
         mujoco.mj_fwdPosition(self.model, self.data)
 
     def restore(self, state: CellState) -> TaskStatus:
-        """Return to a snapshot of a cell with the same configuration.
-
-        Raises:
-            ConfigError: If the snapshot belongs to another model.
+        """Return to a snapshot of a cell with the same configuration; ConfigError if the snapshot belongs to another
+        model.
         """
         expected = mujoco.mj_stateSize(self.model, _PHYSICS)
         physics = state.arrays.get("physics", np.empty(0))

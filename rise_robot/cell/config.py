@@ -100,10 +100,8 @@ class CellConfig:
 def load_cell(
     task: str = "brick_sorting", preset: str = "small", overrides: Sequence[str] = ()
 ) -> tuple[TaskSpec, CellConfig]:
-    """Load the task and the cell of a preset.
-
-    Raises:
-        ConfigError: If the configuration is wrong or the preset describes no cell.
+    """Load the task and the cell of a preset; ConfigError if the configuration is wrong or the preset describes no
+    cell.
     """
     config = load_config(task, preset, overrides)
     for section in ("task", "cell"):

@@ -94,8 +94,6 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._headless = False
         self._film: list[np.ndarray] | None = None
 
-    # ------------------------------------------------------------------ Gymnasium
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -108,11 +106,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return self.observe(), self._info(0, 0)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Run the first `execute` actions of a chunk.
-
-        Raises:
-            ActionError: If the action has the wrong shape or is not finite.
-        """
+        """Run the first `execute` actions of a chunk; ActionError if the action has the wrong shape or is not finite."""
         chunk = self.cell.checked_target(action, (self.task.chunk,))
         clamped = executed = 0
         for target in chunk[: self.task.execute]:
@@ -149,8 +143,6 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
-
-    # ------------------------------------------------------------------ beyond Gymnasium
 
     def observe(self) -> dict[str, np.ndarray]:
         """Observation of the present state."""
@@ -200,7 +192,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return film
 
     def scripted_chunk(self, name: str, seed: int = 0) -> np.ndarray:
-        """Action chunk of a scripted policy at the present state.
+        """Action chunk of a scripted policy at the present state; ConfigError if the task has no such policy.
 
         Args:
             name: "expert", "operator", or another of the task's `scripted_policies`.
@@ -208,9 +200,6 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
         Returns:
             (chunk, D) float32.
-
-        Raises:
-            ConfigError: If the task has no such policy.
         """
         if name not in self._scripted:
             self._scripted[name] = self.cell.task.scripted(name, seed)

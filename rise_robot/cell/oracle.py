@@ -134,20 +134,16 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._chunks, self._done = np.zeros(num_envs, int), np.zeros(num_envs, bool)
         self._pool_size, self._pool = pool, list[_Start]()
 
-    # ------------------------------------------------------------------ Gymnasium
-
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Lead all environments, or those of `options["reset_mask"]`, to a start state.
+        """Lead all environments, or those of `options["reset_mask"]`, to a start state; ConfigError if seeds or options
+        do not fit.
 
         Args:
             seed: One seed per environment, or an int s that gives environment i the seed s + i.
             options: `reset_mask`; `group_size`: so many neighbours share a start state; with a pool, `start_index`:
                 which of its states, one for every environment.
-
-        Raises:
-            ConfigError: If seeds or options do not fit.
         """
         options = options or {}
         mask, group = mask_of(options.get("reset_mask"), self.num_envs), options.get("group_size", 1)
@@ -200,8 +196,6 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._done |= finished | truncated
         return self._observe(), rewards, finished, truncated, self._infos()
 
-    # ------------------------------------------------------------------ what algorithms use besides
-
     def evaluate_candidates(self, actions: Any) -> CandidateScores:
         """Run several chunks (num_envs, G, chunk, D) from every present state, and go on from none of them.
 
@@ -230,8 +224,6 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         """The states of the pool."""
         count = len(self._pooled())
         return OracleStarts(np.full(count, "train"), np.full(count, np.nan, np.float32))
-
-    # ------------------------------------------------------------------ start states
 
     def _next_seed(self, i: int, seed: int | None) -> int:
         """Seed of an environment's next start: the one given, else one that follows from the last one given."""
@@ -290,8 +282,6 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         if isinstance(policy, str):
             policy = ScriptedActor(self._cell.task.scripted(policy, seed))
         return ActorInCell(self._cell, policy if isinstance(policy, Actor) else policy())
-
-    # ------------------------------------------------------------------ observations
 
     def _present(self) -> list[_Start]:
         starts = [start for start in self._starts if start is not None]

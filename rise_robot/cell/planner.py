@@ -133,8 +133,6 @@ class Planner(ScriptedPolicy):
         limit = self.style.speed * self.dt
         return change if largest <= limit else change * (limit / largest)
 
-    # ------------------------------------------------------------------ what a task says
-
     @abstractmethod
     def look(self) -> None:
         """Read the ground truth of the objects into the kinematic model; called once per plan."""

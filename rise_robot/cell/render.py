@@ -102,7 +102,8 @@ class CellRenderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
     def render(self, cameras: Sequence[str], size: tuple[int, int]) -> np.ndarray:
-        """Render the present state.
+        """Render the present state; RenderingUnavailableError if no OpenGL context can be had; the message names the
+        missing packages.
 
         Args:
             cameras: Camera names.
@@ -110,9 +111,6 @@ class CellRenderer:
 
         Returns:
             uint8 (len(cameras), H, W, 3), row 0 on top.
-
-        Raises:
-            RenderingUnavailableError: If no OpenGL context can be had; the message names the missing packages.
         """
         factor, count = self._supersample, len(cameras)
         height, width = size[0] * factor, size[1] * factor

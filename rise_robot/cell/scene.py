@@ -34,10 +34,8 @@ def substeps(spec: TaskSpec, config: CellConfig) -> int:
 
 
 def build_model(spec: TaskSpec, config: CellConfig, task: CellTask) -> mujoco.MjModel:
-    """Compile the cell of a task.
-
-    Raises:
-        ConfigError: If the task's cameras are not the cell's (`head`, `left_wrist`, `right_wrist`).
+    """Compile the cell of a task; ConfigError if the task's cameras are not the cell's (`head`, `left_wrist`,
+    `right_wrist`).
     """
     root = Element("mujoco", model=f"rise {spec.name}")
     element(root, "compiler", angle="radian", eulerseq="XYZ", autolimits="true")

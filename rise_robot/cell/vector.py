@@ -90,19 +90,15 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         else:
             self._backend = _Workers(num_envs, workers, env_kwargs, mode, self.single_observation_space)
 
-    # ------------------------------------------------------------------ Gymnasium
-
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Reset all cells, or those of `options["reset_mask"]`.
+        """Reset all cells, or those of `options["reset_mask"]`; ConfigError if seeds or mask do not fit the number of
+        cells.
 
         Args:
             seed: One seed per cell, or an int s that gives cell i the seed s + i.
             options: `reset_mask`, bool (num_envs,) with at least one True; other keys are ignored, nothing is changed.
-
-        Raises:
-            ConfigError: If seeds or mask do not fit the number of cells.
         """
         seeds = seeds_of(seed, self.num_envs)
         mask = mask_of((options or {}).get("reset_mask"), self.num_envs)
@@ -149,8 +145,6 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the worker processes."""
         self._backend.close()
-
-    # ------------------------------------------------------------------ beyond Gymnasium
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every cell's `CellEnv`, or read an attribute; one result per cell."""

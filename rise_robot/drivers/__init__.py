@@ -21,7 +21,7 @@ __all__ = ["make_driver"]
 def make_driver(
     name: str, task: str, preset: str, overrides: Sequence[str], robot: RobotConfig, **options: Any
 ) -> Driver:
-    """Make a driver.
+    """Make a driver; ConfigError if there is no such driver, it takes no such option, or what it makes is no `Driver`.
 
     Args:
         name: Name in `rise_env.registry.DRIVERS`.
@@ -30,9 +30,6 @@ def make_driver(
         overrides: Overrides of the task's configuration.
         robot: The robot.
         **options: Further arguments of this driver.
-
-    Raises:
-        ConfigError: If there is no such driver, it takes no such option, or what it makes is no `Driver`.
     """
     make = DRIVERS.load(name)
     try:

@@ -89,10 +89,8 @@ class Driver(Protocol):
         """The newest joint state; cheap, for checks at the control rate. RobotError if there is none."""
 
     def camera_stamps(self) -> Mapping[str, float]:
-        """When the newest image of every camera of the task was taken, s on the driver's clock; cheap, as `joints`.
-
-        Raises:
-            RobotError: If a camera has given none.
+        """When the newest image of every camera of the task was taken, s on the driver's clock; cheap, as `joints`;
+        RobotError if a camera has given none.
         """
 
     def target(self) -> np.ndarray | None:

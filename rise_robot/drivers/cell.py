@@ -58,8 +58,6 @@ class CellDriver:
         self._connected = False
         self._ticks = 0
 
-    # ------------------------------------------------------------------ Driver
-
     def connect(self) -> None:
         """Make the cell answer; it shows its start pose and no episode yet."""
         if not self._connected:
@@ -116,8 +114,6 @@ class CellDriver:
         self.hold()
         self._connected = False
 
-    # ------------------------------------------------------------------ SceneDriver
-
     def reset_scene(self, seed: int) -> None:
         """Start the episode that `CellEnv.reset(seed=seed)` starts."""
         self._require_connection()
@@ -128,8 +124,6 @@ class CellDriver:
     def outcome(self) -> dict[str, Any]:
         """Ground truth of the task."""
         return self.cell.status.outcome()
-
-    # ------------------------------------------------------------------ beyond the protocol
 
     @property
     def scripted_policies(self) -> tuple[str, ...]:

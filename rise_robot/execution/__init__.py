@@ -22,15 +22,12 @@ __all__ = [
 
 
 def make_executor(config: ExecutionConfig, task: TaskSpec, strategy: str | None = None) -> ChunkExecutor:
-    """Make the executor of a configuration.
+    """Make the executor of a configuration; ConfigError if there is no such strategy.
 
     Args:
         config: Settings of all strategies.
         task: Says the control rate, and how many steps "sync" plays.
         strategy: One of `STRATEGIES`; the configured one when None.
-
-    Raises:
-        ConfigError: If there is no such strategy.
     """
     chosen = strategy or config.strategy
     period = max(1, round(task.fps / config.inference_rate))

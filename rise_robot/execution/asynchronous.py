@@ -96,13 +96,10 @@ class ThreadedInference:
         return None if void else result
 
     def forget(self, wait: bool = False) -> None:
-        """What is being computed is of no use any more: it will not be polled.
+        """What is being computed is of no use any more: it will not be polled; RobotError if it does not finish.
 
         Args:
             wait: Whether to wait until the policy has finished with it and is `busy` no more.
-
-        Raises:
-            RobotError: If it does not finish.
         """
         self._void = self.busy
         if wait and self.busy:

@@ -75,7 +75,8 @@ def video_frames(path: Path) -> int:
 
 
 def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
-    """Write into `staging` the files that turn the dataset at `root` into itself plus `sources`.
+    """Write into `staging` the files that turn the dataset at `root` into itself plus `sources`; RecordingError if a
+    source does not match the others, or a video came out with the wrong number of frames.
 
     New data, video and episode files get the next free numbers; `info.json`, `stats.json`, `tasks.parquet` and the
     sidecar are the complete new versions. `root` is only read.
@@ -84,9 +85,6 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
         root: Complete dataset, or a directory without one.
         sources: Complete datasets with at least one episode each, in the order in which they are appended.
         staging: Empty directory.
-
-    Raises:
-        RecordingError: If a source does not match the others, or a video came out with the wrong number of frames.
     """
     from lerobot.datasets.compute_stats import aggregate_stats
     from lerobot.datasets.io_utils import load_info, load_stats, write_info, write_stats, write_tasks

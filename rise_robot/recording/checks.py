@@ -15,15 +15,13 @@ __all__ = ["check_dataset"]
 
 
 def check_dataset(root: str | Path) -> None:
-    """Check that frames, videos, episode table, statistics, sidecar and totals of a dataset describe the same episodes.
+    """Check that frames, videos, episode table, statistics, sidecar and totals of a dataset describe the same episodes;
+    RecordingError if something disagrees; the message lists everything that does.
 
     Reads the index columns of every data file and the header of every video; nothing is decoded.
 
     Args:
         root: Directory of a LeRobot v3.0 dataset recorded by `EpisodeRecorder`.
-
-    Raises:
-        RecordingError: If something disagrees; the message lists everything that does.
     """
     from lerobot.datasets.io_utils import load_info, load_stats
 

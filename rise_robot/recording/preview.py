@@ -26,7 +26,8 @@ _GREEN, _RED, _ORANGE, _GREY, _WHITE = (80, 200, 90), (230, 80, 70), (255, 150, 
 def write_preview(
     root: str | Path, path: str | Path, episodes: int | Sequence[int] = 4, *, hold_seconds: float = 0.5
 ) -> Path:
-    """Write an mp4 (h264, yuv420p) of recorded episodes, read back from the dataset.
+    """Write an mp4 (h264, yuv420p) of recorded episodes, read back from the dataset; RecordingError if the dataset has
+    no such episode, or a video has fewer frames than the episode.
 
     Cameras lie side by side, enlarged by a whole factor without smoothing; the strip below names episode, operator,
     success or failure mode, intervention (orange, also as a frame around the images), progress and sub-goal score.
@@ -39,9 +40,6 @@ def write_preview(
 
     Returns:
         `path`.
-
-    Raises:
-        RecordingError: If the dataset has no such episode, or a video has fewer frames than the episode.
     """
     from lerobot.datasets.io_utils import load_info
 

@@ -51,13 +51,11 @@ _SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in dataclas
 
 
 def read_episode_records(root: str | Path) -> list[EpisodeRecord]:
-    """Read the sidecar of a recorded dataset, in episode order.
+    """Read the sidecar of a recorded dataset, in episode order; RecordingError if the dataset has no sidecar, or the
+    file is not one of ours.
 
     Args:
         root: Directory of the dataset.
-
-    Raises:
-        RecordingError: If the dataset has no sidecar, or the file is not one of ours.
 
     Example:
         >>> [r.episode_index for r in read_episode_records("data/bricks") if r.success]  # doctest: +SKIP

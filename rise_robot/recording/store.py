@@ -163,7 +163,8 @@ class EpisodeStore(Closing):
 
 
 def merge_datasets(shard_roots: Sequence[str | Path], root: str | Path, *, append: bool = False) -> int:
-    """Join datasets that parallel workers recorded, sidecars included.
+    """Join datasets that parallel workers recorded, sidecars included; RecordingError if there is nothing to join,
+    shards do not match, or `root` has episodes and `append` is False.
 
     Episodes keep their order: all of the first shard, then all of the second, and so on. Give worker w a contiguous
     block of the seeds and the merged dataset is in seed order. What a killed worker left pending in its shard is
@@ -176,9 +177,6 @@ def merge_datasets(shard_roots: Sequence[str | Path], root: str | Path, *, appen
 
     Returns:
         Number of episodes in the joined dataset.
-
-    Raises:
-        RecordingError: If there is nothing to join, shards do not match, or `root` has episodes and `append` is False.
     """
     roots = [Path(shard) for shard in shard_roots]
     if len({path.resolve() for path in (*roots, Path(root))}) != len(roots) + 1:

@@ -75,14 +75,11 @@ class CameraProcess:
         self._connection.send(dict(state.arrays))
 
     def show(self, stamp: float, physics: np.ndarray) -> None:
-        """Draw a moment, unless the one before is not done.
+        """Draw a moment, unless the one before is not done; RobotError if the process has ended.
 
         Args:
             stamp: Time of day of the moment, s.
             physics: `WorkCell.physics`.
-
-        Raises:
-            RobotError: If the process has ended.
         """
         self._take_answers()
         if not self._ready:

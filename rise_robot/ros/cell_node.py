@@ -129,8 +129,6 @@ class CellNode:
         self._cameras.close()
         self._ros.rospy.signal_shutdown("the cell ends")
 
-    # ------------------------------------------------------------------ time
-
     def run(self) -> None:
         """Keep real time until `stop`; RobotError if the cameras fail."""
         world, clock = self._world, time.monotonic
@@ -187,8 +185,6 @@ class CellNode:
                 factor, self.report["joint_rate"], self.report["camera_rate"],
             )  # fmt: skip
 
-    # ------------------------------------------------------------------ commands and requests
-
     def _on_command(self, message: Any, name: str) -> None:
         arm = self.config.arms[name]
         try:
@@ -238,8 +234,6 @@ class CellNode:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise RobotError(f"parameter {self._scene}/{name} is {value!r}, expected {kind.__name__}")
         return value
-
-    # ------------------------------------------------------------------ episodes
 
     def _reset(self, seed: int) -> Any:
         state = self._world.reset(seed)

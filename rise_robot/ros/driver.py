@@ -59,8 +59,6 @@ class RosDriver:
         self._sent = False
         self._ros: ros1.Ros | None = None
 
-    # ------------------------------------------------------------------ connection
-
     def connect(self) -> None:
         """Subscribe, advertise, and wait for the first message of everything. Nothing moves.
 
@@ -190,8 +188,6 @@ class RosDriver:
         self._images, self._joints, self._status = {}, {}, {}
         self._target, self._sent, self._ros = None, False, None
 
-    # ------------------------------------------------------------------ measuring
-
     def now(self) -> float:
         """This process's monotonic clock, s."""
         return self._clock.now()
@@ -238,8 +234,6 @@ class RosDriver:
             )
         return JointSample(position, min(stamped.stamp for stamped in found.values()))
 
-    # ------------------------------------------------------------------ commanding
-
     def target(self) -> np.ndarray | None:
         """The last joint targets sent; None before the first."""
         return None if self._target is None else self._target.copy()
@@ -269,8 +263,6 @@ class RosDriver:
     def tick(self) -> None:
         """Wait for the next control period."""
         self._pacer.wait()
-
-    # ------------------------------------------------------------------ faults
 
     def fault(self) -> str | None:
         """What is wrong with arms, clocks, listeners or the master."""

@@ -56,10 +56,8 @@ TEACHING = 2
 
 @functools.cache
 def message_class(name: str) -> Any:
-    """Class of one of the vendor's messages, "piper_msgs/PiperStatusMsg" or "piper_msgs/PosCmd".
-
-    Raises:
-        RobotError: If ROS is missing.
+    """Class of one of the vendor's messages, "piper_msgs/PiperStatusMsg" or "piper_msgs/PosCmd"; RobotError if ROS is
+    missing.
     """
     made = ros1.load().genpy.dynamic.generate_dynamic(name, "\n".join(_FIELDS[name]))[name]
     if made._md5sum != MD5[name]:
@@ -68,16 +66,14 @@ def message_class(name: str) -> Any:
 
 
 def decode_image(message: Any) -> np.ndarray:
-    """Pixels of a sensor_msgs/Image.
+    """Pixels of a sensor_msgs/Image; RobotError if the encoding is another one, or the data do not fit height, width
+    and step.
 
     Args:
         message: Image in rgb8, bgr8, rgba8 or bgra8; rows may be padded (`step`).
 
     Returns:
         uint8 (H, W, 3) RGB, writable, not shared with the message.
-
-    Raises:
-        RobotError: If the encoding is another one, or the data do not fit height, width and step.
     """
     encoding = message.encoding
     if encoding not in _ENCODINGS:
@@ -98,11 +94,7 @@ def decode_image(message: Any) -> np.ndarray:
 
 
 def decode_compressed(message: Any) -> np.ndarray:
-    """Pixels of a sensor_msgs/CompressedImage (JPEG or PNG), uint8 (H, W, 3) RGB.
-
-    Raises:
-        RobotError: If they cannot be decoded.
-    """
+    """Pixels of a sensor_msgs/CompressedImage (JPEG or PNG), uint8 (H, W, 3) RGB; RobotError if they cannot be decoded."""
     pixels = None
     if message.data:
         pixels = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
@@ -144,10 +136,8 @@ def joint_message(names: Sequence[str], position: np.ndarray, stamp: Any) -> Any
 
 
 def joint_positions(message: Any, count: int, where: str) -> np.ndarray:
-    """The first `count` positions of a sensor_msgs/JointState, float64 (count,), rad and m.
-
-    Raises:
-        RobotError: If there are fewer, or one is not finite.
+    """The first `count` positions of a sensor_msgs/JointState, float64 (count,), rad and m; RobotError if there are
+    fewer, or one is not finite.
     """
     position = np.asarray(message.position[:count], float)
     if len(position) < count:

@@ -47,14 +47,11 @@ class RealTimeCell:
         return self.cell.save()
 
     def set_target(self, indices: np.ndarray, target: np.ndarray) -> None:
-        """New targets for some joints.
+        """New targets for some joints; ActionError if a target is not finite.
 
         Args:
             indices: (n,) which joints of the layout.
             target: (n,) absolute targets, rad and m; limited as on the arm.
-
-        Raises:
-            ActionError: If a target is not finite.
         """
         if not np.isfinite(target).all():
             raise ActionError(f"joint targets {target} are not finite")

@@ -140,14 +140,12 @@ _node: tuple[str, int | None] | None = None
 
 
 def start_node(name: str, remappings: Sequence[str] = ()) -> Ros:
-    """Make this process a ROS node, once.
+    """Make this process a ROS node, once; RobotError if ROS or its master is missing, or this process belonged to a
+    master that is gone.
 
     Args:
         name: Name of the node; a number is added, so that several may run.
         remappings: What roslaunch adds to a command line, such as `__name:=cell`.
-
-    Raises:
-        RobotError: If ROS or its master is missing, or this process belonged to a master that is gone.
     """
     global _node
     ros = load()

@@ -40,13 +40,9 @@ class RosCellDriver(RosDriver):
         self._latest: dict[str, Any] = {}
         self._news = threading.Condition()
 
-    # ------------------------------------------------------------------ SceneDriver
-
     def reset_scene(self, seed: int) -> None:
-        """Start the episode that `CellEnv.reset(seed=seed)` starts, and wait until all that arrives is of it.
-
-        Raises:
-            RobotError: If the cell does not answer.
+        """Start the episode that `CellEnv.reset(seed=seed)` starts, and wait until all that arrives is of it;
+        RobotError if the cell does not answer.
         """
         self._require_connection()
         answer = self._call("reset", seed=int(seed))
@@ -72,8 +68,6 @@ class RosCellDriver(RosDriver):
             raise RobotError(f"nothing has arrived on {self._space}/outcome yet")
         return {key: found[key] for key in ("progress", "score", "is_success", "failure_mode", "finished")}
 
-    # ------------------------------------------------------------------ beyond the protocol
-
     def scripted(self, name: str, seed: int = 0) -> ScriptedPolicy:
         """A policy that sees the ground truth, e.g. "expert"; it plans in the cell's process.
 
@@ -84,8 +78,6 @@ class RosCellDriver(RosDriver):
             known = ", ".join(self.scripted_policies) or "none"
             raise ConfigError(f"the cell has no scripted policy {name!r}. Known: {known}.")
         return _Remote(self, name, seed)
-
-    # ------------------------------------------------------------------ inside
 
     def _connected(self) -> None:
         ros, services = self._require_connection(), read_graph().services

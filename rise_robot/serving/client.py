@@ -61,13 +61,11 @@ class PolicyClient:
         self._episode: dict[str, Any] = {}
 
     def connect(self, wait: float = 0.0) -> Self:
-        """Connect and read the metadata.
+        """Connect and read the metadata; RobotError if there is no server, or it turns this client away; the message
+        says why.
 
         Args:
             wait: How long to try again while no server answers at all, s; servers listen only when they are warm.
-
-        Raises:
-            RobotError: If there is no server, or it turns this client away; the message says why.
         """
         if self._connection is not None:
             raise RobotError(f"already connected to {self.uri}")

@@ -37,18 +37,13 @@ class WireError(RiseError, ValueError):
     """A frame, or a value to be put into one, is not of the wire format."""
 
 
-# ---------------------------------------------------------------------- encoding
-
-
 def encode(value: Any) -> bytes:
-    r"""A value as one frame.
+    r"""A value as one frame; WireError if something in it cannot be sent, is too deep or has too many parts; the
+    message says where.
 
     Args:
         value: None, bool, int, float, str, bytes, NumPy arrays and scalars of booleans, integers and floats, arrays of
             fixed-length strings and times; and dicts with text keys, lists and tuples (which arrive as lists) of these.
-
-    Raises:
-        WireError: If something in it cannot be sent, is too deep or has too many parts; the message says where.
 
     Example:
         >>> encode({"state": np.zeros(2, np.float32)})[:8]
@@ -87,9 +82,6 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         f"{_at(where)}a {type(value).__module__}.{type(value).__name__} cannot be sent; "
         "NumPy arrays, numbers, text, bytes, dicts and lists can"
     )
-
-
-# ---------------------------------------------------------------------- decoding
 
 
 def decode(frame: bytes) -> Any:

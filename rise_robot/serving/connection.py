@@ -68,10 +68,8 @@ class GuardedConnection(ServerConnection):
         self.protocol.fail = fail_with_words  # type: ignore[method-assign]
 
     async def refuse(self, text: str, code: CloseCode) -> None:
-        """Send an error frame, which is a text message, and close (openpi's convention).
-
-        Raises:
-            ConnectionClosed: If the client was gone before.
+        """Send an error frame, which is a text message, and close (openpi's convention); ConnectionClosed if the client
+        was gone before.
         """
         await self.send(text)
         async with self.send_context():

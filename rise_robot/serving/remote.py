@@ -55,10 +55,8 @@ class RemotePolicy(Closing):
         self.supports_rtc = bool(self.metadata.get("real_time_chunking", False))
 
     def check(self, task: TaskSpec) -> None:
-        """Compare what the server says of its policy with a task; servers of others may say nothing.
-
-        Raises:
-            ConfigError: If joints, chunk or control rate differ.
+        """Compare what the server says of its policy with a task; servers of others may say nothing; ConfigError if
+        joints, chunk or control rate differ.
         """
         expected: dict[str, Any] = {
             "joint_names": list(task.layout.names),

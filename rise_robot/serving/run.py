@@ -20,10 +20,8 @@ TOKEN_VARIABLE = "RISE_SERVE_TOKEN"
 
 
 def read_token(path: Path | None) -> str | None:
-    """The token in a file; without a file that of the environment variable, or None.
-
-    Raises:
-        ConfigError: If the file cannot be read, or is empty.
+    """The token in a file; without a file that of the environment variable, or None; ConfigError if the file cannot be
+    read, or is empty.
     """
     if path is None:
         return os.environ.get(TOKEN_VARIABLE)
@@ -47,16 +45,13 @@ def parse_address(text: str) -> tuple[str, int]:
 def serve_until_signal(
     policy: ServedPolicy, config: ServerConfig, on_ready: Callable[[str], None], level: int = logging.INFO
 ) -> None:
-    """Serve a policy until SIGINT or SIGTERM.
+    """Serve a policy until SIGINT or SIGTERM; RobotError if the port is taken, or the server ends by itself.
 
     Args:
         policy: What is served.
         config: Settings.
         on_ready: Called with the address, "ws://HOST:PORT", once clients can connect.
         level: Messages below this level are not logged.
-
-    Raises:
-        RobotError: If the port is taken, or the server ends by itself.
     """
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("asyncio").addFilter(lambda record: record.getMessage() != "socket.send() raised exception.")

@@ -143,8 +143,6 @@ class PolicyServer:
         self._refused = self._errors = 0
         self._latencies = {name: _Latencies() for name in ("infer", "queue", "total")}
 
-    # ------------------------------------------------------------------ life
-
     def start(self) -> None:
         """Warm up, then let clients in. Returns when they can connect.
 
@@ -265,8 +263,6 @@ class PolicyServer:
             self._ready.set_result(server.sockets[0].getsockname()[1])
             await self._stop.wait()
 
-    # ------------------------------------------------------------------ HTTP
-
     def _answer_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer what needs no websocket, and turn away who may not have one."""
         path = request.path.partition("?")[0]
@@ -297,8 +293,6 @@ class PolicyServer:
 
     def _full(self) -> str:
         return f"this policy server has its {self.config.max_clients} clients already (rise serve --max-clients)"
-
-    # ------------------------------------------------------------------ clients
 
     async def _serve_client(self, connection: GuardedConnection) -> None:
         """Talk to one client until it leaves or something is wrong."""

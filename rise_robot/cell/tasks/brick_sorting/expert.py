@@ -76,8 +76,6 @@ class BrickExpert(Planner):
         self._bricks: list[_Brick] = []
         self._targets: list[_Brick | None] = [None, None]
 
-    # ------------------------------------------------------------------ the model of the world
-
     def look(self) -> None:
         """Bricks that are waiting or held, and the belt's speed."""
         task = self._task
@@ -111,8 +109,6 @@ class BrickExpert(Planner):
                     self._bricks.remove(target)
             elif arm.opening <= _WIDTH + 0.002 and np.hypot(*(point[:2] - target.position[:2])) < 0.02:
                 target.holder = arm.index
-
-    # ------------------------------------------------------------------ the rules
 
     def decide(self) -> None:
         """One brick per arm: what it holds, else the first to leave the belt among those on its side."""
@@ -183,8 +179,6 @@ class BrickExpert(Planner):
         release = away < 0.025 or (away < 0.04 and point[2] < _RELEASE_HEIGHT + 0.01)
         target = np.array([*goal, _RELEASE_HEIGHT])
         return arm.reach(target, self._bin_yaw(arm, goal, yaw)), _OPEN if release else _CLOSED
-
-    # ------------------------------------------------------------------ poses
 
     @staticmethod
     def _grasp_yaw(arm: Arm, brick_yaw: float, aim: np.ndarray, yaw: float) -> float:

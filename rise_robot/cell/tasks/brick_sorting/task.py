@@ -130,8 +130,6 @@ class BrickSorting(CellTask):
         self._previous_y: np.ndarray = np.zeros(count)
         self.status = TaskStatus(0.0, 0.0, False, "none", False)
 
-    # ------------------------------------------------------------------ scene
-
     def add_to_scene(self, root: Element) -> None:
         """Add belt, rails, bins and bricks."""
         add_belt(root)
@@ -155,8 +153,6 @@ class BrickSorting(CellTask):
         self._belt_actuator = model.actuator("belt").id
         self._belt_qpos = int(model.joint("belt").qposadr[0])
         self._belt_qvel = int(model.joint("belt").dofadr[0])
-
-    # ------------------------------------------------------------------ episode
 
     def reset(self, rng: np.random.Generator) -> None:
         """Draw belt, bricks and bins."""
@@ -265,8 +261,6 @@ class BrickSorting(CellTask):
         mode = _MODES[int(self.first_failure)]
         return TaskStatus(float(progress[active].mean()), float(score), success, mode, finished)
 
-    # ------------------------------------------------------------------ ground truth for experts
-
     def brick_positions(self) -> np.ndarray:
         """Centres of all bricks, (bricks, 3) m."""
         return self.cell.data.qpos[self._brick_qpos[:, None] + np.arange(3)]
@@ -311,8 +305,6 @@ class BrickSorting(CellTask):
         pad = pairs[:, 0][:, None, None] == self._pads[None]
         brick = pairs[:, 1][:, None] == self._brick_geoms[None]
         return (pad[:, :, None, :] & brick[:, None, :, None]).any(0)
-
-    # ------------------------------------------------------------------ snapshot
 
     _FIELDS = ("active", "color", "fate", "reached", "stopped", "astray", "holder", "first_failure", "belt_velocity",
                "bin_color", "_previous_y")  # fmt: skip
