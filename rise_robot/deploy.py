@@ -13,6 +13,7 @@ import numpy as np
 
 from rise_env.acting import Actor, RtcActor
 from rise_env.errors import ConfigError
+from rise_robot.closing import Closing
 from rise_robot.config import ExecutionConfig
 from rise_robot.deployment import DeployedEpisode, Deployment
 from rise_robot.drivers.base import ScriptedDriver
@@ -82,7 +83,7 @@ def deploy(
             robot holds meanwhile.
         record: Directory of a LeRobot dataset to record; an existing one goes on.
         tail_seconds: As of `Deployment`.
-        on_line: Called with what people should know: what runs, the keys, the outcome of every episode once it is saved.
+        on_line: Called with what people should know: what runs, the keys, the outcome of every episode that was saved.
 
     Raises:
         ConfigError: If an argument is wrong, or policy, robot and strategy do not fit.
@@ -93,6 +94,8 @@ def deploy(
     log = ExecutionLog()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
+        if isinstance(policy, Closing):
+            stack.enter_context(policy)
         lags = () if policy is None else policy.lags
         env = make_robot_env(**env_kwargs, observation_lags=lags, keys=terminal_keys(), interrupted=signals)
         stack.callback(env.close)

@@ -106,7 +106,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return self.observe(), self._info(0, 0)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Run the first `execute` actions of a chunk; ActionError if the action has the wrong shape or is not finite."""
+        """Run the first `execute` actions of a chunk; ActionError if it has the wrong shape or is not finite."""
         chunk = self.cell.checked_target(action, (self.task.chunk,))
         clamped = executed = 0
         for target in chunk[: self.task.execute]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import socket
 import subprocess
-import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -25,7 +23,7 @@ from rise_env.errors import ActionError, ConfigError, RiseError
 from rise_env.spaces import action_space, observation_space
 from rise_robot.cell.config import cell_overrides, load_cell
 from rise_robot.cell.task import make_cell_task
-from rise_robot.cell.worker import CellSlice, Slots
+from rise_robot.cell.worker import CellSlice, Slots, spawn
 
 __all__ = ["CellVectorEnv", "merge_infos"]
 
@@ -64,11 +62,8 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             raise ConfigError(f"render_mode {render_mode!r} does not show several cells; use 'rgb_array' or None")
         mode = parse_mode(autoreset_mode)
         overrides = cell_overrides(*(kwargs.get(k) for k in ("difficulty", "execute", "image_size", "variation")))
-        self.task, cell_config = load_cell(
-            kwargs.get("task", "brick_sorting"),
-            kwargs.get("preset", "small"),
-            [*overrides, *kwargs.get("overrides", ())],
-        )
+        chosen = {key: kwargs[key] for key in ("task", "preset") if key in kwargs}
+        self.task, cell_config = load_cell(**chosen, overrides=[*overrides, *kwargs.get("overrides", ())])
         #: Names that `scripted_chunks` takes.
         self.scripted_policies = make_cell_task(self.task.name, cell_config.ranges).scripted_policies
         self.num_envs = num_envs
@@ -148,7 +143,7 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every cell's `CellEnv`, or read an attribute; one result per cell."""
-        return self._backend.call(name, *args, **kwargs)
+        return self._backend.call_each(name, [args] * self.num_envs, kwargs)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Attribute of every cell's `CellEnv`."""
@@ -160,13 +155,12 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             values = [values] * self.num_envs
         if len(values) != self.num_envs:
             raise ConfigError(f"got {len(values)} values for {self.num_envs} environments")
-        self._backend.set_attr(name, list(values))
+        self._backend.call_each("__setattr__", [(name, value) for value in values])
 
     def scripted_chunks(self, name: str, seeds: Sequence[int] | None = None) -> np.ndarray:
         """Action chunks of a scripted policy, float32 (num_envs, chunk, D); see `CellEnv.scripted_chunk`."""
-        if seeds is None:
-            return np.stack(self.call("scripted_chunk", name))
-        return np.stack(self._backend.call_each("scripted_chunk", [(name, int(seed)) for seed in seeds]))
+        chosen = [0] * self.num_envs if seeds is None else seeds
+        return np.stack(self._backend.call_each("scripted_chunk", [(name, int(seed)) for seed in chosen]))
 
 
 class _Workers:
@@ -175,7 +169,6 @@ class _Workers:
     def __init__(
         self, num_envs: int, workers: int, kwargs: dict[str, Any], mode: AutoresetMode, space: gymnasium.spaces.Dict
     ) -> None:
-        self._kwargs = kwargs
         bounds = np.linspace(0, num_envs, workers + 1).round().astype(int).tolist()
         self._slices = [slice(first, end) for first, end in itertools.pairwise(bounds)]
         self.sizes = [rows.stop - rows.start for rows in self._slices]
@@ -186,27 +179,16 @@ class _Workers:
         self._shut_down = weakref.finalize(self, _shut_down, self._pipes, self._processes, self._slots)
         try:
             for rows in self._slices:
-                self._start(rows, num_envs, mode)
+                process, pipe = spawn("rise_robot.cell.worker")
+                self._processes.append(process)
+                self._pipes.append(pipe)
+                pipe.send((rows, num_envs, kwargs, mode.value))
             self._gather(range(workers))
             self._slots.append(Slots(space, num_envs))
             self._exchange(dict.fromkeys(range(workers), self._slots[0].memory.name))
         except BaseException:
             self.close()
             raise
-
-    def _start(self, rows: slice, num_envs: int, mode: AutoresetMode) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "rise_robot.cell.worker", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-                )
-            )
-        pipe = Connection(ours.detach())
-        self._pipes.append(pipe)
-        pipe.send((rows, num_envs, self._kwargs, mode.value))
 
     def _exchange(self, messages: Mapping[int, Any]) -> list[Any]:
         """Send messages to workers, by number, and gather their answers."""
@@ -249,30 +231,19 @@ class _Workers:
                 messages[index] = ("reset", {"seed": seed[rows], "options": {"reset_mask": mask[rows]}})
         infos: list[dict[str, Any]] = [{} for _ in self.sizes]
         for index, answer in zip(messages, self._exchange(messages), strict=True):
-            infos[index] = answer
+            (infos[index],) = answer
         return self._slots[0].read(), merge_infos(infos, self.sizes)
 
     def step(self, actions: np.ndarray) -> tuple[Any, ...]:
         answers = self._all("step", [actions[rows] for rows in self._slices])
-        rewards, terminated, truncated, infos = zip(*answers, strict=True)
-        return (
-            self._slots[0].read(),
-            np.concatenate(rewards),
-            np.concatenate(terminated),
-            np.concatenate(truncated),
-            merge_infos(list(infos), self.sizes),
-        )
+        *arrays, infos = zip(*answers, strict=True)
+        return self._slots[0].read(), *(np.concatenate(parts) for parts in arrays), merge_infos(infos, self.sizes)
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        answers = self._all("call", [(name, args, kwargs)] * len(self.sizes))
+    def call_each(
+        self, name: str, arguments: Sequence[tuple[Any, ...]], kwargs: Mapping[str, Any] | None = None
+    ) -> tuple[Any, ...]:
+        answers = self._all("call_each", [(name, arguments[rows], kwargs) for rows in self._slices])
         return tuple(itertools.chain.from_iterable(answers))
-
-    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-        answers = self._all("call_each", [(name, arguments[rows]) for rows in self._slices])
-        return tuple(itertools.chain.from_iterable(answers))
-
-    def set_attr(self, name: str, values: list[Any]) -> None:
-        self._all("set_attr", [(name, values[rows]) for rows in self._slices])
 
     def close(self) -> None:
         self._shut_down()

@@ -7,9 +7,14 @@ memory, the rest over the socket, which no other process can reach.
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -19,7 +24,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.vector_env import AutoresetMode
 
-__all__ = ["CellSlice", "Slots", "main"]
+__all__ = ["CellSlice", "Slots", "main", "spawn"]
 
 
 class Slots:
@@ -39,7 +44,11 @@ class Slots:
         for key, size in sizes.items():
             offsets[key], total = total, total + (size + 63) // 64 * 64
         # The creator removes the block; the workers' resource trackers must not.
-        self.memory = SharedMemory(create=True, size=max(total, 1)) if name is None else _attach(name)
+        if name is None:
+            self.memory = SharedMemory(create=True, size=max(total, 1))
+        else:
+            self.memory = SharedMemory(name=name)
+            resource_tracker.unregister(self.memory._name, "shared_memory")  # type: ignore[attr-defined]
         self.arrays: dict[str, np.ndarray] = {
             key: np.ndarray(shape, dtypes[key], self.memory.buf, offsets[key]) for key, shape in shapes.items()
         }
@@ -61,14 +70,6 @@ class Slots:
             self.memory.unlink()
 
 
-def _attach(name: str) -> SharedMemory:
-    from multiprocessing import resource_tracker
-
-    memory = SharedMemory(name=name)
-    resource_tracker.unregister(memory._name, "shared_memory")  # type: ignore[attr-defined]
-    return memory
-
-
 class CellSlice(SyncVectorEnv):
     """The cells of one process, stepped in turn; Gymnasium's own vector environment keeps the autoreset rules."""
 
@@ -77,9 +78,22 @@ class CellSlice(SyncVectorEnv):
 
         super().__init__([lambda: CellEnv(**kwargs)] * count, copy=copy, autoreset_mode=mode)
 
-    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-        """Call a method of every cell with arguments of its own."""
-        return tuple(getattr(env, name)(*args) for env, args in zip(self.envs, arguments, strict=True))
+    def call_each(
+        self, name: str, arguments: Sequence[tuple[Any, ...]], kwargs: Mapping[str, Any] | None = None
+    ) -> tuple[Any, ...]:
+        """Call a method of every cell with arguments of its own, or read an attribute."""
+        found = [getattr(env, name) for env in self.envs]
+        return tuple(f(*args, **(kwargs or {})) if callable(f) else f for f, args in zip(found, arguments, strict=True))
+
+
+def spawn(module: str, **options: Any) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Run `python -m module FD`, FD the number of its end of a pair of sockets; returns the process and our end."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-m", module, str(theirs.fileno())]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, **options)
+    return process, Connection(ours.detach())
 
 
 def _serve(connection: Connection) -> None:
@@ -108,29 +122,20 @@ def _serve(connection: Connection) -> None:
 
 
 def _answer(envs: CellSlice, slots: Slots, rows: slice, command: str, arguments: Any) -> Any:
-    if command == "reset":
-        observation, infos = envs.reset(**arguments)
-        slots.write(observation, rows)
-        return infos
-    if command == "step":
-        observation, *rest = envs.step(arguments)
-        slots.write(observation, rows)
-        return rest
-    if command == "call":
-        name, args, kwargs = arguments
-        return envs.call(name, *args, **kwargs)
-    return getattr(envs, command)(*arguments)  # set_attr, call_each
+    if command == "call_each":
+        return envs.call_each(*arguments)
+    observation, *rest = envs.reset(**arguments) if command == "reset" else envs.step(arguments)
+    slots.write(observation, rows)
+    return rest
 
 
 def main() -> None:
     """Serve until told to close or until the parent is gone."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes its workers
     connection = Connection(int(sys.argv[1]))
     try:
         _serve(connection)
-    except (EOFError, ConnectionError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         return  # the parent is gone: nobody is left to tell
 
 

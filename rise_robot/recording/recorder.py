@@ -176,7 +176,10 @@ class EpisodeRecorder(Closing):
         """
         self._require_open()
         success = _checked_flag("success", success)
-        _check_facts(failure_mode, operator, seed)
+        _expect("failure_mode", failure_mode, isinstance(failure_mode, str), "a string")
+        _expect("operator", operator, isinstance(operator, str), "a string")
+        whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        _expect("seed", seed, whole and -(2**63) <= int(seed) < 2**63, "a 64-bit integer")
         if self._length < 2:
             raise RecordingError(
                 f"the current episode has {self._length} frames, expected at least 2 (an image and what followed). "
@@ -331,23 +334,17 @@ def _mismatch(root: Path, spec: TaskSpec, found: dict[str, str], expected: dict[
     )
 
 
-def _check_facts(failure_mode: Any, operator: Any, seed: Any) -> None:
-    for name, text in (("failure_mode", failure_mode), ("operator", operator)):
-        if not isinstance(text, str):
-            raise RecordingError(f"{name} is {text!r} ({type(text).__name__}), expected a string")
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not -(2**63) <= int(seed) < 2**63:
-        raise RecordingError(f"seed is {seed!r} ({type(seed).__name__}), expected a 64-bit integer")
+def _expect(name: str, value: Any, fits: bool, expected: str) -> None:
+    if not fits:
+        raise RecordingError(f"{name} is {value!r} ({type(value).__name__}), expected {expected}")
 
 
 def _checked_flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise RecordingError(f"{name} is {value!r} ({type(value).__name__}), expected True or False")
+    _expect(name, value, isinstance(value, bool | np.bool_), "True or False")
     return bool(value)
 
 
 def _checked_score(name: str, value: Any, upper: float) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.number)):
-        raise RecordingError(f"{name} is {value!r} ({type(value).__name__}), expected a number in [0, {upper:g}]")
-    if not 0.0 <= float(value) <= upper:
-        raise RecordingError(f"{name} is {value}, expected a finite number in [0, {upper:g}]")
+    number = isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.bool_)
+    _expect(name, value, number and 0.0 <= float(value) <= upper, f"a finite number in [0, {upper:g}]")
     return float(value)

@@ -7,7 +7,7 @@ pair, never by forking.
 
 from __future__ import annotations
 
-import socket
+import contextlib
 import subprocess
 import sys
 import time
@@ -21,6 +21,7 @@ from rise_env.errors import RobotError
 from rise_robot.cell.cell import CellState, WorkCell
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.render import CellRenderer
+from rise_robot.cell.worker import spawn
 from rise_robot.ros import messages, ros1
 from rise_robot.ros.config import RosConfig
 
@@ -52,14 +53,7 @@ class CameraProcess:
     ) -> None:
         self.sent = self.skipped = 0
         self.seconds = 0.0
-        ours, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "rise_robot.ros.cameras", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
-        theirs.close()
-        self._connection = Connection(ours.detach())
+        self._process, self._connection = spawn("rise_robot.ros.cameras", start_new_session=True)
         self._connection.send((task, config, size, supersample))
         self._ready = False
 
@@ -92,11 +86,10 @@ class CameraProcess:
     def close(self) -> None:
         """End the process. Twice is fine."""
         self._connection.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
 
     def _take_answers(self) -> None:
         try:
@@ -112,12 +105,11 @@ class CameraProcess:
 def main(descriptor: int) -> None:
     """Draw and publish until the other end closes."""
     connection = Connection(descriptor)
-    try:
-        _serve(connection)
-    except (EOFError, ConnectionError):
-        pass  # the physics has ended
-    except RobotError as error:
-        connection.send(str(error))
+    with contextlib.suppress(EOFError, ConnectionError):  # the physics has ended
+        try:
+            _serve(connection)
+        except RobotError as error:
+            connection.send(str(error))
 
 
 def _serve(connection: Connection) -> None:
@@ -127,7 +119,13 @@ def _serve(connection: Connection) -> None:
     cell = WorkCell(spec, cell_config)
     renderer = CellRenderer(cell.model, cell.data, supersample)
     cameras = list(spec.cameras)
-    publishers = [_publisher(ros, config, camera) for camera in cameras]
+    publishers = []
+    for camera in cameras:
+        source = config.cameras[camera]
+        compressed = source.kind == "compressed"
+        kind = ros.sensor_msgs.CompressedImage if compressed else ros.sensor_msgs.Image
+        publisher = ros.rospy.Publisher(source.topic, kind, queue_size=2, tcp_nodelay=True)
+        publishers.append((publisher, _compressed if compressed else messages.encode_image))
     cell.restore(CellState(connection.recv()))
     renderer.render(cameras, size)  # the first one takes far longer than the others
     connection.send(0.0)
@@ -141,17 +139,9 @@ def _serve(connection: Connection) -> None:
         cell.show(physics)
         images = renderer.render(cameras, size)
         when = ros.rospy.Time.from_sec(stamp)
-        for camera, image, (publisher, compressed) in zip(cameras, images, publishers, strict=True):
-            encode = _compressed if compressed else messages.encode_image
+        for camera, image, (publisher, encode) in zip(cameras, images, publishers, strict=True):
             publisher.publish(encode(image, when, f"{camera}_color_optical_frame"))
         connection.send(time.perf_counter() - begun)
-
-
-def _publisher(ros: ros1.Ros, config: RosConfig, camera: str) -> tuple[Any, bool]:
-    source = config.cameras[camera]
-    compressed = source.kind == "compressed"
-    kind = ros.sensor_msgs.CompressedImage if compressed else ros.sensor_msgs.Image
-    return ros.rospy.Publisher(source.topic, kind, queue_size=2, tcp_nodelay=True), compressed
 
 
 def _compressed(image: np.ndarray, stamp: Any, frame: str) -> Any:

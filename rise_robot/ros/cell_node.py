@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,6 @@ _LARGEST_LAG = 0.25
 _REAL_TIME = 0.98
 _REPORT_INTERVAL = 1.0
 _PATIENCE = 10.0
-
-
-@dataclass
-class _Request:
-    """Something that ROS's threads ask of the physics."""
-
-    work: Callable[[], str]
-    done: threading.Event = field(default_factory=threading.Event)
-    answer: str = ""
-    error: str = ""
 
 
 class CellNode:
@@ -93,7 +83,8 @@ class CellNode:
         self._cameras = CameraProcess((task, preset, list(overrides)), config, image_size, supersample)
         self._world = RealTimeCell(WorkCell(spec, cell_config))
         self._stop = threading.Event()
-        self._requests: deque[_Request] = deque()
+        #: What ROS's threads ask of the physics, and where they wait for the answer.
+        self._requests: deque[tuple[Callable[[], str], Future[str]]] = deque()
         self._commands: deque[tuple[np.ndarray, np.ndarray]] = deque()
         self._received = self._refused = 0
         self._delays: deque[float] = deque(maxlen=200)
@@ -209,25 +200,24 @@ class CellNode:
         """A service: what it needs is read in ROS's thread, the work is done between two physics steps."""
 
         def handle(_: Any) -> Any:
+            answer: Future[str] = Future()
             try:
-                request = _Request(prepare())
-            except RobotError as error:
+                self._requests.append((prepare(), answer))
+                return self._ros.std_srvs.TriggerResponse(True, answer.result(_PATIENCE))
+            except TimeoutError:
+                return self._ros.std_srvs.TriggerResponse(False, f"the cell did not answer within {_PATIENCE:g} s")
+            except (RobotError, ValueError) as error:  # ConfigError is a ValueError
                 return self._ros.std_srvs.TriggerResponse(False, str(error))
-            self._requests.append(request)
-            if not request.done.wait(_PATIENCE):
-                request.error = f"the cell did not answer within {_PATIENCE:g} s"
-            return self._ros.std_srvs.TriggerResponse(not request.error, request.error or request.answer)
 
         return handle
 
     def _answer_requests(self) -> None:
         while self._requests:
-            request = self._requests.popleft()
+            work, answer = self._requests.popleft()
             try:
-                request.answer = request.work()
-            except (RobotError, ValueError) as error:  # ConfigError is a ValueError
-                request.error = str(error)
-            request.done.set()
+                answer.set_result(work())
+            except (RobotError, ValueError) as error:
+                answer.set_exception(error)
 
     def _parameter(self, name: str, kind: type, default: Any = None) -> Any:
         value = self._ros.rospy.get_param(f"{self._scene}/{name}", default)

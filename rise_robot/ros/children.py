@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -63,31 +64,21 @@ class ChildProcess:
             self.kill()
             raise
 
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
-
     def running(self) -> bool:
         """Whether it runs."""
         return self._process.poll() is None
 
-    def stop(self, timeout: float = 5.0) -> None:
+    def stop(self) -> None:
         """Ask it to end, then make it."""
         if self.running():
             self._process.terminate()
-            try:
-                self._process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._release()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5.0)
+        self.kill()
 
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()
-        self._release()
-
-    def _release(self) -> None:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:

@@ -80,7 +80,6 @@ class RosDriver:
             self._wait_for_everything()
             commands = [arm.command for arm in self.config.arms.values()]
             self._watch = MasterWatch(commands, ros.rospy.get_name(), self.config.watch_interval)
-            self._watch.start()
             self._connected()
         except BaseException:
             self._shut()

@@ -32,6 +32,7 @@ class RosMaster(Closing):
 
     Attributes:
         uri: Its address, for ROS_MASTER_URI.
+        environment: Environment variables for nodes that are to use it; their logs go where it has its own.
 
     Raises:
         RobotError: If ROS is missing or the port is taken.
@@ -46,29 +47,16 @@ class RosMaster(Closing):
         if port:
             _require_free(port)
         self._home = tempfile.mkdtemp(prefix="rise-ros-")
-        settings = {"ROS_IP": "127.0.0.1", "ROS_HOME": self._home, "ROS_LOG_DIR": os.path.join(self._home, "log")}
-        settings["ROS_PYTHON_LOG_CONFIG_FILE"] = ros1.LOGGING
+        self.environment = {
+            "ROS_IP": "127.0.0.1", "ROS_HOME": self._home, "ROS_LOG_DIR": os.path.join(self._home, "log")
+        }  # fmt: skip
+        settings = self.environment | {"ROS_PYTHON_LOG_CONFIG_FILE": ros1.LOGGING}
         try:
             self._process = ChildProcess(_CODE, [str(port)], settings, "ROS master", timeout=30.0)
         except BaseException:
             shutil.rmtree(self._home, ignore_errors=True)
             raise
-        self.uri = self._process.ready.rstrip("/")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Environment variables for nodes that are to use it; their logs go where it has its own."""
-        return {
-            "ROS_MASTER_URI": self.uri,
-            "ROS_IP": "127.0.0.1",
-            "ROS_HOME": self._home,
-            "ROS_LOG_DIR": os.path.join(self._home, "log"),
-        }
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
+        self.environment["ROS_MASTER_URI"] = self.uri = self._process.ready.rstrip("/")
 
     def kill(self) -> None:
         """End it at once, as a crash would."""

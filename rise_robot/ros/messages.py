@@ -47,11 +47,11 @@ MD5 = {
 }
 
 #: `arm_status` of PiperStatusMsg in words; 0 is normal.
-ARM_STATUS = (
+_ARM_STATUS = (
     "normal", "emergency stop", "no solution for the target", "singular pose", "target beyond the joint limits",
     "joints do not communicate", "a brake is closed", "collision", "too fast while being taught", "a joint is in fault",
 )  # fmt: skip
-TEACHING = 2
+_TEACHING = 2
 
 
 @functools.cache
@@ -94,10 +94,9 @@ def decode_image(message: Any) -> np.ndarray:
 
 
 def decode_compressed(message: Any) -> np.ndarray:
-    """Pixels of a sensor_msgs/CompressedImage (JPEG or PNG), uint8 (H, W, 3) RGB; RobotError if they cannot be decoded."""
-    pixels = None
-    if message.data:
-        pixels = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+    """Pixels of a sensor_msgs/CompressedImage (JPEG or PNG), uint8 (H, W, 3) RGB; RobotError if it is damaged."""
+    data = np.frombuffer(message.data, np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if pixels is None:
         raise RobotError(
             f"compressed image ({message.format!r}, {len(message.data)} bytes) is neither JPEG nor PNG, or damaged"
@@ -152,12 +151,10 @@ def joint_positions(message: Any, count: int, where: str) -> np.ndarray:
 
 def status_words(message: Any) -> str | None:
     """What a piper_msgs/PiperStatusMsg reports to be wrong, in words; None where nothing is."""
-    found = []
-    if message.arm_status:
-        known = message.arm_status < len(ARM_STATUS)
-        words = ARM_STATUS[message.arm_status] if known else "unknown"
-        found.append(f"arm_status {message.arm_status} ({words})")
-    if message.ctrl_mode == TEACHING:
+    found, status = [], message.arm_status
+    if status:
+        found.append(f"arm_status {status} ({_ARM_STATUS[status] if status < len(_ARM_STATUS) else 'unknown'})")
+    if message.ctrl_mode == _TEACHING:
         found.append("the arm is in teaching mode and obeys no commands (press its button, or power-cycle it)")
     if silent := [str(i) for i in _ARM if getattr(message, f"communication_status_joint_{i}")]:
         found.append(f"no communication with joint {', '.join(silent)}")

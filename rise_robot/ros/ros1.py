@@ -7,6 +7,7 @@ another master. It never touches signal handlers nor the logging of the program 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -23,16 +24,7 @@ from urllib.parse import urlparse
 
 from rise_env.errors import RobotError
 
-__all__ = [
-    "Ros",
-    "available",
-    "load",
-    "master_pid",
-    "master_uri",
-    "prepare_environment",
-    "require_master",
-    "start_node",
-]
+__all__ = ["LOGGING", "Ros", "available", "load", "master_pid", "master_uri", "start_node"]
 
 _HELP = (
     "Unpack it below .venv of the checkout with: make ros (needs neither root nor a ROS installation); or start from a "
@@ -65,7 +57,7 @@ def available() -> bool:
 @functools.cache
 def load() -> Ros:
     """Import ROS; RobotError if it is not there; the message says how to get it."""
-    prepare_environment()
+    _prepare_environment()
     logger_class = logging.getLoggerClass()
     try:
         with warnings.catch_warnings():
@@ -78,8 +70,8 @@ def load() -> Ros:
     finally:
         logging.setLoggerClass(logger_class)  # rosgraph puts its own in place, for every logger to come
     for module in ("rospy", "rosgraph", "roslib", "genpy", "rosmaster", "rospkg"):
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=rf"{module}(\..*)?$")
-        warnings.filterwarnings("ignore", category=ResourceWarning, module=rf"{module}(\..*)?$")
+        for category in (DeprecationWarning, ResourceWarning):
+            warnings.filterwarnings("ignore", category=category, module=rf"{module}(\..*)?$")
     return Ros(*modules)
 
 
@@ -88,7 +80,7 @@ def master_uri() -> str:
     return os.environ.get("ROS_MASTER_URI") or "http://127.0.0.1:11311"
 
 
-def prepare_environment() -> None:
+def _prepare_environment() -> None:
     """Fill in what ROS reads from the environment and the user has not set.
 
     Without ROS_IP a node gives other nodes its host's name, which they often cannot look up; the address that leads to
@@ -98,10 +90,10 @@ def prepare_environment() -> None:
     os.environ.setdefault("ROS_PYTHON_LOG_CONFIG_FILE", LOGGING)
     if os.environ.get("ROS_IP") or os.environ.get("ROS_HOSTNAME"):
         return
-    host, port = _address()
+    address = _address()
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, port))  # sends nothing; asks the routing table
+            probe.connect(address)  # sends nothing; asks the routing table
             os.environ["ROS_IP"] = probe.getsockname()[0]
     except OSError as error:
         raise RobotError(
@@ -110,11 +102,10 @@ def prepare_environment() -> None:
         ) from error
 
 
-def require_master() -> None:
-    """Make sure that a master answers; rospy would wait for one for ever; RobotError if none does."""
-    host, port = _address()
+def _require_master() -> None:
+    """Make sure that a master answers: rospy would wait for one for ever."""
     try:
-        socket.create_connection((host, port), timeout=_PATIENCE).close()
+        socket.create_connection(_address(), timeout=_PATIENCE).close()
     except OSError as error:
         raise RobotError(
             f"no ROS master at {master_uri()} ({error}). Start one (roscore, or: rise ros-cell --with-master), or set "
@@ -149,7 +140,7 @@ def start_node(name: str, remappings: Sequence[str] = ()) -> Ros:
     """
     global _node
     ros = load()
-    require_master()
+    _require_master()
     master = (master_uri(), master_pid())
     if _node is not None:
         if _node != master:
@@ -169,10 +160,9 @@ def start_node(name: str, remappings: Sequence[str] = ()) -> Ros:
 
 def _address() -> tuple[str, int]:
     found = urlparse(master_uri())
-    try:
+    port = None
+    with contextlib.suppress(ValueError):
         port = found.port
-    except ValueError:
-        port = None
     if found.scheme != "http" or not found.hostname or port is None:
         raise RobotError(f"ROS_MASTER_URI={master_uri()} is not of the form http://HOST:11311")
     return found.hostname, port

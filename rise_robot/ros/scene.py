@@ -86,11 +86,8 @@ class RosCellDriver(RosDriver):
                 f"no service {self._space}/{missing[0]}: is `rise ros-cell` running at {ros1.master_uri()}? For a real "
                 "robot choose another one than 'cell' (--robot piper)."
             )
-        self._subscribers.append(
-            ros.rospy.Subscriber(
-                f"{self._space}/outcome", ros.std_msgs.String, self._on_outcome, queue_size=10, tcp_nodelay=True
-            )
-        )
+        topic, kind, settings = f"{self._space}/outcome", ros.std_msgs.String, {"queue_size": 10, "tcp_nodelay": True}
+        self._subscribers.append(ros.rospy.Subscriber(topic, kind, self._on_outcome, **settings))
 
     def _on_outcome(self, message: Any) -> None:
         with self._news:
@@ -109,8 +106,7 @@ class RosCellDriver(RosDriver):
             raise RobotError(f"the cell at {self._space} does not answer: {error}") from error
         if not response.success:
             raise RobotError(f"the cell at {self._space} refuses: {response.message}")
-        found: dict[str, Any] = json.loads(response.message)
-        return found
+        return dict(json.loads(response.message))
 
 
 class _Remote(ScriptedPolicy):

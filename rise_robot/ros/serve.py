@@ -49,12 +49,9 @@ def serve_cell(
         ConfigError: If an argument is wrong.
         RobotError: As `CellNode`.
     """
+    rates = {"camera_rate": camera_rate, "joint_rate": joint_rate}
     config = ros_config(load_robot(robot))
-    config = dataclasses.replace(
-        config,
-        camera_rate=config.camera_rate if camera_rate is None else camera_rate,
-        joint_rate=config.joint_rate if joint_rate is None else joint_rate,
-    )
+    config = dataclasses.replace(config, **{name: rate for name, rate in rates.items() if rate is not None})
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with contextlib.ExitStack() as stack:
         if master_port is not None:

@@ -12,6 +12,9 @@ from typing import Any
 
 __all__ = ["StampClock", "Stamped", "Stream", "matching"]
 
+#: Change of the distance of two clocks between two looks that counts as a jump, s.
+_JUMP = 0.05
+
 
 class StampClock:
     """Puts stamps of ROS (time of day) on the monotonic clock of this process.
@@ -22,19 +25,13 @@ class StampClock:
     Args:
         wall: Time of day, s.
         steady: Monotonic clock, s.
-        tolerance: Change of the distance between two looks that counts as a jump, s.
 
     Attributes:
         jump: Largest jump so far, s; 0 while there was none.
     """
 
-    def __init__(
-        self,
-        wall: Callable[[], float] = time.time,
-        steady: Callable[[], float] = time.monotonic,
-        tolerance: float = 0.05,
-    ) -> None:
-        self._wall, self.now, self._tolerance = wall, steady, tolerance
+    def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
+        self._wall, self.now = wall, steady
         self._offset = self._distance()
         self.jump = 0.0
 
@@ -42,7 +39,7 @@ class StampClock:
         """A stamp in seconds of the day's time, s on the monotonic clock."""
         offset = self._distance()
         change = offset - self._offset
-        if abs(change) > self._tolerance and abs(change) > abs(self.jump):
+        if abs(change) > _JUMP and abs(change) > abs(self.jump):
             self.jump = change
         self._offset = offset
         return stamp - offset
@@ -67,13 +64,11 @@ class Stamped:
         stamp: When it was measured, s on the monotonic clock.
         message: The message.
         arrival: When it arrived, s on the monotonic clock.
-        sequence: Its number in the stream, from 0.
     """
 
     stamp: float
     message: Any
     arrival: float
-    sequence: int
 
 
 class Stream:
@@ -123,7 +118,7 @@ class Stream:
                 self.gap = max(self.gap, now - self._kept[-1].arrival)
             self.ahead = max(self.ahead, stamp - now)
             self.delays.append(now - stamp)
-            self._kept.append(Stamped(stamp, message, now, self.count))
+            self._kept.append(Stamped(stamp, message, now))
             self.count += 1
 
     def newest(self) -> Stamped | None:
@@ -141,16 +136,11 @@ def matching(cameras: Mapping[str, Stream], others: Mapping[str, Stream]) -> dic
     """Messages of one moment: that of the camera which is furthest behind.
 
     The moment is the oldest of the cameras' newest stamps; every stream gives its first message from then on, or its
-    newest where it has none. The deployed code of the original does the same.
-
-    Returns:
-        Messages by stream name, or None where a stream has none at all.
+    newest where it has none. The deployed code of the original does the same. None where a stream has none at all.
     """
-    newest = [stream.newest() for stream in cameras.values()]
-    if not newest or any(found is None for found in newest):
+    newest = [found for stream in cameras.values() if (found := stream.newest()) is not None]
+    if not newest or len(newest) < len(cameras):
         return None
-    moment = min(found.stamp for found in newest if found is not None)
-    chosen = {name: stream.first_since(moment) for name, stream in {**cameras, **others}.items()}
-    if any(found is None for found in chosen.values()):
-        return None
-    return {name: found for name, found in chosen.items() if found is not None}
+    moment, streams = min(found.stamp for found in newest), {**cameras, **others}
+    chosen = {name: found for name, s in streams.items() if (found := s.first_since(moment)) is not None}
+    return chosen if len(chosen) == len(streams) else None

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlparse
 
 from rise_env.errors import RobotError
@@ -17,6 +17,8 @@ __all__ = ["Graph", "MasterWatch", "read_graph"]
 
 _LOG = logging.getLogger(__name__)
 _warned: set[str] = set()
+#: Time without an answer after which the master counts as gone, s, besides the interval.
+_PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -25,23 +27,21 @@ class Graph:
 
     Attributes:
         publishers: Names of the nodes that publish, by topic.
-        subscribers: Names of the nodes that listen, by topic.
         services: Names of the nodes that serve, by service.
         types: Message type by topic.
     """
 
-    publishers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    subscribers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    services: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    types: Mapping[str, str] = field(default_factory=dict)
+    publishers: Mapping[str, Sequence[str]]
+    services: Mapping[str, Sequence[str]]
+    types: Mapping[str, str]
 
     def others(self, topic: str, node: str) -> list[str]:
         """Living nodes besides `node` that publish on a topic."""
         return sorted(name for name in self.publishers.get(topic, ()) if name != node and _lives(name))
 
-    def published(self, kind: str = "") -> str:
-        """Published topics, of a type where one is named, as text."""
-        names = sorted(t for t, nodes in self.publishers.items() if nodes and (not kind or self.types.get(t) == kind))
+    def published(self, kind: str) -> str:
+        """Published topics of a type, as text."""
+        names = sorted(t for t, nodes in self.publishers.items() if nodes and self.types.get(t) == kind)
         return ", ".join(names) or "none"
 
 
@@ -50,11 +50,10 @@ def read_graph() -> Graph:
     ros = ros1.load()
     master = ros.rosgraph.Master("/rise")
     try:
-        publishers, subscribers, services = (dict(part) for part in master.getSystemState())
-        types = dict(master.getTopicTypes())
+        publishers, _, services = (dict(part) for part in master.getSystemState())
+        return Graph(publishers, services, dict(master.getTopicTypes()))
     except (OSError, ros.rosgraph.MasterException) as error:
         raise RobotError(f"the ROS master at {ros1.master_uri()} does not answer ({error})") from error
-    return Graph(publishers, subscribers, services, types)
 
 
 def _lives(node: str) -> bool:
@@ -80,32 +79,26 @@ class MasterWatch:
         commands: Topics on which nobody but `node` may publish.
         node: Name of our node.
         interval: Time between two questions, s.
-        patience: Time without an answer after which the master counts as gone, s.
     """
 
-    def __init__(self, commands: Sequence[str], node: str, interval: float, patience: float = 3.0) -> None:
-        self._commands, self._node, self._interval, self._patience = list(commands), node, interval, patience
+    def __init__(self, commands: Sequence[str], node: str, interval: float) -> None:
+        self._commands, self._node, self._interval = list(commands), node, interval
         self._fault: str | None = None
         self._answered = time.monotonic()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self._master = ros1.master_pid()
-
-    def start(self) -> None:
-        """Begin to ask."""
         self._thread = threading.Thread(target=self._run, name="ros-master-watch", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Ask no more."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=1.0)
+        self._thread.join(timeout=1.0)
 
     def fault(self) -> str | None:
         """What is wrong, in words."""
         silent = time.monotonic() - self._answered
-        if self._fault is None and silent > self._interval + self._patience:
+        if self._fault is None and silent > self._interval + _PATIENCE:
             return f"the ROS master at {ros1.master_uri()} has not answered for {silent:.1f} s"
         return self._fault
 
@@ -120,9 +113,8 @@ class MasterWatch:
         except RobotError as error:
             return str(error)
         if (found := ros1.master_pid()) != self._master:
-            if found is None:
-                return f"the ROS master at {ros1.master_uri()} does not answer"
-            return f"the ROS master at {ros1.master_uri()} is another one than at the start"
+            what = "does not answer" if found is None else "is another one than at the start"
+            return f"the ROS master at {ros1.master_uri()} {what}"
         for topic in self._commands:
             if others := graph.others(topic, self._node):
                 return f"{', '.join(others)} publishes on {topic} as well: two would steer one arm"
