@@ -91,9 +91,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             raise ConfigError(f"render_mode {render_mode!r} is not one of {RENDER_MODES} or None")
         self.task, self.driver, self.render_mode = driver.task, driver, render_mode
         self.session = RobotSession(driver, robot, keys=keys, interrupted=interrupted, dry_run=dry_run)
-        self.observation_space: gymnasium.spaces.Dict = observation_space(  # type: ignore[assignment]
-            self.task, observation_lags
-        )
+        self.observation_space = observation_space(self.task, observation_lags)  # type: ignore[assignment]
         self.action_space = action_space(self.task)
         self.metadata = {**self.metadata, "render_fps": max(1, self.task.fps // self.task.execute)}
         self.observation_lags = check_lags(self.task, observation_lags)

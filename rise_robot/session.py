@@ -166,11 +166,10 @@ class RobotSession:
 
     def _observe(self) -> Observation | None:
         observation = self.driver.observe()
-        stop = self.guard.check_observation(observation, self.driver.now())
-        if stop is not None:
-            self.halt(stop)
-            return None
-        return observation
+        if (stop := self.guard.check_observation(observation, self.driver.now())) is None:
+            return observation
+        self.halt(stop)
+        return None
 
     def _admit(self, target: np.ndarray | None) -> Admitted | Stop:
         if self.dry_run:  # nobody follows: every target is measured against where the robot is

@@ -24,9 +24,6 @@ from typing import Any
 
 __all__ = ["add_arguments", "run"]
 
-#: Arguments that say nothing of what was run.
-_OUTPUTS = ("json", "log", "traceback", "token_file")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -121,7 +118,8 @@ def _finish(args: argparse.Namespace, result: Any) -> int:
     if args.log:
         result.log.write_csv(args.log)
     if args.json:
-        given = sorted((key, value) for key, value in vars(args).items() if key not in _OUTPUTS)
+        outputs = "json", "log", "traceback", "token_file"  # say nothing of what was run
+        given = sorted((key, value) for key, value in vars(args).items() if key not in outputs)
         config = {key: str(value) if isinstance(value, Path) else value for key, value in given}
         content |= {**result.to_dict(), "deploy": config, "provenance": provenance(config, args.seed)}
         write_json(args.json, content)

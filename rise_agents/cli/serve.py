@@ -47,9 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--port", type=int, default=8000, help="0 takes a free port (default: %(default)s)")
     network.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token (or RISE_SERVE_TOKEN)")
     network.add_argument("--max-clients", type=int, default=8, metavar="N", help="at once (default: %(default)s)")
-    network.add_argument(
-        "--max-megabytes", type=float, metavar="MB", help="longest message (default: 4 observations and 8 MiB)"
-    )
+    size_help = "longest message (default: 4 observations and 8 MiB)"
+    network.add_argument("--max-megabytes", type=float, metavar="MB", help=size_help)
     network.add_argument(
         "--idle-seconds", type=float, default=3600.0, metavar="S",
         help="drop a client that sends nothing for so long (default: %(default)g)",
@@ -63,15 +62,8 @@ def run(args: argparse.Namespace) -> int:
     from rise_robot.serving import ServerConfig, read_token, serve_until_signal
 
     # First what can be wrong with a setting: loading the policy takes seconds.
-    config = ServerConfig(
-        host=args.host,
-        port=args.port,
-        token=read_token(args.token_file),
-        max_clients=args.max_clients,
-        max_bytes=None if args.max_megabytes is None else round(args.max_megabytes * 2**20),
-        warm_up=args.warm_up,
-        idle_seconds=args.idle_seconds,
-    )
+    most, token = args.max_megabytes and round(args.max_megabytes * 2**20), read_token(args.token_file)
+    config = ServerConfig(args.host, args.port, token, args.max_clients, most, args.warm_up, args.idle_seconds)
     from rise_agents.policies.resolve import resolve_policy
     from rise_agents.policies.served import PolicyService
     from rise_env.world_model import resolve_device
@@ -85,11 +77,8 @@ def run(args: argparse.Namespace) -> int:
     about = service.metadata
     chunk, dim = about["action_shape"]
     what = f"{args.policy} ({about['policy']}, {about['task']}, {chunk} x {dim} actions)"
-    serve_until_signal(
-        service,
-        config,
-        lambda address: print(f"serving {what} on {address}; Ctrl-C ends it", flush=True),
-        logging.WARNING if args.quiet else logging.INFO,
-    )
+    level = logging.WARNING if args.quiet else logging.INFO
+    ready = lambda address: print(f"serving {what} on {address}; Ctrl-C ends it", flush=True)  # noqa: E731
+    serve_until_signal(service, config, ready, level)
     print("stopped", flush=True)
     return 0

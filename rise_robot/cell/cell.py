@@ -62,9 +62,8 @@ class WorkCell:
         self.model = build_model(spec, config, self.task)
         self.data = mujoco.MjData(self.model)
         available = [self.model.camera(i).name for i in range(self.model.ncam)]
-        for camera in spec.cameras:
-            if camera not in available:
-                raise ConfigError(f"the work cell has no camera {camera!r}. Its cameras: {', '.join(available)}.")
+        if missing := [camera for camera in spec.cameras if camera not in available]:
+            raise ConfigError(f"the work cell has no camera {missing[0]!r}. Its cameras: {', '.join(available)}.")
         self.substeps = substeps(spec, config)
         self.steps = 0
         #: Number drawn at the reset; seeds what else is random about an episode (an operator's habits, say).
@@ -89,9 +88,7 @@ class WorkCell:
         self._knots = max(1, round(_SERVO_RATE / spec.fps))
         # Share of the way at each physics step of a control step, as `step` has it.
         ends = [self.substeps * knot // self._knots for knot in range(1, self._knots + 1)]
-        self._shares = np.array(
-            [next(i for i, end in enumerate(ends, 1) if end > k) / self._knots for k in range(self.substeps)]
-        )
+        self._shares = (np.searchsorted(ends, np.arange(self.substeps), side="right") + 1) / self._knots
         self._substep = 0
         self._variation = DomainVariation(self.model, config.variation)
         self.task.bind(self)
@@ -185,10 +182,8 @@ class WorkCell:
         target, layout = np.asarray(target), self.spec.layout
         expected = (*steps, layout.dim)
         if target.shape != expected:
-            names = ", ".join(layout.names)
-            raise ActionError(
-                f"action has shape {target.shape}, expected {expected}: absolute joint targets in the order {names}"
-            )
+            order = f"absolute joint targets in the order {', '.join(layout.names)}"
+            raise ActionError(f"action has shape {target.shape}, expected {expected}: {order}")
         if not np.issubdtype(target.dtype, np.number):
             raise ActionError(f"action has data type {target.dtype}, which are not numbers; nothing was executed")
         finite = np.isfinite(target).reshape(-1, layout.dim).all(0)

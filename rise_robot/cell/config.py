@@ -84,10 +84,8 @@ class CellConfig:
             raise ConfigError(f"unknown difficulty {self.difficulty!r}. Known difficulties: {known}.")
         if not 1 <= self.supersample <= 8:
             raise ConfigError(f"cell.supersample is {self.supersample}, expected 1 to 8")
-        if len(self.start_joints) != 7:
-            raise ConfigError(
-                f"cell.start_joints has {len(self.start_joints)} values, expected six joints and the opening"
-            )
+        if (count := len(self.start_joints)) != 7:
+            raise ConfigError(f"cell.start_joints has {count} values, expected six joints and the opening")
         if not 0.0005 <= self.max_timestep <= 0.01:
             raise ConfigError(f"cell.max_timestep is {self.max_timestep} s, expected 0.0005 to 0.01")
 
@@ -118,10 +116,6 @@ def cell_overrides(
         "cell.difficulty": difficulty,
         "task.execute": execute,
         "task.image_size": None if image_size is None else list(image_size),
-        "cell.variation.enabled": None if variation is None else bool(variation),
+        "cell.variation.enabled": None if variation is None else str(bool(variation)).lower(),
     }
-    return [
-        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
-        for key, value in values.items()
-        if value is not None
-    ]
+    return [f"{key}={value}" for key, value in values.items() if value is not None]

@@ -80,9 +80,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         options = [*cell_overrides(difficulty, execute, image_size, variation), *overrides]
         self.task, self.config = load_cell(task, preset, options)
         self.cell = WorkCell(self.task, self.config)
-        self.observation_space: gymnasium.spaces.Dict = observation_space(  # type: ignore[assignment]
-            self.task, observation_lags
-        )
+        self.observation_space = observation_space(self.task, observation_lags)  # type: ignore[assignment]
         self._history = ObservationHistory(check_lags(self.task, observation_lags))
         self._remembered = 0  # control step of the last observation in the history
         self.action_space = action_space(self.task)

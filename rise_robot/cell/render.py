@@ -90,11 +90,8 @@ class CellRenderer:
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, supersample: int = 1) -> None:
         self._model, self._data, self._supersample = model, data, supersample
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
-        for flag in (
-            mujoco.mjtRndFlag.mjRND_SHADOW,
-            mujoco.mjtRndFlag.mjRND_REFLECTION,
-            mujoco.mjtRndFlag.mjRND_SKYBOX,
-        ):
+        flags = mujoco.mjtRndFlag
+        for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX):
             self._scene.flags[flag] = False
         self._option = mujoco.MjvOption()
         self._perturb = mujoco.MjvPerturb()

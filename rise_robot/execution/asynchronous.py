@@ -51,10 +51,8 @@ def _infer(
     begun = time.perf_counter()
     try:
         chunk = infer(observation, constraints)
-    except RiseError as error:
-        return Failed(str(error))
     except Exception as error:  # noqa: BLE001  (whatever a policy does wrong, the arm has to be told to hold)
-        return Failed(f"{type(error).__name__}: {error}")
+        return Failed(str(error) if isinstance(error, RiseError) else f"{type(error).__name__}: {error}")
     return Inferred(np.asarray(chunk), step, time.perf_counter() - begun)
 
 
@@ -111,10 +109,10 @@ class ThreadedInference:
                 ) from None
             self.busy = self._void = False
 
-    def close(self, timeout: float = 2.0) -> None:
+    def close(self) -> None:
         """End the thread; one that hangs in the policy is left behind and ends with the program."""
         self._requests.put(None)
-        self._thread.join(timeout)
+        self._thread.join(2.0)
 
     def _work(self) -> None:
         while (request := self._requests.get()) is not None:
@@ -226,9 +224,8 @@ class ChunkRunner:
             return target
         self.log.held_steps += 1
         if self._failed is not None:
-            return Stop(
-                StopReason.POLICY_FAILED, f"the policy failed, and all it had planned is played: {self._failed}"
-            )
+            detail = f"the policy failed, and all it had planned is played: {self._failed}"
+            return Stop(StopReason.POLICY_FAILED, detail)
         self._waiting_since = now if self._waiting_since is None else self._waiting_since
         if now - self._waiting_since >= self._late:
             detail = f"the arm has waited {now - self._waiting_since:.2f} s for a chunk, {self._late} s are allowed"
@@ -248,6 +245,5 @@ class ChunkRunner:
             return None
         if (stop := self._check(result.chunk)) is not None:
             return stop
-        merge = self.executor.add(result.chunk, result.step, step)
-        self.log.merged(merge, result.seconds)
+        self.log.merged(self.executor.add(result.chunk, result.step, step), result.seconds)
         return None

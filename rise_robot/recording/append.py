@@ -102,11 +102,8 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
     records = [] if fresh else read_episode_records(root)
     stats = [] if fresh else [load_stats(root)]
 
-    videos = {
-        key: _stage_videos(key, root, sources, parts, staging)
-        for key, feature in info.features.items()
-        if feature["dtype"] == "video"
-    }
+    cameras = [key for key, feature in info.features.items() if feature["dtype"] == "video"]
+    videos = {key: _stage_videos(key, root, sources, parts, staging) for key in cameras}
     data = _DataStage(root, staging, info)
     meta_chunk, meta_file = _next_file(root / "meta/episodes", info.chunks_size)
     tables: list[pa.Table] = []
@@ -130,9 +127,8 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
         columns["data/chunk_index"], columns["data/file_index"] = np.array(placed).T
         for key, places in videos.items():
             found = [places[number, index] for index in _file_indices(table, f"videos/{key}")]
-            columns[f"videos/{key}/chunk_index"] = np.array([chunk for chunk, _, _ in found])
-            columns[f"videos/{key}/file_index"] = np.array([file for _, file, _ in found])
-            offset = np.array([seconds for _, _, seconds in found])
+            chunks, numbers, offset = (np.array(values) for values in zip(*found, strict=True))
+            columns[f"videos/{key}/chunk_index"], columns[f"videos/{key}/file_index"] = chunks, numbers
             for end in ("from_timestamp", "to_timestamp"):
                 columns[f"videos/{key}/{end}"] = table[f"videos/{key}/{end}"].to_numpy() + offset
         for name, shift in (("episode_index", first_episode), ("index", first_frame)):
@@ -140,16 +136,13 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
                 key = f"stats/{name}/{stat}"
                 columns[key] = [[value + shift for value in row] for row in table[key].to_pylist()]
         for stat in _SHIFTED_STATS:
-            columns[f"stats/task_index/{stat}"] = [
-                [float(tasks.index(text)) for text in row[:1]] for row in table["tasks"].to_pylist()
-            ]
+            numbers = [[float(tasks.index(text)) for text in row[:1]] for row in table["tasks"].to_pylist()]
+            columns[f"stats/task_index/{stat}"] = numbers
         table = _with(table, columns)
         tables.append(table if not tables else table.select(tables[0].column_names).cast(tables[0].schema))
         stats += _episode_stats(table)
-        records += [
-            dataclasses.replace(record, episode_index=record.episode_index + first_episode)
-            for record in read_episode_records(source)
-        ]
+        for record in read_episode_records(source):
+            records.append(dataclasses.replace(record, episode_index=record.episode_index + first_episode))
         info.total_episodes += part.total_episodes
         info.total_frames += part.total_frames
     data.close()
@@ -159,10 +152,8 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
     pq.write_table(pa.concat_tables(tables), episodes_path)
     for key in videos:
         settings = [info.features[key]["info"], *(part.features[key]["info"] for part in parts)]
-        info.features[key]["info"] = {
-            name: value if all(other.get(name) == value for other in settings) else None
-            for name, value in settings[0].items()
-        }
+        agree = {name: all(other.get(name) == value for other in settings) for name, value in settings[0].items()}
+        info.features[key]["info"] = {name: value if agree[name] else None for name, value in settings[0].items()}
     info.total_tasks = len(tasks)
     info.splits = {"train": f"0:{info.total_episodes}"}
     write_tasks(pd.DataFrame({"task_index": range(len(tasks))}, index=pd.Index(tasks, name="task")), staging)
@@ -203,12 +194,9 @@ class _DataStage:
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     table = file.read_row_group(group)
-                    columns = {
-                        "episode_index": table["episode_index"].to_numpy() + episode,
-                        "index": table["index"].to_numpy() + frame,
-                        "task_index": task_map[table["task_index"].to_numpy()],
-                    }
-                    table = _with(table, columns)
+                    columns = {"episode_index": table["episode_index"].to_numpy() + episode}
+                    columns |= {"index": table["index"].to_numpy() + frame}
+                    table = _with(table, columns | {"task_index": task_map[table["task_index"].to_numpy()]})
                     if self._writer is None:
                         target = self._staging / "data/chunk-{:03d}/file-{:03d}.parquet".format(*self._place)
                         target.parent.mkdir(parents=True, exist_ok=True)

@@ -74,9 +74,8 @@ def check_dataset(root: str | Path) -> None:
             if abs(starts[row] - expected_start) > 1e-4:
                 problems.append(f"{key} episode {row} starts at {starts[row]} s, expected {expected_start} s")
             in_file[name] = in_file.get(name, 0) + int(lengths[row])
-        found = {
-            str(p.relative_to(root / "videos" / key)): video_frames(p) for p in (root / "videos" / key).rglob("*.mp4")
-        }
+        folder = root / "videos" / key
+        found = {str(path.relative_to(folder)): video_frames(path) for path in folder.rglob("*.mp4")}
         if found != in_file:
             problems.append(f"frames per video of {key}: found {found}, expected {in_file}")
     if problems:

@@ -76,10 +76,8 @@ def _pictures(
     root: Path, info: Any, episode: dict, cameras: list[str], record: EpisodeRecord, hold_seconds: float
 ) -> Iterator[Image.Image]:
     data_path = root / "data/chunk-{data/chunk_index:03d}/file-{data/file_index:03d}.parquet".format(**episode)
-    columns = ["is_intervention", "progress", "subgoal"]
-    labels = pq.read_table(
-        data_path, columns=columns, filters=[("episode_index", "=", record.episode_index)]
-    ).to_pylist()
+    columns, rows = ["is_intervention", "progress", "subgoal"], [("episode_index", "=", record.episode_index)]
+    labels = pq.read_table(data_path, columns=columns, filters=rows).to_pylist()
     videos = [_decode(root, key, episode, info.fps) for key in cameras]
     picture = None
     for label, images in zip(labels, zip(*videos, strict=True), strict=True):
@@ -104,9 +102,8 @@ def _decode(root: Path, key: str, episode: dict, fps: int) -> Iterator[np.ndarra
             count += 1
             yield frame.to_ndarray(format="rgb24")
     if count < length:
-        raise RecordingError(
-            f"{place} of {key} ends after {count} of {length} frames of episode {episode['episode_index']}"
-        )
+        number = episode["episode_index"]
+        raise RecordingError(f"{place} of {key} ends after {count} of {length} frames of episode {number}")
 
 
 def _draw(images: Sequence[np.ndarray], label: dict, record: EpisodeRecord) -> Image.Image:

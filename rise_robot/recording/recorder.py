@@ -322,16 +322,12 @@ def _features(spec: TaskSpec) -> dict[str, dict[str, Any]]:
 
 
 def _mismatch(root: Path, spec: TaskSpec, found: dict[str, str], expected: dict[str, str]) -> RecordingError:
-    lines = [
-        f"  {key}: dataset {found.get(key, '(none)')!r}; recorder {expected.get(key, '(none)')!r}"
-        for key in sorted(found.keys() | expected.keys())
-        if found.get(key) != expected.get(key)
-    ]
-    return RecordingError(
-        f"{root} was recorded with other settings than task {spec.name!r} has now:\n"
-        + "\n".join(lines)
-        + "\nRecord into another directory, or use the task configuration of the dataset."
-    )
+    lines = [f"{root} was recorded with other settings than task {spec.name!r} has now:"]
+    for key in sorted(found.keys() | expected.keys()):
+        if found.get(key) != expected.get(key):
+            lines.append(f"  {key}: dataset {found.get(key, '(none)')!r}; recorder {expected.get(key, '(none)')!r}")
+    lines.append("Record into another directory, or use the task configuration of the dataset.")
+    return RecordingError("\n".join(lines))
 
 
 def _expect(name: str, value: Any, fits: bool, expected: str) -> None:

@@ -68,12 +68,10 @@ def read_episode_records(root: str | Path) -> list[EpisodeRecord]:
             "first commit. In the second case open it once with EpisodeRecorder(root, spec) and close it."
         )
     schema = pq.read_schema(path)
-    found = (schema.metadata or {}).get(b"rise_version")
-    if found != _TAG[b"rise_version"] or schema.names != _SCHEMA.names:
-        raise RecordingError(
-            f"{path} has version {found!r} and columns {schema.names}, "
-            f"expected version {_TAG[b'rise_version']!r} and columns {_SCHEMA.names}"
-        )
+    found, wanted = (schema.metadata or {}).get(b"rise_version"), _TAG[b"rise_version"]
+    if found != wanted or schema.names != _SCHEMA.names:
+        expected = f"version {wanted!r} and columns {_SCHEMA.names}"
+        raise RecordingError(f"{path} has version {found!r} and columns {schema.names}, expected {expected}")
     return [EpisodeRecord(**row) for row in pq.read_table(path).to_pylist()]
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import socket
 import struct
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -19,7 +18,6 @@ from rise_robot.serving.codec import WireError, decode, encode
 
 __all__ = ["PolicyClient"]
 
-logger = logging.getLogger(__name__)
 _RETRY = 0.25  # s between attempts to connect
 _MOST_BYTES = 64 * 2**20  # of an answer
 
@@ -101,11 +99,10 @@ class PolicyClient:
             connection.socket.setsockopt(
                 socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
             )
-        except OSError as error:
+        except BaseException as error:
             self._open_connection.close()
-            raise RobotError(f"the policy server at {self.uri} is gone: {error}") from error
-        except BaseException:
-            self._open_connection.close()
+            if isinstance(error, OSError):
+                raise self._gone(error) from error
             raise
         self.metadata, self._connection, self._lost, self._episode = metadata, connection, "", {}
         return self
@@ -143,7 +140,7 @@ class PolicyClient:
             self._lost = f"the connection to {self.uri} has ended ({reason}); call connect() for a new episode"
             self._drop()
             if isinstance(error, ConnectionClosed):
-                raise RobotError(_gone(self.uri, error)) from error
+                raise self._gone(error) from error
             raise
         self._episode = {}
         return answer
@@ -168,7 +165,7 @@ class PolicyClient:
                 "that has passed"
             ) from None
         except ConnectionClosed as error:
-            raise RobotError(_gone(self.uri, error)) from error
+            raise self._gone(error) from error
         if isinstance(message, str):
             raise RobotError(f"the policy server refused: {message}")
         try:
@@ -180,15 +177,12 @@ class PolicyClient:
         """End a connection that is of no use any more without waiting for the other side."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with suppress(OSError):  # closed already
                 connection.socket.shutdown(socket.SHUT_RDWR)
-            except OSError as error:
-                logger.debug("%s was closed already: %s", self.uri, error)
         self._open_connection.close()
 
-
-def _gone(uri: str, error: ConnectionClosed) -> str:
-    return f"the policy server at {uri} is gone: {error}"
+    def _gone(self, error: Exception) -> RobotError:
+        return RobotError(f"the policy server at {self.uri} is gone: {error}")
 
 
 def _bracketed(host: str) -> str:

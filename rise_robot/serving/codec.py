@@ -144,22 +144,16 @@ def _header(code: int) -> tuple[str, int, int]:
     """What a type code of msgpack opens: its kind, a length known by the code, and bytes that hold the length."""
     if code <= 0x7F or code >= 0xE0 or code in (0xC0, 0xC2, 0xC3):
         return "bytes", 0, 0  # small integers, nil and booleans are all code
-    if code <= 0x8F:
-        return "map", code & 0x0F, 0
     if code <= 0x9F:
-        return "list", code & 0x0F, 0
+        return "map" if code <= 0x8F else "list", code & 0x0F, 0
     if code <= 0xBF:
         return "bytes", code & 0x1F, 0
     numbers = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
     if code in numbers:
         return "bytes", numbers[code], 0
-    sized = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-    if code in sized:
-        return "bytes", 0, sized[code]
-    containers = {0xDC: ("list", 2), 0xDD: ("list", 4), 0xDE: ("map", 2), 0xDF: ("map", 4)}
-    if code in containers:
-        return containers[code][0], 0, containers[code][1]
-    return "refused", 0, 0
+    sized = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
+    kind = "bytes" if code < 0xDC else "list" if code < 0xDE else "map"
+    return (kind, 0, sized[code]) if code in sized else ("refused", 0, 0)
 
 
 _HEADERS = [_header(code) for code in range(256)]

@@ -58,11 +58,8 @@ class RemotePolicy(Closing):
         """Compare what the server says of its policy with a task; servers of others may say nothing; ConfigError if
         joints, chunk or control rate differ.
         """
-        expected: dict[str, Any] = {
-            "joint_names": list(task.layout.names),
-            "action_shape": [task.chunk, task.layout.dim],
-            "fps": task.fps,
-        }
+        shape, names = [task.chunk, task.layout.dim], list(task.layout.names)
+        expected: dict[str, Any] = {"joint_names": names, "action_shape": shape, "fps": task.fps}
         for key, value in expected.items():
             if key in self.metadata and self.metadata[key] != value:
                 raise ConfigError(

@@ -13,10 +13,7 @@ from rise_robot.serving.policy import ServedPolicy
 from rise_robot.serving.server import PolicyServer, ServerConfig
 from rise_robot.signals import StopSignals
 
-__all__ = ["TOKEN_VARIABLE", "parse_address", "read_token", "serve_until_signal"]
-
-#: Environment variable with the token.
-TOKEN_VARIABLE = "RISE_SERVE_TOKEN"
+__all__ = ["parse_address", "read_token", "serve_until_signal"]
 
 
 def read_token(path: Path | None) -> str | None:
@@ -24,7 +21,7 @@ def read_token(path: Path | None) -> str | None:
     read, or is empty.
     """
     if path is None:
-        return os.environ.get(TOKEN_VARIABLE)
+        return os.environ.get("RISE_SERVE_TOKEN")
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -89,26 +90,6 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
 
 
-class _Latencies:
-    """Durations of the last thousand requests, ms, and the number of all."""
-
-    def __init__(self) -> None:
-        self._last: deque[float] = deque(maxlen=1000)
-        self.count = 0
-
-    def add(self, milliseconds: float) -> None:
-        self._last.append(milliseconds)
-        self.count += 1
-
-    def summary(self) -> dict[str, float]:
-        if not self._last:
-            return {"count": 0}
-        values = np.fromiter(self._last, float)
-        p50, p99 = np.quantile(values, [0.5, 0.99])
-        summary = {"mean": values.mean(), "p50": p50, "p99": p99, "max": values.max()}
-        return {"count": self.count, **{name: round(float(value), 3) for name, value in summary.items()}}
-
-
 class PolicyServer:
     """Serves a policy until it is stopped; works beside the program that starts it, in threads of its own.
 
@@ -140,8 +121,9 @@ class PolicyServer:
         self._worker: ThreadPoolExecutor
         self._started = time.monotonic()
         self._clients = self._most_clients = self._all_clients = 0
-        self._refused = self._errors = 0
-        self._latencies = {name: _Latencies() for name in ("infer", "queue", "total")}
+        self._refused = self._errors = self._answered = 0
+        #: Durations of the last thousand requests, ms.
+        self._latencies = {name: deque[float](maxlen=1000) for name in ("infer", "queue", "total")}
 
     def start(self) -> None:
         """Warm up, then let clients in. Returns when they can connect.
@@ -197,11 +179,18 @@ class PolicyServer:
             "clients": {
                 "now": self._clients, "most": self._most_clients, "all": self._all_clients, "refused": self._refused
             },
-            "requests": self._latencies["total"].count,
+            "requests": self._answered,
             "errors": self._errors,
-            "latency_ms": {name: latencies.summary() for name, latencies in self._latencies.items()},
+            "latency_ms": {name: self._summary(latencies) for name, latencies in self._latencies.items()},
             "max_bytes": self.max_bytes,
         }  # fmt: skip
+
+    def _summary(self, latencies: Sequence[float]) -> dict[str, float]:
+        if not latencies:
+            return {"count": 0}
+        p50, p99 = np.quantile(latencies, [0.5, 0.99])
+        found = {"mean": np.mean(latencies), "p50": p50, "p99": p99, "max": max(latencies)}
+        return {"count": self._answered, **{name: round(float(value), 3) for name, value in found.items()}}
 
     def _warm_up(self) -> None:
         example = self.policy.example()
@@ -341,9 +330,9 @@ class PolicyServer:
                 timing["prev_total_ms"] = previous
             await self._send(connection, encode({**answer, "server_timing": timing}))
             previous = 1e3 * (time.perf_counter() - arrived)
-            self._latencies["infer"].add(timing["infer_ms"])
-            self._latencies["queue"].add(timing["queue_ms"])
-            self._latencies["total"].add(previous)
+            for name, took in (("infer", timing["infer_ms"]), ("queue", timing["queue_ms"]), ("total", previous)):
+                self._latencies[name].append(took)
+            self._answered += 1
 
     async def _receive(self, connection: ServerConnection) -> bytes:
         parts: list[bytes] = []

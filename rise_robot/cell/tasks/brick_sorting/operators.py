@@ -56,9 +56,8 @@ def _confused(rng: np.random.Generator) -> Habit:
 
 def _hasty(rng: np.random.Generator) -> Habit:
     """Moves fast and, the first time, lets go before the bin is reached."""
-    return Habit(
-        {"speed": rng.uniform(1.6, 2.4), "early_release": rng.uniform(0.2, 0.95)}, tremor=rng.uniform(0.0, 0.02)
-    )
+    style = {"speed": rng.uniform(1.6, 2.4), "early_release": rng.uniform(0.2, 0.95)}
+    return Habit(style, tremor=rng.uniform(0.0, 0.02))
 
 
 def _clumsy(rng: np.random.Generator) -> Habit:

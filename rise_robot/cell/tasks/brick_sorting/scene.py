@@ -13,30 +13,11 @@ import numpy as np
 from rise_robot.cell.mjcf import element
 from rise_robot.cell.scene import SCENE_CONTACT
 
-__all__ = [
-    "BELT_END",
-    "BELT_HALF_WIDTH",
-    "BELT_TOP",
-    "BELT_X",
-    "BIN_HALF",
-    "BIN_HEIGHT",
-    "BIN_PARTS",
-    "BIN_X",
-    "BRICK_HALF",
-    "COLORS",
-    "STRIPE",
-    "add_belt",
-    "add_bin",
-    "add_brick",
-    "parking",
-]
+__all__ = ["COLORS", "add_belt", "add_bin", "add_brick", "parking"]
 
 COLORS = {
-    "red": (0.80, 0.10, 0.10),
-    "blue": (0.10, 0.25, 0.85),
-    "yellow": (0.92, 0.74, 0.08),
-    "green": (0.10, 0.60, 0.22),
-}
+    "red": (0.80, 0.10, 0.10), "blue": (0.10, 0.25, 0.85), "yellow": (0.92, 0.74, 0.08), "green": (0.10, 0.60, 0.22)
+}  # fmt: skip
 BELT_X, BELT_HALF_WIDTH, BELT_TOP = 0.30, 0.058, 0.030
 #: Where bricks leave the belt, m from the middle.
 BELT_END = 0.36

@@ -14,25 +14,9 @@ from rise_env.config import decode
 from rise_env.errors import ConfigError
 from rise_robot.cell.scene import SIDES
 from rise_robot.cell.task import CellTask, TaskStatus
+from rise_robot.cell.tasks.brick_sorting import scene
 from rise_robot.cell.tasks.brick_sorting.expert import BrickExpert
 from rise_robot.cell.tasks.brick_sorting.operators import OPERATORS, BrickOperator
-from rise_robot.cell.tasks.brick_sorting.scene import (
-    BELT_END,
-    BELT_HALF_WIDTH,
-    BELT_TOP,
-    BELT_X,
-    BIN_HALF,
-    BIN_HEIGHT,
-    BIN_PARTS,
-    BIN_X,
-    BRICK_HALF,
-    COLORS,
-    STRIPE,
-    add_belt,
-    add_bin,
-    add_brick,
-    parking,
-)  # fmt: skip
 
 if TYPE_CHECKING:
     from rise_robot.cell.cell import WorkCell
@@ -76,17 +60,17 @@ class BrickRanges:
 
     def __post_init__(self) -> None:
         for color in self.colors:
-            if color not in COLORS:
-                raise ConfigError(f"unknown brick colour {color!r}. Known colours: {', '.join(COLORS)}.")
+            if color not in scene.COLORS:
+                raise ConfigError(f"unknown brick colour {color!r}. Known colours: {', '.join(scene.COLORS)}.")
         if not 2 <= len(set(self.colors)) == len(self.colors):
             raise ConfigError(f"colors {list(self.colors)} must be two or more different ones")
         if not 1 <= self.bricks[0] <= self.bricks[1] <= 4:
             raise ConfigError(f"bricks {list(self.bricks)} must be a range within 1 to 4")
         if not 0 < self.belt_speed[0] <= self.belt_speed[1] <= 0.3:
             raise ConfigError(f"belt_speed {list(self.belt_speed)} must be a range within (0, 0.3] m/s")
-        if not 0 < self.arrival[0] <= self.arrival[1] < BELT_END:
-            raise ConfigError(f"arrival {list(self.arrival)} must be a range within (0, {BELT_END}) m")
-        if not 0 <= self.offset <= BELT_HALF_WIDTH - BRICK_HALF[1]:
+        if not 0 < self.arrival[0] <= self.arrival[1] < scene.BELT_END:
+            raise ConfigError(f"arrival {list(self.arrival)} must be a range within (0, {scene.BELT_END}) m")
+        if not 0 <= self.offset <= scene.BELT_HALF_WIDTH - scene.BRICK_HALF[1]:
             raise ConfigError(f"offset {self.offset} m lets bricks overhang the belt")
 
 
@@ -111,7 +95,7 @@ class BrickSorting(CellTask):
         self.ranges = decode(BrickRanges, ranges, "difficulty of brick_sorting")
         colors, count = self.ranges.colors, self.ranges.bricks[1]
         spacing = 0.15 if len(colors) == 2 else 0.13
-        self.bin_centers = np.array([(BIN_X, ((len(colors) - 1) / 2 - i) * spacing) for i in range(len(colors))])
+        self.bin_centers = np.array([(scene.BIN_X, ((len(colors) - 1) / 2 - i) * spacing) for i in range(len(colors))])
         self.max_bricks = count
         self.active: np.ndarray = np.zeros(count, bool)
         self.color: np.ndarray = np.zeros(count, np.int64)
@@ -132,11 +116,11 @@ class BrickSorting(CellTask):
 
     def add_to_scene(self, root: Element) -> None:
         """Add belt, rails, bins and bricks."""
-        add_belt(root)
+        scene.add_belt(root)
         for index, center in enumerate(self.bin_centers):
-            add_bin(root, index, center)
+            scene.add_bin(root, index, center)
         for index in range(self.max_bricks):
-            add_brick(root, index)
+            scene.add_brick(root, index)
 
     def bind(self, cell: WorkCell) -> None:
         """Look up indices in the compiled model."""
@@ -149,7 +133,7 @@ class BrickSorting(CellTask):
         self._brick_qvel = np.array([model.joint(name).dofadr[0] for name in names])
         self._pads = np.array([[model.geom(f"{side}_finger{i}_pad").id for i in (1, 2)] for side in SIDES])
         bins = range(len(self.bin_centers))
-        self._bin_geoms = [np.array([model.geom(f"bin{i}_{part}").id for part in BIN_PARTS]) for i in bins]
+        self._bin_geoms = [np.array([model.geom(f"bin{i}_{part}").id for part in scene.BIN_PARTS]) for i in bins]
         self._belt_actuator = model.actuator("belt").id
         self._belt_qpos = int(model.joint("belt").qposadr[0])
         self._belt_qvel = int(model.joint("belt").dofadr[0])
@@ -167,11 +151,11 @@ class BrickSorting(CellTask):
         self.color = rng.integers(len(ranges.colors), size=self.max_bricks)
         start = rng.uniform(*ranges.arrival)
         for index in range(self.max_bricks):
-            pose = parking(index)
+            pose = scene.parking(index)
             yaw, offset = rng.uniform(-ranges.yaw, ranges.yaw), rng.uniform(-ranges.offset, ranges.offset)
             if self.active[index]:
                 y = side * (start + index * _SPACING)
-                pose[:3] = BELT_X + offset, y, BELT_TOP + BRICK_HALF[2]
+                pose[:3] = scene.BELT_X + offset, y, scene.BELT_TOP + scene.BRICK_HALF[2]
                 pose[3:] = np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
                 data.qvel[self._brick_qvel[index] + 1] = self.belt_velocity
             data.qpos[self._brick_qpos[index] :][:7] = pose
@@ -187,7 +171,7 @@ class BrickSorting(CellTask):
 
     def _paint(self) -> None:
         rgba = self.cell.model.geom_rgba
-        palette = np.array([COLORS[name] for name in self.ranges.colors])
+        palette = np.array([scene.COLORS[name] for name in self.ranges.colors])
         rgba[self._brick_geoms, :3] = palette[self.color]
         for geoms, color in zip(self._bin_geoms, self.bin_color, strict=True):
             rgba[geoms, :3] = 0.4 * palette[color] + 0.5  # pale, so that a brick shows in its own bin
@@ -198,7 +182,7 @@ class BrickSorting(CellTask):
         data, seconds = cell.data, 1 / cell.spec.fps
         # The belt is endless: shifting it by whole stripes changes nothing that can be felt, and its far ends only in
         # what can be seen. Positions follow at once, so that images are those of a restored snapshot.
-        if shift := STRIPE * np.round(data.qpos[self._belt_qpos] / STRIPE):
+        if shift := scene.STRIPE * np.round(data.qpos[self._belt_qpos] / scene.STRIPE):
             data.qpos[self._belt_qpos] -= shift
             mujoco.mj_fwdPosition(cell.model, data)
 
@@ -210,7 +194,7 @@ class BrickSorting(CellTask):
         in_bin = self._bin_under(position)
         still = np.linalg.norm(data.qvel[self._brick_qvel[:, None] + np.arange(3)], axis=-1) < 0.03
         # A brick that came to rest on another one may look over the rim.
-        depth = np.where(still, BIN_HEIGHT + 2 * BRICK_HALF[2], BIN_HEIGHT)
+        depth = np.where(still, scene.BIN_HEIGHT + 2 * scene.BRICK_HALF[2], scene.BIN_HEIGHT)
         inside = (in_bin >= 0) & (position[:, 2] < depth) & ~held
         right_bin = inside & (self.bin_color[np.maximum(in_bin, 0)] == self.color)
         above_own = (in_bin >= 0) & (self.bin_color[np.maximum(in_bin, 0)] == self.color)
@@ -218,16 +202,16 @@ class BrickSorting(CellTask):
         travelled = (position[:, 1] - self._previous_y) * np.sign(self.belt_velocity)
         stopped = on_belt & (travelled < 0.3 * abs(self.belt_velocity) * seconds) & (cell.steps > 0)
         self.stopped = np.where(stopped, self.stopped + seconds, np.maximum(0, self.stopped - seconds))
-        astray = ~held & ~on_belt & ~inside & (position[:, 2] < BIN_HEIGHT + 2 * BRICK_HALF[2])
+        astray = ~held & ~on_belt & ~inside & (position[:, 2] < scene.BIN_HEIGHT + 2 * scene.BRICK_HALF[2])
         self.astray = np.where(astray, self.astray + seconds, 0.0)
         self._previous_y = position[:, 1].copy()
 
         open_ = self.fate == _OPEN
-        low = position[:, 2] < BELT_TOP
+        low = position[:, 2] < scene.BELT_TOP
         fates = (
             (right_bin, _PLACED),
             (inside & ~right_bin, _WRONG_BIN),
-            (~held & (position[:, 1] * np.sign(self.belt_velocity) > BELT_END), _MISS),
+            (~held & (position[:, 1] * np.sign(self.belt_velocity) > scene.BELT_END), _MISS),
             (self.stopped > _JAM_SECONDS, _JAM),
             ((self.astray > _DROP_SECONDS) & low | (position[:, 2] < -0.05), _DROP),
             ((self.astray > _JAM_SECONDS) & ~low, _JAM),
@@ -237,7 +221,7 @@ class BrickSorting(CellTask):
                 self.fate[index] = fate
                 if fate != _PLACED and self.first_failure == _OPEN:
                     self.first_failure = np.array(fate)
-        lifted = held & (position[:, 2] > BELT_TOP + BRICK_HALF[2] + 0.03)
+        lifted = held & (position[:, 2] > scene.BELT_TOP + scene.BRICK_HALF[2] + 0.03)
         near, placed = self._gripper_distance(position) < 0.05, self.fate == _PLACED
         milestones = np.stack([near, touched, held, lifted, lifted & above_own, placed], -1)
         self.reached |= milestones & self.active[:, None]
@@ -247,13 +231,13 @@ class BrickSorting(CellTask):
     def _status(self, position: np.ndarray, touched: np.ndarray, held: np.ndarray) -> TaskStatus:
         active = self.active
         approach = 0.25 * (1 - np.clip(self._gripper_distance(position) / 0.4, 0, 1))
-        lift = np.clip((position[:, 2] - BELT_TOP - BRICK_HALF[2]) / 0.06, 0, 1)
+        lift = np.clip((position[:, 2] - scene.BELT_TOP - scene.BRICK_HALF[2]) / 0.06, 0, 1)
         own_bin = self.bin_centers[np.argmax(self.bin_color[None] == self.color[:, None], axis=1)]
         away = np.linalg.norm(position[:, :2] - own_bin, axis=-1)
         carry = 0.3 * (1 - np.clip(away / 0.35, 0, 1)) * lift
         progress = np.where(held, 0.4 + 0.1 * lift + carry, np.where(touched, np.maximum(approach, 0.35), approach))
         # Let go above its own bin, a brick is on its last way, not lost.
-        falling = ~held & (np.abs(position[:, :2] - own_bin) < BIN_HALF).all(-1)
+        falling = ~held & (np.abs(position[:, :2] - own_bin) < scene.BIN_HALF).all(-1)
         progress = np.where(falling, np.maximum(progress, 0.8), progress)
         progress = np.where(self.fate == _PLACED, 1.0, np.where(self.fate > _PLACED, 0.0, progress))
         success = bool((self.fate[active] == _PLACED).all())
@@ -289,13 +273,13 @@ class BrickSorting(CellTask):
         return np.linalg.norm(position[:, None] - tips[None], axis=-1).min(-1)
 
     def _bin_under(self, position: np.ndarray) -> np.ndarray:
-        inside = (np.abs(position[:, None, :2] - self.bin_centers[None]) < BIN_HALF).all(-1)
+        inside = (np.abs(position[:, None, :2] - self.bin_centers[None]) < scene.BIN_HALF).all(-1)
         return np.where(inside.any(-1), inside.argmax(-1), -1)
 
     @staticmethod
     def _over_belt(position: np.ndarray) -> np.ndarray:
-        across = np.abs(position[:, 0] - BELT_X) < BELT_HALF_WIDTH + 0.012
-        return across & (position[:, 2] > BELT_TOP) & (position[:, 2] < BELT_TOP + 0.05)
+        across = np.abs(position[:, 0] - scene.BELT_X) < scene.BELT_HALF_WIDTH + 0.012
+        return across & (position[:, 2] > scene.BELT_TOP) & (position[:, 2] < scene.BELT_TOP + 0.05)
 
     def _pad_contacts(self) -> np.ndarray:
         """Which finger pad touches which brick, bool (arms, bricks, 2)."""
