@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -211,18 +212,16 @@ class Deployment:
             if left and not env.linger():
                 return
 
-    def _record(
-        self, observation: dict[str, np.ndarray], action: np.ndarray, intervening: bool, outcome: dict[str, object]
-    ) -> None:
+    def _record(self, observation: dict[str, np.ndarray], action: np.ndarray, taken: bool, outcome: Any) -> None:
         if self._recorder is None:
             return
         self._recorder.add_frame(
             images={camera: observation[image_key(camera)] for camera in self.env.task.cameras},
             state=observation["state"],
             action=action.astype(np.float32),
-            is_intervention=intervening,
-            progress=float(outcome["progress"]),  # type: ignore[arg-type]
-            subgoal=float(outcome["score"]),  # type: ignore[arg-type]
+            is_intervention=taken,
+            progress=float(outcome["progress"]),
+            subgoal=float(outcome["score"]),
         )
         self._frames += 1
 

@@ -33,9 +33,8 @@ class RobotVectorEnv(SyncVectorEnv):
             raise ConfigError(f"num_envs is {num_envs}, expected at least 1")
         first = make_robot_env(**kwargs)
         if num_envs > 1 and first.driver.real_time:
-            raise ConfigError(
-                f"num_envs is {num_envs}: there is one robot behind driver {first.driver.name!r}. Use --num-envs 1."
-            )
+            driver = first.driver.name
+            raise ConfigError(f"num_envs is {num_envs}: there is one robot behind driver {driver!r}. Use --num-envs 1.")
         more = [lambda: make_robot_env(**kwargs)] * (num_envs - 1)
         super().__init__([lambda: first, *more], autoreset_mode=parse_mode(autoreset_mode))
         self.task = first.task

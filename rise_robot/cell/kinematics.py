@@ -44,9 +44,7 @@ def grasp_rotation(yaw: np.ndarray, tilt: np.ndarray, azimuth: np.ndarray) -> np
     cy, sy, ct, st = np.cos(yaw), np.sin(yaw), np.cos(tilt), np.sin(tilt)
     zero, one = np.zeros_like(cy), np.ones_like(cy)
     # Straight down: z = -Z, y = Y turned by yaw, x = y x z.
-    down = np.stack(
-        [np.stack([-cy, -sy, zero], -1), np.stack([-sy, cy, zero], -1), np.stack([zero, zero, -one], -1)], -1
-    )
+    down = np.stack([np.stack(axis, -1) for axis in ([-cy, -sy, zero], [-sy, cy, zero], [zero, zero, -one])], -1)
     # Lean about the horizontal axis across the azimuth (Rodrigues' formula).
     axis = np.stack([np.sin(azimuth), -np.cos(azimuth), zero], -1)
     cross = np.zeros((*axis.shape[:-1], 3, 3))
@@ -85,14 +83,8 @@ def inverse_kinematics(
     # Rotation of the forearm frame, then the remaining rotation as z-y-z Euler angles.
     total = shoulder + elbow
     c1, s1, ct, st = np.cos(turn), np.sin(turn), np.cos(total), np.sin(total)
-    forearm = np.stack(
-        [
-            np.stack([c1 * ct, s1 * ct, -st], -1),
-            np.stack([-c1 * st, -s1 * st, -ct], -1),
-            np.stack([-s1, c1, np.zeros_like(c1)], -1),
-        ],
-        -1,
-    )
+    axes = [c1 * ct, s1 * ct, -st], [-c1 * st, -s1 * st, -ct], [-s1, c1, np.zeros_like(c1)]
+    forearm = np.stack([np.stack(axis, -1) for axis in axes], -1)
     to_wrist = np.array([[1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]])  # rotation of -90 deg about x
     rest = to_wrist @ np.swapaxes(forearm, -1, -2) @ rotation
     pitch = np.arccos(np.clip(rest[..., 2, 2], -1, 1))
@@ -100,9 +92,8 @@ def inverse_kinematics(
     roll6 = np.arctan2(rest[..., 2, 1], -rest[..., 2, 0])
 
     arm = np.stack([turn, _wrap(shoulder - _OFFSET2), _wrap(elbow - _OFFSET3)], -1)
-    wrist_angles = np.stack(
-        [np.stack([roll4, pitch, roll6], -1), np.stack([_wrap(roll4 + np.pi), -pitch, _wrap(roll6 + np.pi)], -1)], -2
-    )
+    wrists = [roll4, pitch, roll6], [_wrap(roll4 + np.pi), -pitch, _wrap(roll6 + np.pi)]
+    wrist_angles = np.stack([np.stack(angles, -1) for angles in wrists], -2)
     arm = np.broadcast_to(arm[..., None, :], (*wrist_angles.shape[:-1], 3))
     both = np.concatenate([arm, wrist_angles], -1)
     clipped = np.clip(both, JOINT_LOW, JOINT_HIGH)

@@ -98,13 +98,12 @@ def dh_flange_pose(joints: np.ndarray) -> np.ndarray:
     for (a, alpha, d, offset), angle in zip(DH, joints, strict=True):
         ca, sa = np.cos(np.radians(alpha)), np.sin(np.radians(alpha))
         ct, st = np.cos(angle + np.radians(offset)), np.sin(angle + np.radians(offset))
-        pose = pose @ np.array(
-            [[ct, -st, 0, a], [st * ca, ct * ca, -sa, -sa * d], [st * sa, ct * sa, ca, ca * d], [0, 0, 0, 1]]
-        )
+        rows = [ct, -st, 0, a], [st * ca, ct * ca, -sa, -sa * d], [st * sa, ct * sa, ca, ca * d], [0, 0, 0, 1]
+        pose = pose @ np.array(rows)
     return pose
 
 
-_WHITE, _GREY, _DARK = "0.87 0.88 0.90 1", "0.55 0.57 0.60 1", "0.17 0.18 0.20 1"
+_WHITE, _GREY, _DARK = "0.87 0.88 0.9 1", "0.55 0.57 0.6 1", "0.17 0.18 0.2 1"
 
 # Primitive shapes per link in its own frame: (type, size, attributes, colour, collides).
 _SHAPES: dict[int, tuple[tuple[str, str, dict[str, str], str, bool], ...]] = {
@@ -153,13 +152,11 @@ def add_piper(
         kp, kv = link.gains
         element(actuators, "position", name=joint, joint=joint, kp=kp, kv=kv, ctrlrange=link.limits)
         for kind, size, where, colour, collides in _SHAPES[number]:
-            element(
-                body, "geom", type=kind, size=size, rgba=colour, mass="0", **where, **(contact if collides else ghost)
-            )
+            bits = contact if collides else ghost
+            element(body, "geom", type=kind, size=size, rgba=colour, mass="0", **where, **bits)
     element(body, "site", name=f"{side}_flange", size="0.002", rgba="0 0 0 0")
-    element(
-        body, "camera", name=f"{side}_wrist", pos="-0.073 0.0035 0.036", xyaxes="0 -1 0 -0.939 0 0.344", fovy=wrist_fovy
-    )
+    view = {"pos": "-0.073 0.0035 0.036", "xyaxes": "0 -1 0 -0.939 0 0.344"}
+    element(body, "camera", name=f"{side}_wrist", fovy=wrist_fovy, **view)
     _add_gripper(body, actuators, equality, side, contact, ghost)
 
 
@@ -171,23 +168,17 @@ def _add_gripper(
     element(hand, "geom", type="box", size="0.028 0.036 0.027", pos="0 0 0.03", rgba=_DARK, mass="0", **contact)
     element(hand, "geom", type="box", size="0.018 0.058 0.013", pos="0 0 0.07", rgba=_GREY, mass="0", **contact)
     element(hand, "site", name=f"{side}_grasp", pos=(0, 0, GRASP_OFFSET - 0.0045), size="0.002", rgba="0 0 0 0")
-    for number, (yaw, low, high, axis) in enumerate(
-        ((0.0, 0.0, 0.05, "0 0 1"), (-np.pi, -0.05, 0.0, "0 0 -1")), start=1
-    ):
+    for number, (yaw, low, high, axis) in enumerate(((0, 0, 0.05, "0 0 1"), (-np.pi, -0.05, 0, "0 0 -1")), start=1):
         name = f"{side}_finger{number}"
         finger = element(hand, "body", name=name, pos="0 0 0.138", euler=(_HALF_PI, 0, yaw), gravcomp="1")
         element(finger, "inertial", pos="0.0007 -0.0492 0.0097", mass="0.025", diaginertia="74e-6 8e-6 75e-6")
         element(finger, "joint", name=name, type="slide", axis=axis, range=(low, high), armature="0.05", damping="2")
         # In the finger's frame y runs back from the tip and z outwards from the pad.
         pad = {"size": "0.011 0.022 0.006", "pos": "0 -0.022 0.006", "friction": "1.6 0.02 0.001", "priority": "1"}
-        element(
-            finger, "geom", name=f"{name}_pad", type="box", rgba=_DARK, mass="0", solref="0.008 1", **pad, **contact
-        )
-        element(
-            finger, "geom", type="box", size="0.008 0.014 0.006", pos="0 -0.055 0.010", rgba=_GREY, mass="0", **ghost
-        )
-    element(
-        equality, "joint", joint1=f"{side}_finger2", joint2=f"{side}_finger1", polycoef="0 -1 0 0 0", solref="0.008 1"
-    )
+        box = {"type": "box", "mass": "0"}
+        element(finger, "geom", name=f"{name}_pad", rgba=_DARK, solref="0.008 1", **box, **pad, **contact)
+        element(finger, "geom", size="0.008 0.014 0.006", pos="0 -0.055 0.010", rgba=_GREY, **box, **ghost)
+    pair = {"joint1": f"{side}_finger2", "joint2": f"{side}_finger1"}
+    element(equality, "joint", **pair, polycoef="0 -1 0 0 0", solref="0.008 1")
     element(actuators, "position", name=f"{side}_gripper", joint=f"{side}_finger1", kp="900", kv="40",
                ctrlrange="0 0.04", forcerange="-14 14")  # fmt: skip

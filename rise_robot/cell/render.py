@@ -115,13 +115,12 @@ class CellRenderer:
         everything = mujoco.mjtCatBit.mjCAT_ALL
         for index, camera in enumerate(cameras):
             self._camera.fixedcamid = self._model.camera(camera).id
+            model, data, view, scene = self._model, self._data, self._camera, self._scene
             if index == 0:
-                mujoco.mjv_updateScene(
-                    self._model, self._data, self._option, self._perturb, self._camera, everything, self._scene
-                )
+                mujoco.mjv_updateScene(model, data, self._option, self._perturb, view, everything, scene)
             else:
-                mujoco.mjv_updateCamera(self._model, self._data, self._camera, self._scene)
-                mujoco.mjv_makeLights(self._model, self._data, self._scene)  # the headlight goes with the camera
+                mujoco.mjv_updateCamera(model, data, view, scene)
+                mujoco.mjv_makeLights(model, data, scene)  # the headlight goes with the camera
             # Tiles are stacked upwards in the frame buffer, whose rows run from the bottom.
             tile = mujoco.MjrRect(0, (count - 1 - index) * height, width, height)
             mujoco.mjr_render(tile, self._scene, graphics.resources)

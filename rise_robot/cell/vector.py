@@ -27,6 +27,10 @@ from rise_robot.cell.worker import CellSlice, Slots, spawn
 
 __all__ = ["CellVectorEnv", "merge_infos"]
 
+type Arrays = dict[str, np.ndarray]
+type Info = dict[str, Any]
+type Seeds = int | Sequence[int | None] | None
+
 
 class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     """`num_envs` work cells over a few processes.
@@ -85,9 +89,7 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         else:
             self._backend = _Workers(num_envs, workers, env_kwargs, mode, self.single_observation_space)
 
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: Seeds = None, options: Info | None = None) -> tuple[Arrays, Info]:
         """Reset all cells, or those of `options["reset_mask"]`; ConfigError if seeds or mask do not fit the number of
         cells.
 
@@ -100,9 +102,7 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self._done = self._done & ~mask
         return self._backend.reset(seed=seeds, options={"reset_mask": mask})
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, Info]:
         """Run a chunk in every cell.
 
         Args:
@@ -143,7 +143,7 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every cell's `CellEnv`, or read an attribute; one result per cell."""
-        return self._backend.call_each(name, [args] * self.num_envs, kwargs)
+        return self._backend.call_each(name, [args] * self.num_envs, **kwargs)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Attribute of every cell's `CellEnv`."""
@@ -167,7 +167,7 @@ class _Workers:
     """Cells over processes, see `rise_robot.cell.worker`; has the methods of a `CellSlice`."""
 
     def __init__(
-        self, num_envs: int, workers: int, kwargs: dict[str, Any], mode: AutoresetMode, space: gymnasium.spaces.Dict
+        self, num_envs: int, workers: int, kwargs: Info, mode: AutoresetMode, space: gymnasium.spaces.Dict
     ) -> None:
         bounds = np.linspace(0, num_envs, workers + 1).round().astype(int).tolist()
         self._slices = [slice(first, end) for first, end in itertools.pairwise(bounds)]
@@ -224,7 +224,7 @@ class _Workers:
     def _all(self, command: str, arguments: Sequence[Any]) -> list[Any]:
         return self._exchange({index: (command, argument) for index, argument in enumerate(arguments)})
 
-    def reset(self, seed: list[int | None], options: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, seed: list[int | None], options: Info) -> tuple[Arrays, Info]:
         mask, messages = options["reset_mask"], {}
         for index, rows in enumerate(self._slices):
             if mask[rows].any():  # Gymnasium wants at least one
@@ -239,9 +239,7 @@ class _Workers:
         *arrays, infos = zip(*answers, strict=True)
         return self._slots[0].read(), *(np.concatenate(parts) for parts in arrays), merge_infos(infos, self.sizes)
 
-    def call_each(
-        self, name: str, arguments: Sequence[tuple[Any, ...]], kwargs: Mapping[str, Any] | None = None
-    ) -> tuple[Any, ...]:
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]], **kwargs: Any) -> tuple[Any, ...]:
         answers = self._all("call_each", [(name, arguments[rows], kwargs) for rows in self._slices])
         return tuple(itertools.chain.from_iterable(answers))
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -49,9 +49,9 @@ class Slots:
         else:
             self.memory = SharedMemory(name=name)
             resource_tracker.unregister(self.memory._name, "shared_memory")  # type: ignore[attr-defined]
-        self.arrays: dict[str, np.ndarray] = {
-            key: np.ndarray(shape, dtypes[key], self.memory.buf, offsets[key]) for key, shape in shapes.items()
-        }
+        self.arrays: dict[str, np.ndarray] = {}
+        for key, shape in shapes.items():
+            self.arrays[key] = np.ndarray(shape, dtypes[key], self.memory.buf, offsets[key])
 
     def write(self, observation: dict[str, np.ndarray], rows: slice) -> None:
         """Store the observations of some environments."""
@@ -78,12 +78,10 @@ class CellSlice(SyncVectorEnv):
 
         super().__init__([lambda: CellEnv(**kwargs)] * count, copy=copy, autoreset_mode=mode)
 
-    def call_each(
-        self, name: str, arguments: Sequence[tuple[Any, ...]], kwargs: Mapping[str, Any] | None = None
-    ) -> tuple[Any, ...]:
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]], **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every cell with arguments of its own, or read an attribute."""
         found = [getattr(env, name) for env in self.envs]
-        return tuple(f(*args, **(kwargs or {})) if callable(f) else f for f, args in zip(found, arguments, strict=True))
+        return tuple(f(*args, **kwargs) if callable(f) else f for f, args in zip(found, arguments, strict=True))
 
 
 def spawn(module: str, **options: Any) -> tuple[subprocess.Popen[bytes], Connection]:
@@ -123,7 +121,8 @@ def _serve(connection: Connection) -> None:
 
 def _answer(envs: CellSlice, slots: Slots, rows: slice, command: str, arguments: Any) -> Any:
     if command == "call_each":
-        return envs.call_each(*arguments)
+        name, each, kwargs = arguments
+        return envs.call_each(name, each, **kwargs)
     observation, *rest = envs.reset(**arguments) if command == "reset" else envs.step(arguments)
     slots.write(observation, rows)
     return rest

@@ -37,9 +37,7 @@ def make_driver(
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise ConfigError(
-            f"driver {name!r} does not take all of these options: {', '.join(options)} ({error})"
-        ) from None
+        raise ConfigError(f"driver {name!r} does not take all these options: {', '.join(options)} ({error})") from None
     if not isinstance(driver, Driver):
         members = [*Driver.__annotations__, *(member for member in vars(Driver) if not member.startswith("_"))]
         missing = ", ".join(member for member in members if not hasattr(driver, member))

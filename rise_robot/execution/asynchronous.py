@@ -19,8 +19,9 @@ from rise_robot.safety import Stop, StopReason
 __all__ = ["ChunkRunner", "DelayedInference", "Failed", "Infer", "Inference", "Inferred", "ThreadedInference"]
 
 #: An observation without batch axis, and what the chunk must agree with; gives a chunk (chunk, D) in rad and m.
-type Infer = Callable[[Mapping[str, np.ndarray], RtcConstraints | None], np.ndarray]
+type Infer = Callable[[Mapping[str, np.ndarray], Constraints], np.ndarray]
 type Observe = Callable[[], Mapping[str, np.ndarray]]
+type Constraints = RtcConstraints | None
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ class Failed:
     detail: str
 
 
-def _infer(
-    infer: Infer, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
-) -> Inferred | Failed:
+def _infer(infer: Infer, observation: Any, step: int, constraints: Constraints) -> Inferred | Failed:
     begun = time.perf_counter()
     try:
         chunk = infer(observation, constraints)
@@ -75,9 +74,7 @@ class ThreadedInference:
         self._thread = threading.Thread(target=self._work, name="rise-inference", daemon=True)
         self._thread.start()
 
-    def request(
-        self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
-    ) -> None:
+    def request(self, observation: Mapping[str, np.ndarray], step: int, constraints: Constraints = None) -> None:
         """Begin; only while not busy."""
         assert not self.busy
         self.busy = True
@@ -138,9 +135,7 @@ class DelayedInference:
         """Whether a chunk is on its way."""
         return self._due is not None
 
-    def request(
-        self, observation: Mapping[str, np.ndarray], step: int, constraints: RtcConstraints | None = None
-    ) -> None:
+    def request(self, observation: Mapping[str, np.ndarray], step: int, constraints: Constraints = None) -> None:
         """Compute at once, deliver later."""
         assert self._due is None
         self._due = step + self._delay, _infer(self._infer, observation, step, constraints)

@@ -94,10 +94,8 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
     info = dataclasses.replace(parts[0], total_episodes=0, total_frames=0) if fresh else load_info(root)
     expected = describe_features(info)
     for source, part in zip(sources, parts, strict=True):
-        if describe_features(part) != expected:
-            raise RecordingError(
-                f"{source} does not match {sources[0] if fresh else root}:\n{describe_features(part)}\nand\n{expected}"
-            )
+        if (found := describe_features(part)) != expected:
+            raise RecordingError(f"{source} does not match {sources[0] if fresh else root}:\n{found}\nand\n{expected}")
     tasks = [] if fresh else read_tasks(root)
     records = [] if fresh else read_episode_records(root)
     stats = [] if fresh else [load_stats(root)]

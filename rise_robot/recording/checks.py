@@ -30,9 +30,7 @@ def check_dataset(root: str | Path) -> None:
         raise RecordingError(f"{root} holds no LeRobot dataset: {INFO_PATH} is missing")
     info = load_info(root)
     if info.codebase_version != "v3.0":
-        raise RecordingError(
-            f"{root} has LeRobot format {info.codebase_version}, expected v3.0. Convert it with lerobot."
-        )
+        raise RecordingError(f"{root} has LeRobot format {info.codebase_version}, expected v3.0. Convert it (lerobot).")
     stats, episodes, records = load_stats(root), read_episodes(root), read_episode_records(root)
     lengths = episodes["length"].to_numpy()
     ends = np.cumsum(lengths)

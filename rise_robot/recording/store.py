@@ -180,9 +180,7 @@ def merge_datasets(shard_roots: Sequence[str | Path], root: str | Path, *, appen
     """
     roots = [Path(shard) for shard in shard_roots]
     if len({path.resolve() for path in (*roots, Path(root))}) != len(roots) + 1:
-        raise RecordingError(
-            f"the shards {list(map(str, roots))} and the target {root} must all be different directories"
-        )
+        raise RecordingError(f"the shards {list(map(str, roots))} and the target {root} must be different directories")
     sources = []
     for path in roots:
         if not path.is_dir():
@@ -195,9 +193,7 @@ def merge_datasets(shard_roots: Sequence[str | Path], root: str | Path, *, appen
         raise RecordingError(f"none of the shards {list(map(str, roots))} holds a complete episode")
     with EpisodeStore(root) as store:
         if store.datasets and not append:
-            raise RecordingError(
-                f"{root} already holds episodes. Pass append=True to add to them, or another directory."
-            )
+            raise RecordingError(f"{root} already holds episodes. Pass append=True to add to them, or another folder.")
         store.commit()
         store.append(sources)
         return store.committed_episodes

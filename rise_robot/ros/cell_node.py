@@ -95,11 +95,9 @@ class CellNode:
         self._status = rospy.Publisher(f"{self._scene}/status", string, queue_size=2, latch=True)
         self._cameras.begin(self._reset(seed))
         self._cameras.wait()
+        kind, settings = self._ros.sensor_msgs.JointState, {"queue_size": 5, "tcp_nodelay": True}
         self._endpoints = [
-            rospy.Subscriber(
-                arm.command, self._ros.sensor_msgs.JointState, self._on_command, name, queue_size=5, tcp_nodelay=True
-            )
-            for name, arm in config.arms.items()
+            rospy.Subscriber(arm.command, kind, self._on_command, name, **settings) for name, arm in config.arms.items()
         ]
         self._services = [
             rospy.Service(f"{self._scene}/{name}", self._ros.std_srvs.Trigger, self._handler(prepare))

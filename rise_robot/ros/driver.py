@@ -112,9 +112,8 @@ class RosDriver:
         stream = Stream(topic, self._clock, length)
         take: Callable[[Any], None] = stream.push if stamped else lambda found: stream.put(self._clock.now(), found)
         # A buffer smaller than a message makes rospy fall behind for ever.
-        self._subscribers.append(
-            ros.rospy.Subscriber(topic, kind, take, queue_size=10, buff_size=2**24, tcp_nodelay=True)
-        )
+        settings = {"queue_size": 10, "buff_size": 2**24, "tcp_nodelay": True}
+        self._subscribers.append(ros.rospy.Subscriber(topic, kind, take, **settings))
         return stream
 
     def _refuse_company(self, graph: Graph) -> None:
@@ -227,10 +226,8 @@ class RosDriver:
     def _sample(self, found: Mapping[str, Stamped]) -> JointSample:
         position = np.zeros(self.task.layout.dim, np.float32)
         for name, stamped in found.items():
-            indices = self._arms[name]
-            position[indices] = messages.joint_positions(
-                stamped.message, len(indices), f"joint state on {self._joints[name].topic}"
-            )
+            indices, where = self._arms[name], f"joint state on {self._joints[name].topic}"
+            position[indices] = messages.joint_positions(stamped.message, len(indices), where)
         return JointSample(position, min(stamped.stamp for stamped in found.values()))
 
     def target(self) -> np.ndarray | None:

@@ -96,9 +96,8 @@ class PolicyClient:
             if not isinstance(metadata, dict):
                 raise RobotError(f"{self.uri} is no policy server: it said {type(metadata).__name__}, expected a map")
             # A receiver that stalls must not hold the sender for ever: sending has no timeout of its own.
-            connection.socket.setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
-            )
+            limit = struct.pack("ll", int(self.timeout), int(self.timeout % 1 * 1e6))
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         except BaseException as error:
             self._open_connection.close()
             if isinstance(error, OSError):

@@ -214,9 +214,7 @@ def _check_array(text: Any, shape: tuple[int, ...], size: int, where: str) -> np
         raise WireError(f"{_at(where)}an array has shape {shape}: sides must not be negative, {_MAX_NDIM} at most")
     count = math.prod(shape)
     if count * dtype.itemsize != size or not dtype.itemsize:
-        raise WireError(
-            f"{_at(where)}an array of shape {shape} and type {text!r} has {size} bytes, which do not fit it"
-        )
+        raise WireError(f"{_at(where)}an array of shape {shape} and type {text!r} has {size} bytes, which does not fit")
     if not count and max(*shape, dtype.itemsize, 0) > _MAX_EMPTY:
         raise WireError(f"{_at(where)}an array without elements has shape {shape}, sides at most {_MAX_EMPTY}")
     return dtype

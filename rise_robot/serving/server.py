@@ -345,9 +345,8 @@ class PolicyServer:
                     if len(parts) > _MOST_FRAGMENTS:  # empty ones would add up without end
                         raise WireError(f"a message came in more than {_MOST_FRAGMENTS} fragments")
         except TimeoutError:
-            raise RobotError(
-                f"no observation came for {self.config.idle_seconds:g} s (rise serve --idle-seconds); connect again"
-            ) from None
+            seconds = f"{self.config.idle_seconds:g} s"
+            raise RobotError(f"no observation came for {seconds} (rise serve --idle-seconds); connect again") from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _send(self, connection: ServerConnection, message: bytes) -> None:
@@ -360,9 +359,7 @@ class PolicyServer:
             await connection.wait_closed()
             raise ConnectionClosed(None, None) from None
 
-    async def _refuse(
-        self, connection: GuardedConnection, text: str, code: CloseCode = CloseCode.INTERNAL_ERROR
-    ) -> None:
+    async def _refuse(self, connection: GuardedConnection, text: str, code: int = CloseCode.INTERNAL_ERROR) -> None:
         try:
             async with asyncio.timeout(self.config.send_seconds):
                 await connection.refuse(text, code)
