@@ -101,16 +101,10 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._history = ObservationHistory(self.observation_lags)
         self._last: dict[str, np.ndarray] | None = None
         self._known: dict[str, Any] = dict(_NOTHING_KNOWN)
-        self._observed_at = 0.0
-        self._observed_step = 0
-        self.steps = 0
-        #: Seed of the present episode.
-        self.episode_seed = 0
-        self._over = True
+        self._observed_at, self._observed_step, self._over = 0.0, 0, True
+        self.steps = self.episode_seed = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Start an episode. Options are ignored.
 
         Raises:

@@ -41,9 +41,7 @@ class RobotVectorEnv(SyncVectorEnv):
         #: Names that `scripted_chunks` takes.
         self.scripted_policies = first.scripted_policies
 
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: Any = None) -> tuple[Any, Any]:
         """Start episodes in all robots, or in those of `options["reset_mask"]`; `options` is not changed."""
         return super().reset(seed=seed, options=None if options is None else dict(options))  # type: ignore[arg-type]
 

@@ -23,11 +23,7 @@ def cell_observation(cell: WorkCell, renderer: CellRenderer) -> dict[str, np.nda
 
 
 class ScriptedActor:
-    """A scripted policy as an actor: it sees the ground truth, not the observations, and plans anew at every step.
-
-    Args:
-        policy: Policy of one cell.
-    """
+    """A scripted policy as an actor: it sees the ground truth, not the observations, and plans anew at every step."""
 
     lags: tuple[int, ...] = ()
 

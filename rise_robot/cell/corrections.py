@@ -30,13 +30,7 @@ _PATIENCE, _LEAST = 0.3, 1.2
 
 
 class SupervisedPolicy(ScriptedPolicy):
-    """A scripted policy under an expert's supervision.
-
-    Args:
-        cell: The cell.
-        student: Policy in control by default.
-        expert: Policy that takes over.
-    """
+    """A scripted policy, the student, under the supervision of an expert that takes over when it drifts."""
 
     def __init__(self, cell: WorkCell, student: ScriptedPolicy, expert: ScriptedPolicy) -> None:
         self.name = "corrected"

@@ -92,9 +92,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._headless = False
         self._film: list[np.ndarray] | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Start an episode; the same seed gives the same bytes. Options are ignored."""
         super().reset(seed=seed)
         self.cell.reset(self.np_random)

@@ -12,11 +12,6 @@ __all__ = ["element"]
 def element(parent: Element, tag: str, /, **attributes: object) -> Element:
     """Append an element; numbers and sequences of numbers become MJCF text, strings stay.
 
-    Args:
-        parent: Element to append to.
-        tag: Tag of the new element.
-        **attributes: Its attributes.
-
     Example:
         >>> element(Element("worldbody"), "geom", type="box", size=(0.1, 0.2, 0.3)).attrib
         {'type': 'box', 'size': '0.1 0.2 0.3'}

@@ -134,9 +134,7 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._chunks, self._done = np.zeros(num_envs, int), np.zeros(num_envs, bool)
         self._pool_size, self._pool = pool, list[_Start]()
 
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Lead all environments, or those of `options["reset_mask"]`, to a start state; ConfigError if seeds or options
         do not fit.
 

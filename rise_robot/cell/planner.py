@@ -85,11 +85,6 @@ class Planner(ScriptedPolicy):
     Joints move in straight lines no faster than `style.speed`, grippers within their limit, and measured joints trail
     their set-points as the servos do.
 
-    Args:
-        cell: The cell it acts in.
-        style: How it moves.
-        name: Policy name.
-
     Attributes:
         age: Age of what it sees of moving objects, s; 0 for an expert.
         arms: The arms of the kinematic model, in the order of `SIDES`.

@@ -21,16 +21,7 @@ __all__ = ["make_driver"]
 def make_driver(
     name: str, task: str, preset: str, overrides: Sequence[str], robot: RobotConfig, **options: Any
 ) -> Driver:
-    """Make a driver; ConfigError if there is no such driver, it takes no such option, or what it makes is no `Driver`.
-
-    Args:
-        name: Name in `rise_env.registry.DRIVERS`.
-        task: Task name or the path of a YAML file.
-        preset: Preset name.
-        overrides: Overrides of the task's configuration.
-        robot: The robot.
-        **options: Further arguments of this driver.
-    """
+    """Make a driver; ConfigError if there is none of this name, it takes no such option, or makes no `Driver`."""
     make = DRIVERS.load(name)
     try:
         driver = make(task, preset, overrides, robot, **options)

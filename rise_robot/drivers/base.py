@@ -70,19 +70,16 @@ class Driver(Protocol):
     def connect(self) -> None:
         """Start input and output and wait for the first complete observation. Nothing moves.
 
-        Raises:
-            RobotError: If something is missing or unsafe: no master, no camera, another node commands the arm. The
-                message says what, and what to do about it.
+        RobotError if something is missing or unsafe: no master, no camera, another node commands the arm.
         """
 
     def now(self) -> float:
         """The driver's clock, s; monotonic. All stamps are on it."""
 
     def observe(self) -> Observation:
-        """The newest observation whose parts belong together (by their stamps). Never waits.
+        """The newest observation whose parts belong together (by their stamps), however old; never waits.
 
-        Raises:
-            RobotError: If there is none. How old it may be is for the caller to decide.
+        RobotError if there is none.
         """
 
     def joints(self) -> JointSample:

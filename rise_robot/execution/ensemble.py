@@ -11,12 +11,7 @@ __all__ = ["EnsembleExecutor"]
 
 
 class EnsembleExecutor(ChunkExecutor):
-    """Weights exp(-decay i) over the chunks that cover a step, i = 0 the oldest.
-
-    Args:
-        period: Least number of control steps from one request to the next.
-        config: Settings.
-    """
+    """Weights exp(-decay i) over the chunks that cover a step, i = 0 the oldest."""
 
     name = "ensemble"
 

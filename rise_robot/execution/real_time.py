@@ -19,10 +19,6 @@ class RealTimeExecutor(QueueExecutor):
 
     The expected delay is the largest of the last ten, in control steps, as too small a guess tears the two chunks
     apart and too large a one only costs some reactivity.
-
-    Args:
-        period: Least number of control steps from one request to the next.
-        config: Settings.
     """
 
     name = "rtc"

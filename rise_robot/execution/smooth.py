@@ -38,10 +38,6 @@ class SmoothExecutor(QueueExecutor):
 
     A new chunk loses its stale leading steps, `latency_steps` at most. The old plan is padded with its last row to
     `least_overlap` rows (where it is used up: with the last target played), and both are cross-faded.
-
-    Args:
-        period: Least number of control steps from one request to the next.
-        config: Settings.
     """
 
     name = "smooth"

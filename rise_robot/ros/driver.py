@@ -31,10 +31,6 @@ class RosDriver:
     Nothing is opened before `connect`. One process can be one ROS node, so drivers of one process share a node and a
     master. Where `rise ros-cell` serves the topics, `rise_robot.ros.scene.RosCellDriver` adds scene and ground truth.
 
-    Args:
-        task: Cameras, image size, joint layout and control rate.
-        config: Topics.
-
     Raises:
         LayoutError: If the arms do not hold the joints of the task's layout.
         ConfigError: If a camera of the task has no topic.

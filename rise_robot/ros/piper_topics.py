@@ -17,12 +17,7 @@ _CAN_CONTROL = 1
 
 
 class ArmTopics:
-    """Publishers of one arm.
-
-    Args:
-        cell: The cell.
-        arm: Its topics and joints; the first joint's name begins with the side.
-    """
+    """Publishers of one arm, the name of whose first joint begins with the side."""
 
     def __init__(self, cell: WorkCell, arm: ArmConfig) -> None:
         self._cell, self._arm = cell, arm

@@ -18,9 +18,6 @@ class RealTimeCell:
     the arm can. Targets that come exactly once per control period make the cell move as `WorkCell.step` does, bit for
     bit.
 
-    Args:
-        cell: The cell.
-
     Attributes:
         timestep: Length of a physics step, s.
         episode: Number of resets so far.

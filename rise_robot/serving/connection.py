@@ -43,13 +43,7 @@ class Gate:
 
 
 class GuardedConnection(ServerConnection):
-    """A connection with limits that the library does not have, and with words for the one it has.
-
-    Args:
-        gate: Limits and count.
-        *args: For `ServerConnection`.
-        **kwargs: For `ServerConnection`.
-    """
+    """A connection with limits that the library does not have, and with words for the one it has."""
 
     def __init__(self, gate: Gate, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -96,10 +96,6 @@ class PolicyServer:
     One thread talks to all clients, another one infers: one observation at a time, in the order of arrival. A client
     waits for its answer before its next observation is read, so none can crowd out the others.
 
-    Args:
-        policy: What is served.
-        config: Settings.
-
     Raises:
         ConfigError: If other machines could reach it and there is no token.
 

@@ -60,13 +60,7 @@ class _Brick:
 
 
 class BrickExpert(Planner):
-    """Meets the brick on the belt, grasps it, carries it to its bin.
-
-    Args:
-        cell: The cell it acts in.
-        task: The cell's task.
-        style: How it moves.
-    """
+    """Meets the brick on the belt, grasps it, carries it to its bin."""
 
     style: BrickStyle
 

@@ -82,14 +82,7 @@ OPERATORS: dict[str, tuple[float, HabitMaker]] = {
 
 
 class BrickOperator(ImperfectOperator):
-    """An operator that is careful once it let go too early and, if it learns, aims well once it missed.
-
-    Args:
-        cell: The cell it acts in.
-        task: The cell's task.
-        kind: Key of `OPERATORS`, or None for a mixture.
-        seed: Seed of its habits, together with the episode.
-    """
+    """One of `OPERATORS`, careful once it let go too early; if it learns, it aims well once it missed."""
 
     expert: BrickExpert
 
