@@ -50,11 +50,7 @@ class Keys:
 
 
 class TerminalKeys(Keys):
-    """Keys of a terminal, read without Enter while it is open.
-
-    Args:
-        stream: The terminal; standard input when omitted.
-    """
+    """Keys of a terminal (standard input when omitted), read without Enter while it is open."""
 
     available = True
 

@@ -29,11 +29,7 @@ class Pacer:
         self._begun = self._clock()
 
     def wait(self) -> float:
-        """Wait until the present period is over.
-
-        Returns:
-            When the new period began, s on the clock.
-        """
+        """Wait until the present period is over; returns when the new one began, s on the clock."""
         now = self._clock()
         due = now if self._begun is None else self._begun + self.period
         if due > now:

@@ -73,13 +73,8 @@ class Admitted:
 class SafetyGuard:
     """Keeps the bounds of a `SafetyConfig`.
 
-    Targets are clipped to the limits and cut to the largest change per control period; what cannot be corrected so, and
-    every measurement that cannot be trusted, is a `Stop`. The guard decides, the caller acts.
-
-    Args:
-        layout: The joints.
-        config: The bounds.
-        fps: Control rate, Hz.
+    Targets are clipped to the limits and cut to the largest change per control period (1 / `fps`); what cannot be
+    corrected so, and every measurement that cannot be trusted, is a `Stop`. The guard decides, the caller acts.
 
     Example:
         >>> from rise_env.tasks import load_task
@@ -140,10 +135,7 @@ class SafetyGuard:
     def check_joints(self, joints: JointSample, now: float, *, tracks: bool = True) -> Stop | None:
         """A joint state: fresh, finite, near what was commanded, and moving where its command moves.
 
-        Args:
-            joints: The newest.
-            now: The driver's clock, s.
-            tracks: Whether commands are being sent; the joints follow none otherwise.
+        `now` is the driver's clock, s; `tracks` says whether commands are being sent: the joints follow none otherwise.
         """
         if (stop := self._check_measured(joints)) is not None:
             return stop

@@ -17,9 +17,6 @@ class StopSignals:
 
     The robot then holds and what was recorded is saved. A second signal raises KeyboardInterrupt, for when that hangs.
     Handlers can be set in the main thread only; in another one nothing is watched.
-
-    Attributes:
-        received: Name of the first signal, or None.
     """
 
     def __init__(self) -> None:

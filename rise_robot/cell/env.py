@@ -188,14 +188,10 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return film
 
     def scripted_chunk(self, name: str, seed: int = 0) -> np.ndarray:
-        """Action chunk of a scripted policy at the present state; ConfigError if the task has no such policy.
+        """Action chunk of a scripted policy at the present state, (chunk, D) float32; ConfigError if there is none of
+        this name.
 
-        Args:
-            name: "expert", "operator", or another of the task's `scripted_policies`.
-            seed: Seed of the policy's own randomness; it counts from the first call in an episode.
-
-        Returns:
-            (chunk, D) float32.
+        `seed` is that of the policy's own randomness; it counts from the first call in an episode.
         """
         if name not in self._scripted:
             self._scripted[name] = self.cell.task.scripted(name, seed)

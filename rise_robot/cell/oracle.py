@@ -195,11 +195,7 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         return self._observe(), rewards, finished, truncated, self._infos()
 
     def evaluate_candidates(self, actions: Any) -> CandidateScores:
-        """Run several chunks (num_envs, G, chunk, D) from every present state, and go on from none of them.
-
-        Raises:
-            RiseError: Before the first reset.
-        """
+        """Run several chunks (num_envs, G, chunk, D) from every present state, and go on from none of them."""
         advantage = np.zeros(actions.shape[:2], np.float32)
         for i, (start, chunks) in enumerate(zip(self._present(), np.asarray(actions), strict=True)):
             for member, chunk in enumerate(chunks):

@@ -86,14 +86,7 @@ DH: tuple[tuple[float, float, float, float], ...] = (
 
 
 def dh_flange_pose(joints: np.ndarray) -> np.ndarray:
-    """Flange pose in the base frame from the published modified DH parameters.
-
-    Args:
-        joints: (6,) joint angles, rad.
-
-    Returns:
-        (4, 4) homogeneous transform, m.
-    """
+    """Flange pose in the base frame from the published modified DH parameters: (6,) rad to (4, 4), m."""
     pose = np.eye(4)
     for (a, alpha, d, offset), angle in zip(DH, joints, strict=True):
         ca, sa = np.cos(np.radians(alpha)), np.sin(np.radians(alpha))

@@ -79,13 +79,7 @@ def _shared_graphics(model: mujoco.MjModel, width: int, height: int) -> _Graphic
 
 
 class CellRenderer:
-    """Renders cameras of one cell.
-
-    Args:
-        model: The cell's model.
-        data: The cell's data.
-        supersample: Render at this multiple of the requested size and average.
-    """
+    """Renders cameras of one cell, at `supersample` times the requested size, and averages (anti-aliasing)."""
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, supersample: int = 1) -> None:
         self._model, self._data, self._supersample = model, data, supersample
@@ -99,15 +93,9 @@ class CellRenderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
     def render(self, cameras: Sequence[str], size: tuple[int, int]) -> np.ndarray:
-        """Render the present state; RenderingUnavailableError if no OpenGL context can be had; the message names the
-        missing packages.
+        """Pictures of the present state by some cameras, uint8 (len(cameras), H, W, 3), row 0 on top; `size` is (H, W).
 
-        Args:
-            cameras: Camera names.
-            size: Height and width of each image, pixels.
-
-        Returns:
-            uint8 (len(cameras), H, W, 3), row 0 on top.
+        RenderingUnavailableError if no OpenGL context can be had; the message names the missing packages.
         """
         factor, count = self._supersample, len(cameras)
         height, width = size[0] * factor, size[1] * factor

@@ -30,11 +30,6 @@ class ScriptedPolicy(ABC):
 
     @abstractmethod
     def plan(self, horizon: int) -> np.ndarray:
-        """Plan ahead from the present state.
-
-        Args:
-            horizon: Number of control steps.
-
-        Returns:
-            (horizon, D) float64 absolute joint targets, rad and m, within the joint limits.
+        """Plan `horizon` control steps ahead from the present state: (horizon, D) float64 absolute joint targets, rad
+        and m, within the joint limits.
         """

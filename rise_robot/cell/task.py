@@ -103,12 +103,9 @@ class CellTask(ABC):
         return ("expert", "operator", *(f"operator-{kind}" for kind in self.operator_kinds), "corrected")
 
     def scripted(self, name: str, seed: int) -> ScriptedPolicy:
-        """Make a scripted policy: the expert, an imperfect operator, or an operator corrected by the expert;
-        ConfigError if there is no such policy.
+        """Make one of `scripted_policies`; `seed` is that of its own randomness, together with the episode.
 
-        Args:
-            name: One of `scripted_policies`.
-            seed: Seed of its own randomness, together with the episode.
+        ConfigError if there is no such policy.
         """
         if name not in self.scripted_policies:
             known = ", ".join(self.scripted_policies)
@@ -121,11 +118,9 @@ class CellTask(ABC):
 
 
 def make_cell_task(name: str, ranges: Mapping[str, Any]) -> CellTask:
-    """Make the cell's side of a task; ConfigError if there is no such task, or it is not simulated.
+    """The cell's side of a task of `rise_env.registry.TASKS`, with the plain values of a difficulty as `ranges`.
 
-    Args:
-        name: Name of a task of `rise_env.registry.TASKS`.
-        ranges: Randomisation of the difficulty, as plain values.
+    ConfigError if there is no such task, or it is not simulated.
     """
     simulated = [task.name for task in TASKS if task.target.cell is not None]
     cell = TASKS.load(name).cell if name in TASKS else None

@@ -86,19 +86,13 @@ class Driver(Protocol):
         """The newest joint state; cheap, for checks at the control rate. RobotError if there is none."""
 
     def camera_stamps(self) -> Mapping[str, float]:
-        """When the newest image of every camera of the task was taken, s on the driver's clock; cheap, as `joints`;
-        RobotError if a camera has given none.
-        """
+        """When every camera's newest image was taken, s on `now`'s clock; cheap. RobotError if one has given none."""
 
     def target(self) -> np.ndarray | None:
         """The joint targets that the robot follows or holds now, float64 (D,), rad and m; None where nobody knows."""
 
     def command(self, target: np.ndarray) -> None:
-        """Send joint targets float64 (D,), rad and m, at once. Checks are made above; the robot obeys.
-
-        Raises:
-            RobotError: If it cannot be sent.
-        """
+        """Send joint targets float64 (D,), rad and m, at once; the robot obeys. RobotError if they cannot be sent."""
 
     def fault(self) -> str | None:
         """What the robot or the link to it reports to be wrong, in words; None while all is well."""

@@ -29,12 +29,7 @@ class CellDriver:
     it takes and the driver's clock is the simulated time; with it, a tick waits for a monotonic clock, which is then
     the driver's. Between two ticks nothing moves, so what is measured is never old.
 
-    Args:
-        task: The task.
-        config: The cell.
-        real_time: Whether ticks keep to real time.
-        clock: Monotonic clock for `real_time`, s.
-        sleep: Waits for some seconds, for `real_time`.
+    `clock` (monotonic, s) and `sleep` serve `real_time`.
     """
 
     name = "cell"

@@ -91,10 +91,9 @@ class ThreadedInference:
         return None if void else result
 
     def forget(self, wait: bool = False) -> None:
-        """What is being computed is of no use any more: it will not be polled; RobotError if it does not finish.
+        """What is being computed is of no use any more: it will not be polled.
 
-        Args:
-            wait: Whether to wait until the policy has finished with it and is `busy` no more.
+        With `wait`, wait until the policy has finished with it and is `busy` no more; RobotError if it does not finish.
         """
         self._void = self.busy
         if wait and self.busy:
@@ -117,13 +116,9 @@ class ThreadedInference:
 
 
 class DelayedInference:
-    """As `ThreadedInference`, for simulated time: a chunk arrives some control steps after its observation.
+    """As `ThreadedInference`, for simulated time: a chunk arrives `delay_steps` control steps after its observation.
 
     So an episode is the same however fast the machine is.
-
-    Args:
-        infer: The policy.
-        delay_steps: Control steps that an inference takes.
     """
 
     def __init__(self, infer: Infer, delay_steps: int = 0) -> None:
@@ -187,10 +182,8 @@ class ChunkRunner:
         self._waiting_since: float | None = None
 
     def reset(self, wait: bool = False) -> None:
-        """An episode begins, or somebody else has moved the robot: all plans are void.
-
-        Args:
-            wait: As in `ThreadedInference.forget`.
+        """An episode begins, or somebody else has moved the robot: all plans are void. `wait` as in
+        `ThreadedInference.forget`.
         """
         self.inference.forget(wait)
         self.executor.reset()

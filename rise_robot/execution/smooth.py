@@ -13,15 +13,10 @@ __all__ = ["SmoothExecutor", "cross_fade"]
 
 
 def cross_fade(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Fade linearly from one plan to another over their common length L, then follow the new one.
+    """Fade linearly from an old plan (M, D) to a new one (N, D) over their common length L, then follow the new one.
 
-    Args:
-        old: (M, D), M >= 1.
-        new: (N, D), N >= 1.
-
-    Returns:
-        (N, D) float64: row i < L is w_i old_i + (1 - w_i) new_i with w = linspace(1, 0, L), the rest is `new`. So it
-        begins with the old plan's first row, wherever the new one begins.
+    Returns (N, D) float64: row i < L is w_i old_i + (1 - w_i) new_i with w = linspace(1, 0, L), the rest is `new`. So
+    it begins with the old plan's first row, wherever the new one begins.
     """
     common = min(len(old), len(new))
     result = np.array(new, np.float64)

@@ -26,8 +26,8 @@ _GREEN, _RED, _ORANGE, _GREY, _WHITE = (80, 200, 90), (230, 80, 70), (255, 150, 
 def write_preview(
     root: str | Path, path: str | Path, episodes: int | Sequence[int] = 4, *, hold_seconds: float = 0.5
 ) -> Path:
-    """Write an mp4 (h264, yuv420p) of recorded episodes, read back from the dataset; RecordingError if the dataset has
-    no such episode, or a video has fewer frames than the episode.
+    """Write an mp4 (h264, yuv420p) of episodes, read back from the dataset, to `path`; RecordingError if it has no such
+    episode, or a video has fewer frames than the episode.
 
     Cameras lie side by side, enlarged by a whole factor without smoothing; the strip below names episode, operator,
     success or failure mode, intervention (orange, also as a frame around the images), progress and sub-goal score.
@@ -37,9 +37,6 @@ def write_preview(
         path: File to write; replaced in one step.
         episodes: Number of episodes, spread evenly over the dataset, or the indices of those to show.
         hold_seconds: How long the last image of an episode stays.
-
-    Returns:
-        `path`.
     """
     from lerobot.datasets.io_utils import load_info
 

@@ -159,16 +159,9 @@ class EpisodeRecorder(Closing):
         self._interventions += bool(is_intervention)
 
     def end_episode(self, *, success: bool, failure_mode: str, seed: int, operator: str) -> int:
-        """Finish the current episode and save it; once this returns, a killed process does not lose it.
+        """Finish and save the current episode; once this returns its index, a killed process does not lose it.
 
-        Args:
-            success: Whether the task was solved; written to `episode_success` of every frame.
-            failure_mode: Why it was not.
-            seed: Seed that the episode was reset with.
-            operator: Who acted.
-
-        Returns:
-            Index of the episode in the dataset.
+        The arguments are those of `EpisodeRecord`; `success` is written to `episode_success` of every frame.
 
         Raises:
             RecordingError: If an argument has the wrong type or the episode has fewer than two frames (the episode

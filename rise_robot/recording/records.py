@@ -54,9 +54,6 @@ def read_episode_records(root: str | Path) -> list[EpisodeRecord]:
     """Read the sidecar of a recorded dataset, in episode order; RecordingError if the dataset has no sidecar, or the
     file is not one of ours.
 
-    Args:
-        root: Directory of the dataset.
-
     Example:
         >>> [r.episode_index for r in read_episode_records("data/bricks") if r.success]  # doctest: +SKIP
         [0, 2, 3]

@@ -168,15 +168,13 @@ def merge_datasets(shard_roots: Sequence[str | Path], root: str | Path, *, appen
 
     Episodes keep their order: all of the first shard, then all of the second, and so on. Give worker w a contiguous
     block of the seeds and the merged dataset is in seed order. What a killed worker left pending in its shard is
-    committed there first; shards without an episode are skipped. The shards are not deleted.
+    committed there first; shards without an episode are skipped. The shards are not deleted. Returns the new number of
+    episodes.
 
     Args:
         shard_roots: Directories of the datasets to join.
         root: Directory of the joined dataset.
         append: Append to the dataset that is there already, instead of refusing.
-
-    Returns:
-        Number of episodes in the joined dataset.
     """
     roots = [Path(shard) for shard in shard_roots]
     if len({path.resolve() for path in (*roots, Path(root))}) != len(roots) + 1:

@@ -69,11 +69,9 @@ class CameraProcess:
         self._connection.send(dict(state.arrays))
 
     def show(self, stamp: float, physics: np.ndarray) -> None:
-        """Draw a moment, unless the one before is not done; RobotError if the process has ended.
+        """Draw a moment, unless the one before is not done: time of day, s, and `WorkCell.physics`.
 
-        Args:
-            stamp: Time of day of the moment, s.
-            physics: `WorkCell.physics`.
+        RobotError if the process has ended.
         """
         self._take_answers()
         if not self._ready:

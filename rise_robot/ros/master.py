@@ -25,10 +25,7 @@ while master.ok():
 
 
 class RosMaster(Closing):
-    """A ROS master in a process of its own, reachable from this machine alone, ready when it is made.
-
-    Args:
-        port: Port; 0 for a free one.
+    """A ROS master in a process of its own, reachable from this machine alone; ready when it is made; 0 is a free port.
 
     Attributes:
         uri: Its address, for ROS_MASTER_URI.

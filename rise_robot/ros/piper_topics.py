@@ -37,11 +37,8 @@ class ArmTopics:
         self._euler = publisher(arm.pose_euler, messages.message_class("piper_msgs/PosCmd"))
 
     def publish(self, stamp: Any, position: np.ndarray) -> None:
-        """Publish state and status, and the pose where somebody listens.
-
-        Args:
-            stamp: Time of day, as rospy's.
-            position: (D,) measured joints of the whole layout, rad and m.
+        """Publish state and status, and the pose where somebody listens: `position` (D,) of the whole layout, rad and
+        m.
         """
         own = position[self._indices]
         message = messages.joint_message(self._arm.message_names, own, stamp)

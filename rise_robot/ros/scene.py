@@ -21,13 +21,7 @@ __all__ = ["RosCellDriver"]
 
 
 class RosCellDriver(RosDriver):
-    """A `SceneDriver` over the node of `rise ros-cell`.
-
-    Args:
-        task: Cameras, image size, joint layout and control rate.
-        config: Topics; `scene` names the cell.
-        scripted_policies: Names that `scripted` takes.
-    """
+    """A `SceneDriver` over the node of `rise ros-cell`, which `config.scene` names."""
 
     scripted_in_thread = True  # they plan in the cell's process
 
@@ -69,10 +63,8 @@ class RosCellDriver(RosDriver):
         return {key: found[key] for key in ("progress", "score", "is_success", "failure_mode", "finished")}
 
     def scripted(self, name: str, seed: int = 0) -> ScriptedPolicy:
-        """A policy that sees the ground truth, e.g. "expert"; it plans in the cell's process.
-
-        Raises:
-            ConfigError: If there is none of this name.
+        """A policy that sees the ground truth, e.g. "expert"; it plans in the cell's process. ConfigError if there is
+        none.
         """
         if name not in self.scripted_policies:
             known = ", ".join(self.scripted_policies) or "none"

@@ -44,10 +44,6 @@ def serve_cell(
         joint_rate: Joint states per second; the robot's when None.
         master_port: Port of a ROS master to start as well, 0 for a free one; none is started when None.
         **options: Further arguments of `CellNode`.
-
-    Raises:
-        ConfigError: If an argument is wrong.
-        RobotError: As `CellNode`.
     """
     rates = {"camera_rate": camera_rate, "joint_rate": joint_rate}
     config = ros_config(load_robot(robot))

@@ -22,10 +22,6 @@ class StampClock:
     The distance of the two clocks is followed, so that a clock that is slewed does no harm. A time of day that jumps
     makes stamps before and after it incomparable: see `jump`.
 
-    Args:
-        wall: Time of day, s.
-        steady: Monotonic clock, s.
-
     Attributes:
         jump: Largest jump so far, s; 0 while there was none.
     """
@@ -72,12 +68,7 @@ class Stamped:
 
 
 class Stream:
-    """The latest messages of a topic. `push` is called by ROS's threads, the rest by the controlling one.
-
-    Args:
-        topic: Name of the topic.
-        clock: Clock for the stamps.
-        length: Number of messages to keep.
+    """The latest `length` messages of a topic. `push` is called by ROS's threads, the rest by the controlling one.
 
     Attributes:
         count: Messages so far.

@@ -44,11 +44,8 @@ def serve_until_signal(
 ) -> None:
     """Serve a policy until SIGINT or SIGTERM; RobotError if the port is taken, or the server ends by itself.
 
-    Args:
-        policy: What is served.
-        config: Settings.
-        on_ready: Called with the address, "ws://HOST:PORT", once clients can connect.
-        level: Messages below this level are not logged.
+    `on_ready` is called with the address, "ws://HOST:PORT", once clients can connect. Messages below `level` are not
+    logged.
     """
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("asyncio").addFilter(lambda record: record.getMessage() != "socket.send() raised exception.")

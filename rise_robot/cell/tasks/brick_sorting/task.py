@@ -83,9 +83,6 @@ class BrickSorting(CellTask):
 
     Failure modes: `wrong_bin` (lies in another colour's bin), `drop` (lies beside belt and bins), `miss` (left the
     belt), `jam` (stands still on the moving belt, or is stuck on a rim); where several bricks fail, the first counts.
-
-    Args:
-        ranges: `BrickRanges` as plain values.
     """
 
     failure_modes = ("wrong_bin", "drop", "miss", "jam")
