@@ -94,8 +94,8 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
     info = dataclasses.replace(parts[0], total_episodes=0, total_frames=0) if fresh else load_info(root)
     expected = describe_features(info)
     for source, part in zip(sources, parts, strict=True):
-        if (found := describe_features(part)) != expected:
-            raise RecordingError(f"{source} does not match {sources[0] if fresh else root}:\n{found}\nand\n{expected}")
+        if (other := describe_features(part)) != expected:
+            raise RecordingError(f"{source} does not match {sources[0] if fresh else root}:\n{other}\nand\n{expected}")
     tasks = [] if fresh else read_tasks(root)
     records = [] if fresh else read_episode_records(root)
     stats = [] if fresh else [load_stats(root)]
@@ -134,8 +134,8 @@ def stage_append(root: Path, sources: Sequence[Path], staging: Path) -> None:
                 key = f"stats/{name}/{stat}"
                 columns[key] = [[value + shift for value in row] for row in table[key].to_pylist()]
         for stat in _SHIFTED_STATS:
-            numbers = [[float(tasks.index(text)) for text in row[:1]] for row in table["tasks"].to_pylist()]
-            columns[f"stats/task_index/{stat}"] = numbers
+            indices = [[float(tasks.index(text)) for text in row[:1]] for row in table["tasks"].to_pylist()]
+            columns[f"stats/task_index/{stat}"] = indices
         table = _with(table, columns)
         tables.append(table if not tables else table.select(tables[0].column_names).cast(tables[0].schema))
         stats += _episode_stats(table)

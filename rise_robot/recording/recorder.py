@@ -171,7 +171,8 @@ class EpisodeRecorder(Closing):
         success = _checked_flag("success", success)
         _expect("failure_mode", failure_mode, isinstance(failure_mode, str), "a string")
         _expect("operator", operator, isinstance(operator, str), "a string")
-        whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        number: Any = seed
+        whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
         _expect("seed", seed, whole and -(2**63) <= int(seed) < 2**63, "a 64-bit integer")
         if self._length < 2:
             raise RecordingError(

@@ -45,7 +45,7 @@ def serve_cell(
         master_port: Port of a ROS master to start as well, 0 for a free one; none is started when None.
         **options: Further arguments of `CellNode`.
     """
-    rates = {"camera_rate": camera_rate, "joint_rate": joint_rate}
+    rates: dict[str, Any] = {"camera_rate": camera_rate, "joint_rate": joint_rate}
     config = ros_config(load_robot(robot))
     config = dataclasses.replace(config, **{name: rate for name, rate in rates.items() if rate is not None})
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -355,10 +355,10 @@ class PolicyServer:
             await connection.wait_closed()
             raise ConnectionClosed(None, None) from None
 
-    async def _refuse(self, connection: GuardedConnection, text: str, code: int = CloseCode.INTERNAL_ERROR) -> None:
+    async def _refuse(self, connection: GuardedConnection, text: str, code: CloseCode | None = None) -> None:
         try:
             async with asyncio.timeout(self.config.send_seconds):
-                await connection.refuse(text, code)
+                await connection.refuse(text, code or CloseCode.INTERNAL_ERROR)
         except TimeoutError:
             connection.transport.abort()
         except ConnectionClosed:
