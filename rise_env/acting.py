@@ -146,11 +146,7 @@ class ObservationHistory:
         return found
 
     def ages(self) -> np.ndarray:
-        """How old the observations of every lag really are, in control steps; float64 (N, number of lags).
-
-        Raises:
-            ConfigError: As `observe`.
-        """
+        """How old the observations of every lag really are, in control steps: float64 (N, number of lags)."""
         return np.array([[kept[-1][0] - self._nearest(kept, lag)[0] for lag in self.lags] for kept in self._kept])
 
     @property

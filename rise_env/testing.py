@@ -110,7 +110,7 @@ class FrameCountingDynamics(PretrainedMixin, nn.Module):
         imagined = torch.stack(new, dim=1)
         history = torch.cat([state.history, imagined], dim=1)[:, -state.history.shape[1] :]
         latents = imagined[:, :, None, :, None, None].expand(-1, -1, len(self.spec.cameras), -1, 1, 1)
-        states = (align_actions(actions, stride, "last") + self.middle) / 2 if self.predicts_states else None
+        states = (tokens + self.middle) / 2 if self.predicts_states else None
         return Prediction(latents, states), CountingState(history)
 
     def decode(self, prediction: Prediction, index: Sequence[int]) -> torch.Tensor:

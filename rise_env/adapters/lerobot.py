@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
-from rise_env.errors import ActionError, ConfigError
+from rise_env.errors import ActionError, ConfigError, requirement
 from rise_env.spaces import image_key
 from rise_env.tasks import TaskSpec
 
@@ -46,18 +46,15 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
 
     def __init__(self, envs: VectorEnv, actions_per_step: int | None = None) -> None:
         core: Any = envs.unwrapped
-        mode = envs.metadata.get("autoreset_mode")
-        if mode != AutoresetMode.SAME_STEP:
-            raise ConfigError(f'autoreset mode is {mode}, lerobot-eval needs autoreset_mode="same_step"')
-        if getattr(core, "output", "numpy") != "numpy":
-            raise ConfigError('lerobot-eval wants NumPy arrays: make the environment with output="numpy"')
-        if not isinstance(getattr(core, "task", None), TaskSpec):
-            raise ConfigError(f"{type(core).__name__} has no TaskSpec in its attribute 'task'")
+        require, mode = requirement("LeRobotView"), envs.metadata.get("autoreset_mode")
+        require(mode == AutoresetMode.SAME_STEP, f'make the environment with autoreset_mode="same_step", not {mode}')
+        require(getattr(core, "output", "numpy") == "numpy", 'make the environment with output="numpy"')
+        known = isinstance(getattr(core, "task", None), TaskSpec)
+        require(known, f"{type(core).__name__} has no TaskSpec in its attribute 'task'")
         self.envs, self.spec_of_task = envs, core.task
         spec = self.spec_of_task
         self.actions_per_step: int = actions_per_step or getattr(core, "actions_per_step", spec.execute)
-        if not 1 <= self.actions_per_step <= spec.chunk:
-            raise ConfigError(f"actions_per_step is {self.actions_per_step}, expected 1 to chunk {spec.chunk}")
+        require.within(f"[1, {spec.chunk}]", self, "actions_per_step")
         self.num_envs, self.render_mode, self.spec = envs.num_envs, envs.render_mode, envs.spec
         self.metadata = {**envs.metadata, "render_fps": spec.fps}
         inner = envs.single_observation_space

@@ -14,7 +14,7 @@ from gymnasium.vector.vector_env import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
 from rise_env.envs.infos import info_of
-from rise_env.errors import ConfigError, RiseError
+from rise_env.errors import ConfigError, RiseError, requirement
 
 __all__ = ["SB3VecEnv"]
 
@@ -47,13 +47,9 @@ class SB3VecEnv(VecEnv):
     """
 
     def __init__(self, envs: VectorEnv) -> None:
-        mode = envs.metadata.get("autoreset_mode")
-        if mode != AutoresetMode.SAME_STEP:
-            raise ConfigError(
-                f'autoreset mode is {mode}, SB3 needs same_step: make_vec(..., autoreset_mode="same_step")'
-            )
-        if getattr(envs.unwrapped, "output", "numpy") != "numpy":
-            raise ConfigError('Stable-Baselines3 wants NumPy arrays: make the environment with output="numpy"')
+        require, mode = requirement("SB3VecEnv"), envs.metadata.get("autoreset_mode")
+        require(mode == AutoresetMode.SAME_STEP, f'make the environment with autoreset_mode="same_step", not {mode}')
+        require(getattr(envs.unwrapped, "output", "numpy") == "numpy", 'make the environment with output="numpy"')
         self.envs = envs
         self._actions: np.ndarray | None = None
         self._returns = np.zeros(envs.num_envs)

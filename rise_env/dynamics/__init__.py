@@ -6,7 +6,7 @@
 `official`      the transformer of the public RISE / Genie-Envisioner checkpoint, key by key
 `flow`          flow matching and the sampler
 `model`         `LatentDynamics`, the `rise_env.protocols.Dynamics` made of them
-`training`      `train_dynamics`: `train_autoencoder`, then `train_transformer`; `run` says what a run is
+`training`      `train_dynamics`: autoencoder, then transformer; `run` says what a run is
 """
 
 from __future__ import annotations

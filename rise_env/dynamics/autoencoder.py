@@ -16,7 +16,7 @@ from torch.nn import functional
 from rise_env.dynamics.config import AutoencoderConfig, VideoAutoencoderConfig
 from rise_env.errors import ConfigError
 
-__all__ = ["Autoencoder", "ImageAutoencoder", "VideoAutoencoder", "make_autoencoder", "spread", "to_pixels", "to_unit"]
+__all__ = ["Autoencoder", "ImageAutoencoder", "VideoAutoencoder", "spread", "to_pixels", "to_unit"]
 
 
 def to_unit(frames: torch.Tensor) -> torch.Tensor:
@@ -36,13 +36,9 @@ def to_pixels(images: torch.Tensor) -> torch.Tensor:
 
 
 def spread(latents: torch.Tensor) -> float:
-    """Standard deviation across samples, at one place of one channel, averaged over places and channels.
+    """Standard deviation of latents (n, C, h, w) across samples, averaged over places and channels.
 
-    An encoder that has collapsed gives every image the same latents: this falls towards zero while the overall
-    standard deviation looks normal.
-
-    Args:
-        latents: (n, C, h, w).
+    Where an encoder has collapsed, it falls towards zero while the overall standard deviation looks normal.
     """
     return float(latents.float().std(dim=0, unbiased=False).mean())
 
@@ -228,10 +224,3 @@ class VideoAutoencoder(Autoencoder):
         raw = self.denormalise(latents).transpose(1, 2).to(self.vae.dtype)
         videos = [self.vae.decode(video[None], return_dict=False)[0] for video in raw]
         return to_pixels(torch.cat(videos).transpose(1, 2))
-
-
-def make_autoencoder(
-    kind: str, image: AutoencoderConfig, video: VideoAutoencoderConfig, image_size: tuple[int, int]
-) -> Autoencoder:
-    """The autoencoder that `DynamicsConfig.autoencoder_kind` names."""
-    return ImageAutoencoder(image, image_size) if kind == "image" else VideoAutoencoder(video, image_size)

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from rise_env.dynamics.autoencoder import ImageAutoencoder, spread, to_pixels, to_unit
-from rise_env.dynamics.batches import Latents, conditions
 from rise_env.dynamics.flow import draw_noise
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision
-from rise_env.dynamics.run import DynamicsTraining
+from rise_env.dynamics.run import DynamicsTraining, Latents, conditions
 from rise_env.files import atomic_path
 
 __all__ = ["evaluate_autoencoder", "evaluate_dynamics", "psnr", "write_picture"]

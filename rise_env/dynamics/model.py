@@ -14,18 +14,17 @@ from torch import Tensor, nn
 
 from rise_env.config import decode, rename_keys
 from rise_env.dynamics.actions import JointScaler, hash_text
-from rise_env.dynamics.autoencoder import make_autoencoder
+from rise_env.dynamics.autoencoder import Autoencoder, ImageAutoencoder, VideoAutoencoder
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.flow import draw_noise, euler, to_velocity
 from rise_env.dynamics.precision import precision
-from rise_env.dynamics.session import DynamicsState, LatentPrediction
 from rise_env.dynamics.transformer import Denoised, LatentTransformer
 from rise_env.errors import ConfigError
 from rise_env.pretrained import PretrainedMixin, Upgrades
 from rise_env.protocols import History, Prediction, ValueEstimate
 from rise_env.tasks import TaskSpec
 
-__all__ = ["DynamicsShape", "LatentDynamics"]
+__all__ = ["DynamicsShape", "DynamicsState", "LatentDynamics", "LatentPrediction"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,37 @@ class DynamicsShape:
     def frames(self) -> int:
         """Imagined frames K per chunk."""
         return self.chunk // self.stride
+
+
+@dataclass(frozen=True)
+class DynamicsState:
+    """Where B sessions stand; every tensor has the leading axis B.
+
+    Attributes:
+        history: Normalised latents (B, T, V, C, h, w), oldest first, `stride` control steps apart.
+        state: Joint states of the current frame (B, D), rad and m.
+        text: Hashed words of the instruction (B, W).
+        details: The recorded frame that the session started from, and what the autoencoder makes of it, uint8
+            (B, 2, V, H, W, 3); (B, 0) where `config.details` is 0.
+    """
+
+    history: Tensor
+    state: Tensor
+    text: Tensor
+    details: Tensor
+
+
+@dataclass(frozen=True)
+class LatentPrediction(Prediction):
+    """An imagined chunk; the `latents` (B, F, V, C, h, w) of a video autoencoder are fewer than the K frames.
+
+    Attributes:
+        details: See `DynamicsState`.
+        frames: uint8 (B, K, V, H, W, 3) of a video autoencoder: decoded at once, as the next history is made from them.
+    """
+
+    details: Tensor | None = None
+    frames: Tensor | None = None
 
 
 class LatentDynamics(PretrainedMixin, nn.Module):
@@ -80,9 +110,11 @@ class LatentDynamics(PretrainedMixin, nn.Module):
     def __init__(self, config: DynamicsConfig, shape: DynamicsShape) -> None:
         super().__init__()
         self.config, self.shape = config, shape
-        self.autoencoder = make_autoencoder(
-            config.autoencoder_kind, config.autoencoder, config.video_autoencoder, shape.image_size
-        )
+        self.autoencoder: Autoencoder
+        if config.autoencoder_kind == "image":
+            self.autoencoder = ImageAutoencoder(config.autoencoder, shape.image_size)
+        else:
+            self.autoencoder = VideoAutoencoder(config.video_autoencoder, shape.image_size)
         self.future = self.autoencoder.latent_frames(shape.frames)
         joints = len(shape.joints)
         official = config.transformer_kind == "official"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 
+from rise_env.data import Dataset, Sampler, ShuffledSampler, TaskCentricSampler, WindowBatch
+from rise_env.dynamics.autoencoder import ImageAutoencoder, spread, to_unit
+from rise_env.dynamics.evaluation import evaluate_autoencoder, evaluate_dynamics
+from rise_env.dynamics.flow import add_noise, draw_sigma, foreground_weight
 from rise_env.dynamics.model import LatentDynamics
-from rise_env.dynamics.run import DynamicsTraining
-from rise_env.dynamics.train_autoencoder import train_autoencoder
-from rise_env.dynamics.train_transformer import train_transformer
+from rise_env.dynamics.precision import precision
+from rise_env.dynamics.run import DynamicsTraining, FrameValues, Latents, conditions, draw_seed
 from rise_env.errors import ConfigError
+from rise_env.files import write_json
 
-__all__ = ["train_dynamics"]
+__all__ = ["train_autoencoder", "train_dynamics", "train_transformer"]
 
 
 def train_dynamics(
@@ -75,3 +83,157 @@ def _fit_scaler(model: LatentDynamics, training: DynamicsTraining) -> None:
     batch = training.train.batch(chosen)
     relative = (batch.actions - batch.states[:, -1:]).reshape(-1, dataset.state.shape[1])
     model.scaler.fit(dataset.state[pool], dataset.action[pool], relative)
+
+
+def train_autoencoder(training: DynamicsTraining, model: LatentDynamics) -> None:
+    """Train the autoencoder of a model in place, and measure the statistics of its latents.
+
+    Raises:
+        ConfigError: If it is a video autoencoder without weights: that is not trained here.
+    """
+    autoencoder = model.autoencoder
+    if not isinstance(autoencoder, ImageAutoencoder):
+        if training.config.video_autoencoder.weights:
+            return
+        raise ConfigError(
+            "the LTX video autoencoder is not trained here: give dynamics.video_autoencoder.weights (a directory or "
+            "Hub id with sub-folder vae, e.g. Lightricks/LTX-Video), or use dynamics.autoencoder_kind=image"
+        )
+    config, settings = training.config.autoencoder, training.config.training
+    device, dataset, pool = training.device, training.dataset, training.frames
+    size = max(settings.autoencoder_batch_size // len(training.shape.cameras), 1)
+    sampler = ShuffledSampler(len(pool), size, settings.seed)
+    mean = _mean_image(dataset, pool).to(device)
+    held_out = training.held_out.index
+
+    def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(draw_seed(settings.seed, step))
+        frames = torch.from_numpy(dataset.frames(pool[sampler.draw(step)])).to(device)
+        images = to_unit(frames)
+        weight = 1.0 + config.foreground * (images - mean).abs().mean(dim=-3, keepdim=True).clamp(max=1.0)
+        weight, images = (weight / weight.mean()).flatten(0, 1), images.flatten(0, 1)
+        with precision(settings.precision, device):
+            latents = autoencoder.encode_images(images)
+            noise = torch.randn(latents.shape, generator=generator).to(device)
+            decoded = autoencoder.decode_images(latents + config.noise * noise).float()
+        error = decoded - images
+        reconstruction = (weight * (error.abs() + config.squares * error.square())).mean()
+        edges = (weight[..., 1:] * (error[..., 1:] - error[..., :-1]).abs()).mean()
+        edges = edges + (weight[..., 1:, :] * (error[..., 1:, :] - error[..., :-1, :]).abs()).mean()
+        penalty = latents.float().square().mean()
+        total = reconstruction + config.edges * edges + config.latent_penalty * penalty
+        metrics = {"loss": total.detach(), "spread": torch.tensor(spread(latents.detach()))}
+        return total, metrics
+
+    def evaluate(average: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(average, ImageAutoencoder)
+        return evaluate_autoencoder(average, training, held_out, step)
+
+    budget, identity = training.autoencoder_budget, training.identity("autoencoder", "training")
+    peak = settings.autoencoder_learning_rate
+    loop = training.loop("autoencoder", autoencoder, loss, budget, identity, evaluate=evaluate, learning_rate=peak)
+    model.autoencoder.load_state_dict(loop.run().state_dict())
+    _fit_latents(autoencoder, dataset, pool, device, settings.seed)
+
+
+def _mean_image(dataset: Dataset, pool: np.ndarray) -> torch.Tensor:
+    """Mean image of each camera, (V, 3, H, W) in [-1, 1]: what differs from it is foreground."""
+    chosen = pool[np.linspace(0, len(pool) - 1, min(len(pool), 512)).astype(int)]
+    return to_unit(torch.from_numpy(dataset.frames(chosen))).mean(dim=0)
+
+
+@torch.no_grad()
+def _fit_latents(autoencoder: ImageAutoencoder, dataset: Dataset, pool: np.ndarray, device: Any, seed: int) -> None:
+    """Set the mean and standard deviation by which latents are normalised."""
+    chosen = np.sort(np.random.default_rng(seed).choice(pool, min(len(pool), 1024), replace=False))
+    parts = []
+    for start in range(0, len(chosen), 128):
+        frames = torch.from_numpy(dataset.frames(chosen[start : start + 128])).to(device)
+        parts.append(autoencoder.encode_images(to_unit(frames).flatten(0, 1)).float())
+    latents = torch.cat(parts)
+    autoencoder.latents_mean.copy_(latents.mean(dim=(0, 2, 3)))
+    autoencoder.latents_std.copy_(latents.std(dim=(0, 2, 3)).clamp(min=1e-4))
+
+
+def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> LatentDynamics:
+    """Train the transformer of a model whose autoencoder is trained.
+
+    Returns:
+        A copy of the model with averaged weights, as in `<folder>/model`.
+    """
+    settings = training.config.training
+    device, flow = training.device, training.config.flow
+    model.autoencoder.eval().requires_grad_(False)
+    latents = Latents(model, training)
+    sampler = _sampler(training)
+    averaged = copy.deepcopy(model).eval().requires_grad_(False)
+    size = settings.batch_size // settings.gradient_accumulation_steps
+
+    def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        rows = slice(part * size, (part + 1) * size)
+        generator = torch.Generator().manual_seed(draw_seed(settings.seed, step, part))
+        batch = training.train.batch(sampler.draw(step)[rows])
+        history, clean = latents.history(batch), latents.future(batch)
+        actions, states, text = conditions(model, batch, device)
+        sigma = draw_sigma(len(batch), flow, generator)
+        strength = sigma * torch.rand(len(batch), generator=generator) * flow.context_noise
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        context = torch.randn(history.shape, generator=generator).to(device)
+        sigma, current = sigma.to(device), history[:, :, -1:]
+        with precision(settings.precision, device):
+            noisy_history = add_noise(history, context, strength.to(device))
+            inputs = (add_noise(clean, noise, sigma), noisy_history, sigma, *actions, text)
+            output, residual, logits = model.denoise(*inputs, current=current)
+        target = clean if flow.target == "x0_residual" else noise - clean
+        weight = foreground_weight(clean, current, flow) if flow.foreground else 1.0
+        total = error = (weight * (output.float() - target).square()).mean()
+        if residual is not None:
+            total = error + flow.state_weight * functional.smooth_l1_loss(residual, states)
+        metrics = {"loss": error.detach()}
+        if logits is not None and training.values is not None:
+            metrics["value"] = _value_loss(training.values, batch, logits, sigma)
+            total, metrics["value"] = total + flow.value_weight * metrics["value"], metrics["value"].detach()
+        return total, metrics
+
+    def evaluate(average: nn.Module, step: int) -> dict[str, float]:
+        averaged.transformer.load_state_dict(average.state_dict())
+        metrics = evaluate_dynamics(averaged, latents, training, step)
+        averaged.save_pretrained(training.folder / "model")
+        return metrics
+
+    identity = training.identity("autoencoder", "transformer", "flow", "training", "alignment")
+    identity["latents"] = str(latents.frames.double().mean().item())
+    parts = settings.gradient_accumulation_steps
+    loop = training.loop(
+        "transformer", model.transformer, loss, training.budget, identity, evaluate=evaluate, accumulate=parts
+    )
+    averaged.transformer.load_state_dict(loop.run().state_dict())
+    averaged.save_pretrained(training.folder / "model")
+    write_json(training.folder / "metrics.json", {"step": loop.step, "seconds": loop.elapsed, **loop.metrics})
+    return averaged
+
+
+def _value_loss(values: FrameValues, batch: WindowBatch, logits: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the value head (M, B, K), less the entropy of the labels: 0 is the best that can be had.
+
+    Only where the future was pure noise: less noise would let the head read off what it is to predict. Each member
+    learns from four fifths of the episodes, so that they differ where there is little to learn from.
+    """
+    labels, known = values.of(batch.future_index, logits.device)
+    known = known * (sigma >= 1.0)[:, None]
+    weight = known[None] * values.members(batch.episode, len(logits), logits.device)[:, :, None]
+    losses = functional.binary_cross_entropy_with_logits(logits, labels.expand_as(logits), reduction="none")
+    least = functional.binary_cross_entropy(labels, labels, reduction="none")  # entropy of the label itself
+    return ((losses - least) * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def _sampler(training: DynamicsTraining) -> Sampler:
+    settings = training.config.training
+    if settings.batching == "shuffled":
+        return ShuffledSampler(training.train, settings.batch_size, settings.seed)
+    if settings.batch_size % settings.scenes:
+        raise ConfigError(
+            f"dynamics.training: batch_size {settings.batch_size} is not a multiple of scenes {settings.scenes}"
+        )
+    each = settings.batch_size // settings.scenes
+    return TaskCentricSampler(training.train, settings.scenes, each, settings.seed)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rise_env.dynamics.config import TransformerConfig
-from rise_env.errors import ConfigError
+from rise_env.errors import requirement
 
 __all__ = ["Denoised", "LatentTransformer", "sinusoid"]
 
@@ -48,15 +48,11 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        def split(tokens: Tensor) -> Tensor:
-            return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
         if self.query is None:
-            query, key, value = self.projection(x).chunk(3, dim=-1)
+            parts = self.projection(x).chunk(3, dim=-1)
         else:
-            query = self.query(x)
-            key, value = self.projection(context).chunk(2, dim=-1)
-        mixed = _attend(split(query), split(key), split(value))
+            parts = (self.query(x), *self.projection(context).chunk(2, dim=-1))
+        mixed = _attend(*(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts))
         return self.output(mixed.transpose(1, 2).flatten(2))
 
 
@@ -189,18 +185,14 @@ class LatentTransformer(nn.Module):
         self.places = (height // config.patch[0], wide // config.patch[1])
         self.groups = future // self.time_patch
         self.frames, self.joints = frames, joints
-        if height % config.patch[0] or wide % config.patch[1]:
-            raise ConfigError(f"dynamics.transformer.patch {config.patch} does not divide latents of {height} x {wide}")
-        if future % self.time_patch or frames % self.groups:
-            raise ConfigError(
-                f"dynamics.transformer.time_patch {self.time_patch} does not divide {future} latent frames"
-            )
-        width = config.width
-        self.per_token = config.patch[0] * config.patch[1] * channels
-        of_history = self.per_token * len(self.context)
-        of_future = self.per_token * self.time_patch
-        self.read_future = nn.Linear(of_future, width)
-        self.read_history = nn.Linear(of_history, width)
+        require = requirement("section 'dynamics.transformer'")
+        rest = height % config.patch[0] or wide % config.patch[1]
+        require(not rest, f"patch {config.patch} does not divide latents of {height} x {wide}")
+        rest = future % self.time_patch or frames % self.groups
+        require(not rest, f"time_patch {self.time_patch} does not divide {future} latent frames")
+        width, per_token = config.width, config.patch[0] * config.patch[1] * channels
+        self.read_future = nn.Linear(per_token * self.time_patch, width)
+        self.read_history = nn.Linear(per_token * len(self.context), width)
         self.space = nn.Parameter(torch.randn(1, 1, 1, math.prod(self.places), width) * 0.02)
         self.view = nn.Parameter(torch.randn(1, views, 1, 1, width) * 0.02)
         self.group = nn.Parameter(torch.randn(1, 1, self.groups + 1, 1, width) * 0.02)
@@ -223,7 +215,7 @@ class LatentTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.last_modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, of_future)
+        self.head = nn.Linear(width, per_token * self.time_patch)
         self.state_head = _mlp(2 * width, width, frames * joints) if config.state_head else None
         self.value_head = ValueHead(config, frames) if config.value_head else None
         for layer in (self.head, self.last_modulation, *([self.state_head[-1]] if self.state_head else [])):

@@ -124,9 +124,8 @@ class Checker(Inspector):
                 final = infos["final_obs"]
                 fits = isinstance(final, np.ndarray) and final.dtype == object and final.shape == over.shape
                 self.require(fits, "infos['final_obs']", type(final), f"an object array of shape {over.shape}")
-                self.require(
-                    isinstance(infos["final_info"], dict), "infos['final_info']", "no dict", "a dict of arrays"
-                )
+                held = isinstance(infos["final_info"], dict)
+                self.require(held, "infos['final_info']", "no dict", "a dict of arrays")
                 for i in np.flatnonzero(over):
                     inside = envs.single_observation_space.contains(final[i])
                     self.require(inside, f"infos['final_obs'][{i}]", type(final[i]), "a single observation")
@@ -136,9 +135,8 @@ class Checker(Inspector):
         """Nothing is reset unasked: stepping what has ended is an error."""
         run, envs, end = self._autoreset_run(AutoresetMode.DISABLED)
         self.play(envs, self._seed, end, run.actions)
-        self._require_error(
-            functools.partial(envs.step, run.actions[end]), "step() after an end", "Name the environments to reset."
-        )
+        step = functools.partial(envs.step, run.actions[end])
+        self._require_error(step, "step() after an end", "Name the environments to reset.")
         self.reset(envs, seed=self._seed)
 
     def reset_mask(self) -> None:
@@ -156,9 +154,8 @@ class Checker(Inspector):
         self.require(kept, "reset(options)", options, "the caller's dict as it was", "Copy it before a change.")
         lines = zip(timelines(envs, calm), timelines(envs, stirred), strict=True)
         for i, (ours, theirs) in list(enumerate(lines))[1:]:
-            self.compare(
-                ours, theirs, f"environment {i}, with and without a reset of environment 0", "Reset only that."
-            )
+            what = f"environment {i}, with and without a reset of environment 0"
+            self.compare(ours, theirs, what, "Reset only that.")
         rows = [list(iterate(envs.observation_space, moment.observation)) for moment in stirred.moments]
         before, after = rows[stirred.disturbed - 1], rows[stirred.disturbed]
         self.compare(before[1:], after[1:], "observations of those not reset", "Return their last ones again.")

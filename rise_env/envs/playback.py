@@ -155,9 +155,8 @@ class Inspector:
             run.actions.append(copy.deepcopy(actions))
             moment = add(self.step(envs, actions))
             change = difference(actions, run.actions[-1])
-            self.require(
-                not change, f"actions given to step(){change}", "changed by the call", "the caller's, untouched"
-            )
+            what = f"actions given to step(){change}"
+            self.require(not change, what, "changed by the call", "the caller's, untouched")
             ended |= moment.over
             if until is not None and until(ended):
                 break

@@ -129,7 +129,7 @@ def test_channels_first() -> None:
 
 
 def test_wrong_environments_are_named() -> None:
-    with pytest.raises(ConfigError, match="needs same_step"):
+    with pytest.raises(ConfigError, match=r"autoreset_mode=\"same_step\", not"):
         SB3VecEnv(counting_envs(2))
     with pytest.raises(ConfigError, match='output="numpy"'):
         SB3VecEnv(counting_envs(2, autoreset_mode="same_step", output="torch"))

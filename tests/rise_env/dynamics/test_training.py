@@ -14,8 +14,7 @@ from rise_env.data import ShuffledSampler
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.run import DynamicsTraining, FrameValues
-from rise_env.dynamics.train_transformer import _value_loss
-from rise_env.dynamics.training import train_dynamics
+from rise_env.dynamics.training import _value_loss, train_dynamics
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.protocols import History
 from rise_env.training.loop import Budget, Loop, Progress
