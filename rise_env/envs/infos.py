@@ -75,18 +75,11 @@ class EpisodeInfos:
         for key in _STEP_KEYS:
             getattr(self, key)[rows] = 0
 
-    def advance(
-        self,
-        rows: np.ndarray,
-        value: np.ndarray,
-        advantage: np.ndarray,
-        uncertainty: np.ndarray,
-        clamped: np.ndarray,
-        success_threshold: float,
-    ) -> None:
-        """Record that a chunk was imagined."""
+    def advance(self, rows: np.ndarray, success_threshold: float, value: np.ndarray, **step: np.ndarray) -> None:
+        """Record that a chunk was imagined, with the values at its end and the infos that only a step has."""
         self.value[rows], self.progress[rows] = value, value.clip(0, 1)
-        self.advantage[rows], self.uncertainty[rows], self.clamped[rows] = advantage, uncertainty, clamped
+        for key, entries in step.items():
+            getattr(self, key)[rows] = entries
         self.is_success[rows] = self.progress[rows] >= success_threshold
         self.imagined_chunks[rows] += 1
         self.state_source[rows] = "imagined"
@@ -100,8 +93,6 @@ class EpisodeInfos:
 
     def texts(self, i: int, max_chunks: int) -> list[str]:
         """Lines of text below a picture of environment i."""
-        texts = [f"value {self.value[i]:.3f}"]
-        imagined = self.imagined_chunks[i] > 0
-        texts.append(f"advantage {self.advantage[i]:+.3f}" if imagined else "advantage -")
-        texts.append(f"uncertainty {self.uncertainty[i]:.3f}" if imagined else "uncertainty -")
-        return [*texts, f"{self.state_source[i]} {self.imagined_chunks[i]}/{max_chunks}"]
+        step = [f"advantage {self.advantage[i]:+.3f}", f"uncertainty {self.uncertainty[i]:.3f}"]
+        step = step if self.imagined_chunks[i] else ["advantage -", "uncertainty -"]
+        return [f"value {self.value[i]:.3f}", *step, f"{self.state_source[i]} {self.imagined_chunks[i]}/{max_chunks}"]

@@ -350,7 +350,8 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._batch.advance(rows, chunks, imagined)
         self._imagined = (rows, imagined) if self.render_mode else None
 
-        self._episodes.advance(rows, value, plain_advantage, uncertainty, clamped[rows], self.success_threshold)
+        step = {"advantage": plain_advantage, "uncertainty": uncertainty, "clamped": clamped[rows]}
+        self._episodes.advance(rows, self.success_threshold, value, **step)
         success, spent = self._episodes.is_success[rows], self._episodes.imagined_chunks[rows] >= self.max_chunks
         if self.uncertainty_limit is not None:
             spent |= uncertainty > self.uncertainty_limit
