@@ -44,9 +44,8 @@ def evaluate_autoencoder(
     }
     # The parts: a collapsed encoder has a spread near zero while the overall deviation looks normal.
     metrics["spread"] = spread(raw) / max(float(raw.float().std()), 1e-9)
-    rows = [row for image in (frames[:6], decoded[:6]) for row in image.transpose(0, 1)]
-    order = [rows[i + v * len(training.shape.cameras)] for i in range(len(training.shape.cameras)) for v in (0, 1)]
-    write_picture(training.folder / "samples" / f"autoencoder_{step:07d}.png", order)
+    rows = [images[:6, view] for view in range(len(training.shape.cameras)) for images in (frames, decoded)]
+    write_picture(training.folder / "samples" / f"autoencoder_{step:07d}.png", rows)
     return metrics
 
 

@@ -113,11 +113,9 @@ class Lpips:
         pairs = [images.reshape(-1, height, width, 3) for images in (imagined, true)]
         parts = []
         for start in range(0, len(pairs[0]), batch):
-            a, b = (
-                torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(self.device)
-                for images in pairs
-            )
-            a, b = (images.permute(0, 3, 1, 2).float() / 127.5 - 1 for images in (a, b))
+            slices = (np.ascontiguousarray(images[start : start + batch]) for images in pairs)
+            both = (torch.from_numpy(part).to(self.device).permute(0, 3, 1, 2) for part in slices)
+            a, b = (images.float() / 127.5 - 1 for images in both)
             parts.append(self._network(a, b).flatten().double().cpu())
         return torch.cat(parts).numpy().reshape(lead) if parts else np.zeros(lead)
 
@@ -261,12 +259,9 @@ def _from_torchvision(network: Any, tensors: Mapping[str, torch.Tensor]) -> dict
 
 def _load_strictly(network: Any, tensors: Mapping[str, torch.Tensor], path: str | Path) -> None:
     expected = network.state_dict()
-    given = dict(tensors)
-    for name in expected:
-        # The linear layers have two names each; safetensors keeps one of them.
-        other = re.sub(r"^lins\.(\d)\.", r"lin\1.", name)
-        if name not in given and other in given:
-            given[name] = given[other]
+    # The linear layers have two names each; safetensors keeps one of them.
+    names = {name: re.sub(r"^lins\.(\d)\.", r"lin\1.", name) for name in expected}
+    given = {**{name: tensors[other] for name, other in names.items() if other in tensors}, **tensors}
     problems = sorted(misfits(given, expected))
     problems += [f"{name} is not finite" for name, tensor in given.items() if not tensor.isfinite().all()]
     if problems:
