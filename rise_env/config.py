@@ -247,9 +247,7 @@ def _reject_unknown_keys(cls: Any, values: Any, where: str) -> None:
         if key not in known and key in renamed:
             raise ConfigError(f"{where}: key {key!r} is called {renamed[key]!r} now")
         if key not in known:
-            raise ConfigError(
-                f"{where}: unknown key {key!r}.{did_you_mean(str(key), known)} Known keys: {', '.join(known)}."
-            )
+            raise ConfigError(f"{where}: {unknown_name('key', key, known)}")
         if value is None and type(None) not in typing.get_args(hints[key]):
             raise ConfigError(f"{where}: key {key!r} has no value")
         _reject_unknown_keys(hints[key], value, f"{where}, key {key!r}")

@@ -58,7 +58,5 @@ def observation_space(spec: TaskSpec, lags: Sequence[int] = ()) -> spaces.Dict:
 
 def action_space(spec: TaskSpec) -> spaces.Box:
     """Box (chunk, D) float32: absolute joint targets in rad and m, bounded by the joint limits."""
-    shape = (spec.chunk, spec.layout.dim)
-    return spaces.Box(
-        np.broadcast_to(spec.layout.low, shape), np.broadcast_to(spec.layout.high, shape), dtype=np.float32
-    )
+    low, high = (np.broadcast_to(limit, (spec.chunk, spec.layout.dim)) for limit in (spec.layout.low, spec.layout.high))
+    return spaces.Box(low, high, dtype=np.float32)

@@ -45,7 +45,7 @@ class JointLayout:
         require(len(set(self.names)) == count, f"joint names repeat: {', '.join(self.names)}")
         for name, unit, low, high in zip(self.names, self.units, self.lower, self.upper, strict=True):
             require(unit in _UNITS, f"joint {name!r}: unit {unit!r}, expected one of {_UNITS}")
-            rising = math.isfinite(low) and math.isfinite(high) and low < high
+            rising = -math.inf < low < high < math.inf
             require(rising, f"joint {name!r}: limits [{low}, {high}] must be finite and rise")
 
     @property
@@ -126,12 +126,10 @@ class TaskSpec:
             require(camera.isidentifier(), f"camera name {camera!r} must be an identifier (no dots or spaces)")
         require(len(set(self.cameras.values())) == len(self.cameras), "two cameras share one dataset feature key")
         require(min(self.image_size) >= 8, f"image_size {self.image_size} must be at least 8 x 8 pixels")
-        for field in ("fps", "chunk", "stride", "history", "execute"):
-            require(getattr(self, field) >= 1, f"{field} is {getattr(self, field)}, expected at least 1")
+        require.at_least(1, self, "fps", "chunk", "stride", "history", "execute")
         require(self.chunk % self.stride == 0, f"chunk {self.chunk} is not a multiple of stride {self.stride}")
         require(self.execute <= self.chunk, f"execute {self.execute} is more than chunk {self.chunk}")
-        positive = math.isfinite(self.max_seconds) and self.max_seconds > 0
-        require(positive, f"max_seconds is {self.max_seconds}, expected a positive number")
+        require.positive(self, "max_seconds")
 
     @property
     def frames_per_chunk(self) -> int:
@@ -174,17 +172,12 @@ def load_task(task: str = "brick_sorting", preset: str = "small", overrides: Seq
         14
     """
     config = load_config(task, preset, overrides)
-    if "task" not in config:
-        raise ConfigError(f"configuration {task!r} has no 'task' section")
+    requirement(f"configuration {task!r}")("task" in config, "it has no 'task' section")
     return task_from_section(config["task"])
 
 
 def task_from_section(section: Mapping[str, Any]) -> TaskSpec:
-    """Build a TaskSpec from the plain `task` section of a configuration.
-
-    `layout` may be a name or a mapping; `cameras` may be a list, whose dataset keys are then
-    `observation.images.<name>`.
-    """
+    """Build a TaskSpec from a plain mapping: `layout` may be a name, and `cameras` a list of `observation.images.*`."""
     values = dict(section)
     if "layout" in values:
         values["layout"] = asdict(load_layout(values["layout"]))

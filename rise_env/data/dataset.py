@@ -137,11 +137,8 @@ class Dataset(ABC):
         outcomes: list[bool | None] = []
         for part in self.parts:
             outcomes += [None] * part.num_episodes if part.outcomes is None else part.outcomes.tolist()
-        facts = zip(self.lengths.tolist(), self.starts.tolist(), outcomes, strict=True)
-        return [
-            EpisodeInfo(i, length, self.tasks[self.task_index[start]], success)
-            for i, (length, start, success) in enumerate(facts)
-        ]
+        facts = enumerate(zip(self.lengths.tolist(), self.starts.tolist(), outcomes, strict=True))
+        return [EpisodeInfo(i, n, self.tasks[self.task_index[start]], success) for i, (n, start, success) in facts]
 
     @cached_property
     def task_index(self) -> np.ndarray:

@@ -242,9 +242,7 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError:
-        raise DatasetError(
-            "reading HDF5 needs the package h5py, which is not installed: pip install 'rise-robotics[hdf5]'"
-        ) from None
+        raise DatasetError("HDF5 needs h5py, which is not installed: pip install 'rise-robotics[hdf5]'") from None
     try:
         file = h5py.File(path, "r")
     except OSError as error:

@@ -169,9 +169,8 @@ def _write(dataset: Dataset, kind: str, tag: str, given: Mapping[str, Any], dire
             with atomic_path(path) as aside:
                 pq.write_table(table, aside)
         except OSError as error:
-            raise DatasetError(
-                f"{path} cannot be written: {error.strerror or error}. Give another place with directory=..."
-            ) from error
+            reason = error.strerror or error
+            raise DatasetError(f"{path} cannot be written: {reason}. Give another directory=...") from error
     return paths
 
 

@@ -19,8 +19,8 @@ class Sampler(ABC):
 
     def __init__(self, num_windows: int, batch_size: int, seed: int) -> None:
         require = requirement(type(self).__name__)
-        for name, value, least in (("num_windows", num_windows, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-            require(value >= least, f"{name} is {value}, expected at least {least}")
+        require.at_least(1, num_windows=num_windows, batch_size=batch_size)
+        require.at_least(0, seed=seed)
         self.num_windows, self.batch_size, self.seed = num_windows, batch_size, seed
 
     @abstractmethod
@@ -72,8 +72,8 @@ class TaskCentricSampler(Sampler):
     """
 
     def __init__(self, windows: Windows, groups_per_batch: int = 2, samples_per_group: int = 16, seed: int = 0) -> None:
-        for name, value in (("groups_per_batch", groups_per_batch), ("samples_per_group", samples_per_group)):
-            requirement("TaskCentricSampler")(value >= 1, f"{name} is {value}, expected at least 1")
+        require = requirement(type(self).__name__)
+        require.at_least(1, groups_per_batch=groups_per_batch, samples_per_group=samples_per_group)
         super().__init__(len(windows), groups_per_batch * samples_per_group, seed)
         self.groups_per_batch, self.samples_per_group = groups_per_batch, samples_per_group
         labels = windows.dataset.episode_of(windows.index)

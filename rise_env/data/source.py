@@ -83,10 +83,8 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
     name = str(path_or_repo)
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
-        raise DatasetError(
-            f"dataset {name!r} does not exist. Give the directory that holds {INFO_PATH}, "
-            "or a hub id such as 'user/name'."
-        )
+        expected = f"Give the directory that holds {INFO_PATH}, or a hub id such as 'user/name'."
+        raise DatasetError(f"dataset {name!r} does not exist. {expected}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

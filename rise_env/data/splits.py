@@ -32,8 +32,7 @@ def split_episodes(dataset: Dataset, fractions: Any = 0.9, seed: int = 0) -> dic
     if dataset.num_episodes < len(shares):
         raise ConfigError(f"{dataset.num_episodes} episodes cannot fill {len(shares)} splits: {', '.join(fractions)}")
     order = np.random.default_rng(seed).permutation(dataset.num_episodes)
-    rank = {None: 0, False: 1, True: 2}
-    outcomes = np.array([rank[episode.success] for episode in dataset.episodes])
+    outcomes = np.array([(None, False, True).index(episode.success) for episode in dataset.episodes])
     order = order[np.argsort(outcomes[order], kind="stable")]
     assigned: list[list[int]] = [[] for _ in shares]
     for count, episode in enumerate(order.tolist(), 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,9 +35,7 @@ class Piece(NamedTuple):
     target: int
 
 
-def decode_video(
-    path: Path, pieces: Sequence[Piece], fps: int, size: tuple[int, int]
-) -> Iterator[tuple[int, np.ndarray]]:
+def decode_video(path: Path, pieces: list[Piece], fps: int, size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
     """Decode the frames of some episodes in a video file, resized to a height and width (see `resize`).
 
     Yields:
@@ -75,7 +73,7 @@ def decode_video(
     )
 
 
-def _match(path: Path, pieces: Sequence[Piece], fps: int) -> dict[int, int]:
+def _match(path: Path, pieces: list[Piece], fps: int) -> dict[int, int]:
     """Row of every wanted frame by its presentation timestamp, from the packets alone."""
     import av
 

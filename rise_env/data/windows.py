@@ -69,8 +69,8 @@ class Windows:
         chunk, stride, history = self.spec.chunk, self.spec.stride, self.spec.history
         count = dataset.num_episodes
         self.episodes = np.arange(count) if episodes is None else np.unique(np.asarray(episodes, np.int64))
-        if odd := [episode for episode in self.episodes.tolist() if not 0 <= episode < count]:
-            raise DatasetError(f"episode {odd[0]} is outside [0, {count}) of {dataset.name}")
+        for odd in self.episodes[(self.episodes < 0) | (self.episodes >= count)]:
+            raise DatasetError(f"episode {odd} is outside [0, {count}) of {dataset.name}")
         starts, lengths = dataset.starts[self.episodes], dataset.lengths[self.episodes]
         parts = [np.arange(s, s + n - chunk) for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
         self.index = np.concatenate([np.empty(0, np.int64), *parts])

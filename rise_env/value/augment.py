@@ -34,9 +34,7 @@ def _shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> tor
     count, _, _, height, width = images.shape
     padded = F.pad(images.flatten(0, 1), [pixels] * 4, mode="replicate").unflatten(0, images.shape[:2])
     moves = torch.randint(0, 2 * pixels + 1, (count, 2), generator=generator).tolist()
-    return torch.stack(
-        [padded[i, :, :, down : down + height, right : right + width] for i, (down, right) in enumerate(moves)]
-    )
+    return torch.stack([padded[i, :, :, y : y + height, x : x + width] for i, (y, x) in enumerate(moves)])
 
 
 def augment_latents(

@@ -7,28 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from rise_env.config import decode, load_config
-from rise_env.errors import ConfigError, requirement
+from rise_env.errors import requirement, unknown_name
 from rise_env.training.config import LoopConfig
 
-__all__ = [
-    "HEADS",
-    "OUTPUTS",
-    "LabelConfig",
-    "ModelConfig",
-    "TDConfig",
-    "TrainingConfig",
-    "ValueConfig",
-    "load_value_config",
-]
+__all__ = ["HEADS", "LabelConfig", "ModelConfig", "TDConfig", "TrainingConfig", "ValueConfig", "load_value_config"]
 
 #: Heads that a value model may have. `progress`: [0, 1]. `td`: [-1, 1]. `success`: probability that the episode
 #: succeeds. `distributional`: 201 bins over the normalised return in [-1, 0] (RECAP).
 HEADS = ("progress", "td", "success", "distributional")
 #: What `ValueModel.estimate` may return: one head, or a weighted mean of several.
 OUTPUTS = (*HEADS, "blend")
-
-
-_require = requirement("section 'value'")
 
 
 @dataclass(frozen=True)
@@ -76,22 +64,22 @@ class ModelConfig:
     bins: int = 201
 
     def __post_init__(self) -> None:
-        _require(bool(self.channels) or bool(self.backbone), "model.channels is empty")
-        _require(0 <= self.flat_convs <= len(self.channels), "model.flat_convs is not in 0..len(channels)")
-        for name in ("embed", "hidden", "depth", "members", "text_vocabulary", "text_embed"):
-            _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}, expected at least 1")
-        _require(all(width >= 1 for width in self.channels), f"model.channels {self.channels} must be positive")
-        _require(self.bins >= 2, f"model.bins is {self.bins}, expected at least 2")
-        _require(self.prior_scale >= 0, f"model.prior_scale is {self.prior_scale}, expected at least 0")
-        _require(bool(self.heads), f"model.heads is empty; known heads: {', '.join(HEADS)}")
-        _require(len(set(self.heads)) == len(self.heads), f"model.heads {self.heads} repeat")
+        require = requirement("section 'value.model'")
+        require(bool(self.channels) or bool(self.backbone), "channels is empty")
+        require(0 <= self.flat_convs <= len(self.channels), "flat_convs is not in 0..len(channels)")
+        require.at_least(1, self, "embed", "hidden", "depth", "members", "text_vocabulary", "text_embed")
+        require(all(width >= 1 for width in self.channels), f"channels {self.channels} must be positive")
+        require.at_least(2, self, "bins")
+        require.at_least(0, self, "prior_scale")
+        require(bool(self.heads), f"heads is empty; known heads: {', '.join(HEADS)}")
+        require(len(set(self.heads)) == len(self.heads), f"heads {self.heads} repeat")
         for head in self.heads:
-            _require(head in HEADS, f"unknown head {head!r} in model.heads; known heads: {', '.join(HEADS)}")
-        _require(self.output in OUTPUTS, f"unknown model.output {self.output!r}; known: {', '.join(OUTPUTS)}")
-        _require(not (self.backbone and self.reads_latents), "a backbone reads pixels; set reads_latents: false")
+            require(head in HEADS, unknown_name("head", head, HEADS))
+        require.one_of(OUTPUTS, self, "output")
+        require(not (self.backbone and self.reads_latents), "a backbone reads pixels; set reads_latents: false")
         for head in self.output_weights:
-            _require(head in self.heads, f"model.output {self.output!r} reads head {head!r}, which model.heads lacks")
-        _require(sum(self.output_weights.values()) > 0, f"the weights of model.blend {self.blend} sum to nothing")
+            require(head in self.heads, f"output {self.output!r} reads head {head!r}, which heads lacks")
+        require(sum(self.output_weights.values()) > 0, f"the weights of blend {self.blend} sum to nothing")
 
     @property
     def output_weights(self) -> dict[str, float]:
@@ -127,13 +115,12 @@ class LabelConfig:
     length_percentile: float = 75.0
 
     def __post_init__(self) -> None:
-        outcomes = ("recorded", "success")
-        _require(self.outcome in outcomes, f"labels.outcome is {self.outcome!r}, expected recorded or success")
-        _require(self.progress in ("time", "dense"), f"labels.progress is {self.progress!r}, expected time or dense")
-        _require(self.fill_dips >= 0, f"labels.fill_dips is {self.fill_dips}, expected at least 0")
-        _require(0 < self.success_progress <= 1, f"labels.success_progress {self.success_progress} is not in (0, 1]")
-        _require(self.failure_cost >= 0, f"labels.failure_cost is {self.failure_cost}, expected at least 0")
-        _require(0 < self.length_percentile <= 100, f"labels.length_percentile {self.length_percentile} not in 0..100")
+        require = requirement("section 'value.labels'")
+        require.one_of(("recorded", "success"), self, "outcome")
+        require.one_of(("time", "dense"), self, "progress")
+        require.at_least(0, self, "fill_dips", "failure_cost")
+        require.within("(0, 1]", self, "success_progress")
+        require.within("(0, 100]", self, "length_percentile")
 
 
 @dataclass(frozen=True)
@@ -157,11 +144,10 @@ class TDConfig:
     clamp: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(0 < self.gamma <= 1, f"td.gamma is {self.gamma}, expected in (0, 1]")
-        _require(self.failure < self.success, f"td.failure {self.failure} is not below td.success {self.success}")
-        _require(self.n_step >= 1, f"td.n_step is {self.n_step}, expected at least 1")
-        _require(0 < self.tau <= 1, f"td.tau is {self.tau}, expected in (0, 1]")
-        _require(0 < self.clamp <= 1, f"td.clamp is {self.clamp}, expected in (0, 1], the range of the head")
+        require = requirement("section 'value.td'")
+        require.within("(0, 1]", self, "gamma", "tau", "clamp")
+        require.at_least(1, self, "n_step")
+        require(self.failure < self.success, f"failure {self.failure} is not below success {self.success}")
 
 
 @dataclass(frozen=True)
@@ -204,18 +190,16 @@ class TrainingConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.progress_steps >= 0 and self.td_steps >= 0, "training.progress_steps and td_steps are negative")
-        _require(self.progress_steps + self.td_steps >= 1, "training.progress_steps and td_steps are both 0")
-        for name in ("blur", "imagined_ratio"):
-            _require(0 <= getattr(self, name) <= 1, f"training.{name} is {getattr(self, name)}, expected in [0, 1]")
-        _require(0 <= self.brightness < 1, f"training.brightness is {self.brightness}, expected in [0, 1)")
-        _require(0 < self.bootstrap <= 1, f"training.bootstrap is {self.bootstrap}, expected in (0, 1]")
-        for name in ("shift", "latent_noise"):
-            _require(getattr(self, name) >= 0, f"training.{name} is {getattr(self, name)}, expected at least 0")
-        _require(self.eval_frames >= 1, "training.eval_frames must be at least 1")
+        require = requirement(f"section '{self.section}'")
+        require.at_least(0, self, "progress_steps", "td_steps", "shift", "latent_noise")
+        require(self.progress_steps + self.td_steps, "progress_steps and td_steps are both 0")
+        require.within("[0, 1]", self, "blur", "imagined_ratio")
+        require.within("[0, 1)", self, "brightness")
+        require.within("(0, 1]", self, "bootstrap")
+        require.at_least(1, self, "eval_frames")
         for head, weight in self.weights.items():
-            _require(head in HEADS, f"training.weights: unknown head {head!r}; known heads: {', '.join(HEADS)}")
-            _require(weight >= 0, f"training.weights.{head} is {weight}, expected at least 0")
+            require(head in HEADS, unknown_name("head of weights:", head, HEADS))
+            require(weight >= 0, f"weights.{head} is {weight}, expected at least 0")
 
 
 @dataclass(frozen=True)
@@ -233,8 +217,7 @@ class ValueConfig:
         Raises:
             ConfigError: If that is less than one.
         """
-        if steps < 1:
-            raise ConfigError(f"{steps} updates of the value model, expected at least 1")
+        requirement("value model")(steps >= 1, f"{steps} updates, expected at least 1")
         training = self.training
         first = round(steps * training.progress_steps / (training.progress_steps + training.td_steps))
         return replace(self, training=replace(training, progress_steps=first, td_steps=steps - first))

@@ -137,9 +137,7 @@ def evaluate_value(
     }
 
 
-def _outcome_auc(
-    value: np.ndarray, index: np.ndarray, labels: Labels, episodes: np.ndarray, part: float
-) -> float | None:
+def _outcome_auc(value: np.ndarray, index: np.ndarray, labels: Labels, episodes: np.ndarray, at: float) -> float | None:
     ended = episodes[labels.ended[episodes]]
-    frames = labels.starts[ended] + np.round(labels.outcome[ended] * part).astype(np.int64)
+    frames = labels.starts[ended] + np.round(labels.outcome[ended] * at).astype(np.int64)
     return auroc(value[np.searchsorted(index, frames)], labels.success[ended])

@@ -6,7 +6,7 @@ chunk is known, so its imagined frames can carry the labels of the recorded fram
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +72,7 @@ def imagine_recorded_chunks(
 
 
 @torch.no_grad()
-def _imagine(
-    dynamics: Dynamics, windows: Any, window: Any, seed: int, rows: Sequence[int], latents: bool
-) -> np.ndarray:
+def _imagine(dynamics: Dynamics, windows: Any, window: Any, seed: int, rows: list[int], latents: bool) -> np.ndarray:
     device = dynamics.device
     history = History(
         frames=torch.from_numpy(windows.dataset.frames(window.history_index)).to(device),

@@ -69,8 +69,8 @@ def label_frames(
         on_frames: Called with the number of frames finished.
     """
     require = requirement("labelling")
-    require(0 < positive_fraction < 1, f"the positive fraction is {positive_fraction}, expected between 0 and 1")
-    require(chunk >= 1, f"the chunk is {chunk}, expected at least 1 control step")
+    require.within("(0, 1)", positive_fraction=positive_fraction)
+    require.at_least(1, chunk=chunk)
     count, lengths = dataset.num_frames, np.asarray(dataset.lengths)
     tasks = [str(episode.task) for episode in dataset.episodes]
     owner = np.repeat(np.arange(len(lengths)), lengths)

@@ -8,23 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rise_env.errors import TrainingError
+from rise_env.errors import TrainingError, requirement
 from rise_env.value.config import LabelConfig
 
 __all__ = ["FrameDataset", "Labels", "fill_dips", "make_labels", "optional_column"]
 
 
 class FrameDataset(Protocol):
-    """What the value model asks of a dataset; `rise_env.data.Dataset` gives it.
-
-    Attributes:
-        starts: First frame of each episode, int64 (E,).
-        lengths: Frames of each episode, int64 (E,).
-        num_frames: Number of frames N.
-        episodes: One record per episode with its instruction as `task`.
-        columns: Names that `column` takes.
-        success: Explicit outcome of each episode, bool (E,); an error where the dataset does not say.
-    """
+    """What the value model asks of a dataset; `rise_env.data.Dataset` gives it, and describes it."""
 
     starts: np.ndarray
     lengths: np.ndarray
@@ -111,7 +102,11 @@ def make_labels(dataset: FrameDataset, config: LabelConfig) -> Labels:
     truncated = _per_episode(dataset, "episode_truncated", starts, lengths)
     ended = np.ones(len(starts), bool) if truncated is None else ~truncated
     truth = _truth(dataset, config)
-    outcome = _outcomes(starts, lengths, success, truth, config.success_progress)
+    outcome = lengths - 1
+    if truth is not None:
+        for i in np.flatnonzero(success):
+            reached = np.flatnonzero(truth[starts[i] : starts[i] + lengths[i]] >= config.success_progress - 1e-6)
+            outcome[i] = reached[0] if len(reached) else outcome[i]
     time = np.minimum(local / np.maximum(outcome[episode], 1), 1.0)
     time = np.where(local >= outcome[episode], 1.0, time)
     dense = config.progress == "dense"
@@ -126,7 +121,8 @@ def make_labels(dataset: FrameDataset, config: LabelConfig) -> Labels:
     progress = truth if dense and truth is not None else time
     known = np.ones(len(episode), bool) if dense else (success & ended)[episode]
     tasks = tuple(str(record.task) for record in dataset.episodes)
-    scales = _return_scales(tasks, outcome, config.length_percentile)
+    names, percentile = np.array(tasks), config.length_percentile
+    scales = {task: max(1.0, float(np.percentile(outcome[names == task] + 1, percentile))) for task in sorted({*tasks})}
     scale = np.array([scales[task] for task in tasks])[episode]
     cost = np.where(success, 0.0, config.failure_cost)[episode]
     returns = -(np.maximum(outcome[episode] - local, 0) + cost) / scale
@@ -147,11 +143,9 @@ def _per_episode(dataset: FrameDataset, name: str, starts: np.ndarray, lengths: 
     column = optional_column(dataset, name)
     if column is None:
         return None
-    if column.dtype != bool:
-        raise TrainingError(f"column {name!r} is {column.dtype}, expected bool")
-    values = column[starts]
-    if not np.array_equal(np.repeat(values, lengths), column):
-        raise TrainingError(f"column {name!r} changes within an episode; it must be the same over an episode")
+    require, values = requirement(f"column {name!r}", TrainingError), column[starts]
+    require(column.dtype == bool, f"it is {column.dtype}, expected bool")
+    require(np.array_equal(np.repeat(values, lengths), column), "it changes within an episode")
     return values
 
 
@@ -163,20 +157,3 @@ def _truth(dataset: FrameDataset, config: LabelConfig) -> np.ndarray | None:
     if not (np.isfinite(truth).all() and truth.min() >= -1e-6 and truth.max() <= 1 + 1e-6):
         raise TrainingError(f"column 'progress' runs from {truth.min()} to {truth.max()}, expected [0, 1]")
     return np.clip(truth, 0.0, 1.0)
-
-
-def _outcomes(
-    starts: np.ndarray, lengths: np.ndarray, success: np.ndarray, truth: np.ndarray | None, full: float
-) -> np.ndarray:
-    outcome = lengths - 1
-    if truth is None:
-        return outcome
-    for i in np.flatnonzero(success):
-        reached = np.flatnonzero(truth[starts[i] : starts[i] + lengths[i]] >= full - 1e-6)
-        outcome[i] = reached[0] if len(reached) else outcome[i]
-    return outcome
-
-
-def _return_scales(tasks: Sequence[str], outcome: np.ndarray, percentile: float) -> dict[str, float]:
-    names = np.array(tasks)
-    return {task: max(1.0, float(np.percentile(outcome[names == task] + 1, percentile))) for task in sorted(set(tasks))}

@@ -121,9 +121,7 @@ def _split(dataset: FrameDataset, config: TrainingConfig) -> tuple[np.ndarray, n
 def _input_shape(dataset: FrameDataset, cameras: tuple[str, ...], reads_latents: bool) -> InputShape:
     sample = np.asarray(dataset.frames(np.zeros(1, np.int64)))
     if sample.ndim != 5 or sample.shape[1] != len(cameras):
-        raise TrainingError(
-            f"frames have shape {sample.shape}, expected (n, V, ...) with {len(cameras)} views: {cameras}"
-        )
+        raise TrainingError(f"frames have shape {sample.shape}, expected (n, V, ...) with the views {cameras}")
     if reads_latents and sample.dtype == np.uint8:
         raise TrainingError("value.model.reads_latents is true, but the dataset gives pixels; encode it first")
     if not reads_latents and sample.dtype != np.uint8:

@@ -53,7 +53,7 @@ def test_tasks_have_their_own_best_part(tiny_model: ValueModel, make_dataset: An
 
 
 def test_wrong_arguments(tiny_model: ValueModel, toy: Any) -> None:
-    with pytest.raises(ConfigError, match="positive fraction"):
+    with pytest.raises(ConfigError, match="positive_fraction"):
         label_frames(tiny_model, toy, 4, positive_fraction=1.0)
     with pytest.raises(ConfigError, match="chunk"):
         label_frames(tiny_model, toy, 0)

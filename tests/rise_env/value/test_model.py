@@ -199,7 +199,7 @@ def test_a_transformers_backbone_needs_no_network_once_saved(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"output": "distributional"}, "model.heads lacks"),
+        ({"output": "distributional"}, "heads lacks"),
         ({"heads": ("progress", "other")}, "unknown head"),
         ({"heads": ()}, "heads is empty"),
         ({"output": "blend", "blend": {}}, "sum to nothing"),
