@@ -21,14 +21,12 @@ _CANDIDATES = 8  # per state
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments, on top of those that every benchmark has."""
     parser.add_argument("--policy", default="base", help="policy to audit (default: the bundle's)")
     parser.add_argument("--advantage", default="best", metavar="BIN", help="what to ask it for (default: %(default)s)")
     parser.add_argument("--states", type=int, default=64, help="start states (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure."""
     policy = resolve_policy(args.policy, bundle=bundle_of(args))
     return audit_policy(
         policy, world_model_of(args),

@@ -43,7 +43,6 @@ _REPEATS, _LEAST_SECONDS = 5, 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments, on top of those that every benchmark has."""
     parser.add_argument("--starts", type=Path, metavar="DIR", help="start states instead of the bundle's")
     parser.add_argument(
         "--batch", type=int, nargs="+", metavar="N", help="numbers of environments (default: 1 8 32 64)"
@@ -61,7 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure."""
     if any(count < 1 for count in args.batch or ()):
         raise ConfigError(f"--batch {' '.join(map(str, args.batch))}: environments are at least 1")
     model, starts = _random_parts(args) if args.random else _trained_parts(args)

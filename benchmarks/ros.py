@@ -40,7 +40,6 @@ SIZES = ((480, 640), (192, 256))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments, on top of those that every benchmark has."""
     parser.add_argument("--policy", default="base", help="policy to ask (default: the bundle's)")
 
 

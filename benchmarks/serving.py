@@ -24,12 +24,10 @@ _WARM_UP = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments, on top of those that every benchmark has."""
     parser.add_argument("--policy", default="base", help="policy to serve (default: the bundle's)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure."""
     service = PolicyService(resolve_policy(args.policy, task=args.task, device=resolve_device(args.device)))
     return measure(service, args.quick)
 

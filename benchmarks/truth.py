@@ -28,7 +28,6 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments, on top of those that every benchmark has."""
     parser.add_argument("--states", type=int, default=64, help="start states (default: %(default)s)")
     parser.add_argument("--truth-set", type=Path, metavar="NPZ", help="keep the ground truth here for reuse")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write pictures and a video, true above imagined")
@@ -39,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure."""
     device = resolve_device(args.device)
     # First what can be wrong with a file: the rest takes minutes.
     lpips = Lpips.load(args.lpips, device) if args.lpips else None

@@ -95,7 +95,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
         from stable_baselines3.common.logger import Logger
 
         self.config: C = config or self.Config()
-        requirement(self.name)(self.config.seed >= 0, f"seed is {self.config.seed}, expected at least 0")
+        requirement(self.name).at_least(0, self.config, "seed")
         self.env: Any = env.unwrapped
         self.offline = offline
         self.policy = policy
@@ -227,8 +227,6 @@ class Algorithm[C: AlgorithmConfig](ABC):
         """Latest metrics that are single numbers."""
         return {tag: float(value) for tag, value in self.metrics.items() if np.ndim(value) == 0}
 
-    # ------------------------------------------------------------------ files
-
     def save(self, path: str | Path) -> None:
         """Write the policy (`model/`) and the full training state, each in one step."""
         folder = Path(path)
@@ -303,8 +301,6 @@ class Algorithm[C: AlgorithmConfig](ABC):
         made = cls(policy or load_policy(Path(path) / "model"), env, config, offline=offline)
         made.restore(path)
         return made
-
-    # ------------------------------------------------------------------ helpers
 
     def check_fit(self) -> None:
         """Compare policy and environment.

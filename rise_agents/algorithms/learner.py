@@ -26,7 +26,6 @@ from rise_env.errors import TrainingError, requirement
 
 __all__ = ["FeatureCache", "FlowMatchingAlgorithm", "FlowMatchingConfig", "Learner", "OfflineBatches", "Term"]
 
-TRAINABLE = ("action_expert", "all")
 #: Observations encoded at once by a `FeatureCache`. Blocks begin at multiples of it, so that what is encoded together
 #: does not depend on the order of requests: a resumed run gets the same features, bit for bit.
 _BLOCK = 64
@@ -80,14 +79,11 @@ class FlowMatchingConfig(AlgorithmConfig):
 
     def __post_init__(self) -> None:
         require = requirement("algorithm settings")
-        for name in ("epochs", "batch_size", "num_shards", "buffer_rounds"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("offline_ratio", "lr_decay_fraction", "noise_scale"):
-            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}, expected in [0, 1]")
-        require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}, expected in [0, 1)")
-        for name in ("learning_rate", "max_grad_norm"):
-            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, expected a positive number")
-        require(self.trainable in TRAINABLE, f"trainable is {self.trainable!r}, expected one of {TRAINABLE}")
+        require.at_least(1, self, "epochs", "batch_size", "num_shards", "buffer_rounds")
+        require.within("[0, 1]", self, "offline_ratio", "lr_decay_fraction", "noise_scale")
+        require.within("[0, 1)", self, "ema_decay")
+        require.positive(self, "learning_rate", "max_grad_norm")
+        require.one_of(("action_expert", "all"), self, "trainable")
 
 
 class Learner:

@@ -35,7 +35,7 @@ class RISEConfig(FlowMatchingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        requirement("settings of rise")(self.horizon >= 1, f"horizon is {self.horizon}, expected at least 1")
+        requirement("settings of rise").at_least(1, self, "horizon")
 
 
 @dataclass(frozen=True)

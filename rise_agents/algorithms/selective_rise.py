@@ -69,12 +69,10 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require = requirement("settings of selective_rise")
-        for name in ("top_k", "scored_starts"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
+        require.at_least(1, self, "top_k", "scored_starts")
+        require.at_least(0, self, "min_advantage_gap", "distillation_weight")
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
-        for name in ("min_advantage_gap", "distillation_weight"):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected at least 0")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rise_agents.evaluation.results import Episode, EvaluationResult, summarise
 from rise_env.acting import Actor, ActorSource, actor_in, needed_by
-from rise_env.errors import ConfigError
+from rise_env.errors import requirement
 
 __all__ = ["evaluate", "run_episodes"]
 
@@ -42,8 +42,7 @@ def evaluate(
     Raises:
         ConfigError: If an argument is wrong.
     """
-    if episodes < 1:
-        raise ConfigError(f"episodes is {episodes}, expected at least 1")
+    requirement("evaluate").at_least(1, episodes=episodes)
     started = time.perf_counter()
     count = min(num_envs, episodes)
     kwargs = {**needed_by(actor), **(env_kwargs or {}), "autoreset_mode": "disabled"}

@@ -42,16 +42,12 @@ class PairedChange:
 
 
 def paired_change(base: EvaluationResult, improved: EvaluationResult) -> PairedChange:
-    """Compare two evaluations episode by episode.
+    """Compare two evaluations on the same seeds, in any order, episode by episode.
 
     The same seed is the same episode, so luck with the episodes falls out of the difference. The interval is method 10
     of Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data"
     (Statistics in Medicine 17, 1998, 2635-2650): Wilson intervals of both rates, joined under their correlation. It is
     also good for small numbers and for rates of 0 and 1, where a bootstrap has nothing to draw from.
-
-    Args:
-        base: What to compare with.
-        improved: On the same seeds, in any order.
 
     Raises:
         ConfigError: If the seeds are not the same, or there are none.

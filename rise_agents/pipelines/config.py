@@ -44,7 +44,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         require = requirement("section 'demo'")
-        require(self.episodes >= 1, f"episodes is {self.episodes}, expected at least 1")
+        require.at_least(1, self, "episodes")
         require(bool(self.recordings), "recordings is empty: nothing to start from")
         for name in ("recordings", "bundle_recordings"):
             for one in getattr(self, name):

@@ -204,17 +204,10 @@ class Policy(PretrainedMixin, nn.Module, ABC):
     def training_draws(
         self, clean: torch.Tensor, advantage_bins: torch.Tensor, generator: torch.Generator, condition_dropout: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What flow matching draws for every sample.
+        """What flow matching draws for normalised chunks (B, ...) from a CPU generator.
 
-        Args:
-            clean: Normalised chunks, (B, ...).
-            advantage_bins: int64 (B,).
-            generator: CPU generator; the only source.
-            condition_dropout: Part of the bins to leave out.
-
-        Returns:
-            Noise like `clean`; times (B,), Beta(1.5, 1) as published for pi0: more often noisy than clean; and the
-            bins, some of them `codec.unconditional`.
+        Noise like `clean`; times (B,), Beta(1.5, 1) as published for pi0: more often noisy than clean; and the bins
+        (B,), a part `condition_dropout` of them `codec.unconditional`.
         """
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         # u^(2/3) is the inverse distribution function of Beta(1.5, 1).

@@ -51,11 +51,11 @@ class AdvantageCodec:
 
     def __post_init__(self) -> None:
         require = requirement("advantage codec")
-        require(self.form in FORMS, f"form {self.form!r} is not one of {', '.join(FORMS)}")
-        require(self.num_bins >= 2, f"num_bins is {self.num_bins}, expected at least 2")
+        require.one_of(FORMS, self, "form")
+        require.at_least(2, self, "num_bins")
+        require.positive(self, "scale")
+        require.within("(0, 1)", self, "positive_fraction")
         require(self.form != "binary" or self.num_bins == 2, f"form 'binary' has 2 bins, not {self.num_bins}")
-        require(self.scale > 0, f"scale is {self.scale}, expected a positive number")
-        require(0 < self.positive_fraction < 1, f"positive_fraction is {self.positive_fraction}, not in (0, 1)")
         if self.form == "bins":
             uniform = tuple(float(edge) for edge in np.linspace(-1, 1, self.num_bins + 1)[1:-1])
             object.__setattr__(self, "edges", uniform)

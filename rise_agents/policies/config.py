@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rise_agents.policies.base import Policy
 from rise_agents.policies.codec import AdvantageCodec
 from rise_env.config import decode, load_config
-from rise_env.errors import ConfigError
+from rise_env.errors import requirement
 from rise_env.registry import POLICIES
 from rise_env.tasks import TaskSpec
 from rise_env.training.config import LoopConfig
@@ -35,8 +35,7 @@ class CloningConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or not self.held_out:
-            raise ConfigError(f"policy.training: steps {self.steps} and held_out {self.held_out} must be positive")
+        requirement(self.section).positive(self, "steps", "held_out")
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,9 @@ class StartChunks:
 
 
 def measured_advantages(dataset: Dataset, tag: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labelled chunk advantages of a dataset, from its sidecar files (`rise label`).
+    """Labelled chunk advantages of a dataset's frames, raw, float32 (N,), from its sidecar files (`rise label`).
 
-    Returns:
-        Advantage of every frame, raw, float32 (N,); and whether the frame is of a demonstration or a correction, which
-        are never scored, bool (N,).
+    And whether a frame is of a demonstration or a correction, which are never scored, bool (N,).
 
     Raises:
         DatasetError: If there are no labels of that tag; the message names the command that makes them.

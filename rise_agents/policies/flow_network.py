@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rise_env.errors import ConfigError
+from rise_env.errors import requirement
 
 __all__ = ["ChunkDenoiser", "NetworkConfig", "ViewEncoder", "time_features"]
 
@@ -39,11 +39,9 @@ class NetworkConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("patch", "embed", "width", "depth", "expand", "condition"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"policy.network.{name} is {getattr(self, name)}, expected at least 1")
-        if not self.channels or min(self.channels) < 1:
-            raise ConfigError(f"policy.network.channels {self.channels} must be positive")
+        require = requirement("policy.network")
+        require.at_least(1, self, "patch", "embed", "width", "depth", "expand", "condition")
+        require(self.channels and min(self.channels) >= 1, f"channels {self.channels} must be positive")
 
 
 class ViewEncoder(nn.Module):

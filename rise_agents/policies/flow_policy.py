@@ -66,15 +66,12 @@ class FlowPolicyConfig:
 
     def __post_init__(self) -> None:
         require = requirement("section 'policy'")
-        known = self.prediction_type in ("velocity", "sample")
-        require(known, f"prediction_type is {self.prediction_type!r}, expected velocity or sample")
-        require(self.steps >= 1, f"steps is {self.steps}, expected at least 1")
-        require(self.noise_samples >= 1, f"noise_samples is {self.noise_samples}, expected at least 1")
-        require(0 <= self.noise_scale <= 1, f"noise_scale is {self.noise_scale}, expected in [0, 1]")
-        require(0 <= self.condition_dropout < 1, f"condition_dropout is {self.condition_dropout}, expected in [0, 1)")
-        require(0 <= self.jitter < 1, f"jitter is {self.jitter}, expected in [0, 1)")
-        require(self.shift >= 0, f"shift is {self.shift}, expected at least 0")
-        require(self.storage in ("fp32", "fp16"), f"storage is {self.storage!r}, expected fp32 or fp16")
+        require.one_of(("velocity", "sample"), self, "prediction_type")
+        require.one_of(("fp32", "fp16"), self, "storage")
+        require.at_least(1, self, "steps", "noise_samples")
+        require.at_least(0, self, "shift")
+        require.within("[0, 1]", self, "noise_scale")
+        require.within("[0, 1)", self, "condition_dropout", "jitter")
 
 
 def _standard_terms(config: dict[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 
 from rise_agents.policies.base import observation_tensors, stack_views
-from rise_env.errors import CheckpointError, ConfigError
+from rise_env.errors import CheckpointError, ConfigError, requirement
 from rise_env.pretrained import CONFIG, WEIGHTS, local_directory
 from rise_env.tasks import TaskSpec
 
 __all__ = ["LeRobotBase"]
 
 _DETERMINISTIC = ("act",)  # types that draw no random numbers when they act
-_HISTORY = ("lags", "repeat")
 _TRUSTED = ("lerobot", "rise_agents")  # packages that a pre-processing may name its steps in
 
 
@@ -60,8 +59,7 @@ class LeRobotBase:
         self.policy, self.spec = policy.eval().requires_grad_(False), spec
         self.preprocessor, self.postprocessor = preprocessor, postprocessor
         self.cameras = dict(cameras or spec.cameras)
-        if history not in _HISTORY:
-            raise ConfigError(f"history is {history!r}, expected one of {', '.join(_HISTORY)}")
+        requirement("LeRobotBase").one_of(("lags", "repeat"), history=history)
         past = int(getattr(policy.config, "n_obs_steps", 1)) - 1
         self.lags = tuple(range(1, past + 1)) if history == "lags" else ()
         self._repeats = past - len(self.lags)

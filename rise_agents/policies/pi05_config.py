@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from rise_agents.policies.prompt import STATE_WIDTH
-from rise_env.errors import ConfigError, requirement
+from rise_env.errors import requirement
 
 __all__ = ["Pi05PolicyConfig", "Pi05Sizes"]
 
@@ -48,16 +47,11 @@ class Pi05Sizes:
     patch: int = 14
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ConfigError(f"policy.sizes.{field.name} is {getattr(self, field.name)}, expected at least 1")
+        require, width, heads = requirement("policy.sizes"), self.vision_width, self.vision_heads
+        require.at_least(1, self, *vars(self))
         for name in ("head", "expert_width"):
-            if getattr(self, name) % 2:
-                raise ConfigError(f"policy.sizes.{name} is {getattr(self, name)}, expected an even number")
-        if self.vision_width % self.vision_heads:
-            raise ConfigError(
-                f"policy.sizes.vision_width {self.vision_width} is not a multiple of vision_heads {self.vision_heads}"
-            )
+            require(getattr(self, name) % 2 == 0, f"{name} is {getattr(self, name)}, expected an even number")
+        require(width % heads == 0, f"vision_width {width} is not a multiple of vision_heads {heads}")
 
 
 @dataclass(frozen=True)
@@ -104,14 +98,10 @@ class Pi05PolicyConfig:
 
     def __post_init__(self) -> None:
         require = requirement("section 'policy'")
-        for name in ("tokens", "max_dim", "steps"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
-        require(self.empty_views >= 0, f"empty_views is {self.empty_views}, expected 0 or more")
+        require.at_least(1, self, "tokens", "max_dim", "steps")
+        require.at_least(0, self, "empty_views")
+        require.within("[0, 1)", self, "condition_dropout", "jitter")
+        require.one_of(("float32", "bfloat16"), self, "precision")
         patch = 14 if self.sizes is None else self.sizes.patch
         whole = self.image_size >= patch and self.image_size % patch == 0
         require(whole, f"image_size {self.image_size} is not a multiple of the patch size {patch}")
-        require(0 <= self.condition_dropout < 1, f"condition_dropout is {self.condition_dropout}, expected in [0, 1)")
-        require(0 <= self.jitter < 1, f"jitter is {self.jitter}, expected in [0, 1)")
-        require(
-            self.precision in ("float32", "bfloat16"), f"precision is {self.precision!r}, expected float32 or bfloat16"
-        )

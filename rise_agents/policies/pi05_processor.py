@@ -24,14 +24,12 @@ from lerobot.utils.constants import OBS_STATE
 
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.prompt import STATE_WIDTH, build_prompt, prompt_bin
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, requirement
 
 __all__ = ["ADVANTAGE", "AdvantagePromptProcessorStep", "batch_with_advantage", "load_processors", "with_advantage"]
 
 #: Batch entry that holds the measured advantage, float (B,), raw (value units).
 ADVANTAGE = "advantage"
-
-_ABSENT = ("error", "best", "unconditional")
 
 
 @ProcessorStepRegistry.register(name="advantage_prompt")
@@ -58,8 +56,7 @@ class AdvantagePromptProcessorStep(ProcessorStep):
         self._codec = AdvantageCodec.from_dict(self.codec)
         if self.absent == "unsaid":  # as older files call it
             self.absent = "unconditional"
-        if self.absent not in _ABSENT:
-            raise ConfigError(f"advantage_prompt: absent is {self.absent!r}, expected one of {', '.join(_ABSENT)}")
+        requirement("advantage_prompt").one_of(("error", "best", "unconditional"), self, "absent")
 
     def __call__(self, transition: Any) -> Any:
         """The transition with prompts in place of instructions; the argument is left as it was."""
@@ -159,14 +156,10 @@ def with_advantage(
 def load_processors(
     config: PreTrainedConfig, path: str, **overrides: Any
 ) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
-    """Pre- and post-processing of a LeRobot checkpoint, with the way in for the advantage.
+    """Pre- and post-processing of a LeRobot checkpoint at a path or Hub id, with the way in for the advantage.
 
-    `to_transition` is not saved with a pipeline, and LeRobot's factory sets its own at every load.
-
-    Args:
-        config: Configuration of the policy.
-        path: Directory or Hub id.
-        **overrides: As of `lerobot.policies.factory.make_pre_post_processors`, e.g. `preprocessor_overrides`.
+    `to_transition` is not saved with a pipeline, and LeRobot's factory sets its own at every load. Overrides are as of
+    `lerobot.policies.factory.make_pre_post_processors`, e.g. `preprocessor_overrides`.
     """
     preprocessor, postprocessor = make_pre_post_processors(config, pretrained_path=path, **overrides)
     preprocessor.to_transition = batch_with_advantage

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rise_env.data.video import resize
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, requirement
 from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import TaskSpec
 
@@ -68,8 +68,7 @@ class ObservationReader:
     """
 
     def __init__(self, spec: TaskSpec, lags: tuple[int, ...], bars: str = "auto") -> None:
-        if bars not in BARS:
-            raise ConfigError(f"bars is {bars!r}, expected one of {', '.join(BARS)}")
+        requirement("images").one_of(BARS, bars=bars)
         self._spec, self._lags, self.bars = spec, lags, bars
         self._aliases = camera_aliases(spec)
 

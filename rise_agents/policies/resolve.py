@@ -84,16 +84,10 @@ def resolve_actor(
 ) -> ActorSource:
     """What acts under a name: an actor, or for a scripted policy a function that finds it in the environments.
 
-    Args:
-        name: As for `find_policy`, or the name of a scripted policy ("expert", "operator", "random", ...).
-        task: As for `find_policy`.
-        bundle: As for `find_policy`; with `best_of` its world model imagines.
-        device: Where a trained policy computes.
-        advantage: What to ask a trained policy for (`policies.loading.advantage_bin_of`); the best when None.
-        guidance: As for `PolicyActor`.
-        steps: As for `PolicyActor`.
-        noise_scale: As for `PolicyActor`.
-        best_of: Imagine so many proposals and take the best (`BestOfN`).
+    The name is as for `find_policy`, or that of a scripted policy ("expert", "operator", "random", ...). `advantage` is
+    what a trained policy is asked for (`policies.loading.advantage_bin_of`), the best when None. With `best_of` so many
+    proposals are imagined by the bundle's world model, and the best is taken (`BestOfN`). The other arguments are as
+    for `resolve_policy` and `PolicyActor`.
 
     Raises:
         ConfigError: If there is no such policy, or options are given to a scripted one.

@@ -9,7 +9,7 @@ import numpy as np
 
 from rise_agents.reporting.filming import caption
 from rise_env.envs.drawing import picture
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, requirement
 from rise_env.files import atomic_path
 
 __all__ = ["imagined_film", "side_by_side", "write_gif"]
@@ -21,15 +21,7 @@ _MOSAIC_PIXELS = 200_000
 
 
 def side_by_side(before: np.ndarray, after: np.ndarray, labels: tuple[str, str]) -> np.ndarray:
-    """Two films in one, each under its label; the shorter stays on its last picture.
-
-    Args:
-        before: Left film, uint8 (T, H, W, 3).
-        after: Right film, uint8 (T', H, W', 3).
-        labels: What to write above them.
-
-    Returns:
-        uint8 (max(T, T'), H', W + W' + gap, 3).
+    """Two films uint8 (T, H, W, 3) in one, each under its label; the shorter stays on its last picture.
 
     Raises:
         ConfigError: If a film is empty or of another kind, or their heights differ.
@@ -49,16 +41,10 @@ def side_by_side(before: np.ndarray, after: np.ndarray, labels: tuple[str, str])
 
 
 def imagined_film(real: np.ndarray, imagined: np.ndarray, action_label: str, values: Sequence[float]) -> np.ndarray:
-    """What the cameras saw, and below it what the world model imagined for the same actions.
+    """What the cameras saw, and below it what the world model imagined for the same actions; uint8 (K, H', W', 3).
 
-    Args:
-        real: uint8 (K, V, H, W, 3).
-        imagined: The same shape.
-        action_label: What was done, written on top ("the expert's chunk").
-        values: Value of every imagined frame, K numbers, for a bar from 0 to 1 below it.
-
-    Returns:
-        uint8 (K, H', W', 3).
+    Both are uint8 (K, V, H, W, 3). `action_label`, on top, says what was done ("the expert's chunk"). The K `values` of
+    the imagined frames become bars from 0 to 1.
 
     Raises:
         ConfigError: If shapes or numbers do not fit.
@@ -102,8 +88,7 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float, width: int, most
     _check_film(frames, "write_gif")
     if not 0 < fps <= _GIF_FPS:
         raise ConfigError(f"write_gif: fps is {fps}, expected above 0 and at most {_GIF_FPS}; leave out pictures")
-    if width < 1:
-        raise ConfigError(f"write_gif: width is {width}, expected at least 1")
+    requirement("write_gif").at_least(1, width=width)
     size = (width, max(1, round(width * frames.shape[1] / frames.shape[2])))
     small = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames]
     sample = [np.asarray(small[t]) for t in np.unique(np.linspace(0, len(small) - 1, 16).round().astype(int))]

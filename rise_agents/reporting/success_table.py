@@ -49,12 +49,8 @@ class Row:
 def one_sentence(base: Row, improved: Row, minutes: float) -> str:
     """What happened, for the top of the report: "Success rose from 39 % to 71 % ... in 6.2 minutes of imagination".
 
-    It says "rose" or "fell" only where the 95 % interval of the paired change leaves out zero.
-
-    Args:
-        base: Before.
-        improved: After, on the same seeds.
-        minutes: How long was imagined and trained. That no robot was used meanwhile is the caller's to know.
+    It says "rose" or "fell" only where the 95 % interval of the paired change leaves out zero. `minutes` is how long
+    was imagined and trained; that no robot was used meanwhile is the caller's to know.
 
     Raises:
         ConfigError: If the seeds differ or `minutes` is no positive number.

@@ -34,9 +34,7 @@ class AgentPreset:
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require = requirement("agent preset")
-        for name in ("chunks", "num_envs", "start_states"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
+        requirement("agent preset").at_least(1, self, "chunks", "num_envs", "start_states")
 
     def replace(self, config: Mapping[str, Any] | None = None, **changes: Any) -> AgentPreset:
         """With other values where they are not None; `config` is added to the settings.

@@ -48,8 +48,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         require = requirement("budget")
-        require(self.chunks >= 1, f"{self.chunks} imagined chunks, expected at least 1")
-        require(self.minutes is None or self.minutes > 0, f"{self.minutes} minutes, expected a positive number")
+        require.at_least(1, self, "chunks")
+        require.positive(self, "minutes")
 
 
 class Probe(Protocol):

@@ -87,7 +87,7 @@ def test_json_gives_the_codec_back(codec: AdvantageCodec) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"form": "deciles"}, "form 'deciles' is not one of"),
+        ({"form": "deciles"}, "form is 'deciles', expected one of"),
         ({"num_bins": 1}, "num_bins is 1"),
         ({"form": "binary"}, "'binary' has 2 bins, not 10"),
         ({"scale": 0.0}, "scale is 0.0"),
