@@ -19,7 +19,7 @@ import importlib
 import importlib.metadata
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,10 @@ class Registry:
         variable = next(key.upper() for key, registry in REGISTRIES.items() if registry is self)
         return f"rise_env.registry.{variable}.register({_key(name)!r}, {target!r})"
 
-    def unknown(self, name: str) -> str:
-        """Error message for an unknown name: the nearest name, all known names, and plug-ins that failed to load."""
+    def unknown(self, name: str, also: Iterable[str] = ()) -> str:
+        """Error message for an unknown name: the nearest name, all known ones and `also`, plug-ins that failed."""
         failed = "".join(f" Plug-in {plugin!r} could not be loaded: {why}." for plugin, why in _failed.items())
-        return unknown_name(self.kind, _key(name), self._known) + failed
+        return unknown_name(self.kind, _key(name), dict.fromkeys([*also, *self._known])) + failed
 
 
 def load_object(target: str, what: str) -> Any:
@@ -178,10 +178,25 @@ class TaskRegistration:
     title: str
     cell: str | None = None
 
+    def env_id(self, part: str = "") -> str:
+        """Environment id: of imagination, or of the part "-Cell", "-Oracle" or "-Piper".
+
+        Raises:
+            ConfigError: If the task has no work cell, which the part needs.
+        """
+        if part in ("-Cell", "-Oracle") and self.cell is None:
+            raise ConfigError(f"task {self.name!r} has no work cell (RISE-{self.title}{part}-v0)")
+        return f"RISE-{self.title}{part}-v0"
+
 
 #: Algorithms that improve a policy: `rise_agents.algorithms.base.Algorithm`.
-ALGORITHMS = Registry("algorithm", {"rise": "rise_agents.algorithms.rise:RISE"})
-ALGORITHMS.register("selective_rise", "rise_agents.algorithms.selective_rise:SelectiveRISE")
+ALGORITHMS = Registry(
+    "algorithm",
+    {
+        "rise": "rise_agents.algorithms.rise:RISE",
+        "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
+    },
+)
 #: Policies, by the name that presets choose them by: `rise_agents.policies.base.Policy`.
 POLICIES = Registry(
     "policy", {"flow": "rise_agents.policies.flow_policy:FlowPolicy", "pi05": "rise_agents.policies.pi05:Pi05Policy"}
@@ -264,7 +279,7 @@ def _register_environments(task: TaskRegistration) -> None:
         ids["-Oracle"] = (None, "rise_robot.cell.oracle:OracleVectorEnv", False)
     for part, (single, vector, nondeterministic) in ids.items():
         gymnasium.register(
-            f"RISE-{task.title}{part}-v0", single, vector_entry_point=vector, kwargs={"task": task.name},
+            task.env_id(part), single, vector_entry_point=vector, kwargs={"task": task.name},
             nondeterministic=nondeterministic,
         )  # fmt: skip
 

@@ -15,6 +15,7 @@ import ast
 import importlib
 from pathlib import Path
 
+from rise_agents.cli.options import add_device, add_threads, at_least, set_threads
 from rise_env.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -46,10 +47,7 @@ def run(args: argparse.Namespace) -> int:
     _add_common_arguments(parser)
     module.add_arguments(parser)
     given = parser.parse_args(args.rest)
-    if given.threads is not None:
-        import torch
-
-        torch.set_num_threads(given.threads)
+    set_threads(given.threads)
     config = {"what": args.what, **{key: str(value) for key, value in vars(given).items() if value is not None}}
     content = {"benchmark": args.what, "quick": given.quick, **module.run(given)}
     print(to_json(content))
@@ -80,7 +78,9 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="preset (default: that of the bundle; small for the cell)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle (default: the task's)")
     parser.add_argument("--world-model", type=Path, metavar="DIR", help="world model instead of the bundle's")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--seed", type=int, default=900_000, help="seed of states or weights (default: %(default)s)")
+    add_device(parser)
+    add_threads(parser)
+    parser.add_argument(
+        "--seed", type=at_least(0), default=900_000, help="seed of states or weights (default: %(default)s)"
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rise_agents.cli.options import add_task, at_least
 from rise_env.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -28,11 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hdf5 = kinds.add_parser("hdf5", help="ALOHA or Piper HDF5 episodes to LeRobot v3.0", allow_abbrev=False)
     hdf5.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="HDF5 files, or directories of them")
     hdf5.add_argument("--out", type=Path, required=True, help="directory of the dataset; must not exist")
-    hdf5.add_argument("--task", help="take cameras, layout, fps and prompt from this task (name or YAML path)")
-    hdf5.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
+    add_task(hdf5, default=None, help="take cameras, layout, fps and prompt from this task (name or YAML path)")
     hdf5.add_argument("--prompt", help="instruction of all episodes")
     hdf5.add_argument("--layout", help="joint layout, e.g. piper_bimanual (name or YAML path)")
-    hdf5.add_argument("--fps", type=int, help="control rate in Hz")
+    hdf5.add_argument("--fps", type=at_least(1), help="control rate in Hz")
     hdf5.add_argument(
         "--image-size", type=int, nargs=2, metavar=("H", "W"), help="resize images (default: as they are)"
     )
@@ -49,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     weights.add_argument("weights", type=Path, help="diffusion_pytorch_model.safetensors")
     weights.add_argument("--out", type=Path, required=True, help="directory of the model")
-    weights.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
-    weights.add_argument("--preset", default="official", help="preset (default: %(default)s)")
+    add_task(weights, "official")
     weights.add_argument("--vae", help="LTX video autoencoder, directory or Hub id (default: the preset's)")
     weights.add_argument("--caption", type=Path, help="safetensors with T5-XXL's embedding of the empty caption")
     weights.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="datasets that give the joints' range")

@@ -22,19 +22,22 @@ import shlex
 import sys
 from pathlib import Path
 
+from rise_agents.cli.options import add_task, at_least, folder
+
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--task", default="brick_sorting", help="task with a work cell (default: %(default)s)")
-    parser.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="directory (default: out/demo, or out/demo-<task>)")
+    add_task(parser, help="task with a work cell (default: %(default)s)")
+    parser.add_argument("--out", type=folder, help="directory (default: out/demo, or out/demo-<task>)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    parser.add_argument("--episodes", type=int, help="episodes per evaluation (default: the preset's)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of evaluation and training (default: %(default)s)")
+    parser.add_argument("--episodes", type=at_least(1), help="episodes per evaluation (default: the preset's)")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="seed of evaluation and training (default: %(default)s)"
+    )
     parser.add_argument("--agent", help="agent that improves the policy (default: the preset's)")
-    parser.add_argument("--chunks", type=int, help="chunks to imagine (default: the agent's)")
+    parser.add_argument("--chunks", type=at_least(1), help="chunks to imagine (default: the agent's)")
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="agent settings")

@@ -5,7 +5,7 @@ cell: `expert`; `operator` (imperfect); `operator-noisy`, `-delayed`, `-confused
 `-distracted`, `-playful`; `corrected` (an operator corrected by the expert); `random`. Trained policies: `base` (the
 bundle's), a run folder, a checkpoint directory or a Hub id; `--advantage` says what to ask them for.
 
-  rise evaluate --env RISE-BrickSorting-Cell-v0 --policy expert --episodes 200 --seed 0 --json expert.json
+  rise evaluate --task brick_sorting --policy expert --episodes 200 --seed 0 --json expert.json
   rise evaluate --env RISE-BrickSorting-Piper-v0 --robot cell --policy base --episodes 20   # over ROS: rise ros-cell
   rise evaluate --policy operator --difficulty hard --episodes 100 --videos out/videos --num-videos 4
 """
@@ -16,18 +16,18 @@ import argparse
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
+from rise_agents.cli.options import add_acting, add_threads, add_variation, at_least, cell_of, set_threads
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--env", default="RISE-BrickSorting-Cell-v0", help="environment id (default: %(default)s)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--task", default="brick_sorting", help="task, for its work cell (default: %(default)s)")
+    where.add_argument("--env", metavar="ID", help="another environment than the task's work cell")
     parser.add_argument("--policy", required=True, help="name or path of a policy")
-    parser.add_argument(
-        "--advantage", metavar="BIN", help="advantage to ask for: best (default), middle, worst, none, or 0, 1, ..."
-    )
-    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
+    add_acting(parser)
     parser.add_argument(
         "--noise-scale", type=float, metavar="S",
         help="standard deviation of the noise a chunk starts from, 0 (deterministic) to 1 (default: the policy's; 1 "
@@ -35,21 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_alias(parser, "--noise", "--noise-scale", type=float)
     parser.add_argument(
-        "--best-of", type=int, metavar="N", help="imagine N proposals per decision and execute the best"
+        "--best-of", type=at_least(1), metavar="N", help="imagine N proposals per decision and execute the best"
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle of `base` and --best-of (default: shipped)")
-    parser.add_argument("--threads", type=int, help="CPU threads of the policy (default: torch's)")
-    parser.add_argument("--episodes", type=int, default=100, help="number of episodes (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
-    parser.add_argument("--num-envs", type=int, help="environments at the same time (default: 16; one robot)")
+    add_threads(parser)
+    parser.add_argument("--episodes", type=at_least(1), default=100, help="number of episodes (default: %(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the first episode (default: %(default)s)")
+    parser.add_argument("--num-envs", type=at_least(1), help="environments at the same time (default: 16; one robot)")
     parser.add_argument("--robot", help="of a Piper environment: piper (default), cell (rise ros-cell) or a YAML file")
     parser.add_argument("--preset", help="preset of the task (default: the environment's)")
-    parser.add_argument("--difficulty", help="easy, normal or hard (default: the preset's)")
-    parser.add_argument("--execute", type=int, help="actions of each chunk to run (default: the preset's)")
-    parser.add_argument("--variation", action="store_true", help="vary lighting, colours, friction and camera")
+    parser.add_argument("--execute", type=at_least(1), help="actions of each chunk to run (default: the preset's)")
+    add_variation(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--videos", type=Path, metavar="DIR", help="film the first episodes of every outcome")
-    parser.add_argument("--num-videos", type=int, default=2, help="videos per outcome (default: %(default)s)")
+    parser.add_argument("--num-videos", type=at_least(1), default=2, help="videos per outcome (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,35 +60,33 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.files import write_json
     from rise_env.provenance import provenance
 
+    env_id = args.env or cell_of(args.task)
     values = {"preset": args.preset, "difficulty": args.difficulty, "execute": args.execute, "robot": args.robot}
     env_kwargs = {key: value for key, value in values.items() if value is not None}
     if args.variation:
         env_kwargs["variation"] = True
-    if args.threads is not None:
-        import torch
-
-        torch.set_num_threads(args.threads)
+    set_threads(args.threads)
     asked = {name: getattr(args, name) for name in ("advantage", "guidance", "noise_scale", "best_of")}
-    actor = resolve_actor(args.policy, task=task_of(args.env), bundle=args.bundle, **asked)
-    with episode_bar(args.episodes, f"{args.policy} in {args.env}") as on_episode:
+    actor = resolve_actor(args.policy, task=task_of(env_id), bundle=args.bundle, **asked)
+    with episode_bar(args.episodes, f"{args.policy} in {env_id}") as on_episode:
         result = evaluate(
-            args.env, actor, args.episodes, args.seed,
-            num_envs=args.num_envs or (1 if "-Piper-" in args.env else 16),
+            env_id, actor, args.episodes, args.seed,
+            num_envs=args.num_envs or (1 if "-Piper-" in env_id else 16),
             env_kwargs=env_kwargs, on_episode=on_episode,
         )  # fmt: skip
     low, high = result.success_interval
     last = args.seed + args.episodes - 1
-    print(f"{args.policy} in {args.env} ({result.episodes} episodes, seeds {args.seed} to {last})")
+    print(f"{args.policy} in {env_id} ({result.episodes} episodes, seeds {args.seed} to {last})")
     print(f"  success     {result.success_rate:.1%}  (95 % interval {low:.1%} to {high:.1%})")
     print(f"  score       {result.score_mean:.2f} of 10")
     print(f"  failures    {', '.join(f'{mode} {count}' for mode, count in result.failure_modes.items()) or 'none'}")
     print(f"  duration    {result.episode_seconds:.2f} s per episode; evaluated in {result.seconds:.1f} s")
     if args.json:
         # None stands for the policy's own; a scripted policy takes none of what is asked.
-        config = {"env": args.env, "policy": args.policy, "episodes": args.episodes, **env_kwargs, **asked}
+        config = {"env": env_id, "policy": args.policy, "episodes": args.episodes, **env_kwargs, **asked}
         write_json(args.json, {**result.to_dict(), **config, "provenance": provenance(config, args.seed)})
         print(f"  json        {args.json}")
     if args.videos:
-        for path in film_outcomes(args.env, actor, result.details, args.videos, args.num_videos, env_kwargs):
+        for path in film_outcomes(env_id, actor, result.details, args.videos, args.num_videos, env_kwargs):
             print(f"  video       {path}")
     return 0

@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
+from rise_agents.cli.options import at_least, folder
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,25 +25,29 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--agent", default="rise", help="agent (default: %(default)s)")
-    parser.add_argument("--env", default="RISE-BrickSorting-v0", help="imagination (default: %(default)s)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--task", default="brick_sorting", help="task (default: %(default)s)")
+    where.add_argument("--env", metavar="ID", help="another imagination than the task's own")
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
     parser.add_argument(
         "--data", type=Path, nargs="+", default=[], metavar="DIR", help="recordings (default: the bundle's states)"
     )
     parser.add_argument("--labels", metavar="TAG", help="tag of their advantages, with --data")
-    parser.add_argument("--chunks", type=int, help="chunks to imagine (default: the agent's)")
+    parser.add_argument("--chunks", type=at_least(1), help="chunks to imagine (default: the agent's)")
     parser.add_argument("--minutes", type=float, help="stop after so much time although chunks are left")
-    parser.add_argument("--seed", type=int, help="seed of everything random (default: the agent's, else 0)")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder; an old one is resumed")
-    parser.add_argument("--num-envs", type=int, help="imaginations at once (default: the agent's)")
-    parser.add_argument("--starts", type=int, metavar="N", help="recorded states to start from (default: the agent's)")
+    parser.add_argument("--seed", type=at_least(0), help="seed of everything random (default: the agent's, else 0)")
+    parser.add_argument("--out", type=folder, required=True, metavar="RUN", help="run folder; an old one is resumed")
+    parser.add_argument("--num-envs", type=at_least(1), help="imaginations at once (default: the agent's)")
+    parser.add_argument(
+        "--starts", type=at_least(1), metavar="N", help="recorded states to start from (default: the agent's)"
+    )
     parser.add_argument(
         "--oracle", action="store_true",
         help="the work cell in place of imagination: an upper bound, not a method (needs --data)",
     )  # fmt: skip
     add_alias(parser, "--true-world", "--oracle", nargs=0, const=True)
     parser.add_argument(
-        "--audit", type=int, default=0, metavar="N",
+        "--audit", type=at_least(0), default=0, metavar="N",
         help="before, every other minute and after, compare imagination with the cell: four candidates of the policy "
         "from each of N states (nothing is learned from it)",
     )  # fmt: skip
@@ -58,17 +63,19 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.training.presets import load_agent_preset, parse_settings
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.errors import ConfigError
+    from rise_env.registry import TASKS
 
-    task = task_of(args.env)
+    env_id = args.env or TASKS.load(args.task).env_id()
+    task = task_of(env_id)
     if args.bundle is None and task is None:
-        raise ConfigError(f"{args.env} is of no task: give --bundle")
+        raise ConfigError(f"{env_id} is of no task: give --bundle")
     bundle = load_bundle(args.bundle or find_bundle(task or ""))
     agent = load_agent_preset(args.agent, bundle.spec.name).replace(
         {**parse_settings(args.overrides), **({} if args.seed is None else {"seed": args.seed})},
         chunks=args.chunks, num_envs=args.num_envs, start_states=args.starts,
     )  # fmt: skip
     policy = resolve_policy(args.policy, bundle=bundle)
-    ingredients = Ingredients(bundle, args.env, args.data, args.labels, args.oracle)
+    ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle)
     improve(agent, policy, ingredients, args.out, minutes=args.minutes, audit_states=args.audit, note=say)
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"policy: {args.out / 'model'}")

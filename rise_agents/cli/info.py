@@ -40,10 +40,12 @@ def collect() -> dict[str, Any]:
     from rise_env.provenance import provenance
     from rise_env.registry import REGISTRIES, plugin_errors
 
+    presets = available_presets()
     return {
         "location": Path(rise_env.__path__[0]),
         "configs": config_root(),
-        "presets": available_presets(),
+        "presets": presets,
+        "agents": {task: list(config_files(f"{task}/agent")) for task in presets},
         "environments": sorted(name for name in gymnasium.registry if name.startswith("RISE-")),
         "robots": list(config_files("robots")),
         "registries": {kind: {one.name: one.plugin for one in known} for kind, known in REGISTRIES.items()},
@@ -67,9 +69,12 @@ def _text(info: dict[str, Any]) -> str:
             "memory": f"{machine['memory_gib']} GiB",
             "gpu": gpus,
         },
-        "Tasks and presets": {task: ", ".join(presets) for task, presets in info["presets"].items()},
+        "Presets by task": {task: ", ".join(presets) for task, presets in info["presets"].items()},
+        "Agents by task (`rise improve --agent`; any algorithm is one, too)": {
+            task: ", ".join(agents) for task, agents in info["agents"].items() if agents
+        },
         "Environments": dict.fromkeys(info["environments"], ""),
-        "Names": {
+        "Registered": {
             **{kind: ", ".join(map(_with_plugin, known.items())) for kind, known in info["registries"].items()},
             "robots": ", ".join(info["robots"]),
         },

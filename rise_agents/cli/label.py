@@ -12,8 +12,8 @@ above and value below (blue; orange: recorded progress; yellow: not scored), is 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from rise_agents.cli.options import add_device, add_overrides, add_task, at_least, folder
 from rise_env.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -24,18 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="directory or hub id")
     parser.add_argument("--value", required=True, metavar="MODEL", help="value model: directory or hub id")
     parser.add_argument("--tag", required=True, help="name of this labelling")
-    parser.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
-    parser.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
+    add_task(parser)
     parser.add_argument("--dynamics", metavar="MODEL", help="dynamics model, where the value model reads its latents")
     parser.add_argument("--demonstrations", action="store_true", help="the dataset is an expert's: do not score it")
-    parser.add_argument("--chunk", type=int, help="control steps per chunk (default: the task's)")
+    parser.add_argument("--chunk", type=at_least(1), help="control steps per chunk (default: the task's)")
     parser.add_argument(
         "--positive", type=float, default=0.3, metavar="PART", help="part of the frames called positive (default: 0.3)"
     )
-    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="episodes to draw (default: %(default)s)")
-    parser.add_argument("--directory", type=Path, metavar="DIR", help="write here instead of into the dataset")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides such as task.fps=15")
+    parser.add_argument(
+        "--pictures", type=at_least(0), default=4, metavar="N", help="episodes to draw (default: %(default)s)"
+    )
+    parser.add_argument("--directory", type=folder, metavar="DIR", help="write here instead of into the dataset")
+    add_device(parser)
+    add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:

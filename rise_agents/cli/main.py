@@ -6,7 +6,8 @@ Sub-commands are imported only when they are called, so `rise --help` answers at
 * `add_arguments(parser: argparse.ArgumentParser) -> None`;
 * `run(args: argparse.Namespace) -> int`, which returns the exit code.
 
-Errors that the project raises on purpose (`rise_env.errors.RiseError`) are printed in one piece, without a traceback.
+Errors that the project raises on purpose (`rise_env.errors.RiseError`), and those of the file system, are printed in
+one piece, without a traceback.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _EXAMPLES = {
     "train": "rise train dynamics --data data/bricks --preset small --out runs/dynamics --minutes 60",
     "improve": "rise improve --agent rise --policy base --chunks 30000 --seed 0 --out runs/rise",
     "label": "rise label data/bricks --value runs/value/model --tag v1",
-    "evaluate": "rise evaluate --env RISE-BrickSorting-Cell-v0 --policy base --episodes 100",
+    "evaluate": "rise evaluate --task brick_sorting --policy base --episodes 100",
     "deploy": "rise deploy --policy base --driver cell --episodes 20 --execution smooth",
     "serve": "rise serve --policy base --port 8000",
     "bench": "rise bench cell --json cell.json",
@@ -94,7 +95,8 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] | No
     except Exception as error:
         from rise_env.errors import RiseError  # registers the environments, 0.3 s: not on the way to --help
 
-        if not isinstance(error, RiseError) or _wants_traceback(arguments):
+        # What the file system refuses (a full disk, no permission, a file in place of a directory) is no bug either.
+        if not isinstance(error, (RiseError, OSError)) or _wants_traceback(arguments):
             raise
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_ERROR

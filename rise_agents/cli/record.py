@@ -21,34 +21,33 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from rise_env.errors import ConfigError
+from rise_agents.cli.options import add_acting, add_overrides, add_task, add_variation, at_least, folder
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
+    add_task(parser)
     parser.add_argument("--policy", default="expert", help="name or path of a policy (default: %(default)s)")
-    parser.add_argument("--advantage", metavar="BIN", help="what to ask a trained policy for")
-    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
-    parser.add_argument("--episodes", type=int, default=10, help="episodes in the dataset (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the dataset")
-    parser.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
-    parser.add_argument("--difficulty", help="easy, normal or hard (default: the preset's)")
-    parser.add_argument("--variation", action="store_true", help="vary lighting, colours, friction and camera")
+    add_acting(parser)
+    parser.add_argument(
+        "--episodes", type=at_least(1), default=10, help="episodes in the dataset (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the first episode (default: %(default)s)")
+    parser.add_argument("--out", type=folder, required=True, help="directory of the dataset")
+    add_variation(parser)
     parser.add_argument(
         "--tail-seconds", type=float, help="go on this long after the outcome is clear (default: one action chunk)"
     )
-    parser.add_argument("--preview", type=int, default=4, metavar="N", help="episodes in the preview video; 0 for none")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides such as task.fps=15")
+    parser.add_argument(
+        "--preview", type=at_least(0), default=4, metavar="N", help="episodes in the preview video; 0 for none"
+    )
+    add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Record."""
-    if args.episodes < 1:
-        raise ConfigError(f"--episodes is {args.episodes}, expected at least 1")
     from rise_agents.policies.resolve import resolve_actor
     from rise_agents.progress import advance, bar, say
     from rise_env.acting import Actor

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import functools
 
+from rise_agents.cli.options import add_task, add_variation, at_least
+
 __all__ = ["add_arguments", "run"]
 
 _DEFAULT_PORT = 11311
@@ -21,18 +23,20 @@ _DEFAULT_PORT = 11311
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--task", default="brick_sorting", help="task (default: %(default)s)")
-    parser.add_argument("--preset", default="small", help="preset (default: %(default)s)")
-    parser.add_argument("--difficulty", help="easy, normal or hard (default: the preset's)")
-    parser.add_argument("--variation", action="store_true", help="vary lighting, colours, friction and camera")
+    add_task(parser)
+    add_variation(parser)
     parser.add_argument("--robot", default="cell", metavar="NAME", help="whose topics to use (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument(
-        "--image-size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"),
+        "--image-size", type=at_least(1), nargs=2, default=(480, 640), metavar=("H", "W"),
         help="size of the images served (default: 480 640, as the robot's)",
     )  # fmt: skip
     parser.add_argument(
-        "--supersample", type=int, default=1, metavar="N", help="draw images N times as large and average (default: 1)"
+        "--supersample",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="draw images N times as large and average (default: 1)",
     )
     parser.add_argument("--camera-rate", type=float, metavar="HZ", help="images per second (default: the robot's, 30)")
     parser.add_argument("--joint-rate", type=float, metavar="HZ", help="joint states per second (default: 200)")

@@ -13,17 +13,20 @@ import argparse
 import time
 from pathlib import Path
 
+from rise_agents.cli.options import add_task, at_least, cell_of, folder
+
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--task", default="brick_sorting", help="task name (default: %(default)s)")
-    parser.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("out/showcase"), help="directory (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=40, help="episodes per policy (default: %(default)s)")
-    parser.add_argument("--recorded", type=int, default=6, help="episodes of the dataset (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
+    add_task(parser)
+    parser.add_argument("--out", type=folder, default=Path("out/showcase"), help="directory (default: %(default)s)")
+    parser.add_argument("--episodes", type=at_least(1), default=40, help="episodes per policy (default: %(default)s)")
+    parser.add_argument(
+        "--recorded", type=at_least(1), default=6, help="episodes of the dataset (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
 
 
@@ -33,14 +36,13 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.reporting.gallery import film_gallery, scripted_policies
     from rise_env.files import write_json
     from rise_env.provenance import provenance
-    from rise_env.registry import TASKS
     from rise_robot.cell.collect import collect
     from rise_robot.cell.config import load_cell
     from rise_robot.recording import write_preview
 
     started = time.perf_counter()
     spec, config = load_cell(args.task, args.preset)
-    env_id = f"RISE-{TASKS.load(spec.name).title}-Cell-v0"
+    env_id = cell_of(spec.name)
     print(f"{env_id}: {spec.prompt}")
     policies = scripted_policies(env_id, args.preset)
     with bar(len(policies), "evaluating and filming", "policies") as progress:

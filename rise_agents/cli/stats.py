@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rise_agents.cli.options import add_task
+
 __all__ = ["add_arguments", "run"]
 
 
@@ -19,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="directory or hub id")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all statistics as JSON (/dev/stdout works)")
     parser.add_argument("--openpi", type=Path, metavar="FILE", help="write openpi's norm_stats.json")
-    parser.add_argument("--task", help="check the dataset against this task (name or YAML path)")
-    parser.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
+    add_task(parser, default=None, help="check the dataset against this task (name or YAML path)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rise_env.errors import ConfigError
+from rise_agents.cli.options import add_device, add_task, add_threads, at_least, folder, set_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,12 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
-    if args.threads is not None:
-        import torch
-
-        if args.threads < 1:
-            raise ConfigError(f"--threads is {args.threads}, expected at least 1")
-        torch.set_num_threads(args.threads)
+    set_threads(args.threads)
     return int(importlib.import_module(PARTS[args.part].module).run(args))
 
 
@@ -74,14 +69,13 @@ def training_setup(args: argparse.Namespace) -> Iterator[TrainingSetup]:
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="recorded datasets")
-    parser.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
-    parser.add_argument("--preset", default="small", help="preset (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder; an old one is resumed")
+    add_task(parser)
+    parser.add_argument("--out", type=folder, required=True, metavar="RUN", help="run folder; an old one is resumed")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="time to train, interruptions not counted")
-    length.add_argument("--steps", type=int, help="updates (default: the preset's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    length.add_argument("--steps", type=at_least(1), help="updates (default: the preset's)")
+    add_device(parser)
+    add_threads(parser)
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
         help="such as dynamics.training.learning_rate=5e-4",

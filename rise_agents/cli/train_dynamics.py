@@ -12,12 +12,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rise_agents.cli.options import at_least
+
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments, on top of those that every part of `rise train` has."""
-    parser.add_argument("--autoencoder-steps", type=int, help="updates of the autoencoder (default: the preset's)")
+    parser.add_argument(
+        "--autoencoder-steps", type=at_least(1), help="updates of the autoencoder (default: the preset's)"
+    )
     parser.add_argument(
         "--autoencoder", type=Path, metavar="MODEL", help="take the autoencoder of this model instead of training one"
     )

@@ -15,18 +15,11 @@ any interruption.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from rise_agents.cli.aliases import add_alias
-from rise_env.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rise_agents.policies.base import Policy
+from rise_agents.cli.options import at_least, cell_of
 
 __all__ = ["add_arguments", "run"]
-
-_FIRST_SEED = 500_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,66 +28,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--labels", metavar="TAG", help="tag of the advantages that `rise label` wrote")
     which.add_argument("--plain", action="store_true", help="plain behaviour cloning, without advantages")
     parser.add_argument("--initial", metavar="POLICY", help="policy to go on from")
-    parser.add_argument("--episodes", type=int, metavar="N", help="use the first N episodes only")
+    parser.add_argument("--episodes", type=at_least(1), metavar="N", help="use the first N episodes only")
     parser.add_argument(
-        "--closed-loop-eval", type=int, default=0, metavar="N", help="episodes at every evaluation (default: none)"
+        "--closed-loop-eval",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="episodes at every evaluation (default: none)",
     )
     add_alias(parser, "--try-out", "--closed-loop-eval", type=int)
-    parser.add_argument("--env", default="RISE-BrickSorting-Cell-v0", help="where to act (default: %(default)s)")
+    parser.add_argument("--env", metavar="ID", help="where to act (default: the task's work cell)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, print."""
-    import numpy as np
+    from rise_agents.cli.train import training_setup
+    from rise_agents.pipelines.policy import closed_loop_eval, train_policy_on
 
-    from rise_agents.algorithms.bc import BehaviourCloning, train_policy
-    from rise_agents.policies.config import load_policy_config
-    from rise_agents.policies.data import advantage_bins_of, measured_advantages
-    from rise_agents.policies.resolve import resolve_policy
-    from rise_agents.progress import Bars, say
-    from rise_env.data import open_dataset
-    from rise_env.tasks import load_task
-    from rise_env.training.loop import Budget
-    from rise_env.world_model import resolve_device
-
-    fixed = [item for item in args.overrides if item.startswith(("policy.kind", "policy.model", "policy.advantage"))]
-    if args.initial and fixed:
-        raise ConfigError(f"--initial {args.initial}: its model and advantage bins are given; leave out {fixed}")
-    config = load_policy_config(args.task, args.preset, args.overrides)
-    initial = resolve_policy(args.initial, task=args.task) if args.initial else None
-    with Bars() as bars:
-        dataset = open_dataset(args.data, load_task(args.task, args.preset, args.overrides), progress=bars.decoding)
-        codec = config.advantage if initial is None else initial.codec
-        if args.plain:
-            bins = np.full(dataset.num_frames, codec.unconditional, np.int64)
-        else:
-            bins, codec = advantage_bins_of(*measured_advantages(dataset, args.labels), codec)
-        budget = Budget(steps=args.steps or config.training.steps)
-        if args.minutes is not None:
-            budget = Budget(seconds=60 * args.minutes)
-        training = BehaviourCloning(
-            dataset, bins, config, args.out, budget,
-            codec=codec, initial=initial, first=args.episodes, device=resolve_device(args.device),
-            report=bars.training, closed_loop_eval=_closed_loop_eval(args) if args.closed_loop_eval else None,
+    with training_setup(args) as setup:
+        measure = None
+        if args.closed_loop_eval:
+            env_id = args.env or cell_of(setup.spec.name)
+            measure = closed_loop_eval(env_id, args.closed_loop_eval, args.plain, setup.log)
+        train_policy_on(
+            setup, args.out, args.labels,
+            steps=args.steps, minutes=args.minutes, initial=args.initial, first=args.episodes, measure=measure,
         )  # fmt: skip
-        say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; TensorBoard: {args.out}/tensorboard")
-        train_policy(training)
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"model: {args.out / 'model'}")
     return 0
-
-
-def _closed_loop_eval(args: argparse.Namespace) -> Callable[[Policy], dict[str, float]]:
-    """A function that lets a policy act in the environment."""
-    from rise_agents.evaluation.evaluate import evaluate
-    from rise_agents.policies.actor import PolicyActor
-    from rise_agents.progress import say
-
-    def measure(policy: Policy) -> dict[str, float]:
-        asked = policy.codec.unconditional if args.plain else policy.codec.best_bin
-        result = evaluate(args.env, PolicyActor(policy, asked), args.closed_loop_eval, _FIRST_SEED)
-        low, high = result.success_interval
-        say(f"success {result.success_rate:.1%} ({low:.1%} to {high:.1%}), {result.failure_modes}")
-        return {"success": result.success_rate, "score": result.score_mean}
-
-    return measure

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rise_agents.cli.options import at_least
+
 __all__ = ["add_arguments", "run"]
 
 
@@ -23,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--initial", type=Path, metavar="MODEL", help="value model to start from")
     parser.add_argument("--dynamics", type=Path, metavar="MODEL", help="dynamics model, for latents or imagined frames")
     parser.add_argument(
-        "--imagined", type=int, default=0, metavar="N", help="mix in imagined frames of N recorded chunks (0: none)"
+        "--imagined",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="mix in imagined frames of N recorded chunks (0: none)",
     )
 
 

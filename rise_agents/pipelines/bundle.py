@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rise_agents.algorithms.bc import BehaviourCloning, train_policy
+from rise_agents.pipelines.policy import train_policy_on
 from rise_agents.pipelines.recording import label
-from rise_agents.policies.config import load_policy_config
-from rise_agents.policies.data import advantage_bins_of, measured_advantages
 from rise_agents.progress import Bars, say
 from rise_env.bundle import Bundle
 from rise_env.training.bundle import train_bundle
-from rise_env.training.loop import Budget
 from rise_env.training.setup import TrainingSetup
 
 __all__ = ["train_bundle_with_policy"]
@@ -30,11 +27,8 @@ def train_bundle_with_policy(task: str, preset: str, data: Sequence[Path], out: 
         world = train_bundle(setup, runs / "world", runs=runs)
         bars.close()
         label(data, _LABELS, world.world_model().value, setup.spec)
-        config = load_policy_config(task, preset)
-        dataset = setup.open_dataset()
-        bins, codec = advantage_bins_of(*measured_advantages(dataset, _LABELS), config.advantage)
-        budget, folder, model = Budget(steps=config.training.steps), runs / "policy", world.path / "world_model"
-        train_policy(BehaviourCloning(dataset, bins, config, folder, budget, codec=codec, report=bars.training))
+        model = world.path / "world_model"
+        train_policy_on(setup, runs / "policy", _LABELS)
         return train_bundle(
-            setup, out, runs=runs, dynamics=model / "dynamics", value=model / "value", policy=folder / "model"
+            setup, out, runs=runs, dynamics=model / "dynamics", value=model / "value", policy=runs / "policy" / "model"
         )

@@ -164,6 +164,8 @@ def _surroundings(
     agent: AgentPreset, policy: Policy, ingredients: Ingredients, note: Callable[[str], None]
 ) -> tuple[Any, ChunkSource, Any]:
     """Environment to learn in, recorded chunks to mix in, and environment for films (None without)."""
+    if str(gymnasium.spec(ingredients.env_id).vector_entry_point).startswith("rise_robot."):
+        raise ConfigError(f"{ingredients.env_id} is no imagination; --oracle lets the work cell take its place")
     bundle, lags = ingredients.bundle, list(policy.lags)
     kwargs: dict[str, Any] = {"bundle": str(bundle.path), "observation_lags": lags, "autoreset_mode": "disabled"}
     offline: ChunkSource

@@ -68,8 +68,7 @@ def load_agent_preset(name: str, task: str) -> AgentPreset:
     elif name in ALGORITHMS:
         return AgentPreset(key)
     else:
-        there = ", ".join(dict.fromkeys([*known, *ALGORITHMS.names()]))
-        raise ConfigError(f"unknown agent {name!r}. Known for {task}: {there}. {ALGORITHMS.unknown(name)}")
+        raise ConfigError(ALGORITHMS.unknown(name, known))
     values = {"algorithm": path.stem, **load_yaml(path)}
     preset = decode(AgentPreset, values, f"agent {path}")
     algorithm = ALGORITHMS.load(preset.algorithm)

@@ -7,7 +7,6 @@ import importlib
 import os
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +19,9 @@ Blocks = Callable[[str], list[tuple[str, str]]]
 def test_every_code_block_works(code_blocks: Blocks, tmp_path: Path) -> None:
     blocks = code_blocks("docs/add_a_robot.md")
     assert [language for language, _ in blocks] == [
-        "", "yaml", "yaml", "python", "yaml", "python", "toml", "bash", "python", "python",
+        "", "yaml", "yaml", "python", "yaml", "python", "bash", "python", "python",
     ]  # fmt: skip
-    tree, layout, task, driver, robot, package, project, commands, environment, faults = (text for _, text in blocks)
-    (entry,) = tomllib.loads(project)["project"]["entry-points"]["rise.plugins"].items()
+    tree, layout, task, driver, robot, package, commands, environment, faults = (text for _, text in blocks)
     files = {
         "my_package/configs/layouts/toy_arm.yaml": layout,
         "my_package/configs/toy_reach/small.yaml": task,
@@ -31,7 +29,7 @@ def test_every_code_block_works(code_blocks: Blocks, tmp_path: Path) -> None:
         "my_package/configs/robots/toy.yaml": robot,
         "my_package/__init__.py": package,
         "my_package-0.1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: my-package\nVersion: 0.1.0\n",
-        "my_package-0.1.0.dist-info/entry_points.txt": f"[rise.plugins]\n{' = '.join(entry)}\n",
+        "my_package-0.1.0.dist-info/entry_points.txt": f"[rise.plugins]\nmy_package = my_package\n",
     }
     for name, text in files.items():
         assert name.rpartition("/")[2] in tree or "dist-info" in name

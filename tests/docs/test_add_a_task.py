@@ -27,8 +27,6 @@ def test_every_code_block_is_of_the_package_or_runs(code_blocks: Blocks, strange
     base, small = (text for language, text in blocks if language == "yaml")
     assert base == (PACKAGE / "configs/block_pushing/_base.yaml").read_text()
     assert small == (PACKAGE / "configs/block_pushing/small.yaml").read_text()
-    (project,) = (text for language, text in blocks if language == "toml")
-    assert project in (PACKAGE.parents[1] / "pyproject.toml").read_text()
     (commands,) = (text for language, text in blocks if language == "bash")
     for line in commands.splitlines():
         name, *arguments = line.split()
@@ -37,4 +35,4 @@ def test_every_code_block_is_of_the_package_or_runs(code_blocks: Blocks, strange
     assert (tmp_path / "data" / "pushes" / "preview.mp4").is_file()
     assert stranger("-c", use, cwd=tmp_path).stdout.startswith("Push the block over the line.")
     assert len(shown) == 6
-    assert {language for language, _ in blocks} == {"toml", "python", "yaml", "bash"}
+    assert {language for language, _ in blocks} == {"python", "yaml", "bash"}

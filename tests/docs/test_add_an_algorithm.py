@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +20,7 @@ Stranger = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.mark.slow
 def test_every_code_block_works(code_blocks: Blocks, stranger: Stranger, tmp_path: Path) -> None:
-    project, registration, source, use, commands, preset = (text for _, text in code_blocks("docs/add_an_algorithm.md"))
-    ours = tomllib.loads((PLUGIN / "pyproject.toml").read_text())
-    assert tomllib.loads(project)["project"]["entry-points"] == ours["project"]["entry-points"]
+    registration, source, use, commands, preset = (text for _, text in code_blocks("docs/add_an_algorithm.md"))
     assert registration.splitlines()[-1] in (PLUGIN / "src" / "rise_stranger" / "__init__.py").read_text()
     assert source == (PLUGIN / "src" / "rise_stranger" / "algorithm.py").read_text()
     stranger("-c", registration, cwd=tmp_path)  # the same name again, for the same class, is fine

@@ -127,6 +127,12 @@ def test_traceback_by_environment(echo: ModuleType, value: str, shown: bool, mon
         assert main(["echo"], FAKE) == 2
 
 
+def test_refusals_of_the_file_system_are_one_line(echo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    echo.error = PermissionError(13, "Permission denied", "/somewhere")
+    assert main(["echo"], FAKE) == 2
+    assert capsys.readouterr().err == "error: [Errno 13] Permission denied: '/somewhere'\n"
+
+
 def test_faults_of_ours_keep_their_traceback(echo: ModuleType) -> None:
     echo.error = ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError):

@@ -1,0 +1,79 @@
+"""Arguments that several commands share, and what they accept."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_acting", "add_device", "add_overrides", "add_task", "add_threads", "add_variation", "at_least",
+           "cell_of", "folder", "set_threads"]  # fmt: skip
+
+
+def at_least(limit: int) -> Callable[[str], int]:
+    """An argument type: a whole number that is not below `limit`."""
+
+    def number(text: str) -> int:
+        if int(text) < limit:
+            raise argparse.ArgumentTypeError(f"{text} is less than {limit}")
+        return int(text)
+
+    return number
+
+
+def folder(text: str) -> Path:
+    """An argument type: a directory, which may be there already."""
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a directory")
+    return Path(text)
+
+
+def add_task(parser: Any, preset: str | None = "small", **kwargs: Any) -> None:
+    """Declare `--task` and `--preset`."""
+    defaults = {"default": "brick_sorting", "help": "task name or YAML path (default: %(default)s)"}
+    parser.add_argument("--task", **{**defaults, **kwargs})
+    parser.add_argument("--preset", default=preset, help=f"preset of the task (default: {preset or 'its own'})")
+
+
+def add_overrides(parser: Any) -> None:
+    """Declare the overrides at the end."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides such as task.fps=15")
+
+
+def add_acting(parser: Any) -> None:
+    """Declare what a trained policy is asked for."""
+    parser.add_argument("--advantage", metavar="BIN", help="advantage to ask a trained policy for: best (default), "
+                        "middle, worst, none, or 0, 1, ...")  # fmt: skip
+    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
+
+
+def add_variation(parser: Any) -> None:
+    """Declare what varies in the cell."""
+    parser.add_argument("--difficulty", help="easy, normal or hard (default: the preset's)")
+    parser.add_argument("--variation", action="store_true", help="vary lighting, colours, friction and camera")
+
+
+def add_device(parser: Any, default: str = "auto") -> None:
+    """Declare `--device`."""
+    parser.add_argument("--device", default=default, help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
+
+
+def add_threads(parser: Any) -> None:
+    """Declare `--threads`; `set_threads` puts it into effect."""
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads (default: torch's)")
+
+
+def set_threads(threads: int | None) -> None:
+    """Compute with so many threads."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def cell_of(task: str) -> str:
+    """Environment id of the work cell of a task."""
+    from rise_env.registry import TASKS
+
+    return str(TASKS.load(task).env_id("-Cell"))

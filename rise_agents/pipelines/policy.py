@@ -1,0 +1,95 @@
+"""From labelled recordings and a preset to a policy: what `rise train policy` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rise_agents.algorithms.bc import BehaviourCloning, train_policy
+from rise_agents.evaluation.evaluate import evaluate
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Policy
+from rise_agents.policies.config import load_policy_config
+from rise_agents.policies.data import advantage_bins_of, measured_advantages
+from rise_agents.policies.resolve import resolve_policy
+from rise_env.errors import ConfigError
+from rise_env.training.loop import Budget
+from rise_env.training.setup import TrainingSetup
+from rise_env.world_model import resolve_device
+
+__all__ = ["closed_loop_eval", "train_policy_on"]
+
+_GIVEN = ("policy.kind", "policy.model", "policy.advantage")
+_FIRST_SEED = 500_000
+
+
+def train_policy_on(
+    setup: TrainingSetup,
+    out: Path,
+    labels: str | None,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    initial: str | None = None,
+    first: int | None = None,
+    measure: Callable[[Policy], dict[str, float]] | None = None,
+) -> Policy:
+    """Clone recorded chunks; an interrupted run goes on where it stood.
+
+    Args:
+        setup: Data and preset.
+        out: Run folder.
+        labels: Tag of the advantages that condition the policy; None for plain behaviour cloning.
+        steps: Updates; the preset's when neither `steps` nor `minutes` is given.
+        minutes: Time instead.
+        initial: Policy to go on from.
+        first: Use the first so many episodes only.
+        measure: Called with the averaged policy at every evaluation; see `closed_loop_eval`.
+
+    Raises:
+        ConfigError: If something in the configuration is wrong.
+        TrainingError: If a loss is not finite.
+        CheckpointError: If a saved state is damaged or belongs to other settings.
+    """
+    if initial and (fixed := [item for item in setup.overrides if item.startswith(_GIVEN)]):
+        raise ConfigError(f"--initial {initial}: its model and advantage bins are given; leave out {fixed}")
+    config = load_policy_config(setup.task, setup.preset, setup.overrides)
+    policy = resolve_policy(initial, task=setup.task) if initial else None
+    dataset = setup.open_dataset()
+    codec = config.advantage if policy is None else policy.codec
+    if labels is None:
+        bins = np.full(dataset.num_frames, codec.unconditional, np.int64)
+    else:
+        bins, codec = advantage_bins_of(*measured_advantages(dataset, labels), codec)
+    setup.log(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; TensorBoard: {out}/tensorboard")
+    budget = Budget(steps=steps or config.training.steps) if minutes is None else Budget(seconds=60 * minutes)
+    run = BehaviourCloning(
+        dataset, bins, config, out, budget,
+        codec=codec, initial=policy, first=first, device=resolve_device(setup.device), report=setup.report,
+        closed_loop_eval=measure,
+    )  # fmt: skip
+    return train_policy(run)
+
+
+def closed_loop_eval(
+    env_id: str, episodes: int, plain: bool, log: Callable[[str], None]
+) -> Callable[[Policy], dict[str, float]]:
+    """A function that lets a policy act in an environment and gives its success and score.
+
+    Args:
+        env_id: Environment.
+        episodes: How many, always the same.
+        plain: Ask for no advantage, not for the best.
+        log: Told the result.
+    """
+
+    def measure(policy: Policy) -> dict[str, float]:
+        asked = policy.codec.unconditional if plain else policy.codec.best_bin
+        result = evaluate(env_id, PolicyActor(policy, asked), episodes, _FIRST_SEED)
+        low, high = result.success_interval
+        log(f"success {result.success_rate:.1%} ({low:.1%} to {high:.1%}), {result.failure_modes}")
+        return {"success": result.success_rate, "score": result.score_mean}
+
+    return measure

@@ -1,0 +1,75 @@
+"""What commands accept: wrong numbers and paths are told before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+import pytest
+
+from rise_agents.cli import options
+from rise_agents.cli.main import COMMANDS, main
+
+
+def test_numbers_have_a_least_value() -> None:
+    assert options.at_least(3)("3") == 3
+    with pytest.raises(argparse.ArgumentTypeError, match="2 is less than 3"):
+        options.at_least(3)("2")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert options.folder(str(tmp_path)) == tmp_path
+    assert options.folder(str(tmp_path / "new")) == tmp_path / "new"
+    (tmp_path / "file").touch()
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a directory"):
+        options.folder(str(tmp_path / "file"))
+
+
+def test_the_cell_of_a_task() -> None:
+    assert options.cell_of("brick-sorting") == "RISE-BrickSorting-Cell-v0"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("evaluate --policy expert --seed -1", "-1 is less than 0"),
+        ("evaluate --policy expert --num-envs 0", "0 is less than 1"),
+        ("evaluate --policy expert --task brick_sorting --env RISE-BrickSorting-Cell-v0", "not allowed with"),
+        ("record --out here --seed -1", "-1 is less than 0"),
+        ("record --out FILE", "is not a directory"),
+        ("improve --out FILE", "is not a directory"),
+        ("improve --out here --seed -1", "-1 is less than 0"),
+        ("improve --out here --audit -3", "-3 is less than 0"),
+        ("demo --out FILE", "is not a directory"),
+        ("train policy --data d --plain --out here --threads 0", "0 is less than 1"),
+        ("bench cell --seed -1", "-1 is less than 0"),
+    ],
+)
+def test_wrong_arguments_are_usage_errors(
+    command: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as exit_:
+        main(command.replace("FILE", str(tmp_path / "file")).split())
+    assert exit_.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("evaluate --policy expert --task brick_sort", "Did you mean 'brick_sorting'?"),
+        ("evaluate --policy expert --task box_closing", "task 'box_closing' has no work cell"),
+        ("improve --env RISE-BrickSorting-Cell-v0 --out OUT", "RISE-BrickSorting-Cell-v0 is no imagination; --oracle"),
+        ("improve --agent ries --out OUT", "unknown algorithm 'ries'. Did you mean 'rise'?"),
+    ],
+)
+def test_what_does_not_fit_is_told(command: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command.replace("OUT", str(tmp_path)).split()) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_every_command_declares_its_arguments() -> None:
+    for command in COMMANDS.values():
+        importlib.import_module(command.module).add_arguments(argparse.ArgumentParser())
