@@ -19,7 +19,7 @@ def test_every_code_block_works(code_blocks: Callable[[str], list[tuple[str, str
         "my_package/dynamics.py": dynamics,
         "my_package/__init__.py": package,
         "my_package-0.1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: my-package\nVersion: 0.1.0\n",
-        "my_package-0.1.0.dist-info/entry_points.txt": f"[rise.plugins]\nmy_package = my_package\n",
+        "my_package-0.1.0.dist-info/entry_points.txt": "[rise.plugins]\nmy_package = my_package\n",
     }
     for name, text in files.items():
         assert name.rpartition("/")[2] in tree or "dist-info" in name
