@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rise_agents.cli.options import add_device, add_task, add_threads, at_least, folder, set_threads
+from rise_agents.cli.options import add_device, add_task, add_threads, at_least, set_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def training_setup(args: argparse.Namespace) -> Iterator[TrainingSetup]:
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="recorded datasets")
     add_task(parser)
-    parser.add_argument("--out", type=folder, required=True, metavar="RUN", help="run folder; an old one is resumed")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder; an old one is resumed")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="time to train, interruptions not counted")
     length.add_argument("--steps", type=at_least(1), help="updates (default: the preset's)")

@@ -20,26 +20,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rise_agents.cli.options import at_least, folder
-
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments, on top of those that every part of `rise train` has."""
-    parser.add_argument("--runs", type=folder, metavar="DIR", help="folder of the training runs (default: <out>-runs)")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of the training runs (default: <out>-runs)")
     parser.add_argument("--dynamics", type=Path, metavar="MODEL", help="trained dynamics model to use")
     parser.add_argument("--value", type=Path, metavar="MODEL", help="trained value model to use")
     parser.add_argument("--policy", type=Path, metavar="MODEL", help="base policy to put in (`rise train policy`)")
+    parser.add_argument("--starts", type=int, default=512, metavar="N", help="start states (default: %(default)s)")
     parser.add_argument(
-        "--starts", type=at_least(1), default=512, metavar="N", help="start states (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--imagined", type=at_least(0), default=3000, metavar="N",
+        "--imagined", type=int, default=3000, metavar="N",
         help="recorded chunks to imagine for the value; 0 for none (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--imagined-steps", type=at_least(1), metavar="N",
+        "--imagined-steps", type=int, metavar="N",
         help="updates of the value on imagined frames (default: three sevenths of its updates before)",
     )  # fmt: skip
 
