@@ -87,12 +87,7 @@ class PretrainedMixin(_Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
-        """A model as `get_config` describes it, its weights still to come.
-
-        Args:
-            config: What `get_config` returned.
-            folder: The checkpoint, for files that `save_files` wrote.
-            device: Where the model will live; it is moved there in any case.
+        """A model as `get_config` describes it, its weights still to come; `folder` has what `save_files` wrote.
 
         Raises:
             ConfigError, KeyError, TypeError: If the configuration is wrong; the caller says of which checkpoint.

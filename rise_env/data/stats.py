@@ -27,14 +27,7 @@ class FeatureStats:
 
 @dataclass(frozen=True)
 class Stats:
-    """Statistics of a dataset.
-
-    Attributes:
-        names: Joint names.
-        num_frames: Frames they were computed from.
-        state: Of the joint state.
-        action: Of the action.
-    """
+    """Statistics of a dataset: joint names, the frames they were computed from, joint state and action."""
 
     names: tuple[str, ...]
     num_frames: int

@@ -47,15 +47,9 @@ class HashedText(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Convolutions that all views share, told apart by a bias per view.
+    """Convolutions that all V views share, told apart by a bias per view, to `width` features per view.
 
-    Args:
-        views: Number of views V.
-        size: Height and width of the input.
-        in_channels: Channels of the input.
-        channels: Width of each convolution.
-        flat_convs: Leading convolutions that keep the size; the others halve it.
-        width: Features per view.
+    The first `flat_convs` keep the height and width of the input; the others halve them.
     """
 
     def __init__(
@@ -86,14 +80,9 @@ class ConvEncoder(nn.Module):
 
 
 class BackboneEncoder(nn.Module):
-    """A vision transformer of the transformers library; every view is an image of its own.
+    """A vision transformer of the transformers library, to `width` features per view; every view is an image.
 
-    Args:
-        views: Number of views V.
-        width: Features per view.
-        size: Height and width that images are resized to.
-        backbone: The transformers model.
-        freeze: Do not train the backbone.
+    Images are resized to the height and width `size`; `freeze` leaves the backbone as it is.
     """
 
     mean: torch.Tensor

@@ -61,18 +61,15 @@ def read_values(
 
 
 def chunk_advantages(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarray:
-    """Advantage of the recorded chunk at every frame, float32 (N,): mean of V(t + k), as `chunk_means`, minus V(t).
-
-    Args:
-        values: Values of all frames, (N,), episode after episode.
-        lengths: Frames of each episode.
-        chunk: Control steps per chunk.
-    """
+    """Advantage of the recorded chunk at every frame, float32 (N,): `chunk_means` minus V(t)."""
     return (chunk_means(values, lengths, chunk) - values).astype(np.float32)
 
 
 def chunk_means(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarray:
-    """Mean of V(t + k) over k = 1 .. min(chunk, rest), float64 (N,); V(t) itself at the last frame of an episode."""
+    """Mean of V(t + k) over k = 1 .. min(chunk, rest), float64 (N,); V(t) itself at the last frame of an episode.
+
+    Values (N,) are those of all frames, episode after episode; `lengths` the frames of each.
+    """
     values, lengths = np.asarray(values, np.float64), np.asarray(lengths, np.int64)
     if lengths.sum() != len(values):
         raise ValueError(f"{len(values)} values for episodes of {int(lengths.sum())} frames in all")
