@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["area_under_roc", "outcome_recognition", "rank_correlation", "within_group_correlation"]
+__all__ = ["area_under_roc", "outcome_recognition", "rank_correlation", "ranks", "within_group_correlation"]
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1; ties share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
@@ -26,7 +26,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
         raise ValueError(f"got {first.size} and {second.size} values to correlate")
     if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
-    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
 
 
 def within_group_correlation(
@@ -68,8 +68,8 @@ def area_under_roc(score: np.ndarray, positive: np.ndarray) -> float:
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others:
         return float("nan")
-    ranks = _ranks(np.asarray(score, float))
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
+    sum_of_ranks = ranks(np.asarray(score, float))[positive].sum()
+    return float((sum_of_ranks - count * (count + 1) / 2) / (count * others))
 
 
 def outcome_recognition(imagined: np.ndarray, true: np.ndarray, start: np.ndarray, threshold: int = 24) -> float:

@@ -7,22 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from rise_env.metrics.agreement import area_under_roc, ranks
 from rise_env.value.labels import FrameDataset, Labels
 from rise_env.value.model import ValueModel
 
 __all__ = ["auroc", "chunk_advantages", "chunk_means", "evaluate_value", "pearson", "read_values", "spearman"]
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts + 1) / 2)[inverse]
-
-
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
     """Rank correlation of two arrays (n,); None where one of them does not vary."""
-    return pearson(_ranks(np.asarray(a)), _ranks(np.asarray(b)))
+    return pearson(ranks(np.asarray(a)), ranks(np.asarray(b)))
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -35,11 +29,8 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float | None:
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     """Probability that a positive scores higher than a negative; None where one kind is missing."""
-    positive = np.asarray(positive, bool)
-    count, others = int(positive.sum()), int((~positive).sum())
-    if not count or not others:
-        return None
-    return float((_ranks(np.asarray(score))[positive].sum() - count * (count - 1) / 2) / (count * others))
+    area = area_under_roc(score, positive)
+    return None if np.isnan(area) else area
 
 
 def read_values(
