@@ -88,7 +88,7 @@ def test_it_is_loaded_alone_by_its_kind_and_listed(stranger: Stranger, folder: P
 
 def test_without_the_package_the_error_says_what_to_install(folder: Path) -> None:
     code = "from rise_env.world_model import CompositionalWorldModel as C; C.from_pretrained('model')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=300)
     assert done.returncode == 1
     assert "needs the dynamics model 'drift', which is not registered" in done.stderr
     assert "rise_env.registry.DYNAMICS.register('drift', 'package.module:Class')" in done.stderr

@@ -39,7 +39,7 @@ def test_every_code_block_works(code_blocks: Blocks, tmp_path: Path) -> None:
     for code in (environment, faults):
         done = subprocess.run(
             [sys.executable, "-W", "error::UserWarning:rise_env", "-c", code],
-            capture_output=True, text=True, env=environ, cwd=tmp_path, timeout=120,
+            capture_output=True, text=True, env=environ, cwd=tmp_path, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         if code is environment:

@@ -33,5 +33,5 @@ def test_the_package_builds_and_registers(
     assert (tmp_path / "site" / "my_package" / "configs" / "my_task" / "small.yaml").is_file()
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{ROOT}")
     code = "import rise_env; from rise_env.registry import ALGORITHMS; print(ALGORITHMS.find('my_algorithm').plugin)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout == "my_package\n", done.stderr

@@ -69,7 +69,7 @@ def peer() -> Path:
 
 
 def run(peer: Path, *arguments: str) -> Any:
-    done = subprocess.run([peer, SCRIPT, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([peer, SCRIPT, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

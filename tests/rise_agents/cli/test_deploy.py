@@ -141,7 +141,7 @@ def test_a_signal_ends_the_run_and_saves_what_was_recorded(tmp_path: Path) -> No
     assert "episode 1" in lines[-1]
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     content = json.loads(out.read_text())
     assert content["stopped"]["reason"] == "signal"

@@ -152,7 +152,7 @@ def test_reader_that_leaves_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr is not None
     errors = process.stderr.read()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=300) == 141
     assert errors == b""
 
 

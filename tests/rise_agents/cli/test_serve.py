@@ -64,7 +64,7 @@ class Visitor(threading.Thread):
 
     def run(self) -> None:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while (ready := re.search(r"ws://127\.0\.0\.1:(\d+);.*\n", self.printed.getvalue())) is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)

@@ -207,7 +207,7 @@ def test_concurrent_openers(v3_root: Path, spec: Spec, tmp_path: Path) -> None:
         worker.stdin.flush()
     expected = open_dataset(v3_root, spec()).frames(np.arange(28)).astype(int).sum()
     for worker in workers:
-        output, errors = worker.communicate(timeout=60)
+        output, errors = worker.communicate(timeout=300)
         assert output.strip() == str(expected), errors
     assert len(list((tmp_path / "cache/rise/frames").glob("*.npy"))) == 1
 

@@ -246,7 +246,7 @@ def test_nothing_is_left_when_the_program_ends_without_close() -> None:
         "envs = CellVectorEnv(num_envs=2, num_workers=2, preset='tiny')\n"
         "envs.reset(seed=0); b = envs._backend; print(b._slots[0].memory.name, *[p.pid for p in b._processes])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     name, *numbers = done.stdout.split()
     pids = [int(number) for number in numbers]

@@ -65,7 +65,7 @@ def cell_robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cell(master: RosMaster, cell_robot: Path) -> Iterator[ChildProcess]:
     """`rise ros-cell` in a process of its own; its images are twice the size of the task's."""
     arguments = ["--robot", str(cell_robot), "--image-size", "96", "128", "--camera-rate", "20"]
-    process = ChildProcess(_CELL, arguments, master.environment, "cell", timeout=90.0)
+    process = ChildProcess(_CELL, arguments, master.environment, "cell", timeout=300)
     yield process
     process.stop()
 
