@@ -28,7 +28,8 @@ def make_driver(
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise ConfigError(f"driver {name!r} does not take all these options: {', '.join(options)} ({error})") from None
+        given = f"{', '.join(options)} ({error})"
+        raise ConfigError(f"driver {name!r} does not take all of these options: {given}") from None
     if not isinstance(driver, Driver):
         members = [*Driver.__annotations__, *(member for member in vars(Driver) if not member.startswith("_"))]
         missing = ", ".join(member for member in members if not hasattr(driver, member))
