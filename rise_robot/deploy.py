@@ -24,6 +24,7 @@ from rise_robot.execution.log import ExecutionLog
 from rise_robot.operator_keys import HELP, terminal_keys
 from rise_robot.recording import EpisodeRecorder
 from rise_robot.safety import Stop
+from rise_robot.serving import RemotePolicy
 from rise_robot.signals import StopSignals
 from rise_robot.teleoperation import ScriptedTeleoperator
 
@@ -138,6 +139,8 @@ def make_runner(
         delay_steps: For simulated time: control steps that an inference takes.
         log: Where merges are written down.
     """
+    if isinstance(policy, RemotePolicy):
+        policy.check(env.task)
     executor = make_executor(config, env.task, strategy)
     if executor.name == "rtc" and not (isinstance(policy, RtcActor) and policy.supports_rtc):
         raise ConfigError(

@@ -312,7 +312,7 @@ def test_a_policy_behind_a_server() -> None:
         assert (policy.name, policy.lags, policy.supports_rtc) == ("server-x", (2,), True)
         policy.check(TASK)
         with pytest.raises(ConfigError, match=r"serves action_shape \[8, 14\], task 'brick_sorting' has \[16, 14\]"):
-            policy.check(tiny_task(chunk=16))
+            make_runner(fake_env(FakeRobot(tiny_task(chunk=16))), policy, "x", ExecutionConfig())
         policy.reset([7], np.ones(1, bool))
         chunks = policy.act_rtc(state, np.ones((1, 5, 14)), 3, 4)
         assert (chunks.shape, chunks.dtype) == ((1, 8, 14), np.float32)
