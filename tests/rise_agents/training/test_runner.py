@@ -202,7 +202,7 @@ def test_presets_of_agents(tmp_path: Path) -> None:
     file.write_text("algorithm: rise\nconfig:\n  horizn: 1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="horizon"):
         load_agent_preset(str(file), "brick_sorting")
-    with pytest.raises(ConfigError, match=r"Known for brick_sorting: .*selective_rise"):
+    with pytest.raises(ConfigError, match=r"Known: .*selective_rise"):
         load_agent_preset("rize", "brick_sorting")
     assert parse_settings(["a=1", "b=[x]"]) == {"a": 1, "b": ["x"]}
     for wrong in ("a", "a={"):
