@@ -78,6 +78,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
         Config: Dataclass of its settings, a subclass of `AlgorithmConfig`.
         policy: What acts: `predict` and `save` use it. A subclass keeps it up to date.
         num_timesteps: Imagined chunks so far.
+        num_real_steps: Control steps so far outside imagination, in the work cell or on a robot; 0 for most algorithms.
         rounds: Calls of `step` so far.
         metrics: Latest metrics by TensorBoard tag, e.g. "train/loss".
         logger: Logger of Stable-Baselines3 for them; it writes nowhere before `set_logger`.
@@ -99,7 +100,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
         self.env: Any = env.unwrapped
         self.offline = offline
         self.policy = policy
-        self.num_timesteps, self.rounds = 0, 0
+        self.num_timesteps, self.num_real_steps, self.rounds = 0, 0, 0
         self.metrics: dict[str, Any] = {}
         self._total_timesteps = 0
         self.logger = Logger(None, [])
@@ -111,7 +112,8 @@ class Algorithm[C: AlgorithmConfig](ABC):
     def step(self) -> None:
         """Imagine and learn once.
 
-        Must raise `num_timesteps` by the number of imagined chunks, and may write `metrics`. Everything random in it
+        Must raise `num_timesteps` by the number of imagined chunks (and `num_real_steps`, where it acts in the cell or
+        on a robot, by the control steps), and may write `metrics`. Everything random in it
         must depend on `config.seed` and `rounds` alone, so that a resumed run ends where an uninterrupted one does.
         """
 
@@ -165,7 +167,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
         from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 
         if reset_num_timesteps:
-            self.num_timesteps = 0
+            self.num_timesteps = self.num_real_steps = 0
         self._total_timesteps = total_timesteps + self.num_timesteps
         called = callback and (lambda *_: callback(self))
         hook: Any = callback if isinstance(callback, BaseCallback) else ConvertCallback(called)
@@ -179,7 +181,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
                     scalars = {tag.rpartition("/")[2]: f"{value:.3g}" for tag, value in self.scalars().items()}
                     bars.show(*self.phase(), "chunks", dict(list(scalars.items())[:4]))
                 if self.rounds % log_interval == 0:
-                    for tag, value in self.metrics.items():
+                    for tag, value in {**self.metrics, "time/real_steps": self.num_real_steps}.items():
                         self.logger.record(tag, value, exclude="stdout" if isinstance(value, torch.Tensor) else None)
                     self.logger.dump(self.num_timesteps)
                 if hook.on_step() is False:
@@ -224,8 +226,9 @@ class Algorithm[C: AlgorithmConfig](ABC):
         self.logger = logger
 
     def scalars(self) -> dict[str, float]:
-        """Latest metrics that are single numbers."""
-        return {tag: float(value) for tag, value in self.metrics.items() if np.ndim(value) == 0}
+        """Latest metrics that are single numbers, and "time/real_steps"."""
+        found = {tag: float(value) for tag, value in self.metrics.items() if np.ndim(value) == 0}
+        return {**found, "time/real_steps": float(self.num_real_steps)}
 
     def save(self, path: str | Path) -> None:
         """Write the policy (`model/`) and the full training state, each in one step."""
@@ -236,6 +239,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
             "algorithm": self.name,
             "config": to_plain(dataclasses.asdict(self.config)),
             "num_timesteps": int(self.num_timesteps),
+            "num_real_steps": int(self.num_real_steps),
             "rounds": int(self.rounds),
             "metrics": self.scalars(),
             "policy": self.policy.state_dict(),
@@ -271,6 +275,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
             self.policy.load_state_dict(state["policy"])
             self.load_training_state(state["state"])
             self.num_timesteps, self.rounds = int(state["num_timesteps"]), int(state["rounds"])
+            self.num_real_steps = int(state.get("num_real_steps", 0))  # older states have none
             self.metrics = dict(state["metrics"])
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file} does not fit: {error}. Delete it to start anew.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,24 @@ def test_a_gradient_that_is_not_finite_changes_nothing(make: Any) -> None:
         algorithm.learner.update([(np.zeros(4, np.int64), loss)], np.random.default_rng(0), 0.0)
     for mine, theirs in zip(weights(algorithm), before, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_real_steps_are_counted_and_kept(make: Any, tmp_path: Path) -> None:
+    algorithm = make()
+    algorithm.learn(1)
+    assert algorithm.scalars()["time/real_steps"] == 0
+    algorithm.num_real_steps += 96
+    algorithm.save(tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["time/real_steps"] == 96
+    again = make()
+    assert again.restore(tmp_path)
+    assert again.num_real_steps == 96
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    del state["num_real_steps"]  # as older versions wrote it
+    torch.save(state, tmp_path / STATE_FILE)
+    old = make()
+    assert old.restore(tmp_path)
+    assert old.num_real_steps == 0
 
 
 def test_numpy_numbers_in_a_state_are_kept_and_other_things_refused(make: Any, tmp_path: Path) -> None:
