@@ -193,6 +193,7 @@ class TaskRegistration:
 ALGORITHMS = Registry(
     "algorithm",
     {
+        "bc": "rise_agents.algorithms.bc:BC",
         "rise": "rise_agents.algorithms.rise:RISE",
         "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
     },

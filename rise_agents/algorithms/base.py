@@ -76,6 +76,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
     Attributes:
         name: Name on the command line.
         Config: Dataclass of its settings, a subclass of `AlgorithmConfig`.
+        imagines: Whether its time steps are imagined chunks; False for controls that learn from recorded ones alone.
         policy: What acts: `predict` and `save` use it. A subclass keeps it up to date.
         num_timesteps: Imagined chunks so far.
         num_real_steps: Control steps so far outside imagination, in the work cell or on a robot; 0 for most algorithms.
@@ -89,6 +90,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
 
     name: ClassVar[str]
     Config: ClassVar[Any] = AlgorithmConfig
+    imagines: ClassVar[bool] = True
 
     def __init__(
         self, policy: Policy, env: VectorEnv, config: C | None = None, *, offline: ChunkSource | None = None

@@ -1,31 +1,113 @@
-"""Behaviour cloning, plain or conditioned on the advantage: what RISE starts from, and the BC baseline.
+"""Behaviour cloning, plain or conditioned on the advantage: what RISE starts from, and the control `bc`.
 
 Demonstrations and human corrections carry the best advantage bin, rollouts the bin of their labelled advantage.
-With every bin "unconditional" it is plain behaviour cloning.
+With every bin "unconditional" it is plain behaviour cloning. `train_policy` makes a policy from data; the algorithm `BC`
+goes on with a policy on the data that other algorithms only start from: what it gains was not learned in imagination.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from rise_agents.algorithms.base import Phase
+from rise_agents.algorithms.learner import FlowMatchingAlgorithm, FlowMatchingConfig
 from rise_agents.policies.base import Policy
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.config import PolicyConfig, make_policy
-from rise_agents.policies.data import RecordedChunks
+from rise_agents.policies.data import ChunkSource, Recorded, RecordedChunks
 from rise_env.data import Dataset, ShuffledSampler, split_episodes
+from rise_env.errors import requirement
 from rise_env.files import write_json
 from rise_env.training.loop import Budget, Loop, Progress, start_run
 
-__all__ = ["BehaviourCloning", "train_policy"]
+__all__ = ["BC", "BCConfig", "BehaviourCloning", "train_policy"]
 
 _HELD_OUT = 512  # chunks that are evaluated
+
+
+@dataclass(frozen=True)
+class BCConfig(FlowMatchingConfig):
+    """Settings of behaviour cloning that goes on; the defaults are those of selective RISE, but for the data.
+
+    Attributes:
+        conditioned: Learn chunks under their labelled advantages; if not, all of them as if they were the best.
+    """
+
+    batch_size: int = 96
+    learning_rate: float = 5e-4
+    lr_decay_fraction: float = 0.3
+    ema_decay: float = 0.98
+    trainable: str = "all"
+    offline_ratio: float = 1.0
+    conditioned: bool = True
+
+
+class BC(FlowMatchingAlgorithm[BCConfig, None]):
+    """Behaviour cloning of the recorded chunks; nothing is imagined. Time steps are chunks learned from.
+
+    Arguments as of `FlowMatchingAlgorithm`; the environment is only compared with the policy.
+    """
+
+    name: ClassVar[str] = "bc"
+    Config = BCConfig
+    imagines: ClassVar[bool] = False
+
+    def __init__(
+        self, policy: Policy, env: Any, config: BCConfig | None = None, *, offline: ChunkSource | None = None
+    ) -> None:
+        config = config or BCConfig()
+        requirement(self.name)(config.offline_ratio == 1, f"offline_ratio is {config.offline_ratio}, expected 1")
+        if offline is not None and not config.conditioned:
+            offline = _AsBest(offline, policy.codec.best_bin)
+        super().__init__(policy, env, config, offline=offline)
+
+    def step(self) -> None:
+        """One update on recorded chunks."""
+        assert self._offline is not None  # offline_ratio is 1
+        rng = np.random.default_rng([self.config.seed, self.rounds])
+        used = self.progress
+        loss, norm = self.learner.update([self._offline.draw(self.config.batch_size, rng)], rng, used)
+        self.num_timesteps += self.config.batch_size
+        self.metrics |= {
+            "train/loss": loss,
+            "train/grad_norm": norm,
+            "train/learning_rate": self.learner.learning_rate(used),
+            "train/ema_distance": self.learner.distance(),
+        }
+
+    def phase(self) -> Phase:
+        """Where the run stands."""
+        return super().phase()._replace(name="cloning recorded chunks")
+
+    def training_state(self) -> dict[str, Any]:
+        """The learner."""
+        return {"learner": self.learner.state_dict()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `training_state`."""
+        self.learner.load_state_dict(state["learner"])
+
+
+class _AsBest:
+    """Recorded chunks, every one in the best advantage bin."""
+
+    def __init__(self, data: ChunkSource, best_bin: int) -> None:
+        self._data, self._best_bin = data, best_bin
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def batch(self, which: np.ndarray, device: torch.device | str = "cpu") -> Recorded:
+        found = self._data.batch(which, device)
+        return dataclasses.replace(found, advantage_bins=torch.full_like(found.advantage_bins, self._best_bin))
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rise_agents.algorithms import bc
-from rise_agents.algorithms.bc import BehaviourCloning, train_policy
+from rise_agents.algorithms.bc import BC, BCConfig, BehaviourCloning, train_policy
 from rise_agents.cli.main import main
 from rise_agents.policies.config import CloningConfig, PolicyConfig, load_policy_config, make_policy
 from rise_agents.policies.flow_network import NetworkConfig
@@ -147,3 +147,24 @@ def test_the_kind_of_policy_is_a_setting(dataset: Dataset) -> None:
         PolicyConfig("nothing")
     with pytest.raises(ConfigError, match="'predicts' is called 'prediction_type' now"):
         PolicyConfig(model={"predicts": "chunk"})
+
+
+def test_cloning_goes_on_without_imagining(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline = lab.offline()
+    centre = torch.from_numpy(lab.spec.layout.low + lab.spec.layout.high) / 2
+    wanted = {True: centre, False: (centre + torch.from_numpy(lab.spec.layout.high)) / 2}
+    for conditioned, mean in wanted.items():  # under the best advantage there is the centre, in all the border as well
+        envs = lab.envs()
+        monkeypatch.setattr(envs, "step", None)
+        made = BC(
+            lab.policy(offset=0.6), envs, offline=offline,
+            config=BCConfig(conditioned=conditioned, batch_size=32, learning_rate=1e-2, trainable="action_expert"),
+        )  # fmt: skip
+        made.learn(80 * 32)
+        assert (made.num_timesteps, made.rounds, made.learner.num_updates) == (80 * 32, 80, 80)
+        noise = torch.randn((64, *made.policy.noise_shape), generator=torch.Generator().manual_seed(0))
+        context = made.policy.context_of(envs.start_observations(np.arange(24).repeat(3)[:64]))
+        found = made.policy.propose(context, noise, 1.0).mean((0, 1))
+        assert float((found - mean).abs().max()) < 0.22, conditioned
+    with pytest.raises(ConfigError, match="offline_ratio"):
+        BC(lab.policy(), lab.envs(), BCConfig(offline_ratio=0.5), offline=offline)
