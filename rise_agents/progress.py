@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
@@ -12,7 +15,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from rise_agents.evaluation.results import Episode
 
-__all__ = ["Bars", "advance", "bar", "episode_bar", "say"]
+__all__ = ["Bars", "Board", "advance", "bar", "episode_bar", "say"]
 
 
 def bar(total: int, description: str, unit: str, **kwargs: Any) -> tqdm:
@@ -90,3 +93,38 @@ class Bars:
         if self._bar is not None:
             self._bar.close()
         self._bar, self._name = None, ""
+
+
+class Board:
+    """A line for each of several things that go on side by side, and one for all; redrawn in place.
+
+    Where standard error is no terminal, the last line alone, now and then.
+    """
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._height, self._drawn = 0, -math.inf
+
+    def show(self, lines: Sequence[str], total: str, force: bool = False) -> None:
+        """Draw the lines, `total` below them; not more often than can be read, unless forced."""
+        now = time.monotonic()
+        if not force and now - self._drawn < (0.2 if self._terminal else 30.0):
+            return
+        self._drawn = now
+        if not self._terminal:
+            print(total, file=sys.stderr, flush=True)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        text = "".join(f"\x1b[2K{line[:width]}\n" for line in (*lines, total))
+        sys.stderr.write(self._back() + text + "\x1b[J")
+        sys.stderr.flush()
+        self._height = len(lines) + 1
+
+    def say(self, text: str) -> None:
+        """A line that stays, above those that change."""
+        sys.stderr.write(f"{self._back()}\x1b[J{text}\n" if self._terminal else f"{text}\n")
+        sys.stderr.flush()
+        self._height, self._drawn = 0, -math.inf
+
+    def _back(self) -> str:
+        return f"\x1b[{self._height}F" if self._height else ""

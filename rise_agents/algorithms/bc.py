@@ -1,8 +1,8 @@
 """Behaviour cloning, plain or conditioned on the advantage: what RISE starts from, and the control `bc`.
 
 Demonstrations and human corrections carry the best advantage bin, rollouts the bin of their labelled advantage.
-With every bin "unconditional" it is plain behaviour cloning. `train_policy` makes a policy from data; the algorithm `BC`
-goes on with a policy on the data that other algorithms only start from: what it gains was not learned in imagination.
+With every bin "unconditional" it is plain behaviour cloning. `train_policy` makes a policy from data; the algorithm
+`BC` goes on with a policy on the data that others only start from: what it gains was not learned in imagination.
 """
 
 from __future__ import annotations

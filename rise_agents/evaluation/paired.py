@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from rise_agents.evaluation.results import EvaluationResult, wilson_interval
 from rise_env.errors import ConfigError
 
-__all__ = ["PairedChange", "paired_change"]
+__all__ = ["Gain", "PairedChange", "mean_gain", "paired_change", "success_gain"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,56 @@ def paired_change(base: EvaluationResult, improved: EvaluationResult) -> PairedC
     low, high = _newcombe(both, gained, lost, neither)
     gain, p_value = 100 * (gained - lost) / len(before), _mcnemar(gained, lost)
     return PairedChange(len(before), gain, (100 * low, 100 * high), gained, lost, both, neither, p_value)
+
+
+class Gain(NamedTuple):
+    """A mean paired difference with its 95 % interval.
+
+    Attributes:
+        mean: The difference.
+        low: Lower limit.
+        high: Upper limit.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def direction(self) -> int:
+        """1 for better, -1 for worse, 0 where the interval holds zero."""
+        return (self.low > 0) - (self.high < 0)
+
+
+def success_gain(base: EvaluationResult, improved: Sequence[EvaluationResult]) -> Gain:
+    """Change of the success rate in percentage points, of one or several training seeds on the episodes of the base.
+
+    Of one: Newcombe's interval, as in `paired_change`. Of several: that of the episodes' mean gains over the seeds;
+    what other training seeds would add is not in it.
+
+    Raises:
+        ConfigError: If the seeds of the episodes are not the same, or there are none.
+    """
+    changes = [paired_change(base, one) for one in improved]
+    if len(changes) == 1:
+        return Gain(changes[0].gain, *changes[0].interval)
+    before = _outcomes(base, "base")
+    after = [_outcomes(one, "improved") for one in improved]
+    return mean_gain([before[seed] for seed in before], [[one[seed] for seed in before] for one in after], 100.0)
+
+
+def mean_gain(base: Sequence[float], improved: Sequence[Sequence[float]], scale: float = 1.0) -> Gain:
+    """Mean difference to the base, pair by pair, and its normal 95 % interval.
+
+    Args:
+        base: Of every pair, (n,).
+        improved: Of every training seed and pair, (s, n); seeds are averaged first.
+        scale: What to multiply by.
+    """
+    gains = scale * (np.asarray(improved, np.float64).mean(axis=0) - np.asarray(base, np.float64))
+    mean = float(gains.mean())
+    half = 1.959964 * float(gains.std(ddof=1)) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    return Gain(mean, mean - half, mean + half)
 
 
 def _outcomes(result: EvaluationResult, name: str) -> dict[int, bool]:

@@ -74,6 +74,7 @@ def improve(
     audit_states: int = 0,
     progress_bar: bool = True,
     note: Callable[[str], None] = lambda text: None,
+    on_round: Callable[[Algorithm[Any]], None] = lambda algorithm: None,
 ) -> Algorithm[Any]:
     """Improve a policy, or go on with a run that was interrupted.
 
@@ -86,6 +87,7 @@ def improve(
         audit_states: Compare imagination and the oracle at so many states before, now and then, and after; 0 for none.
         progress_bar: Show one.
         note: Told what a user may want to know.
+        on_round: Called after every round; it must not change the algorithm.
 
     Returns:
         The algorithm, with `policy`.
@@ -115,7 +117,8 @@ def improve(
             note(f"going on after {done} imagined chunks")
 
     try:
-        Runner(algorithm, out, budget, probes=probes, progress_bar=progress_bar, on_start=on_start).run()
+        Runner(algorithm, out, budget, probes=probes, progress_bar=progress_bar, on_start=on_start,
+               on_round=on_round).run()  # fmt: skip
     finally:
         env.close()
     only_scored = "rollout/low_advantage_starts" in algorithm.metrics and "rollout/advantage" not in algorithm.metrics

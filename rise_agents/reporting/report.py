@@ -17,7 +17,7 @@ from rise_agents.reporting.success_table import Row, changes_of, headline, succe
 from rise_env.errors import ConfigError
 from rise_env.files import to_plain, write_text
 
-__all__ = ["write_report"]
+__all__ = ["write_page", "write_report"]
 
 _EMBED_BYTES = 15_000_000
 
@@ -55,17 +55,40 @@ def write_report(
     Raises:
         ConfigError: If something is empty or missing; nothing is written then.
     """
-    path = Path(path)
     for name, text in (("title", title), ("summary", summary)):
         if not text.strip():
             raise ConfigError(f"the report's {name} is empty")
     if not rows:
         raise ConfigError("the report has no rows: give at least the evaluation of one policy")
     changes = changes_of(rows)
+    return write_page(
+        Path(path), title, summary, headline(rows, changes), [("Success", success_table(rows, changes))],
+        curves=curves, films=films, provenance=provenance, commands=commands,
+        embed_bytes=embed_bytes,
+    )  # fmt: skip
+
+
+def write_page(
+    path: Path,
+    title: str,
+    summary: str,
+    numbers: str,
+    tables: Sequence[tuple[str, str]],
+    *,
+    curves: Sequence[Curve] = (),
+    films: Sequence[Film] = (),
+    provenance: Mapping[str, Any],
+    commands: Sequence[str],
+    embed_bytes: int = _EMBED_BYTES,
+) -> Path:
+    """Write a page whose numbers (what is read first) and tables are HTML; all else is as in `write_report`.
+
+    A table is a heading and what stands below it; those that are empty are left out.
+    """
     files = checked_files(films)
     embed = sum(file.stat().st_size for file in files) <= embed_bytes
     sections = [
-        _section("success", "Success", success_table(rows, changes)),
+        *(_section("-".join(heading.lower().split()), heading, table) for heading, table in tables),
         _section("films", "Films", film_figures(films, placed(path, files, embed))),
         _section("curves", "Curves", _curves(curves)),
         _section("commands", "Run it again", _commands(commands)),
@@ -90,7 +113,7 @@ content="default-src 'none'; style-src 'unsafe-inline'; img-src {allowed}; media
 <header>
 <h1>{escape(title)}</h1>
 <p class="summary">{escape(summary)}</p>
-{headline(rows, changes)}
+{numbers}
 </header>
 {"".join(sections)}</main>
 </body>

@@ -94,6 +94,7 @@ class Runner:
         probe_seconds: Time between two calls of the probes.
         tensorboard: Write TensorBoard files.
         on_start: Called once the state is restored, with the imagined chunks so far.
+        on_round: Called after every round; like a probe it must not change the algorithm.
     """
 
     algorithm: Algorithm[Any]
@@ -106,6 +107,7 @@ class Runner:
     probe_seconds: float = 120.0
     tensorboard: bool = True
     on_start: Callable[[int], None] = lambda chunks: None
+    on_round: Callable[[Algorithm[Any]], None] = lambda algorithm: None
 
     def run(self) -> Algorithm[Any]:
         """Go on from where the folder stands, to the end of the budget.
@@ -146,6 +148,7 @@ class Runner:
             algorithm.metrics["time/imagined_chunks_per_second"] = (chunks - before) / max(now - started, 1e-9)
             if algorithm.rounds % _HISTORY_ROUNDS == 1:
                 history.append({"chunks": chunks, **algorithm.scalars()})
+            self.on_round(algorithm)
             if now - probed > self.probe_seconds:
                 probe()
                 probed = time.monotonic()
