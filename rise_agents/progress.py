@@ -112,7 +112,7 @@ class Board:
             return
         self._drawn = now
         if not self._terminal:
-            print(total, file=sys.stderr, flush=True)
+            self.say(total)
             return
         width = shutil.get_terminal_size().columns - 1
         text = "".join(f"\x1b[2K{line[:width]}\n" for line in (*lines, total))
@@ -124,7 +124,7 @@ class Board:
         """A line that stays, above those that change."""
         sys.stderr.write(f"{self._back()}\x1b[J{text}\n" if self._terminal else f"{text}\n")
         sys.stderr.flush()
-        self._height, self._drawn = 0, -math.inf
+        self._height = 0
 
     def _back(self) -> str:
         return f"\x1b[{self._height}F" if self._height else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def success_gain(base: EvaluationResult, improved: Sequence[EvaluationResult]) -
     return mean_gain([before[seed] for seed in before], [[one[seed] for seed in before] for one in after], 100.0)
 
 
-def mean_gain(base: Sequence[float], improved: Sequence[Sequence[float]], scale: float = 1.0) -> Gain:
+def mean_gain(base: Any, improved: Any, scale: float = 1.0) -> Gain:
     """Mean difference to the base, pair by pair, and its normal 95 % interval.
 
     Args:

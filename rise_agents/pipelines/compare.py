@@ -7,7 +7,6 @@ are left alone once they are done, and go on after a kill. The table is made of 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +41,8 @@ __all__ = ["Comparison"]
 
 #: Most points of a line of a chart.
 _POINTS = 40
+
+type Line = list[tuple[float, float]]
 
 
 @dataclass
@@ -196,9 +197,8 @@ def _films(runs: Sequence[Run], folder: Path) -> list[Film]:
             before = {episode.seed: episode for episode in _result(base).evaluation.details}
             mine = _result(run).evaluation.details
             won = [e for e in mine if e.success and not before[e.seed].success]
-            shown = (
-                won or [e for e in mine if not e.success and run is base] or [e for e in mine if e.success] or mine
-            )[0]
+            typical = [e for e in mine if e.success != (run is base)]  # how the base fails, how others succeed
+            shown = (won or typical or mine)[0]
             stem = f"{run.task}-{run.name}-{shown.seed}"
             path = next(iter(sorted(folder.glob(f"{stem}-*.mp4"))), None)
             if path is None:
@@ -220,7 +220,7 @@ def _curves(runs: Sequence[Run]) -> list[Curve]:
             trained.setdefault(run.name, []).append(run)
     base = next((_result(run) for run in runs if run.name == BASE), None)
     begin = {} if base is None else {"imagined_return": float(base.returns.mean())}
-    charts: list[tuple[str, str, dict[str, list[tuple[float, float]]]]] = []
+    charts: list[tuple[str, str, dict[str, Line]]] = []
     for title, label_y, key in (("Return in imagination from states of held-out episodes", "mean return",
                                  "imagined_return"),
                                 ("Success in the cell while training", "success rate", "success")):  # fmt: skip
@@ -238,15 +238,13 @@ def _curves(runs: Sequence[Run]) -> list[Curve]:
     return found
 
 
-def _mean_line(
-    seeds: Sequence[Sequence[Mapping[str, float]]], key: str, begin: float | None
-) -> list[tuple[float, float]]:
+def _mean_line(seeds: Sequence[Sequence[Mapping[str, float]]], key: str, begin: float | None) -> Line:
     """Mean over training seeds, point by point."""
     lines = [[(row["chunks"], row[key]) for row in rows if key in row] for rows in seeds]
-    points = [tuple(np.mean(some, axis=0).tolist()) for some in zip(*lines, strict=False)]
-    return [*([(0.0, begin)] if points and begin is not None else []), *points]  # type: ignore[list-item]
+    points: Line = [tuple(np.mean(some, axis=0)) for some in zip(*lines, strict=False)]
+    return [*([(0.0, begin)] if points and begin is not None else []), *points]
 
 
-def _line(rows: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
+def _line(rows: Sequence[Mapping[str, float]], key: str) -> Line:
     points = [(row["chunks"], row[key]) for row in rows if key in row]
     return [points[i] for i in np.unique(np.linspace(0, len(points) - 1, min(len(points), _POINTS)).astype(int))]

@@ -117,9 +117,8 @@ def _show(
     lines, known = [], []
     for name, (_, one) in running.items():
         bar = "#" * round(20 * one.part)
-        lines.append(
-            f"{name:<{width}} |{bar:<20}| {one.part:4.0%} {_clock(one.seconds)}<{_clock(one.left)}  {one.text}"
-        )
+        times = f"{_clock(one.seconds)}<{_clock(one.left)}"
+        lines.append(f"{name:<{width}} |{bar:<20}| {one.part:4.0%} {times}  {one.text}")
         known.append(one.left)
     told = [one for one in known if one is not None]
     lengths = [*took, *(one.seconds + one.left for _, one in running.values() if one.left is not None)]
