@@ -76,7 +76,6 @@ class Algorithm[C: AlgorithmConfig](ABC):
     Attributes:
         name: Name on the command line.
         Config: Dataclass of its settings, a subclass of `AlgorithmConfig`.
-        imagines: Whether its time steps are imagined chunks; False for controls that learn from recorded ones alone.
         policy: What acts: `predict` and `save` use it. A subclass keeps it up to date.
         num_timesteps: Imagined chunks so far.
         num_real_steps: Control steps so far outside imagination, in the work cell or on a robot; 0 for most algorithms.
@@ -90,7 +89,6 @@ class Algorithm[C: AlgorithmConfig](ABC):
 
     name: ClassVar[str]
     Config: ClassVar[Any] = AlgorithmConfig
-    imagines: ClassVar[bool] = True
 
     def __init__(
         self, policy: Policy, env: VectorEnv, config: C | None = None, *, offline: ChunkSource | None = None
@@ -132,6 +130,11 @@ class Algorithm[C: AlgorithmConfig](ABC):
     def phase(self) -> Phase:
         """Where the run stands."""
         return Phase("improving in imagination", self.num_timesteps, self._total_timesteps)
+
+    @property
+    def imagines(self) -> bool:
+        """Whether its time steps are imagined chunks; False where it learns from recorded ones alone."""
+        return True
 
     @property
     def progress(self) -> float:
