@@ -39,6 +39,7 @@ class _Running:
     text: str = "starting"
     error: str | None = "it ended without a word (killed, or out of memory)"
     started: float = field(default_factory=time.monotonic)
+    first: tuple[float, float] | None = None  # when it first said how far it is, and how far
 
     @property
     def seconds(self) -> float:
@@ -46,8 +47,10 @@ class _Running:
 
     @property
     def left(self) -> float | None:
-        """Time left, if it can be told."""
-        return self.seconds * (1 - self.part) / self.part if self.part > 0.02 else None
+        """Time left, if it can be told: starting, and what an earlier process did, say nothing about it."""
+        when, begin = self.first or (0.0, 1.0)
+        done = self.part - begin
+        return (time.monotonic() - when) * (1 - self.part) / done if done > 0.02 else None
 
 
 def side_by_side(
@@ -102,6 +105,7 @@ def _heard(connection: Connection, one: _Running) -> bool:
     try:
         while connection.poll():
             one.part, one.text, ended, error = connection.recv()
+            one.first = one.first or (time.monotonic(), one.part)
             if ended:
                 one.error = error
                 return True
