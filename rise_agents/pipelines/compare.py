@@ -234,7 +234,7 @@ def _curves(runs: Sequence[Run]) -> list[Curve]:
     for title, label_y, lines in charts:
         drawn = [(name, points) for name, points in lines.items() if points]
         for start in range(0, len(drawn), STYLES):
-            found.append(Curve(title + task, "chunks", label_y, dict(drawn[start : start + STYLES])))
+            found.append(Curve(title + task, "chunks (control steps of agents in the cell)", label_y, dict(drawn[start : start + STYLES])))
     return found
 
 

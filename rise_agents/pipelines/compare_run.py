@@ -124,12 +124,12 @@ def _train(run: Run, bundle: Bundle, report: Report) -> dict[str, Any]:
     """Train; what it cost."""
     assert run.variant.agent is not None
     base, agent = load_policy(run.policy), run.config.agent(run.variant, run.seed, run.task)
-    curve = _Curve(run, bundle)
+    curve = _Curve(run, bundle, agent.chunks)
 
     def on_round(algorithm: Algorithm[Any]) -> None:
         curve(algorithm)
-        done, total = algorithm.num_timesteps, agent.chunks
-        report(_TRAINING * min(done / total, 1.0), f"{algorithm.phase().name}, {done:,} of {total:,} chunks")
+        phase = algorithm.phase()
+        report(_TRAINING * algorithm.progress, f"{phase.name}, {phase.done:,} of {phase.total:,}")
 
     ingredients = Ingredients(bundle, run.env_id(), run.data, LABELS, run.variant.oracle)
     trained = improve(agent, base, ingredients, run.folder, progress_bar=False, on_round=on_round)
@@ -170,14 +170,14 @@ def _imagination(run: Run, bundle: Bundle, actor: Any) -> ImaginedReturns:
 
 
 class _Curve:
-    """Looks at the policy now and then while it is trained, by imagined chunks and not by time.
+    """Looks at the policy now and then while it is trained, by how much of the budget is used and not by time.
 
     Attributes:
         seconds: Time that it took so far.
     """
 
-    def __init__(self, run: Run, bundle: Bundle) -> None:
-        self._run, self._file = run, run.folder / CURVE
+    def __init__(self, run: Run, bundle: Bundle, budget: int) -> None:
+        self._run, self._file, self._budget = run, run.folder / CURVE, budget
         self._rows = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else []
         self._bundle = bundle
         self._returns: ImaginedReturns | None = None
@@ -187,7 +187,7 @@ class _Curve:
         return float(sum(row["seconds"] for row in self._rows))
 
     def __call__(self, algorithm: Algorithm[Any]) -> None:
-        run, done = self._run, algorithm.num_timesteps
+        run, done = self._run, round(algorithm.progress * self._budget)
         self._rows = [row for row in self._rows if row["chunks"] < done]  # a run that goes on does some rounds again
         points = run.config.curve_points
         if int(points * algorithm.progress) <= len(self._rows):
@@ -204,6 +204,6 @@ class _Curve:
             found["success"] = result.success_rate
         for name, value in found.items():
             algorithm.logger.record(f"eval/{name}", value)
-        algorithm.logger.dump(done)
+        algorithm.logger.dump(algorithm.num_timesteps)
         self._rows.append({"chunks": done, **found, "seconds": time.monotonic() - started})
         write_json(self._file, self._rows)
