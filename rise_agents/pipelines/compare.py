@@ -41,6 +41,7 @@ __all__ = ["Comparison"]
 
 #: Most points of a line of a chart.
 _POINTS = 40
+_BUDGET = "chunks (control steps of agents in the cell)"
 
 type Line = list[tuple[float, float]]
 
@@ -75,6 +76,8 @@ class Comparison:
             TrainingError: If runs failed; the others are done, and in the report.
         """
         clock = Clock(self.out / "seconds.json")
+        if self.bundle is not None and len(self.config.tasks) > 1:
+            raise ConfigError("one bundle cannot serve several tasks: leave out --bundle, or compare on one task")
         with self._locked():
             self._check_same()
             runs = [run for task in self.config.tasks for run in self._prepared(task, clock)]
@@ -234,7 +237,7 @@ def _curves(runs: Sequence[Run]) -> list[Curve]:
     for title, label_y, lines in charts:
         drawn = [(name, points) for name, points in lines.items() if points]
         for start in range(0, len(drawn), STYLES):
-            found.append(Curve(title + task, "chunks (control steps of agents in the cell)", label_y, dict(drawn[start : start + STYLES])))
+            found.append(Curve(title + task, _BUDGET, label_y, dict(drawn[start : start + STYLES])))
     return found
 
 
