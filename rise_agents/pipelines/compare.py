@@ -125,10 +125,14 @@ class Comparison:
         policy = find_policy(self.policy, bundle=bundle)
         if policy is None:
             raise ConfigError(f"policy {self.policy!r}: give 'base', a run folder, a checkpoint or a Hub id")
-        with clock.timed("recording"):
-            data = record(self.out / "data" / task, config.recorded(task), task, config.preset, policy)
-        with clock.timed("labelling"), single_threaded():
-            label(data, LABELS, bundle.world_model().value, bundle.spec)
+        root, recorded = self.out / "data" / task, self.out / "data" / f"{task}.json"
+        if not recorded.exists():
+            with clock.timed("recording"):
+                found = record(root, config.recorded(task), task, config.preset, policy)
+            with clock.timed("labelling"), single_threaded():
+                label(found, LABELS, bundle.world_model().value, bundle.spec)
+            write_json(recorded, [folder.name for folder in found])
+        data = [root / name for name in json.loads(recorded.read_text(encoding="utf-8"))]
         runs = []
         for name, variant in config.variants.items():
             for seed in config.seeds if variant.agent else config.seeds[:1]:
