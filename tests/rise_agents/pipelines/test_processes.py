@@ -1,0 +1,54 @@
+"""Work side by side: what one piece does wrong is its own matter."""
+
+from __future__ import annotations
+
+import importlib
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from rise_agents.pipelines.processes import cores, side_by_side
+
+MODULE = """
+    import os, signal, sys
+
+    def perform(what, report):
+        report(0.5, "half")
+        if what == "wrong":
+            from rise_env.errors import ConfigError
+            raise ConfigError("it does not fit")
+        if what == "bug":
+            raise KeyError("a bug")
+        if what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        import torch
+        with open(what, "w") as file:
+            file.write(f"{torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']}")
+"""
+
+
+@pytest.mark.slow
+def test_failures_are_told_and_leave_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "some_work.py").write_text(textwrap.dedent(MODULE), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    perform = importlib.import_module("some_work").perform
+    work = {"first": str(tmp_path / "first"), **{name: name for name in ("wrong", "bug", "killed")},
+            "last": str(tmp_path / "last")}  # fmt: skip
+    failed = side_by_side(perform, work, 2)
+    assert failed == {
+        "wrong": "it does not fit", "bug": "KeyError: 'a bug'",
+        "killed": "it ended without a word (killed, or out of memory)",
+    }  # fmt: skip
+    for name in ("first", "last"):
+        assert (tmp_path / name).read_text() == "1 1"
+    told = capsys.readouterr().err
+    assert "first: done" in told
+    assert "wrong: it does not fit" in told
+
+
+def test_nothing_to_do() -> None:
+    assert side_by_side(print, {}, 2) == {}
+    assert cores() >= 1
