@@ -78,7 +78,8 @@ def test_every_run_has_a_folder_and_the_table_holds_them_all(whole: Path) -> Non
     rows = {row["name"]: row for row in content["rows"]}
     assert list(rows) == ["base", "best_of_n", "bc", "rise"]
     assert all(row["episodes"] == 2 and 0 <= row["score"] <= 10 for row in rows.values())
-    assert [rows[name]["cost"]["imagined_chunks"] for name in rows] == [0, 0, 0, 320]
+    assert [rows[name]["cost"]["imagined_chunks"] for name in ("base", "best_of_n", "bc")] == [0, 0, 0]
+    assert 320 <= rows["rise"]["cost"]["imagined_chunks"] < 384
     assert rows["bc"]["cost"]["recorded_chunks"] == 64
     assert rows["rise"]["cost"]["train_seconds"] > 0
     assert rows["base"]["gain"] is None
@@ -88,10 +89,11 @@ def test_every_run_has_a_folder_and_the_table_holds_them_all(whole: Path) -> Non
     assert {"git", "hardware", "seed", "command"} <= set(content["provenance"])
     rise = whole / RUNS / "rise-0"
     curve = json.loads((rise / "curve.json").read_text())
-    assert [row["chunks"] for row in curve] == [192, 320]
+    assert len(curve) == 2
+    assert 160 <= curve[0]["chunks"] < curve[1]["chunks"] == 320
     imagined = json.loads((rise / "imagined.json").read_text())
     assert len(imagined["returns"]) == 4
-    assert curve[-1]["imagined_return"] == pytest.approx(imagined["mean"], abs=1e-6)  # the policy that was saved
+    assert curve[-1]["imagined_return"] == pytest.approx(imagined["mean"], abs=0.01)  # weights are saved in half precision
     board = EventAccumulator(str(rise / "tensorboard")).Reload()
     assert {"train/loss", "eval/imagined_return", "time/real_steps"} <= set(board.Tags()["scalars"])
     page = (whole / "report.html").read_text(encoding="utf-8")
