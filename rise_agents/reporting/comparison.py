@@ -144,7 +144,7 @@ def docs_section(content: Mapping[str, Any], rows: Sequence[CompareRow]) -> str:
         parts.append(markdown_table([row for row in rows if row.task == task]).rstrip())
     if notes := {row.name: row.note for row in rows if row.note}:
         parts.append("\n".join(f"* `{name}`: {note}" for name, note in notes.items()))
-    if not_run := config["not_run"]:
+    if not_run := {**config["not_run"], **content["failed"]}:
         parts.append("Not run:\n\n" + "\n".join(f"* `{name}`: {why}" for name, why in not_run.items()))
     parts.append(f"```bash\n{content['command']}\n```")
     return "\n\n".join(parts)

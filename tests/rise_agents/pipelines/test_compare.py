@@ -93,7 +93,7 @@ def test_every_run_has_a_folder_and_the_table_holds_them_all(whole: Path) -> Non
     assert 160 <= curve[0]["chunks"] < curve[1]["chunks"] == 320
     imagined = json.loads((rise / "imagined.json").read_text())
     assert len(imagined["returns"]) == 4
-    assert curve[-1]["imagined_return"] == pytest.approx(imagined["mean"], abs=0.01)  # weights are saved in half precision
+    assert curve[-1]["imagined_return"] == pytest.approx(imagined["mean"], abs=0.01)  # saved in fp16
     board = EventAccumulator(str(rise / "tensorboard")).Reload()
     assert {"train/loss", "eval/imagined_return", "time/real_steps"} <= set(board.Tags()["scalars"])
     page = (whole / "report.html").read_text(encoding="utf-8")

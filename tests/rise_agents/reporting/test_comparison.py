@@ -76,6 +76,7 @@ def test_the_section_of_a_page_is_replaced_and_nothing_else(tmp_path: Path) -> N
     page.write_text("# Results\n<!-- comparison short -->\nold\n<!-- end of comparison short -->\nrest\n")
     content = {
         "command": "rise compare short",
+        "failed": {},
         "minutes": 21.4,
         "config": {"episodes": 200, "first_episode": 600_000, "seeds": [0], "chunks": 8000, "not_run": {"bins": "why"}},
         "provenance": {
