@@ -75,17 +75,18 @@ def comparison_table(rows: Sequence[CompareRow]) -> str:
             f'<strong>{row.success:.1%}</strong>{_bar(row)}<span class="note">{_interval(row)}</span>'
             f'<span class="note">{row.episodes} episodes</span><span class="note">{seeds}</span>',
             _gain_cell(row.gain, 1, row),
-            _gain_cell(row.imagined_gain, 3, row) + f'<span class="note">return {_signed(row.imagined, 3)}</span>',
-            f'<span class="{_verdict_class(row)}">{row.verdict}</span>',
+            _gain_cell(row.imagined_gain, 3, row)
+            + f'<span class="note">return {_signed(row.imagined, 3)}</span><strong class="{_verdict_class(row)}">'
+            f"{row.verdict}</strong>",
             f"{row.score:.2f}",
             f'<ul class="modes">{modes}</ul>' if modes else '<span class="note">none</span>',
-            _chunks(row),
+            f'{_chunks(row)}<span class="note">{_minutes(row)} minutes</span>',
             f"{row.cost['real_steps']:,.0f}",
-            _minutes(row),
         ]
         lines.append(f'<tr><th scope="row">{escape(row.name)}{note}</th>'
                      f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")  # fmt: skip
-    head = "".join(f'<th scope="col">{text}</th>' for text in _HEADS)
+    heads = [text for text in _HEADS if text not in ("what that says", "minutes of training")]  # in the cells beside
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     return (
         '<div class="scroll" tabindex="0" role="region"><table class="success"><caption>'
         "Bars: success rate with its 95\u00a0% Wilson interval. Gains are paired: the same episodes, and in "

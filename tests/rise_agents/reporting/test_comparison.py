@@ -44,7 +44,8 @@ ROWS = [
 def test_the_page_shows_both_gains_side_by_side() -> None:
     table = comparison_table(ROWS)
     assert table.count("<tr>") == 5
-    assert '<span class="worse">in imagination only</span>' in table
+    assert '<strong class="worse">in imagination only</strong>' in table
+    assert table.count('<th scope="col">') == 8
     assert "&lt;rise&gt;" in table  # notes are text
     assert "2 training seeds: 65.0%, 75.0%" in table
     assert "0 (960 recorded)" in table
