@@ -19,6 +19,11 @@ gymnasium.register(
     entry_point="rise_env.envs.single:ImaginationEnv",
     vector_entry_point="rise_env.envs.vector:ImaginationVectorEnv",
 )
+gymnasium.register(
+    id="RISE-Reach-v0",
+    entry_point="rise_env.envs.reach:ReachEnv",
+    vector_entry_point="rise_env.envs.reach:ReachVectorEnv",
+)
 register_task("brick_sorting", cell="rise_robot.cell.tasks.brick_sorting.task:BrickSorting")
 register_task("backpack_packing")
 register_task("box_closing")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -33,13 +33,14 @@ class ImaginationEnv(gymnasium.Env[dict[str, Any], Any]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012  (Gymnasium's convention)
+    core_class: ClassVar[type[ImaginationVectorEnv]] = ImaginationVectorEnv
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         for name in ("num_envs", "autoreset_mode", "group_size"):
             if name in kwargs:
                 raise ConfigError(f"{name} is for many environments: use gymnasium.make_vec")
         #: The batch of one that does the work.
-        self.core = ImaginationVectorEnv(1, autoreset_mode="disabled", render_mode=render_mode, **kwargs)
+        self.core = self.core_class(1, autoreset_mode="disabled", render_mode=render_mode, **kwargs)
         self.render_mode = render_mode
         self.observation_space = self.core.single_observation_space
         self.action_space = self.core.single_action_space

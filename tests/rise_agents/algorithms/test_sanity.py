@@ -1,0 +1,115 @@
+"""Every algorithm must reach 90 % of the optimum where the optimum is known; one that does not is not compared."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import rise_env  # noqa: F401  (registers the environments)
+from rise_agents import make_agent
+from rise_agents.algorithms.bc import BehaviourCloning, train_policy
+from rise_agents.algorithms.best_of_n import BestOfN
+from rise_agents.policies.config import CloningConfig, PolicyConfig
+from rise_agents.policies.data import StartChunks
+from rise_agents.policies.reach import reach_policy
+from rise_env.envs.reach import mean_return, optimal_return, reach_recordings
+from rise_env.registry import ALGORITHMS
+from rise_env.training.loop import Budget
+
+#: Of every registered algorithm the imagined chunks, and the settings that differ from its defaults.
+AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "rise": (8_000, {"learning_rate": 1e-3, "ema_decay": 0.9, "offline_ratio": 0.3}),
+    "selective_rise": (12_000, {"trainable": "action_expert", "advantage_threshold": 0.23, "min_advantage_gap": 0.05,
+                                "scored_starts": 512, "ema_decay": 0.9, "buffer_rounds": 8, "top_k": 1}),
+}  # fmt: skip
+WANTED = 0.9
+
+
+def envs_for(num_envs: int = 64, **kwargs: Any) -> Any:
+    return gymnasium.make_vec("RISE-Reach-v0", num_envs=num_envs, autoreset_mode="disabled", **kwargs).unwrapped
+
+
+@functools.cache
+def base() -> Any:
+    return reach_policy()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def recorded(envs: Any, policy: Any) -> StartChunks:
+    """The chunks of the start states under the bins of their advantages."""
+    advantages = []
+    for first in range(0, len(envs.starts), envs.num_envs):
+        envs.reset(seed=0, options={"start_index": list(range(first, first + envs.num_envs))})
+        advantages.append(envs.step(envs.recorded_actions()[0])[1])
+    bins = policy.codec.encode(np.concatenate(advantages))
+    return StartChunks(envs.starts, envs.task, policy.lags, bins)
+
+
+def score_of(policy: Any, noise_scale: float) -> float:
+    generator = torch.Generator().manual_seed(0)
+
+    def act(seen: dict[str, Any]) -> np.ndarray:
+        noise = noise_scale * torch.randn((len(seen["state"]), *policy.noise_shape), generator=generator)
+        return policy.propose(policy.context_of(seen), noise, policy.guidance).numpy()  # type: ignore[no-any-return]
+
+    return mean_return(envs_for(), act)
+
+
+@pytest.mark.slow
+def test_the_base_policy_is_far_from_the_optimum_and_proposes_what_comes_near() -> None:
+    policy, envs = base(), envs_for(16)
+    assert 0.4 < score_of(policy, 1.0) < 0.65
+    observations, _ = envs.reset(seed=0)
+    noise = torch.randn((16 * 32, *policy.noise_shape), generator=torch.Generator().manual_seed(0))
+    owner = torch.arange(16).repeat_interleave(32)
+    proposed = policy.propose(policy.context_of(observations)[owner], noise, 1.0).unflatten(0, (16, 32))
+    best = envs.evaluate_candidates(proposed.numpy()).advantage.max(axis=1)
+    assert best.mean() > WANTED * optimal_return(1)
+
+
+def test_all_that_ship_are_tested() -> None:
+    assert {one.name for one in ALGORITHMS if one.plugin is None} == set(AGENTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_it_comes_near_the_optimum(name: str) -> None:
+    chunks, settings = AGENTS[name]
+    policy, envs = base(), envs_for()
+    agent = make_agent(name, envs, policy, offline=recorded(envs, policy), **settings)
+    agent.learn(chunks)
+    reached = mean_return(envs_for(), lambda seen: agent.predict(seen, deterministic=True)[0])
+    assert reached >= WANTED, f"{name} reaches {reached:.0%} of the optimum"
+
+
+@pytest.mark.slow
+def test_best_of_n_comes_near_the_optimum() -> None:
+    envs = envs_for(observation_lags=[2])
+    actor = BestOfN(base(), envs.world_model, 32)
+    actor.reset(list(range(64)), np.ones(64, bool))
+    assert mean_return(envs, actor.act, episodes=64) >= WANTED
+
+
+@pytest.mark.slow
+def test_cloning_an_expert_comes_near_the_optimum(tmp_path: Path) -> None:
+    data, model = reach_recordings(512, offset=0.0, spread=10.0), base()
+    config = PolicyConfig(
+        model=model.config, advantage=model.codec,
+        training=CloningConfig(learning_rate=2e-3, warmup_steps=10, ema_decay=0.9),
+    )  # fmt: skip
+    bins = np.full(data.num_frames, model.codec.best_bin)
+    policy = train_policy(BehaviourCloning(data, bins, config, tmp_path, Budget(steps=300), tensorboard=False))
+    assert score_of(policy, 1.0) >= WANTED
