@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from rise_env.data.array_dataset import ArrayDataset
 from rise_env.envs.single import ImaginationEnv
 from rise_env.envs.starts import StartStates
 from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ConfigError
 from rise_env.protocols import History, Prediction, ValueEstimate
 from rise_env.tasks import JointLayout, TaskSpec
-from rise_env.testing import ArrayDataset
 from rise_env.world_model import CompositionalWorldModel
 
 __all__ = [

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from array_dataset import ArrayDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rise_env.data import Dataset, DatasetError, Windows, open_dataset
+from rise_env.data.array_dataset import ArrayDataset
 from rise_env.tasks import JointLayout, TaskSpec
 
 

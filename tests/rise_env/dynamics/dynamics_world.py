@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from array_dataset import ArrayDataset
 
+from rise_env.data.array_dataset import ArrayDataset
 from rise_env.dynamics.config import (
     AutoencoderConfig,
     DynamicsConfig,

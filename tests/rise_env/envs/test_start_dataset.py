@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from array_dataset import ArrayDataset
 
+from rise_env.data.array_dataset import ArrayDataset
 from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.errors import ConfigError
 from rise_env.testing import counting_spec

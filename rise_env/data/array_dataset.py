@@ -1,4 +1,4 @@
-"""A dataset in memory, for tests."""
+"""A dataset in memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from rise_env.data.cache import Progress, cache_root
 from rise_env.data.dataset import Dataset
 from rise_env.errors import DatasetError
 from rise_env.tasks import TaskSpec
+
+__all__ = ["ArrayDataset"]
 
 
 class ArrayDataset(Dataset):
