@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,7 +19,10 @@ from rise_env.pretrained import PretrainedMixin, Upgrades
 from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import TaskSpec, task_from_section
 
-__all__ = ["Context", "Policy", "observation_tensors", "stack_views"]
+__all__ = ["Context", "Policy", "VelocityField", "observation_tensors", "stack_views"]
+
+#: Noisy chunks in the space of the flow (B, *noise_shape) and times (B,) to velocities (B, *noise_shape).
+type VelocityField = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,29 @@ class Policy(PretrainedMixin, nn.Module, ABC):
                 policy's own share when None.
         """
 
+    @abstractmethod
+    def velocity_field(
+        self, context: Context, advantage_bins: torch.Tensor, guidance: float = 1.0
+    ) -> VelocityField:
+        """The flow's velocity noise - chunk at any noisy chunk x_t = t noise + (1 - t) chunk.
+
+        What depends on the context alone is computed once. `sample` integrates the same velocities.
+
+        Args:
+            context: What is seen.
+            advantage_bins: Advantage bins to ask for, int64 (B,).
+            guidance: As for `sample`.
+        """
+
+    def loss_weight(self, time: torch.Tensor) -> torch.Tensor:
+        """What `loss` multiplies the mean squared error of the velocity by at given times, like `time`."""
+        return torch.ones_like(time)
+
+    def features_of(self, context: Context, advantage_bins: torch.Tensor) -> torch.Tensor:
+        """One vector per sample of what the policy's encoder makes of it, float32 (B, F): for value functions."""
+        del advantage_bins
+        return context.features
+
     def distillation_loss(
         self,
         context: Context,
@@ -184,6 +210,10 @@ class Policy(PretrainedMixin, nn.Module, ABC):
     @abstractmethod
     def normalise(self, chunks: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """Chunks (B, chunk, D) in rad and m, at joint states (B, D), to the space of the flow (B, ...)."""
+
+    @abstractmethod
+    def denormalise(self, chunks: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Inverse of `normalise`, for chunks (B, ...) or (B, *noise_shape)."""
 
     def get_config(self) -> dict[str, Any]:
         """What `config.json` holds: task, settings, and meaning of the advantage bins."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
-from rise_agents.policies.base import Context, Policy, stack_views
+from rise_agents.policies.base import Context, Policy, VelocityField, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import ChunkDenoiser, NetworkConfig, ViewEncoder
 from rise_agents.policies.real_time import RtcConstraint, filled_up, guidance_weight, prefix_weights
@@ -132,9 +132,9 @@ class FlowPolicy(Policy):
         """Chunks in rad and m (B, chunk, D) to the flow's space (B, chunk x D)."""
         return ((chunks - self.relative * state[:, None] - self.chunk_mean) / self.chunk_std).flatten(1)
 
-    def denormalise(self, flat: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """Inverse of `normalise`."""
-        chunks = flat.unflatten(1, (self.spec.chunk, self.spec.layout.dim))
+    def denormalise(self, chunks: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Inverse of `normalise`, for chunks (B, chunk x D) or (B, chunk, D)."""
+        chunks = chunks.reshape(-1, self.spec.chunk, self.spec.layout.dim)
         return chunks * self.chunk_std + self.chunk_mean + self.relative * state[:, None]
 
     def context(
@@ -175,6 +175,18 @@ class FlowPolicy(Policy):
             unconditional = self.denoiser(noisy, features, time, none)
             found = unconditional + guidance * (found - unconditional)
         return found if self.config.prediction_type == "velocity" else (noisy - found) / time[:, None]
+
+    def velocity_field(self, context: Context, advantage_bins: torch.Tensor, guidance: float = 1.0) -> VelocityField:
+        """See `Policy.velocity_field`."""
+
+        def field(noisy: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            return self.velocity(noisy.flatten(1), context.features, time, advantage_bins, guidance).view_as(noisy)
+
+        return field
+
+    def loss_weight(self, time: torch.Tensor) -> torch.Tensor:
+        """See `Policy.loss_weight`."""
+        return torch.ones_like(time) if self.config.prediction_type == "velocity" else 1 / (1 + _TIME_FLOOR / time**2)
 
     def sample(
         self,

@@ -10,19 +10,22 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import nn
 
-from rise_agents.policies.base import Context, Policy, stack_views
+from rise_agents.policies.base import Context, Policy, VelocityField, stack_views
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.pi05_config import Pi05PolicyConfig
 from rise_agents.policies.prompt import build_prompt, prompt_bin
 from rise_agents.policies.real_time import RtcConstraint
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from rise_agents.policies.pi05_network import Prefix
 
 __all__ = ["Pi05Context", "Pi05Policy"]
 
@@ -205,6 +208,35 @@ class Pi05Policy(Policy):
         black = [torch.full_like(views[0], -1.0)] * missing
         return views + black, [shown] * len(views) + [~shown] * missing
 
+    def velocity_field(self, context: Context, advantage_bins: torch.Tensor, guidance: float = 1.0) -> VelocityField:
+        """See `Policy.velocity_field`. The language model gets no gradient, the action expert does."""
+        from rise_agents.policies.pi05_network import velocity
+
+        bins = [advantage_bins]
+        if guidance != 1.0:
+            bins.append(torch.full_like(advantage_bins, self.codec.unconditional))
+        prefix = self._read(context, bins)
+
+        def field(noisy: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            with _evaluating(self.network):
+                return velocity(self.network.model, prefix, noisy, time, guidance)
+
+        return field
+
+    def features_of(self, context: Context, advantage_bins: torch.Tensor) -> torch.Tensor:
+        """Mean of the language model's last hidden states over images and prompt (see `Policy.features_of`)."""
+        return self._read(context, [advantage_bins]).mean
+
+    def _read(self, context: Context, advantage_bins: Sequence[torch.Tensor]) -> Prefix:
+        """Images and prompts as the language model reads them, one prompt per bin."""
+        from rise_agents.policies.pi05_network import read_prefix
+
+        context = _whole(context)
+        prompts = [self.tokenise(context, bins) for bins in advantage_bins]
+        # Key-value caches and recomputation in the backward pass exclude each other in LeRobot: never in training mode.
+        with _evaluating(self.network):
+            return read_prefix(self.network.model, *self.images(context), prompts)
+
     @torch.no_grad()
     def sample(
         self,
@@ -221,30 +253,25 @@ class Pi05Policy(Policy):
         Raises:
             ConfigError: If real-time chunking and guidance are asked for together, or as `tokenise`.
         """
-        from rise_agents.policies.pi05_network import guided_actions, real_time_chunking
+        from lerobot.policies.common.flow_matching import euler_integrate
+
+        from rise_agents.policies.pi05_network import real_time_chunking
 
         if rtc is not None and guidance != 1.0:
             raise ConfigError(f"real-time chunking of pi0.5 goes without guidance, got {guidance}: use --guidance 1")
         context = _whole(context)
-        images, shown = self.images(context)
-        conditional = self.tokenise(context, advantage_bins)
         model, steps = self.network.model, self.config.steps if steps is None else steps
-        # Key-value caches and recomputation in the backward pass exclude each other in LeRobot: never in training mode.
-        with _evaluating(self.network):
-            if rtc is not None:
-                left = rtc.previous[:, : self.spec.chunk].to(context.state)
-                with real_time_chunking(self.network):
-                    chunks = model.sample_actions(
-                        images, shown, *conditional, noise=noise, num_steps=steps,
-                        prev_chunk_left_over=self.normalise(left, context.state),
-                        inference_delay=min(rtc.delay, left.shape[1]),
-                        execution_horizon=min(rtc.horizon, left.shape[1]),
-                    ).detach()  # fmt: skip
-            elif guidance == 1.0:
-                chunks = model.sample_actions(images, shown, *conditional, noise=noise, num_steps=steps)
-            else:
-                unconditional = self.tokenise(context, torch.full_like(advantage_bins, self.codec.unconditional))
-                chunks = guided_actions(model, images, shown, conditional, unconditional, noise, steps, guidance)
+        if rtc is None:
+            chunks = euler_integrate(self.velocity_field(context, advantage_bins, guidance), noise, steps)
+        else:
+            left = rtc.previous[:, : self.spec.chunk].to(context.state)
+            with _evaluating(self.network), real_time_chunking(self.network):
+                chunks = model.sample_actions(
+                    *self.images(context), *self.tokenise(context, advantage_bins), noise=noise, num_steps=steps,
+                    prev_chunk_left_over=self.normalise(left, context.state),
+                    inference_delay=min(rtc.delay, left.shape[1]),
+                    execution_horizon=min(rtc.horizon, left.shape[1]),
+                ).detach()  # fmt: skip
         return self.denormalise(chunks, context.state)
 
     def loss(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
-from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.policies.common.vla_utils import make_att_2d_masks, prepare_attention_masks_4d, resize_with_pad_torch
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
@@ -28,8 +27,18 @@ from rise_env.tasks import TaskSpec
 if TYPE_CHECKING:
     from rise_agents.policies.pi05_config import Pi05PolicyConfig, Pi05Sizes
 
-__all__ = ["Published", "build_network", "check_tokenizer", "guided_actions", "load_tokenizer", "read_published",
-           "real_time_chunking", "resize_with_bars"]  # fmt: skip
+__all__ = [
+    "Prefix",
+    "Published",
+    "build_network",
+    "check_tokenizer",
+    "load_tokenizer",
+    "read_prefix",
+    "read_published",
+    "real_time_chunking",
+    "resize_with_bars",
+    "velocity",
+]
 
 _EMBEDDING = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
 # Language heads, which pi0.5's actions never pass through: their weights may be missing.
@@ -152,52 +161,82 @@ def check_tokenizer(tokenizer: Any, config: Pi05PolicyConfig) -> None:
         raise ConfigError(f"the tokenizer has {ids} ids, policy.sizes.vocabulary is {config.sizes.vocabulary}")
 
 
-def guided_actions(
+@dataclass(frozen=True)
+class Prefix:
+    """Images and prompts as the language model has read them.
+
+    Attributes:
+        padding: Which tokens are there, bool (B, T).
+        cache: Keys and values of every layer.
+        output: Last hidden states, (B, T, width).
+    """
+
+    padding: torch.Tensor
+    cache: Any
+    output: torch.Tensor
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean of the last hidden states over the tokens that are there, float32 (B, width)."""
+        weight = self.padding[..., None].float()
+        return (self.output.float() * weight).sum(1) / weight.sum(1)
+
+
+@torch.no_grad()
+def read_prefix(
     model: Any,
     images: list[torch.Tensor],
     shown: list[torch.Tensor],
-    conditional: tuple[torch.Tensor, torch.Tensor],
-    unconditional: tuple[torch.Tensor, torch.Tensor],
-    noise: torch.Tensor,
-    steps: int,
-    guidance: float,
-) -> torch.Tensor:
-    """Actions by classifier-free guidance over the advantage; `PI05Pytorch.sample_actions` with two prompts.
-
-    Both prompts go through the model as one batch of twice the size.
+    prompts: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> Prefix:
+    """Let the language model read images and prompts; the first half of `PI05Pytorch.sample_actions`.
 
     Args:
         model: PI05Pytorch, in evaluation mode.
         images: View by view, (B, 3, S, S) in [-1, 1].
         shown: View by view, bool (B,).
-        conditional: Tokens and mask (B, T) of the prompts with advantage.
-        unconditional: The same without.
-        noise: (B, chunk, max_dim).
-        steps: Euler steps.
-        guidance: Weight w in v_none + w (v_bin - v_none).
-
-    Returns:
-        (B, chunk, max_dim), normalised.
+        prompts: Tokens and mask (B, T) of one or several prompts to the same images; they make one larger batch.
     """
-    tokens, mask = (torch.cat(pair) for pair in zip(conditional, unconditional, strict=True))
-    twice = [torch.cat([image, image]) for image in images], [torch.cat([there, there]) for there in shown]
-    embedded, padding, attention = model.embed_prefix(*twice, tokens, mask)
+    times = len(prompts)
+    tokens, mask = (torch.cat(parts) for parts in zip(*prompts, strict=True))
+    repeated = [torch.cat([image] * times) for image in images], [torch.cat([there] * times) for there in shown]
+    embedded, padding, attention = model.embed_prefix(*repeated, tokens, mask)
     visible = prepare_attention_masks_4d(make_att_2d_masks(padding, attention))
     whole = model.paligemma_with_expert
     whole.paligemma.model.language_model.config._attn_implementation = "eager"
-    _, cache = whole.forward(
-        attention_mask=visible, position_ids=torch.cumsum(padding, dim=1) - 1, past_key_values=None,
-        inputs_embeds=[embedded, None], use_cache=True,
-    )  # fmt: skip
+    (output, _), cache = whole.forward(
+        attention_mask=visible,
+        position_ids=torch.cumsum(padding, dim=1) - 1,
+        past_key_values=None,
+        inputs_embeds=[embedded, None],
+        use_cache=True,
+    )
+    return Prefix(padding, cache, output)
 
-    def velocity(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        both = model.denoise_step(
-            prefix_pad_masks=padding, past_key_values=cache, x_t=torch.cat([x, x]), timestep=torch.cat([time, time])
-        )
-        with_advantage, without = both.chunk(2)
-        return without + guidance * (with_advantage - without)
 
-    return euler_integrate(velocity, noise, steps)
+def velocity(
+    model: Any, prefix: Prefix, noisy: torch.Tensor, time: torch.Tensor, guidance: float = 1.0
+) -> torch.Tensor:
+    """Velocity of the flow after a prefix; with gradients for the action expert.
+
+    Args:
+        model: PI05Pytorch, in evaluation mode.
+        prefix: Of B prompts; with guidance, of B prompts with advantage and B without.
+        noisy: (B, chunk, max_dim).
+        time: (B,).
+        guidance: Weight w in v_none + w (v_bin - v_none).
+    """
+    guided = guidance != 1.0
+    found = model.denoise_step(
+        prefix_pad_masks=prefix.padding,
+        past_key_values=prefix.cache,
+        x_t=torch.cat([noisy, noisy]) if guided else noisy,
+        timestep=torch.cat([time, time]) if guided else time,
+    )
+    if not guided:
+        return found
+    with_advantage, without = found.chunk(2)
+    return without + guidance * (with_advantage - without)
 
 
 @contextlib.contextmanager
