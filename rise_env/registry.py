@@ -196,6 +196,7 @@ ALGORITHMS = Registry(
         "bc": "rise_agents.algorithms.bc:BC",
         "rise": "rise_agents.algorithms.rise:RISE",
         "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
+        "ppo": "rise_agents.algorithms.ppo:PPO",
     },
 )
 #: Policies, by the name that presets choose them by: `rise_agents.policies.base.Policy`.

@@ -187,7 +187,7 @@ def _surroundings(
         kwargs["starts"] = starts_from_dataset(dataset, bundle.spec, agent.start_states, seed=0)
     elif ingredients.oracle:
         raise ConfigError("the oracle has no recordings of its own: give --data and --labels")
-    env: Any = gymnasium.make_vec(ingredients.env_id, num_envs=agent.num_envs, **kwargs).unwrapped
+    env: Any = gymnasium.make_vec(ingredients.env_id, num_envs=agent.num_envs, **{**kwargs, **agent.env}).unwrapped
     if not ingredients.data:
         advantages = _imagined_advantages(env)
         bins, _ = advantage_bins_of(advantages, np.zeros(len(advantages), bool), policy.codec)

@@ -146,9 +146,7 @@ class Policy(PretrainedMixin, nn.Module, ABC):
         """
 
     @abstractmethod
-    def velocity_field(
-        self, context: Context, advantage_bins: torch.Tensor, guidance: float = 1.0
-    ) -> VelocityField:
+    def velocity_field(self, context: Context, advantage_bins: torch.Tensor, guidance: float = 1.0) -> VelocityField:
         """The flow's velocity noise - chunk at any noisy chunk x_t = t noise + (1 - t) chunk.
 
         What depends on the context alone is computed once. `sample` integrates the same velocities.

@@ -24,6 +24,7 @@ class AgentPreset:
         chunks: Imagined chunks in all.
         num_envs: Imaginations at once.
         start_states: Recorded states that are drawn from the data to start from.
+        env: Further arguments of imagination, e.g. `advantage` or `max_chunks`.
         config: Settings of the algorithm.
     """
 
@@ -31,6 +32,7 @@ class AgentPreset:
     chunks: int = 30_000
     num_envs: int = 32
     start_states: int = 4096
+    env: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
