@@ -22,8 +22,12 @@ from rise_env.envs.reach import mean_return, optimal_return, reach_recordings
 from rise_env.registry import ALGORITHMS
 from rise_env.training.loop import Budget
 
-#: Of every registered algorithm the imagined chunks, and the settings that differ from its defaults.
+PPO = {"gamma": 0.9, "learning_rate": 2e-4, "rollout_steps": 8}
+#: Of every registered algorithm (its forms after a colon) imagined chunks, and settings that differ from its defaults.
 AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "ppo": (10_000, PPO),
+    "ppo:all_steps": (10_000, {**PPO, "noise": "all_steps", "clip_range": 0.01}),
+    "ppo:fpo": (10_000, {**PPO, "surrogate": "fpo", "learning_rate": 3e-4}),
     "rise": (8_000, {"learning_rate": 1e-3, "ema_decay": 0.9, "offline_ratio": 0.3}),
     "selective_rise": (12_000, {"trainable": "action_expert", "advantage_threshold": 0.23, "min_advantage_gap": 0.05,
                                 "scored_starts": 512, "ema_decay": 0.9, "buffer_rounds": 8, "top_k": 1}),
@@ -81,7 +85,7 @@ def test_the_base_policy_is_far_from_the_optimum_and_proposes_what_comes_near() 
 
 
 def test_all_that_ship_are_tested() -> None:
-    assert {one.name for one in ALGORITHMS if one.plugin is None} == set(AGENTS)
+    assert {one.name for one in ALGORITHMS if one.plugin is None} == {name.partition(":")[0] for name in AGENTS}
 
 
 @pytest.mark.slow
@@ -89,7 +93,7 @@ def test_all_that_ship_are_tested() -> None:
 def test_it_comes_near_the_optimum(name: str) -> None:
     chunks, settings = AGENTS[name]
     policy, envs = base(), envs_for()
-    agent = make_agent(name, envs, policy, offline=recorded(envs, policy), **settings)
+    agent = make_agent(name.partition(":")[0], envs, policy, offline=recorded(envs, policy), **settings)
     agent.learn(chunks)
     reached = mean_return(envs_for(), lambda seen: agent.predict(seen, deterministic=True)[0])
     assert reached >= WANTED, f"{name} reaches {reached:.0%} of the optimum"
