@@ -127,9 +127,10 @@ def test_the_ratio_is_one_before_the_first_update(lab: Any, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["one_step", "fpo"])
 def test_it_learns(lab: Any, kind: str) -> None:
-    algorithm = made(lab, learning_rate=1e-3, rollout_steps=8, batch_size=64, epochs=4, **KINDS[kind])
+    settings = {"learning_rate": 1e-3, "rollout_steps": 8, "batch_size": 64, "epochs": 4, "gamma": 0.9}
+    algorithm = made(lab, policy=lab.policy(offset=0.5), **settings, **KINDS[kind])
     before = lab.imagined_advantage(algorithm)
-    algorithm.learn(2048)
+    algorithm.learn(1536)
     assert lab.imagined_advantage(algorithm) > before + 0.01
 
 
