@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"batch_size": 16, "epochs": 2, "rollout_steps": 2, "critic_rounds": 1, "value_network": (16,)},
 }  # fmt: skip
 NAMES = sorted(SETTINGS)
-FLOW_MATCHING = ("rise", "selective_rise")
+FLOW_MATCHING = ("bc", "rise", "selective_rise")
 
 
 @pytest.fixture(params=NAMES)

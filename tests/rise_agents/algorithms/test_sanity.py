@@ -85,7 +85,8 @@ def test_the_base_policy_is_far_from_the_optimum_and_proposes_what_comes_near() 
 
 
 def test_all_that_ship_are_tested() -> None:
-    assert {one.name for one in ALGORITHMS if one.plugin is None} == {name.partition(":")[0] for name in AGENTS}
+    shipped = {one.name for one in ALGORITHMS if one.plugin is None}
+    assert shipped - {"bc"} == {name.partition(":")[0] for name in AGENTS}  # cloning knows no reward: see below
 
 
 @pytest.mark.slow
