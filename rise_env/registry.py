@@ -194,6 +194,7 @@ ALGORITHMS = Registry(
     "algorithm",
     {
         "bc": "rise_agents.algorithms.bc:BC",
+        "dagger": "rise_agents.algorithms.dagger:DAgger",
         "rise": "rise_agents.algorithms.rise:RISE",
         "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
         "ppo": "rise_agents.algorithms.ppo:PPO",

@@ -55,13 +55,15 @@ class Phase(NamedTuple):
 
     Attributes:
         name: What is being done.
-        done: Imagined chunks of this phase so far.
-        total: Imagined chunks of this phase in all.
+        done: Imagined chunks of this phase so far, or what `unit` says.
+        total: The same, of this phase in all.
+        unit: What is counted.
     """
 
     name: str
     done: int
     total: int
+    unit: str = "chunks"
 
 
 class Algorithm[C: AlgorithmConfig](ABC):
@@ -69,13 +71,15 @@ class Algorithm[C: AlgorithmConfig](ABC):
 
     Args:
         policy: Policy to start from; copied, not changed.
-        env: Vector environment: imagination (`RISE-<Task>-v0`), or the oracle in its place.
+        env: Vector environment: imagination (`RISE-<Task>-v0`), or the oracle in its place; where `needs_cell`, the work
+            cell (`RISE-<Task>-Cell-v0`).
         config: Settings; the defaults of `Config` when None.
         offline: Recorded chunks to mix in, for algorithms that use them.
 
     Attributes:
         name: Name on the command line.
         Config: Dataclass of its settings, a subclass of `AlgorithmConfig`.
+        needs_cell: Whether it acts in the task's work cell; its budget is then of control steps there.
         policy: What acts: `predict` and `save` use it. A subclass keeps it up to date.
         num_timesteps: Imagined chunks so far.
         num_real_steps: Control steps so far outside imagination, in the work cell or on a robot; 0 for most algorithms.
@@ -89,6 +93,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
 
     name: ClassVar[str]
     Config: ClassVar[Any] = AlgorithmConfig
+    needs_cell: ClassVar[bool] = False
 
     def __init__(
         self, policy: Policy, env: VectorEnv, config: C | None = None, *, offline: ChunkSource | None = None
@@ -129,7 +134,14 @@ class Algorithm[C: AlgorithmConfig](ABC):
 
     def phase(self) -> Phase:
         """Where the run stands."""
-        return Phase("improving in imagination", self.num_timesteps, self._total_timesteps)
+        if self.needs_cell:
+            return Phase("improving in the cell", self.spent, self._total_timesteps, "control steps")
+        return Phase("improving in imagination", self.spent, self._total_timesteps)
+
+    @property
+    def spent(self) -> int:
+        """What the budget counts: imagined chunks so far, or control steps where `needs_cell`."""
+        return self.num_real_steps if self.needs_cell else self.num_timesteps
 
     @property
     def imagines(self) -> bool:
@@ -139,7 +151,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
     @property
     def progress(self) -> float:
         """Part of the budget of `learn` that is used up, 0 to 1: what schedules follow."""
-        return min(self.num_timesteps / max(self._total_timesteps, 1), 1.0)
+        return min(self.spent / max(self._total_timesteps, 1), 1.0)
 
     # ------------------------------------------------------------------ as in Stable-Baselines3
 
@@ -152,13 +164,13 @@ class Algorithm[C: AlgorithmConfig](ABC):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Improve the policy for a number of imagined chunks.
+        """Improve the policy for a number of imagined chunks, or of control steps where `needs_cell`.
 
         Torch computes with one thread meanwhile: threads of one operation wait for each other, which is slow beside
         other work, and results would depend on their number.
 
         Args:
-            total_timesteps: Imagined chunks; with `reset_num_timesteps=False`, in addition to those so far.
+            total_timesteps: How many; with `reset_num_timesteps=False`, in addition to those so far.
             callback: A function that is called with the algorithm after every round, where False stops; or a
                 `stable_baselines3.common.callbacks.BaseCallback`.
             log_interval: Rounds between two writes to the logger.
@@ -173,22 +185,22 @@ class Algorithm[C: AlgorithmConfig](ABC):
 
         if reset_num_timesteps:
             self.num_timesteps = self.num_real_steps = 0
-        self._total_timesteps = total_timesteps + self.num_timesteps
+        self._total_timesteps = total_timesteps + self.spent
         called = callback and (lambda *_: callback(self))
         hook: Any = callback if isinstance(callback, BaseCallback) else ConvertCallback(called)
         hook.init_callback(self)
         hook.on_training_start({}, {})
         with Bars() as bars, single_threaded(), contextlib.closing(self):
-            while self.num_timesteps < self._total_timesteps:
+            while self.spent < self._total_timesteps:
                 self.step()
                 self.rounds += 1
                 if progress_bar:
                     scalars = {tag.rpartition("/")[2]: f"{value:.3g}" for tag, value in self.scalars().items()}
-                    bars.show(*self.phase(), "chunks", dict(list(scalars.items())[:4]))
+                    bars.show(*self.phase(), dict(list(scalars.items())[:4]))
                 if self.rounds % log_interval == 0:
                     for tag, value in {**self.metrics, "time/real_steps": self.num_real_steps}.items():
                         self.logger.record(tag, value, exclude="stdout" if isinstance(value, torch.Tensor) else None)
-                    self.logger.dump(self.num_timesteps)
+                    self.logger.dump(self.spent)
                 if hook.on_step() is False:
                     break
         hook.on_training_end()

@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", metavar="TAG", help="tag of their advantages, with --data")
     parser.add_argument("--chunks", type=at_least(1), help="chunks to imagine (default: the agent's)")
-    parser.add_argument("--minutes", type=float, help="stop after so much time although chunks are left")
+    parser.add_argument(
+        "--real-steps", type=at_least(1), metavar="N",
+        help="control steps to take, of agents that act in the work cell (default: the agent's)",
+    )  # fmt: skip
+    parser.add_argument("--minutes", type=float, help="stop after so much time although budget is left")
     parser.add_argument("--seed", type=at_least(0), help="seed of everything random (default: the agent's, else 0)")
     parser.add_argument("--out", type=folder, required=True, metavar="RUN", help="run folder; an old one is resumed")
     parser.add_argument("--num-envs", type=at_least(1), help="imaginations at once (default: the agent's)")
@@ -72,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.bundle or find_bundle(task or ""))
     agent = load_agent_preset(args.agent, bundle.spec.name).replace(
         {**parse_settings(args.overrides), **({} if args.seed is None else {"seed": args.seed})},
-        chunks=args.chunks, num_envs=args.num_envs, start_states=args.starts,
+        chunks=args.chunks, real_steps=args.real_steps, num_envs=args.num_envs, start_states=args.starts,
     )  # fmt: skip
     policy = resolve_policy(args.policy, bundle=bundle)
     ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle)

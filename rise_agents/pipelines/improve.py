@@ -30,6 +30,7 @@ from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.files import to_plain, write_json
 from rise_env.provenance import provenance
+from rise_env.registry import ALGORITHMS, TASKS
 from rise_env.threads import single_threaded
 
 __all__ = ["Ingredients", "check_same_run", "improve"]
@@ -76,7 +77,7 @@ def improve(
     note: Callable[[str], None] = lambda text: None,
     on_round: Callable[[Algorithm[Any]], None] = lambda algorithm: None,
 ) -> Algorithm[Any]:
-    """Improve a policy, or go on with a run that was interrupted.
+    """Improve a policy in imagination (or in the work cell, by an agent that needs it), or go on with a run that was interrupted.
 
     Args:
         agent: Algorithm, settings and budget.
@@ -96,13 +97,15 @@ def improve(
         ConfigError: If something does not fit.
         CheckpointError: If the folder holds a run with other settings, of another base policy or from other states.
     """
-    out, budget = Path(out), Budget(agent.chunks, minutes)
+    if ALGORITHMS.load(agent.algorithm).needs_cell and (ingredients.oracle or audit_states):
+        raise ConfigError(f"{agent.algorithm} acts in the work cell itself: leave oracle and audit out")
+    out, budget = Path(out), Budget(agent.chunks, minutes, agent.real_steps)
     described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": ingredients.bundle.path.name,
                  "data": [path.name for path in ingredients.data], "oracle": ingredients.oracle,
                  "base_policy": _fingerprint(policy.state_dict())}  # fmt: skip
     check_same_run(out, described, more_chunks=True)
     env, offline, film_env = _surroundings(agent, policy, ingredients, note)
-    if isinstance(env.starts, StartStates):
+    if isinstance(getattr(env, "starts", None), StartStates):
         columns = {name: getattr(env.starts, name) for name in ("frames", "states", "episode_index", "frame_index")}
         described["start_states"] = _fingerprint(columns)
         check_same_run(out, described, more_chunks=True)
@@ -114,7 +117,7 @@ def improve(
     def on_start(done: int) -> None:
         write_json(out / "config.json", {**described, "provenance": provenance(described, algorithm.config.seed)})
         if done:
-            note(f"going on after {done} imagined chunks")
+            note(f"going on after {done} {algorithm.phase().unit}")
 
     try:
         Runner(algorithm, out, budget, probes=probes, progress_bar=progress_bar, on_start=on_start,
@@ -136,7 +139,7 @@ def check_same_run(folder: Path, described: Mapping[str, Any], more_chunks: bool
     Args:
         folder: Run folder, with the `config.json` of the run if there is one.
         described: What is to be done; what older runs do not say of themselves is not compared.
-        more_chunks: Whether another number of chunks is fine.
+        more_chunks: Whether another number of chunks or control steps is fine.
 
     Raises:
         CheckpointError: If the folder holds another run.
@@ -147,6 +150,7 @@ def check_same_run(folder: Path, described: Mapping[str, Any], more_chunks: bool
     for one in (found, plain) if more_chunks else ():
         if isinstance(one.get("agent"), dict):
             one["agent"].pop("chunks", None)
+            one["agent"].pop("real_steps", None)
     if changed := [name for name, value in plain.items() if found.get(name, value) != value]:
         raise CheckpointError(
             f"{folder} holds a run with other settings ({', '.join(changed)}): give another folder, or remove it"
@@ -165,11 +169,12 @@ def _fingerprint(arrays: Mapping[str, Any]) -> str:
 
 def _surroundings(
     agent: AgentPreset, policy: Policy, ingredients: Ingredients, note: Callable[[str], None]
-) -> tuple[Any, ChunkSource, Any]:
-    """Environment to learn in, recorded chunks to mix in, and environment for films (None without)."""
+) -> tuple[Any, ChunkSource | None, Any]:
+    """Environment to learn in, recorded chunks to mix in (None: there are none), and environment for films (None without)."""
     if str(gymnasium.spec(ingredients.env_id).vector_entry_point).startswith("rise_robot."):
         raise ConfigError(f"{ingredients.env_id} is no imagination; --oracle lets the work cell take its place")
     bundle, lags = ingredients.bundle, list(policy.lags)
+    in_cell = ALGORITHMS.load(agent.algorithm).needs_cell
     kwargs: dict[str, Any] = {"bundle": str(bundle.path), "observation_lags": lags, "autoreset_mode": "disabled"}
     offline: ChunkSource
     if ingredients.data:
@@ -179,12 +184,16 @@ def _surroundings(
         note(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames")
         bins, _ = advantage_bins_of(*measured_advantages(dataset, ingredients.labels), policy.codec)
         offline = RecordedChunks(dataset, policy.lags, bins, split_episodes(dataset)["train"])
+        if in_cell:
+            return _cell(agent, bundle, lags), offline, None
         if ingredients.oracle:
             leading = ingredients.behaviour_policies or (PolicyActor(policy),)
             sizes = {"num_envs": agent.num_envs, "pool": _ORACLE_POOL}
             oracle = make_oracle(bundle.spec.name, observation_lags=lags, behaviour_policies=leading, **sizes)
             return oracle, offline, None
         kwargs["starts"] = starts_from_dataset(dataset, bundle.spec, agent.start_states, seed=0)
+    elif in_cell:
+        return _cell(agent, bundle, lags), None, None
     elif ingredients.oracle:
         raise ConfigError("the oracle has no recordings of its own: give --data and --labels")
     env: Any = gymnasium.make_vec(ingredients.env_id, num_envs=agent.num_envs, **{**kwargs, **agent.env}).unwrapped
@@ -196,6 +205,13 @@ def _surroundings(
     shared = {"starts": env.starts, "world_model": env.world_model, "render_mode": "rgb_array"}
     film_env = gymnasium.make_vec(ingredients.env_id, num_envs=_FILMED, **{**kwargs, **shared})
     return env, offline, film_env
+
+
+def _cell(agent: AgentPreset, bundle: Bundle, lags: list[int]) -> Any:
+    """The work cell of a bundle's task."""
+    env_id = TASKS.load(bundle.spec.name).env_id("-Cell")
+    made = gymnasium.make_vec(env_id, num_envs=agent.num_envs, observation_lags=lags, autoreset_mode="disabled")
+    return made.unwrapped
 
 
 def _imagined_advantages(env: Any) -> np.ndarray:

@@ -22,7 +22,8 @@ class AgentPreset:
     Attributes:
         algorithm: Name in `rise_env.registry.ALGORITHMS`.
         chunks: Imagined chunks in all.
-        num_envs: Imaginations at once.
+        real_steps: Control steps in all, of algorithms that act in the work cell.
+        num_envs: Imaginations, or cells, at once.
         start_states: Recorded states that are drawn from the data to start from.
         env: Further arguments of imagination, e.g. `advantage` or `max_chunks`.
         config: Settings of the algorithm.
@@ -30,13 +31,14 @@ class AgentPreset:
 
     algorithm: str
     chunks: int = 30_000
+    real_steps: int = 30_000
     num_envs: int = 32
     start_states: int = 4096
     env: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        requirement("agent preset").at_least(1, self, "chunks", "num_envs", "start_states")
+        requirement("agent preset").at_least(1, self, "chunks", "real_steps", "num_envs", "start_states")
 
     def replace(self, config: Mapping[str, Any] | None = None, **changes: Any) -> AgentPreset:
         """With other values where they are not None; `config` is added to the settings.

@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from rise_agents.algorithms.base import Algorithm
-from rise_env.errors import requirement
+from rise_env.errors import ConfigError, requirement
 from rise_env.files import write_json
 
 __all__ = ["Budget", "Film", "Probe", "Runner", "read_history"]
@@ -39,16 +39,18 @@ class Budget:
     Attributes:
         chunks: Imagined chunks in all, those before an interruption included. Schedules follow it: it belongs to the
             run's settings, and another number gives another policy.
+        real_steps: In place of `chunks` the control steps in all, for algorithms that act in the work cell.
         minutes: Stop after so much time, interruptions left out, although chunks are left. The policy is then that of
             a run that was cut short: how far it got depends on the machine.
     """
 
     chunks: int
     minutes: float | None = None
+    real_steps: int | None = None
 
     def __post_init__(self) -> None:
         require = requirement("budget")
-        require.at_least(1, self, "chunks")
+        require.at_least(1, self, "chunks", "real_steps")
         require.positive(self, "minutes")
 
 
@@ -93,7 +95,7 @@ class Runner:
         save_seconds: Time between two checkpoints.
         probe_seconds: Time between two calls of the probes.
         tensorboard: Write TensorBoard files.
-        on_start: Called once the state is restored, with the imagined chunks so far.
+        on_start: Called once the state is restored, with the part of the budget that is spent (`Algorithm.spent`).
         on_round: Called after every round; like a probe it must not change the algorithm.
     """
 
@@ -106,7 +108,7 @@ class Runner:
     save_seconds: float = 60.0
     probe_seconds: float = 120.0
     tensorboard: bool = True
-    on_start: Callable[[int], None] = lambda chunks: None
+    on_start: Callable[[int], None] = lambda spent: None
     on_round: Callable[[Algorithm[Any]], None] = lambda algorithm: None
 
     def run(self) -> Algorithm[Any]:
@@ -120,12 +122,17 @@ class Runner:
         """
         algorithm, limit = self.algorithm, 60 * (self.budget.minutes or math.inf)
         algorithm.restore(self.folder)
-        before = algorithm.num_timesteps
-        history = [row for row in read_history(self.folder) if row["chunks"] <= before]
+        budget = self.budget.real_steps if algorithm.needs_cell else self.budget.chunks
+        if budget is None:
+            raise ConfigError(f"{algorithm.name} acts in the cell: its budget is a number of real_steps")
+        before, chunks_before = algorithm.spent, algorithm.num_timesteps
+        history = [row for row in read_history(self.folder)
+                   if row["chunks"] <= chunks_before
+                   and row.get("time/real_steps", 0) <= algorithm.num_real_steps]  # fmt: skip
         file = self.folder / "seconds.json"  # of the run, those before an interruption included
         spent = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
         self.on_start(before)
-        if before >= self.budget.chunks or spent >= limit:
+        if before >= budget or spent >= limit:
             return algorithm
         if self.tensorboard:
             board = str(self.folder / "tensorboard")
@@ -145,7 +152,7 @@ class Runner:
         def after_round(algorithm: Algorithm[Any]) -> bool:
             nonlocal saved, probed
             now, chunks = time.monotonic(), algorithm.num_timesteps
-            algorithm.metrics["time/imagined_chunks_per_second"] = (chunks - before) / max(now - started, 1e-9)
+            algorithm.metrics["time/imagined_chunks_per_second"] = (chunks - chunks_before) / max(now - started, 1e-9)
             if algorithm.rounds % _HISTORY_ROUNDS == 1:
                 history.append({"chunks": chunks, **algorithm.scalars()})
             self.on_round(algorithm)
@@ -161,7 +168,7 @@ class Runner:
             probe()
             started = saved = probed = time.monotonic()
             algorithm.learn(
-                self.budget.chunks - before, after_round, reset_num_timesteps=False, progress_bar=self.progress_bar
+                budget - before, after_round, reset_num_timesteps=False, progress_bar=self.progress_bar
             )
             probe()
             save()

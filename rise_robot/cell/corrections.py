@@ -19,7 +19,7 @@ from rise_robot.cell.scripted import ScriptedPolicy
 if TYPE_CHECKING:
     from rise_robot.cell.cell import WorkCell
 
-__all__ = ["SupervisedPolicy"]
+__all__ = ["SupervisedPolicy", "TakeoverGate"]
 
 #: How far ahead both plans are compared, s.
 _LOOKAHEAD = 0.5
@@ -29,28 +29,38 @@ _TOOL, _OPENING = 0.06, 0.025
 _PATIENCE, _LEAST = 0.3, 1.2
 
 
-class SupervisedPolicy(ScriptedPolicy):
-    """A scripted policy, the student, under the supervision of an expert that takes over when it drifts."""
+class TakeoverGate:
+    """Decides when an expert takes over from a student, whoever that is, and when it hands back.
 
-    def __init__(self, cell: WorkCell, student: ScriptedPolicy, expert: ScriptedPolicy) -> None:
-        self.name = "corrected"
-        self._cell, self._student, self._expert = cell, student, expert
-        self._ahead = round(_LOOKAHEAD * cell.spec.fps)
-        self._tool = _TOOL * self._ahead / max(1.0, _LOOKAHEAD * cell.spec.fps)  # as far as whole steps look ahead
+    Args:
+        cell: Where they act.
+
+    Attributes:
+        ahead: Control steps that plans must reach ahead.
+        intervening: Whether the expert has control.
+    """
+
+    def __init__(self, cell: WorkCell) -> None:
+        self._cell = cell
+        self.ahead = round(_LOOKAHEAD * cell.spec.fps)
+        self._tool = _TOOL * self.ahead / max(1.0, _LOOKAHEAD * cell.spec.fps)  # as far as whole steps look ahead
         self.reset()
 
     def reset(self) -> None:
         """Start an episode; the student has control."""
-        self._student.reset()
-        self.kind, self.intervening = self._student.kind, False
+        self.intervening = False
         self._drifting_since: float | None = None
         self._taken_at = 0.0
 
-    def plan(self, horizon: int) -> np.ndarray:
-        """The student's plan, or the expert's where the student drifts."""
-        length = max(horizon, self._ahead)
-        ours, theirs, now = self._student.plan(length), self._expert.plan(length), self._cell.seconds
-        drifts = self._drifts(ours, theirs)
+    def decide(self, student: np.ndarray, expert: np.ndarray, horizon: int) -> bool:
+        """Whether the expert is to have control of the next `horizon` control steps.
+
+        Args:
+            student: Its plan, (at least `ahead`, D), rad and m.
+            expert: The expert's, alike.
+            horizon: Control steps until the next decision.
+        """
+        drifts, now = self._drifts(student, expert), self._cell.seconds
         if self.intervening:
             if now - self._taken_at >= _LEAST and not drifts:
                 self.intervening, self._drifting_since = False, None
@@ -61,13 +71,35 @@ class SupervisedPolicy(ScriptedPolicy):
             # A whole chunk is one decision: patience counts what the policy would go on to do.
             if now - self._drifting_since + (horizon - 1) / self._cell.spec.fps >= _PATIENCE:
                 self.intervening, self._taken_at = True, now
-        return (theirs if self.intervening else ours)[:horizon]
+        return self.intervening
 
     def _drifts(self, plan: np.ndarray, expert: np.ndarray) -> bool:
-        step = self._ahead - 1
+        step = self.ahead - 1
         for side in SIDES:
             ours, theirs = (p[step][self._cell.side_slice(side)] for p in (plan, expert))
             apart = forward_grasp(ours[:ARM_JOINTS])[:3, 3] - forward_grasp(theirs[:ARM_JOINTS])[:3, 3]
             if np.linalg.norm(apart) > self._tool or abs(ours[ARM_JOINTS] - theirs[ARM_JOINTS]) > _OPENING:
                 return True
         return False
+
+
+class SupervisedPolicy(ScriptedPolicy):
+    """A scripted policy, the student, under the supervision of an expert that takes over when it drifts."""
+
+    def __init__(self, cell: WorkCell, student: ScriptedPolicy, expert: ScriptedPolicy) -> None:
+        self.name = "corrected"
+        self._gate, self._student, self._expert = TakeoverGate(cell), student, expert
+        self.reset()
+
+    def reset(self) -> None:
+        """Start an episode; the student has control."""
+        self._student.reset()
+        self._gate.reset()
+        self.kind, self.intervening = self._student.kind, False
+
+    def plan(self, horizon: int) -> np.ndarray:
+        """The student's plan, or the expert's where the student drifts."""
+        length = max(horizon, self._gate.ahead)
+        ours, theirs = self._student.plan(length), self._expert.plan(length)
+        self.intervening = self._gate.decide(ours, theirs, horizon)
+        return (theirs if self.intervening else ours)[:horizon]

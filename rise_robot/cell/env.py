@@ -15,6 +15,7 @@ from rise_env.spaces import action_space, check_lags, observation_space
 from rise_robot.cell.acting import cell_observation
 from rise_robot.cell.cell import CellState, WorkCell
 from rise_robot.cell.config import cell_overrides, load_cell
+from rise_robot.cell.corrections import TakeoverGate
 from rise_robot.cell.render import CellRenderer
 from rise_robot.cell.scripted import ScriptedPolicy
 
@@ -88,6 +89,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.render_mode = render_mode
         self._renderer = CellRenderer(self.cell.model, self.cell.data, self.config.supersample)
         self._scripted: dict[str, ScriptedPolicy] = {}
+        self._gate = TakeoverGate(self.cell)
         self._viewer: Any = None
         self._headless = False
         self._film: list[np.ndarray] | None = None
@@ -97,6 +99,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         super().reset(seed=seed)
         self.cell.reset(self.np_random)
         self._scripted.clear()
+        self._gate.reset()
         self._forget()
         self._show()
         return self.observe(), self._info(0, 0)
@@ -175,6 +178,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """
         self.cell.restore(state)
         self._scripted.clear()
+        self._gate.reset()
         self._forget()
         return self.observe(), self._info(0, 0)
 
@@ -197,6 +201,18 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             self._scripted[name] = self.cell.task.scripted(name, seed)
             self._scripted[name].reset()
         return self._scripted[name].plan(self.task.chunk).astype(np.float32)
+
+    def supervised_chunk(self, chunk: np.ndarray) -> tuple[np.ndarray, bool]:
+        """What is to be run in place of a policy's chunk (chunk, D) under an expert's supervision, float32, alike.
+
+        And whether that is the expert's: it takes over where the policy drifts off, see `rise_robot.cell.corrections`,
+        for a while. To be called once per step.
+        """
+        expert = self.scripted_chunk("expert")
+        if self._gate.ahead > len(chunk):
+            raise ConfigError(f"the gate looks {self._gate.ahead} control steps ahead, chunks have {len(chunk)}")
+        taken = self._gate.decide(chunk, expert, self.task.execute)
+        return (expert if taken else np.asarray(chunk, np.float32)), taken
 
     def _info(self, clamped: int, executed: int) -> dict[str, Any]:
         outcome = self.cell.status.outcome()

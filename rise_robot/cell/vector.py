@@ -20,7 +20,7 @@ from gymnasium.vector.vector_env import AutoresetMode
 from rise_env.envs.arguments import autoreset_mode as parse_mode
 from rise_env.envs.arguments import mask_of, seeds_of
 from rise_env.errors import ActionError, ConfigError, RiseError
-from rise_env.spaces import action_space, observation_space
+from rise_env.spaces import action_space, check_lags, observation_space
 from rise_robot.cell.config import cell_overrides, load_cell
 from rise_robot.cell.task import make_cell_task
 from rise_robot.cell.worker import CellSlice, Slots, spawn
@@ -71,7 +71,8 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         #: Names that `scripted_chunks` takes.
         self.scripted_policies = make_cell_task(self.task.name, cell_config.ranges).scripted_policies
         self.num_envs = num_envs
-        self.render_mode = render_mode
+        self.render_mode, self.output = render_mode, "numpy"
+        self.lags = (0, *check_lags(self.task, kwargs.get("observation_lags", ())))
         self.single_observation_space = observation_space(self.task, kwargs.get("observation_lags", ()))
         self.single_action_space = action_space(self.task)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -161,6 +162,15 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         """Action chunks of a scripted policy, float32 (num_envs, chunk, D); see `CellEnv.scripted_chunk`."""
         chosen = [0] * self.num_envs if seeds is None else seeds
         return np.stack(self._backend.call_each("scripted_chunk", [(name, int(seed)) for seed in chosen]))
+
+    def supervised_chunks(self, chunks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is to be run in place of chunks (num_envs, chunk, D); and where it is the expert's, bool (num_envs,).
+
+        See `CellEnv.supervised_chunk`.
+        """
+        found = self._backend.call_each("supervised_chunk", [(chunk,) for chunk in chunks])
+        run, taken = zip(*found, strict=True)
+        return np.stack(run), np.array(taken)
 
 
 class _Workers:
