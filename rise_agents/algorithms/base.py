@@ -71,8 +71,8 @@ class Algorithm[C: AlgorithmConfig](ABC):
 
     Args:
         policy: Policy to start from; copied, not changed.
-        env: Vector environment: imagination (`RISE-<Task>-v0`), or the oracle in its place; where `needs_cell`, the work
-            cell (`RISE-<Task>-Cell-v0`).
+        env: Vector environment: imagination (`RISE-<Task>-v0`), or the oracle in its place; where `needs_cell`, the
+            work cell (`RISE-<Task>-Cell-v0`).
         config: Settings; the defaults of `Config` when None.
         offline: Recorded chunks to mix in, for algorithms that use them.
 

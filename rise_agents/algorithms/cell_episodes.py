@@ -1,4 +1,4 @@
-"""Episodes in the work cell, for algorithms that learn from what really happens: what was seen and done, and the end."""
+"""Episodes in the work cell, for algorithms that learn from what really happens: what was seen, done and achieved."""
 
 from __future__ import annotations
 
@@ -102,9 +102,7 @@ class RecordingActor:
         return run
 
 
-def run_and_record(
-    envs: Any, actor: RecordingActor, episodes: int, seed: int
-) -> list[tuple[Episode, list[Decision]]]:
+def run_and_record(envs: Any, actor: RecordingActor, episodes: int, seed: int) -> list[tuple[Episode, list[Decision]]]:
     """Run episodes `seed ... seed + episodes - 1`; with what was decided in each, in the order of their seeds."""
     ended = sorted(run_episodes(envs, actor, episodes, seed), key=lambda episode: episode.seed)
     # An environment for which no episode is left idles on: what it did after the end is left out.

@@ -77,7 +77,7 @@ def improve(
     note: Callable[[str], None] = lambda text: None,
     on_round: Callable[[Algorithm[Any]], None] = lambda algorithm: None,
 ) -> Algorithm[Any]:
-    """Improve a policy in imagination (or in the work cell, by an agent that needs it), or go on with a run that was interrupted.
+    """Improve a policy in imagination (in the work cell with an agent that needs it), or go on with an interrupted run.
 
     Args:
         agent: Algorithm, settings and budget.
@@ -170,7 +170,7 @@ def _fingerprint(arrays: Mapping[str, Any]) -> str:
 def _surroundings(
     agent: AgentPreset, policy: Policy, ingredients: Ingredients, note: Callable[[str], None]
 ) -> tuple[Any, ChunkSource | None, Any]:
-    """Environment to learn in, recorded chunks to mix in (None: there are none), and environment for films (None without)."""
+    """Environment to learn in, recorded chunks to mix in, and environment for films; None where there is none."""
     if str(gymnasium.spec(ingredients.env_id).vector_entry_point).startswith("rise_robot."):
         raise ConfigError(f"{ingredients.env_id} is no imagination; --oracle lets the work cell take its place")
     bundle, lags = ingredients.bundle, list(policy.lags)

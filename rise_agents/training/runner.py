@@ -167,9 +167,7 @@ class Runner:
         try:
             probe()
             started = saved = probed = time.monotonic()
-            algorithm.learn(
-                budget - before, after_round, reset_num_timesteps=False, progress_bar=self.progress_bar
-            )
+            algorithm.learn(budget - before, after_round, reset_num_timesteps=False, progress_bar=self.progress_bar)
             probe()
             save()
         finally:

@@ -10,6 +10,7 @@ import numpy as np
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.corrections import SupervisedPolicy
+from rise_robot.cell.env import CellEnv
 from rise_robot.cell.scripted import ScriptedPolicy
 from rise_robot.cell.tasks.brick_sorting.expert import BrickExpert
 
@@ -119,3 +120,24 @@ def test_corrected_chunks_do_not_depend_on_what_is_asked_besides() -> None:
                 break
         flags.append(policy.intervening)
     assert (shared.status.success, flags) == first
+
+
+def test_the_gate_watches_any_policy() -> None:
+    env = CellEnv(preset="tiny")
+    env.reset(seed=3)
+    hold = np.repeat(env.cell.command[None], env.task.chunk, axis=0).astype(np.float32)
+    expert = env.scripted_chunk("expert")
+    run, taken = env.supervised_chunk(expert)
+    assert not taken
+    np.testing.assert_array_equal(run, expert)
+    flags = []
+    for _ in range(5):
+        run, taken = env.supervised_chunk(hold)
+        np.testing.assert_array_equal(run, env.scripted_chunk("expert") if taken else hold)
+        flags.append(taken)
+        if env.step(run)[2]:
+            break
+    assert flags[0]  # the expert sets out, the policy does not
+    env.reset(seed=3)
+    assert not env.supervised_chunk(expert)[1]  # the policy has control of a new episode
+    env.close()
