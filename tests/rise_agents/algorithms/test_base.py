@@ -54,7 +54,7 @@ def weights(algorithm: Algorithm[Any]) -> list[torch.Tensor]:
 
 def test_all_that_ship_are_tested() -> None:
     ours = {one.name for one in ALGORITHMS if one.plugin is None}
-    assert {name for name in ours if not ALGORITHMS.load(name).needs_cell} == set(NAMES)  # others have tests of their own
+    assert {name for name in ours if not ALGORITHMS.load(name).needs_cell} == set(NAMES)
 
 
 def test_it_learns_for_so_many_imagined_chunks_and_leaves_the_given_policy_alone(make: Any, lab: Any) -> None:

@@ -44,7 +44,7 @@ def envs_for(num_envs: int = 64, **kwargs: Any) -> Any:
 
 
 class ReachWithExpert(ReachVectorEnv):
-    """It has what algorithms that act in the work cell ask of it: an expert, an operator's gate, and the cell's infos."""
+    """With what algorithms that act in the work cell ask of it: an expert, an operator's gate, the cell's infos."""
 
     seen: dict[str, Any]
 
