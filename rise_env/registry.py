@@ -195,6 +195,7 @@ ALGORITHMS = Registry(
     {
         "bc": "rise_agents.algorithms.bc:BC",
         "dagger": "rise_agents.algorithms.dagger:DAgger",
+        "recap": "rise_agents.algorithms.recap:RECAP",
         "rise": "rise_agents.algorithms.rise:RISE",
         "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
         "ppo": "rise_agents.algorithms.ppo:PPO",

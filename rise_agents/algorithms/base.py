@@ -80,6 +80,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
         name: Name on the command line.
         Config: Dataclass of its settings, a subclass of `AlgorithmConfig`.
         needs_cell: Whether it acts in the task's work cell; its budget is then of control steps there.
+        labels_data: Whether it labels recorded data itself, so that `offline` need not come with advantages.
         policy: What acts: `predict` and `save` use it. A subclass keeps it up to date.
         num_timesteps: Imagined chunks so far.
         num_real_steps: Control steps so far outside imagination, in the work cell or on a robot; 0 for most algorithms.
@@ -94,6 +95,7 @@ class Algorithm[C: AlgorithmConfig](ABC):
     name: ClassVar[str]
     Config: ClassVar[Any] = AlgorithmConfig
     needs_cell: ClassVar[bool] = False
+    labels_data: ClassVar[bool] = False
 
     def __init__(
         self, policy: Policy, env: VectorEnv, config: C | None = None, *, offline: ChunkSource | None = None

@@ -20,6 +20,7 @@ import torch
 from torch import Generator
 
 from rise_agents.algorithms.base import Algorithm, AlgorithmConfig
+from rise_agents.algorithms.mixing import ConstantRatio, Ratio, Selector, split_batch
 from rise_agents.policies.base import Context, Policy
 from rise_agents.policies.data import ChunkSource
 from rise_env.errors import TrainingError, requirement
@@ -258,15 +259,24 @@ class OfflineBatches:
     Args:
         learner: Whose actor is trained on them.
         data: Recorded chunks.
+        condition_dropout: Part of them that is learned without an advantage; the policy's own when None.
+        selector: Which of them are drawn; all evenly when None.
     """
 
-    def __init__(self, learner: Learner, data: ChunkSource) -> None:
-        self._learner, self._data = learner, data
+    def __init__(
+        self,
+        learner: Learner,
+        data: ChunkSource,
+        condition_dropout: float | None = None,
+        selector: Selector | None = None,
+    ) -> None:
+        self._learner, self._data, self._dropout = learner, data, condition_dropout
+        self._selector = selector or Selector(len(data))
         self._features = FeatureCache(len(data), self._encoded, learner.actor if learner.encoders_frozen else None)
 
     def draw(self, count: int, rng: np.random.Generator) -> Term:
         """So many of them."""
-        rows = rng.integers(len(self._data), size=count)
+        rows = self._selector.draw(count, rng)
         self._features.prepare(rows)
         return rows, self._loss
 
@@ -277,7 +287,7 @@ class OfflineBatches:
     def _loss(self, rows: np.ndarray, generator: Generator) -> torch.Tensor:
         """Flow-matching loss of each chunk under its labelled advantage, (n,)."""
         context, (bins, chunks) = self._features(self._learner.actor, rows, generator)
-        return self._learner.actor.loss(context, bins, chunks, generator)
+        return self._learner.actor.loss(context, bins, chunks, generator, self._dropout)
 
 
 class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
@@ -303,6 +313,7 @@ class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
         self.learner = Learner(policy, self.config)
         self.policy = self.learner.policy
         self._offline = OfflineBatches(self.learner, offline) if offline else None
+        self._ratio: Ratio = ConstantRatio(self.config.offline_ratio)
         self._buffer: list[R] = []
 
     def close(self) -> None:
@@ -324,20 +335,20 @@ class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
         """Update the actor on chunks of the buffer, mixed with recorded ones.
 
         Args:
-            rows: Numbers of the chunks, int64 (n,).
+            rows: Numbers of the chunks, int64 (n,); none where all that is learned is recorded: that makes one update.
             num_new: How many of them this round brought: they decide the number of updates.
             loss: Loss of each of some of them, (n,).
             used: Part of the budget that is used up.
         """
         config, rng = self.config, np.random.default_rng([self.config.seed, self.rounds, 1])
         updates = max(1, round(config.epochs * num_new / max(1, round(config.batch_size * (1 - config.offline_ratio)))))
-        passes = -(-updates * config.batch_size // len(rows))
+        passes = -(-updates * config.batch_size // max(len(rows), 1))
         order = np.concatenate([rng.permutation(rows) for _ in range(passes)])
         found = []
         for _ in range(updates):
             batch: list[Term] = []
             if self._offline is not None:
-                recorded = int((rng.random(config.batch_size) < config.offline_ratio).sum())
+                recorded = split_batch(config.batch_size, self._ratio(), rng)
                 batch.append(self._offline.draw(recorded, rng))
             count = config.batch_size - sum(len(some) for some, _ in batch)
             batch = [(order[:count], loss), *batch, *self.regularisation(rng)]

@@ -178,11 +178,14 @@ def _surroundings(
     kwargs: dict[str, Any] = {"bundle": str(bundle.path), "observation_lags": lags, "autoreset_mode": "disabled"}
     offline: ChunkSource
     if ingredients.data:
-        if ingredients.labels is None:
+        labelled = not ALGORITHMS.load(agent.algorithm).labels_data
+        if labelled and ingredients.labels is None:
             raise ConfigError("recorded data need the tag that `rise label` gave their advantages (--labels)")
         dataset = open_dataset(list(ingredients.data), bundle.spec)
         note(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames")
-        bins, _ = advantage_bins_of(*measured_advantages(dataset, ingredients.labels), policy.codec)
+        bins = np.full(dataset.num_frames, policy.codec.unconditional)
+        if labelled and ingredients.labels is not None:
+            bins, _ = advantage_bins_of(*measured_advantages(dataset, ingredients.labels), policy.codec)
         offline = RecordedChunks(dataset, policy.lags, bins, split_episodes(dataset)["train"])
         if in_cell:
             return _cell(agent, bundle, lags), offline, None

@@ -47,7 +47,7 @@ class AgentPreset:
             ConfigError: If a setting is unknown or wrong.
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        settings = {**self.config, **(config or {})}
+        settings = merge(self.config, config or {})
         decode(ALGORITHMS.load(self.algorithm).Config, settings, f"settings of algorithm {self.algorithm!r}")
         return dataclasses.replace(self, config=settings, **given)
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from rise_agents.policies.codec import AdvantageCodec
+from rise_agents.policies.data import RecordedChunks
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
+from rise_env.data.array_dataset import ArrayDataset
 from rise_env.testing import counting_envs, counting_spec, counting_starts, counting_world_model
 
 SPEC = counting_spec()
@@ -45,6 +47,26 @@ class Offline:
         return Recorded(observations, chunks.contiguous(), bins, [SPEC.prompt] * len(rows))
 
 
+def recordings(episodes: int = 24, truncated: bool = False) -> RecordedChunks:
+    """Recorded episodes with outcomes: successes move to the centre of the joint range, failures to its border, and the
+    last five frames show which it was; how red a frame is tells the time that is left."""
+    rng = np.random.default_rng(0)
+    lengths, success = rng.integers(12, 20, episodes), np.arange(episodes) % 2 == 0
+    owner = np.repeat(np.arange(episodes), lengths)
+    left = np.concatenate([np.arange(length)[::-1] for length in lengths])
+    frames = rng.integers(0, 40, (len(owner), len(SPEC.cameras), *SPEC.image_size, 3), dtype=np.uint8)
+    frames[..., 0] += (10 * left).astype(np.uint8)[:, None, None, None]
+    frames[..., 1] += np.where(success[owner] & (left < 5), 150, 0).astype(np.uint8)[:, None, None, None]
+    middle, high = (SPEC.layout.low + SPEC.layout.high) / 2, SPEC.layout.high
+    action = np.where(success[owner, None], middle, high).astype(np.float32)
+    state = np.broadcast_to(middle, action.shape).astype(np.float32)
+    columns = {"is_intervention": np.zeros(len(owner), bool)}
+    if truncated:
+        columns["episode_truncated"] = owner == 1
+    dataset = ArrayDataset(SPEC, lengths, state, action, frames=frames, outcomes=success, **columns)
+    return RecordedChunks(dataset, [2], np.full(len(owner), CODEC.unconditional))
+
+
 class Lab:
     """Makes what tests of algorithms need."""
 
@@ -71,6 +93,10 @@ class Lab:
     def offline(self, size: int = 64) -> Offline:
         """Recorded chunks."""
         return Offline(size)
+
+    def recordings(self, **kwargs: Any) -> RecordedChunks:
+        """Recorded episodes with outcomes."""
+        return recordings(**kwargs)
 
     def imagined_advantage(self, algorithm: Any, deterministic: bool = False) -> float:
         """Mean advantage of what the policy does."""

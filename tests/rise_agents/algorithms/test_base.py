@@ -23,6 +23,7 @@ from rise_env.registry import ALGORITHMS
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bc": {"batch_size": 32, "epochs": 2},
+    "recap": {"batch_size": 32, "epochs": 2, "value": {"updates": 25, "batch_size": 8}, "strict": False},
     "rise": {"batch_size": 32, "epochs": 2, "buffer_rounds": 2},
     "selective_rise": {
         "batch_size": 32, "epochs": 2, "buffer_rounds": 3, "num_candidates": 4, "top_k": 2, "min_advantage_gap": 0.01,
@@ -31,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"batch_size": 16, "epochs": 2, "rollout_steps": 2, "critic_rounds": 1, "value_network": (16,)},
 }  # fmt: skip
 NAMES = sorted(SETTINGS)
-FLOW_MATCHING = ("bc", "rise", "selective_rise")
+FLOW_MATCHING = ("bc", "recap", "rise", "selective_rise")
 
 
 @pytest.fixture(params=NAMES)
@@ -39,11 +40,16 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def recorded(lab: Any, name: str) -> Any:
+    """Recorded chunks, or whole episodes for what learns from their outcomes."""
+    return lab.recordings() if name == "recap" else lab.offline()
+
+
 @pytest.fixture
 def make(lab: Any, name: str) -> Any:
     def made(**changes: Any) -> Algorithm[Any]:
         settings = {**SETTINGS[name], **changes}
-        return make_agent(name, lab.envs(), lab.policy(offset=0.3), offline=lab.offline(), **settings)  # type: ignore[no-any-return]
+        return make_agent(name, lab.envs(), lab.policy(offset=0.3), offline=recorded(lab, name), **settings)  # type: ignore[no-any-return]
 
     return made
 
@@ -120,7 +126,7 @@ def test_callbacks_of_both_kinds_stop_it(make: Any) -> None:
     assert callback.num_timesteps == algorithm.num_timesteps
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make: Any, tmp_path: Path, lab: Any) -> None:
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make: Any, tmp_path: Path, lab: Any, name: str) -> None:
     whole = make().learn(300)
     for rounds in (1, 2, 4, 6):
         first = make()
@@ -133,7 +139,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make: Any, tmp_path:
         second.learn(300 - second.num_timesteps, reset_num_timesteps=False)
         for mine, theirs in zip(weights(second), weights(whole), strict=True):
             assert torch.equal(mine, theirs)
-        loaded = type(first).load(folder, lab.envs(), offline=lab.offline())
+        loaded = type(first).load(folder, lab.envs(), offline=recorded(lab, name))
         assert loaded.config == first.config
         observation, _ = loaded.env.reset(seed=0)
         mine, theirs = (one.predict(observation, deterministic=True)[0] for one in (loaded, first))
@@ -181,9 +187,9 @@ def test_recorded_chunks_may_be_given_and_not_used(make: Any, name: str, trainab
 
 def test_what_does_not_fit_is_said(lab: Any, name: str) -> None:
     with pytest.raises(ConfigError, match="observation_lags"):
-        make_agent(name, _without_lags(lab), lab.policy(), offline=lab.offline())
+        make_agent(name, _without_lags(lab), lab.policy(), offline=recorded(lab, name))
     if name in FLOW_MATCHING:
-        with pytest.raises(ConfigError, match="offline_ratio"):
+        with pytest.raises(ConfigError, match=r"offline_ratio|give recordings"):
             make_agent(name, lab.envs(), lab.policy(), offline_ratio=0.5)
     with pytest.raises(ConfigError, match="learning_rte"):
         make_agent(name, lab.envs(), lab.policy(), learning_rte=1.0)

@@ -16,7 +16,7 @@ from rise_agents import make_agent
 from rise_agents.algorithms.bc import BehaviourCloning, train_policy
 from rise_agents.algorithms.best_of_n import BestOfN
 from rise_agents.policies.config import CloningConfig, PolicyConfig
-from rise_agents.policies.data import StartChunks
+from rise_agents.policies.data import RecordedChunks, StartChunks
 from rise_agents.policies.reach import reach_policy
 from rise_env.envs.reach import ReachVectorEnv, mean_return, optimal_chunks, optimal_return, reach_recordings
 from rise_env.registry import ALGORITHMS
@@ -32,6 +32,8 @@ AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
     "ppo": (10_000, PPO),
     "ppo:all_steps": (10_000, {**PPO, "noise": "all_steps", "clip_range": 0.01}),
     "ppo:fpo": (10_000, {**PPO, "surrogate": "fpo", "learning_rate": 3e-4}),
+    "recap": (38_400, {"positive_fraction": 0.05, "n_step": 8, "learning_rate": 1e-3, "ema_decay": 0.95,
+                       "value": {"updates": 600}}),
     "rise": (8_000, {"learning_rate": 1e-3, "ema_decay": 0.9, "offline_ratio": 0.3}),
     "selective_rise": (12_000, {"trainable": "action_expert", "advantage_threshold": 0.23, "min_advantage_gap": 0.05,
                                 "scored_starts": 512, "ema_decay": 0.9, "buffer_rounds": 8, "top_k": 1}),
@@ -91,6 +93,12 @@ def recorded(envs: Any, policy: Any) -> StartChunks:
     return StartChunks(envs.starts, envs.task, policy.lags, bins)
 
 
+def recorded_episodes(policy: Any) -> RecordedChunks:
+    """Whole episodes with outcomes, for what labels chunks itself."""
+    dataset = reach_recordings(1024)
+    return RecordedChunks(dataset, policy.lags, np.full(dataset.num_frames, policy.codec.unconditional))
+
+
 def score_of(policy: Any, noise_scale: float) -> float:
     generator = torch.Generator().manual_seed(0)
 
@@ -123,7 +131,7 @@ def test_all_that_ship_are_tested() -> None:
 def test_it_comes_near_the_optimum(name: str) -> None:
     budget, settings = AGENTS[name]
     algorithm, policy, envs = name.partition(":")[0], base(), envs_for()
-    offline = recorded(envs, policy)
+    offline: Any = recorded_episodes(policy) if algorithm == "recap" else recorded(envs, policy)
     if ALGORITHMS.load(algorithm).needs_cell:
         envs, offline = ReachWithExpert(64, autoreset_mode="disabled"), None
     agent = make_agent(algorithm, envs, policy, offline=offline, **settings)
