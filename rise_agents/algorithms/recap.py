@@ -151,11 +151,12 @@ class RECAP(FlowMatchingAlgorithm[RECAPConfig, _Imagined]):
         """Fitting of the value function, then training."""
         if self.positive is None:
             return Phase("fitting the value function", self.value.num_updates, self.config.value.updates)
-        name = "improving in imagination" if self._imagines else "training on labelled chunks"
+        name = "improving in imagination" if self.imagines else "training on labelled chunks"
         return Phase(name, self.num_timesteps, self._total_timesteps)
 
     @property
-    def _imagines(self) -> bool:
+    def imagines(self) -> bool:
+        """Whether a part of every batch is imagined."""
         return self.config.offline_ratio < 1
 
     # ------------------------------------------------------------------ labels
@@ -208,7 +209,7 @@ class RECAP(FlowMatchingAlgorithm[RECAPConfig, _Imagined]):
     def _train(self) -> None:
         assert self.positive is not None
         used = self.progress
-        if not self._imagines:
+        if not self.imagines:
             self.train_on(np.zeros(0, np.int64), 0, self._loss, used)
             self.num_timesteps += self.config.batch_size
             share = float(self.positive[self._recorded.windows.index].mean())

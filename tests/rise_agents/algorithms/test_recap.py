@@ -112,6 +112,8 @@ def test_it_learns_what_successes_did_from_recordings_alone(lab: Any) -> None:
     algorithm.learn(32 * 60)
     assert not env_steps  # nothing is imagined: chunks are counted that were trained on
     assert algorithm.num_timesteps == 32 * 60
+    assert not algorithm.imagines
+    assert made(lab, offline_ratio=0.5).imagines
     assert algorithm.learner.num_updates == 60
     assert lab.imagined_advantage(algorithm, deterministic=True) > before + 0.02
 
