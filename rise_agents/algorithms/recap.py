@@ -69,6 +69,7 @@ class RECAPConfig(FlowMatchingConfig):
     epochs: int = 12
     batch_size: int = 96
     lr_decay_fraction: float = 1.0
+    ema_decay: float = 0.98
     trainable: str = "all"
     offline_ratio: float = 1.0
     stage: str = "finetuning"
