@@ -199,11 +199,17 @@ ALGORITHMS = Registry(
         "rise": "rise_agents.algorithms.rise:RISE",
         "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
         "ppo": "rise_agents.algorithms.ppo:PPO",
+        "dsrl": "rise_agents.algorithms.dsrl:DSRL",
     },
 )
 #: Policies, by the name that presets choose them by: `rise_agents.policies.base.Policy`.
 POLICIES = Registry(
-    "policy", {"flow": "rise_agents.policies.flow_policy:FlowPolicy", "pi05": "rise_agents.policies.pi05:Pi05Policy"}
+    "policy",
+    {
+        "flow": "rise_agents.policies.flow_policy:FlowPolicy",
+        "pi05": "rise_agents.policies.pi05:Pi05Policy",
+        "steered": "rise_agents.policies.steered:SteeredPolicy",
+    },
 )
 #: Dynamics models: `rise_env.protocols.Dynamics` with `save_pretrained` and `from_pretrained`.
 DYNAMICS = Registry("dynamics model", {"latent": "rise_env.dynamics.model:LatentDynamics"})
