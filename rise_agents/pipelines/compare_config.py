@@ -27,6 +27,7 @@ class Variant:
         agent: Agent that improves the base policy (`configs/<task>/agent/`, or an algorithm); None trains nothing.
         config: Settings on top of the agent's.
         chunks: Budget in place of the comparison's.
+        real_steps: The same of an agent that acts in the cell.
         oracle: Let the work cell take the place of imagination.
         guidance: Guidance when acting; the policy's own when None.
         noise_scale: Deviation of the noise when acting; the policy's own when None.
@@ -38,6 +39,7 @@ class Variant:
     agent: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     chunks: int | None = None
+    real_steps: int | None = None
     oracle: bool = False
     guidance: float | None = None
     noise_scale: float | None = None
@@ -47,11 +49,12 @@ class Variant:
 
     def __post_init__(self) -> None:
         require = requirement("variant")
-        for name in ("chunks", "best_of"):
+        for name in ("chunks", "real_steps", "best_of"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} is {value}, expected at least 1")
         trains = self.agent is not None
-        require(trains or not (self.config or self.chunks or self.oracle), "it has settings of training but no agent")
+        settings = (self.config, self.chunks, self.real_steps, self.oracle)
+        require(trains or not any(settings), "it has settings of training but no agent")
 
     @property
     def acting(self) -> dict[str, Any]:
@@ -68,7 +71,8 @@ class CompareConfig:
         tasks: Tasks; the one whose folder holds the file when empty.
         preset: Preset of the work cells.
         seeds: Training seeds; a variant that trains nothing is run once.
-        chunks: Imagined chunks of every variant that trains.
+        chunks: Imagined chunks of every variant that trains in imagination.
+        real_steps: Control steps of every variant that trains in the cell.
         episodes: Episodes in the cell per run, the same for all.
         first_episode: Seed of the first of them.
         curve_points: How often a policy is looked at while it is trained, the end included: its return in imagination,
@@ -86,6 +90,7 @@ class CompareConfig:
     preset: str = "small"
     seeds: tuple[int, ...] = (0,)
     chunks: int = 8_000
+    real_steps: int = 8_000
     episodes: int = 200
     first_episode: int = 600_000
     curve_points: int = 5
@@ -98,7 +103,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         require = requirement("comparison")
-        for name in ("chunks", "episodes", "curve_points", "imagined_states", "imagined_chunks"):
+        for name in ("chunks", "real_steps", "episodes", "curve_points", "imagined_states", "imagined_chunks"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected at least 1")
         for name in ("seeds", "tasks"):
             values = getattr(self, name)
@@ -120,7 +125,8 @@ class CompareConfig:
         """
         assert variant.agent is not None
         preset = load_agent_preset(variant.agent, task)
-        return preset.replace({**variant.config, "seed": seed}, chunks=variant.chunks or self.chunks)
+        budget = {"chunks": variant.chunks or self.chunks, "real_steps": variant.real_steps or self.real_steps}
+        return preset.replace({**variant.config, "seed": seed}, **budget)
 
     def recorded(self, task: str) -> tuple[Recording, ...]:
         """What is recorded for a task."""

@@ -124,12 +124,12 @@ def _train(run: Run, bundle: Bundle, report: Report) -> dict[str, Any]:
     """Train; what it cost."""
     assert run.variant.agent is not None
     base, agent = load_policy(run.policy), run.config.agent(run.variant, run.seed, run.task)
-    curve = _Curve(run, bundle, agent.chunks)
+    curve = _Curve(run, bundle)
 
     def on_round(algorithm: Algorithm[Any]) -> None:
         curve(algorithm)
         phase = algorithm.phase()
-        report(_TRAINING * algorithm.progress, f"{phase.name}, {phase.done:,} of {phase.total:,}")
+        report(_TRAINING * algorithm.progress, f"{phase.name}, {phase.done:,} of {phase.total:,} {phase.unit}")
 
     ingredients = Ingredients(bundle, run.env_id(), run.data, LABELS, run.variant.oracle)
     trained = improve(agent, base, ingredients, run.folder, progress_bar=False, on_round=on_round)
@@ -176,8 +176,8 @@ class _Curve:
         seconds: Time that it took so far.
     """
 
-    def __init__(self, run: Run, bundle: Bundle, budget: int) -> None:
-        self._run, self._file, self._budget = run, run.folder / CURVE, budget
+    def __init__(self, run: Run, bundle: Bundle) -> None:
+        self._run, self._file = run, run.folder / CURVE
         self._rows = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else []
         self._bundle = bundle
         self._returns: ImaginedReturns | None = None
@@ -187,7 +187,7 @@ class _Curve:
         return float(sum(row["seconds"] for row in self._rows))
 
     def __call__(self, algorithm: Algorithm[Any]) -> None:
-        run, done = self._run, round(algorithm.progress * self._budget)
+        run, done = self._run, algorithm.spent
         self._rows = [row for row in self._rows if row["chunks"] < done]  # a run that goes on does some rounds again
         points = run.config.curve_points
         if int(points * algorithm.progress) <= len(self._rows):
@@ -204,6 +204,6 @@ class _Curve:
             found["success"] = result.success_rate
         for name, value in found.items():
             algorithm.logger.record(f"eval/{name}", value)
-        algorithm.logger.dump(algorithm.num_timesteps)
+        algorithm.logger.dump(done)
         self._rows.append({"chunks": done, **found, "seconds": time.monotonic() - started})
         write_json(self._file, self._rows)

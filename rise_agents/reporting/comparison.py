@@ -135,8 +135,9 @@ def docs_section(content: Mapping[str, Any], rows: Sequence[CompareRow]) -> str:
     first = config["first_episode"]
     parts = [
         f"{config['episodes']} episodes per run (seeds {first} to {first + config['episodes'] - 1}), training seeds "
-        f"{', '.join(map(str, config['seeds']))}, {config['chunks']:,} imagined chunks per run where the table does "
-        f"not say otherwise. {content['minutes']:.0f} minutes in all on {machine['cpu_count']} cores "
+        f"{', '.join(map(str, config['seeds']))}, {config['chunks']:,} imagined chunks per run (or "
+        f"{config['real_steps']:,} control steps in the cell) where the table does not say otherwise. "
+        f"{content['minutes']:.0f} minutes in all on {machine['cpu_count']} cores "
         f"({machine['cpu']}), revision {git['revision'][:7]}{' with changes' if git['modified'] else ''}.",
     ]
     tasks = list(dict.fromkeys(row.task for row in rows))

@@ -183,6 +183,7 @@ def test_shipped_settings_are_sound() -> None:
         ("variants.bc.against=nobody", "which is none"),
         ("variants.base.agent=rise", "it is what all are compared with"),
         ("variants.base.chunks=8", "no agent"),
+        ("variants.base.real_steps=8", "no agent"),
         ("episods=3", "Did you mean 'episodes'"),
         ("episodes=0", "episodes"),
         ("seeds=[1,1]", "seeds"),

@@ -79,7 +79,8 @@ def test_the_section_of_a_page_is_replaced_and_nothing_else(tmp_path: Path) -> N
         "command": "rise compare short",
         "failed": {},
         "minutes": 21.4,
-        "config": {"episodes": 200, "first_episode": 600_000, "seeds": [0], "chunks": 8000, "not_run": {"bins": "why"}},
+        "config": {"episodes": 200, "first_episode": 600_000, "seeds": [0], "chunks": 8000, "real_steps": 50,
+                   "not_run": {"bins": "why"}},
         "provenance": {
             "git": {"revision": "0123456789", "modified": False}, "hardware": {"cpu_count": 2, "cpu": "A CPU"},
         },
