@@ -111,7 +111,7 @@ def test_a_killed_comparison_goes_on_to_the_same_weights(work: Path, whole: Path
     given = command(work, out, "--only", "bc", "rise")
     process = subprocess.Popen([sys.executable, "-m", "rise_agents.cli.main", *given], stderr=subprocess.DEVNULL)
     try:
-        _wait(lambda: (out / RUNS / "rise-0" / "config.json").exists() or process.poll() is not None)
+        _wait(lambda: (out / RUNS / "bc-0" / "config.json").exists() or process.poll() is not None)
         assert process.poll() is None
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert children
@@ -119,7 +119,7 @@ def test_a_killed_comparison_goes_on_to_the_same_weights(work: Path, whole: Path
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     _wait(lambda: not any(_alive(child) for child in children))  # nothing goes on writing
-    assert not (out / RUNS / "rise-0" / "run.json").exists()
+    assert not (out / RUNS / "bc-0" / "run.json").exists()
     assert main(given) == 0
     assert weights(out, "rise-0") == weights(whole, "rise-0")
     assert weights(out, "bc-0") == weights(whole, "bc-0")
@@ -145,7 +145,7 @@ def test_another_comparison_is_not_mixed_in(work: Path, whole: Path, capsys: pyt
     assert "another process" in capsys.readouterr().err
 
 
-def _wait(condition: Any, seconds: float = 240.0) -> None:
+def _wait(condition: Any, seconds: float = 500.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
