@@ -198,6 +198,7 @@ ALGORITHMS = Registry(
         "recap": "rise_agents.algorithms.recap:RECAP",
         "rise": "rise_agents.algorithms.rise:RISE",
         "selective_rise": "rise_agents.algorithms.selective_rise:SelectiveRISE",
+        "worldsample": "rise_agents.algorithms.worldsample:WorldSample",
         "ppo": "rise_agents.algorithms.ppo:PPO",
         "dsrl": "rise_agents.algorithms.dsrl:DSRL",
     },

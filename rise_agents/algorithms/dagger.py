@@ -80,6 +80,7 @@ class DAgger(FlowMatchingAlgorithm[DAggerConfig, Decisions]):
 
     name: ClassVar[str] = "dagger"
     Config = DAggerConfig
+    imagines: ClassVar[bool] = False
     needs_cell: ClassVar[bool] = True
 
     def __init__(

@@ -17,6 +17,7 @@ import torch
 
 from rise_agents import make_agent
 from rise_agents.algorithms.base import Algorithm
+from rise_agents.algorithms.best_of_n import history_lags
 from rise_agents.evaluation.audit import audit, audit_oracle, make_oracle
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
@@ -211,10 +212,13 @@ def _surroundings(
 
 
 def _cell(agent: AgentPreset, bundle: Bundle, lags: list[int]) -> Any:
-    """The work cell of a bundle's task."""
-    env_id = TASKS.load(bundle.spec.name).env_id("-Cell")
-    made = gymnasium.make_vec(env_id, num_envs=agent.num_envs, observation_lags=lags, autoreset_mode="disabled")
-    return made.unwrapped
+    """The work cell of a bundle's task, with the world model for algorithms that imagine as well."""
+    env_id, imagines = TASKS.load(bundle.spec.name).env_id("-Cell"), ALGORITHMS.load(agent.algorithm).imagines
+    seen = sorted({*lags, *history_lags(bundle.spec)}) if imagines else lags
+    made = gymnasium.make_vec(env_id, num_envs=agent.num_envs, observation_lags=seen, autoreset_mode="disabled")
+    cell: Any = made.unwrapped
+    cell.world_model = bundle.world_model() if imagines else None
+    return cell
 
 
 def _imagined_advantages(env: Any) -> np.ndarray:

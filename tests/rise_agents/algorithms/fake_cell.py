@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
 from rise_env.acting import ObservationHistory
-from rise_env.spaces import image_key
+from rise_env.spaces import image_key, observation_space
 from rise_env.testing import counting_spec
 
 SPEC = counting_spec()
@@ -25,18 +26,23 @@ class FakeCell:
     Args:
         num_envs: Number of cells.
         targets: Range of what the dials show.
+        lags: Past observations.
     """
 
-    task, lags, output, autoreset_mode = SPEC, (0, 2), "numpy", AutoresetMode.DISABLED
+    task, output, autoreset_mode = SPEC, "numpy", AutoresetMode.DISABLED
 
-    def __init__(self, num_envs: int = 4, targets: tuple[float, float] = (0.2, 0.8)) -> None:
+    def __init__(
+        self, num_envs: int = 4, targets: tuple[float, float] = (0.2, 0.8), lags: Sequence[int] = (2,)
+    ) -> None:
         self.num_envs, self.unwrapped, self.targets = num_envs, self, targets
+        self.lags, self.world_model = (0, *lags), None
+        self.observation_space = batch_space(observation_space(SPEC, lags), num_envs)
         self.seeds: list[int] = []  # of all episodes, in the order in which they started
         self.control_steps = 0
         self._target, self._chunks = np.zeros(num_envs), np.zeros(num_envs, int)
         self._states = np.zeros((num_envs, SPEC.layout.dim), np.float32)
         self._done = np.zeros(num_envs, bool)
-        self._history = ObservationHistory([2], num_envs)
+        self._history = ObservationHistory(lags, num_envs)
 
     def reset(self, *, seed: Sequence[int], options: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         mask = np.ones(self.num_envs, bool) if options is None else options["reset_mask"]

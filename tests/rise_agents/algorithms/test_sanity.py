@@ -25,6 +25,8 @@ from rise_env.training.loop import Budget
 DSRL = {"gamma": 0.9, "batch_size": 128, "updates_per_chunk": 0.25, "warmup_chunks": 1000, "learning_rate": 1e-3}
 PPO = {"gamma": 0.9, "learning_rate": 2e-4, "rollout_steps": 8}
 DAGGER = {"episodes": 64, "batch_size": 128, "learning_rate": 2e-3, "ema_decay": 0.9, "beta_decay": 0.5}
+WORLDSAMPLE = {"episodes": 64, "demonstrations": 64, "updates": 32, "batch_size": 128, "learning_rate": 2e-3,
+               "ema_decay": 0.9}  # fmt: skip
 #: Of every registered algorithm (its forms after a colon) the budget, and settings that differ from its defaults.
 AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
     "bc": (30_000, {}),
@@ -37,6 +39,8 @@ AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
     "ppo:fpo": (10_000, {**PPO, "surrogate": "fpo", "learning_rate": 3e-4}),
     "recap": (38_400, {"positive_fraction": 0.15, "n_step": 8, "learning_rate": 1e-3, "ema_decay": 0.95,
                        "value": {"updates": 400}}),
+    "worldsample": (12_000, WORLDSAMPLE),
+    "worldsample:twin": (12_000, {**WORLDSAMPLE, "imagine": False}),
     "rise": (8_000, {"learning_rate": 1e-3, "ema_decay": 0.9, "offline_ratio": 0.3}),
     "selective_rise": (12_000, {"trainable": "action_expert", "advantage_threshold": 0.23, "min_advantage_gap": 0.05,
                                 "scored_starts": 512, "ema_decay": 0.9, "buffer_rounds": 8, "top_k": 1}),
@@ -62,7 +66,8 @@ class ReachWithExpert(ReachVectorEnv):
     def step(self, actions: Any) -> Any:
         self.seen, rewards, terminated, truncated, infos = super().step(actions)
         seconds = infos["imagined_chunks"] * self.task.chunk / self.task.fps
-        more = {"seconds": seconds, "score": 10 * infos["progress"], "failure_mode": infos["task"]}
+        modes = np.where(infos["is_success"], "none", "timeout")
+        more = {"seconds": seconds, "score": 10 * infos["progress"], "failure_mode": modes}
         return self.seen, rewards, terminated, truncated, {**infos, **more}
 
     def scripted_chunks(self, name: str, seeds: Any = None) -> np.ndarray:
@@ -144,7 +149,7 @@ def test_it_comes_near_the_optimum(name: str) -> None:
     algorithm, policy, envs = name.partition(":")[0], base(), envs_for()
     offline: Any = recorded_episodes(policy) if algorithm == "recap" else recorded(envs, policy)
     if ALGORITHMS.load(algorithm).needs_cell:
-        envs, offline = ReachWithExpert(64, autoreset_mode="disabled"), None
+        envs, offline = ReachWithExpert(64, autoreset_mode="disabled", observation_lags=[2]), None
     agent = make_agent(algorithm, envs, policy, offline=offline, **settings)
     agent.learn(budget)
     reached = mean_return(envs_for(), lambda seen: agent.predict(seen, deterministic=True)[0])
