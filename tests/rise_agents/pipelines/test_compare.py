@@ -38,6 +38,8 @@ variants:
   broken: {agent: selective_rise, note: scores start states and no more}
 not_run: {bins_5: another policy}
 """
+pytestmark = pytest.mark.xdist_group("compare")  # one comparison for all: as dear as all tests of it
+
 RUNS = Path("runs") / "brick_sorting"
 
 
