@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
                                 "scored_starts": 512, "ema_decay": 0.9, "buffer_rounds": 8, "top_k": 1}),
 }  # fmt: skip
 WANTED = 0.9
+#: Forms that no preset ships take a minute and more: RISE_ALL_FORMS=1 tests them as well.
+EXTRA = {"dsrl", "ppo", "ppo:all_steps", "worldsample:twin"} if not os.environ.get("RISE_ALL_FORMS") else set()
 #: What does not get there yet, and why.
 SHORT_OF_IT = {"recap": "one iteration on recordings reaches 0.84; more would need new recordings (lab notebook)"}
 
@@ -141,7 +144,7 @@ def test_all_that_ship_are_tested() -> None:
     "name",
     [
         pytest.param(name, marks=pytest.mark.xfail(name in SHORT_OF_IT, reason=SHORT_OF_IT.get(name, ""), run=False))
-        for name in sorted(AGENTS)
+        for name in sorted(AGENTS.keys() - EXTRA)
     ],
 )
 def test_it_comes_near_the_optimum(name: str) -> None:
