@@ -5,8 +5,8 @@
   rise compare short --only rise selective_rise --set seeds=[0,1,2] chunks=20000 episodes=400
 
 A comparison is `configs/<task>/compare/<name>.yaml` (or the path of such a file): rows, each an agent with settings or
-the base policy acting in another way, training seeds, budget and episodes. `short` takes at most half an hour on two
-cores, `full` a night. Data are recorded and labelled once. Every row and seed is a run folder of its own below
+the base policy acting in another way, training seeds, budget and episodes. `short` is meant for half an hour on two
+idle cores, `full` for a night. Data are recorded and labelled once. Every row and seed is a run folder of its own below
 `--out`, with its TensorBoard files; runs go side by side and go on after a kill when the command is given again.
 The result is `report.html`, `comparison.json` and `table.md`; `--docs` puts the table into a page.
 """
