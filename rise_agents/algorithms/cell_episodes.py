@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -69,7 +70,7 @@ class Decisions:
         return cls(seen, torch.cat([part.chunks for part in parts])[-most:].clone())
 
 
-class RecordingActor:
+class RecordingActor(ABC):
     """An actor that notes down what it saw and did, by seed of the episode.
 
     Subclasses implement `decide`.
@@ -89,9 +90,9 @@ class RecordingActor:
         for index in np.flatnonzero(mask):
             self.decisions[self._seeds[index]] = []
 
+    @abstractmethod
     def decide(self, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Chunks to run, chunks to note down, both (N, chunk, D), and the marks of the second, bool (N,)."""
-        raise NotImplementedError
 
     def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
         """Chunks to run, (N, chunk, D)."""
