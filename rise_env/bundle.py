@@ -1,7 +1,7 @@
 """Bundles: all that an imagination environment needs, in one directory and without a network.
 
 <bundle>/
-    bundle.json      format version, task, defaults of the environment, where everything comes from
+    bundle.json      format version, task, defaults of the environment, where everything comes from, list of files
     starts/          start states (`rise_env.envs.starts`)
     world_model/     dynamics and value (`rise_env.world_model`)
     policy/          base policy; optional
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import atomic_directory, to_plain, write_json
-from rise_env.pretrained import read_config
+from rise_env.pretrained import CONFIG, WEIGHTS, listed, read_config
 from rise_env.provenance import provenance
 from rise_env.tasks import TaskSpec, task_from_section
 
@@ -33,7 +33,10 @@ BUILD_COMMAND = "rise train bundle --task {task} --data DATASET --out {out}"
 
 _VERSION = 1
 _MANIFEST = "bundle.json"
-_PARTS = ("starts", "world_model", "policy")
+#: Files that every bundle has, and those of its policy, if it has one.
+_LEAST = ("starts/starts.json", "world_model/config.json", "world_model/dynamics/config.json",
+          "world_model/value/config.json")  # fmt: skip
+_LEAST_OF_POLICY = (f"policy/{CONFIG}", f"policy/{WEIGHTS}")
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,12 @@ def load_bundle(path: str | Path) -> Bundle:
         bundle = Bundle(path, task_from_section(content["task"]), dict(content["env"]), dict(content["provenance"]))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path / _MANIFEST} is damaged: {error!r}. Copy or build the bundle again.") from error
-    for part in _PARTS[:2]:
-        if not (path / part).is_dir():
-            raise CheckpointError(f"bundle {path} is incomplete: {path / part} is missing. Copy or build it again.")
+    # Older manifests do not list the files.
+    files = content.get("files", [*_LEAST, *(_LEAST_OF_POLICY if bundle.policy else ())])
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise CheckpointError(f"{path / _MANIFEST} is damaged: files is {files!r:.80}, expected a list of names")
+    if missing := [name for name in files if not (path / name).is_file()]:
+        raise CheckpointError(f"bundle {path} is incomplete, missing: {listed(missing)}. Copy or build it again.")
     return bundle
 
 
@@ -151,5 +157,6 @@ def save_bundle(
         world_model.save_pretrained(aside / "world_model")
         if policy is not None:
             shutil.copytree(policy, aside / "policy")
+        content["files"] = sorted(str(file.relative_to(aside)) for file in aside.rglob("*") if file.is_file())
         write_json(aside / _MANIFEST, content)
     return load_bundle(path)

@@ -27,14 +27,19 @@ __all__ = [
     "WEIGHTS",
     "PretrainedMixin",
     "Upgrades",
+    "flaws",
+    "listed",
     "load_class",
     "load_registered",
+    "load_tensors",
     "local_directory",
+    "misfits",
     "read_config",
     "read_weights",
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_CURE = "Copy the checkpoint again, or make it again."
 _OURS = re.compile(r"rise_env(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
 
 type Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -170,20 +175,18 @@ def read_config(
     return config
 
 
-def read_weights(path: str | Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of a checkpoint directory, which must fit the model's state dict name by name and shape by shape.
+def read_weights(
+    path: str | Path, expected: Mapping[str, torch.Tensor], name: str = WEIGHTS
+) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint directory, which must fit the model's state dict: see `misfits`.
 
     Raises:
-        CheckpointError: If the file is missing, cut short or damaged, or does not fit; all misfits are listed.
+        CheckpointError: If the file `name` is missing, cut short or damaged, or does not fit.
     """
-    import torch
-
-    file = Path(path) / WEIGHTS
+    file = Path(path) / name
     tensors = load_tensors(file)
-    problems = misfits(tensors, expected)
-    problems += [f"{name} is not finite" for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if problems:
-        raise CheckpointError(f"{file} does not fit its configuration: {'; '.join(sorted(problems))}")
+    if problems := misfits(tensors, expected):
+        raise CheckpointError(f"{file} does not fit its configuration: {listed(problems)}. {_CURE}")
     return tensors
 
 
@@ -199,20 +202,48 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(file)
     except FileNotFoundError:
-        raise CheckpointError(f"{file} does not exist") from None
+        raise CheckpointError(f"{file} does not exist. {_CURE}") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is cut short or damaged: {error}. Copy it again.") from error
 
 
 def misfits(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
-    """What differs between weights and a model's state dict, in names and shapes."""
+    """What differs between weights and a model's state dict, sorted: names, shapes and kinds of numbers (real,
+    complex, whole, true or false), and what is not finite.
+    """
     problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
     problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
-    return problems + [
-        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected.keys() & tensors.keys()
-        if tensors[name].shape != expected[name].shape
-    ]
+    for name in expected.keys() & tensors.keys():
+        given, wanted = tensors[name], expected[name]
+        if given.shape != wanted.shape:
+            problems.append(f"{name} has shape {tuple(given.shape)}, expected {tuple(wanted.shape)}")
+        elif _numbers(given) != _numbers(wanted):
+            problems.append(f"{name} holds {given.dtype} numbers, expected {wanted.dtype}")
+    return sorted(problems + _not_finite(tensors))
+
+
+def flaws(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """What is wrong with weights or statistics in themselves: other numbers than real ones, NaN or infinity."""
+    kinds = [f"{name} holds {one.dtype} numbers" for name, one in tensors.items() if _numbers(one) != "real"]
+    return sorted(kinds + _not_finite(tensors))
+
+
+def _not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    # float8 has no isfinite of its own.
+    finite = {name: (one.float() if _numbers(one) == "real" else one).isfinite().all() for name, one in tensors.items()}
+    return [f"{name} is not finite (NaN or infinity)" for name, yes in finite.items() if not yes]
+
+
+def listed(problems: Sequence[str], most: int = 10) -> str:
+    """The first problems as one text, and how many more there are."""
+    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more
+
+
+def _numbers(tensor: torch.Tensor) -> str:
+    if tensor.is_complex():
+        return "complex"
+    return "real" if tensor.is_floating_point() else "truth" if str(tensor.dtype) == "torch.bool" else "whole"
 
 
 def load_class(name: Any, registry: Registry) -> Any:

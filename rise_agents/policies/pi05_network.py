@@ -21,7 +21,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import nn
 
 from rise_env.errors import CheckpointError, ConfigError
-from rise_env.pretrained import CONFIG, WEIGHTS, load_tensors, local_directory, misfits
+from rise_env.pretrained import CONFIG, WEIGHTS, listed, load_tensors, local_directory, misfits
 from rise_env.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -284,8 +284,10 @@ class Published:
             problem = f"has no statistics {' and '.join(wanted)} of {key!r}"
         elif len(found[wanted[0]]) != dim:
             problem = f"has statistics of {key!r} for {len(found[wanted[0]])} joints, the task has {dim}"
+        elif problems := misfits(given := {one: found[one] for one in wanted}, dict.fromkeys(wanted, torch.zeros(dim))):
+            problem = f"has damaged statistics of {key!r}: {listed(problems)}"
         else:
-            first, second = (found[statistic].float() for statistic in wanted)
+            first, second = (given[one].float() for one in wanted)
             return (first, second) if mode in _RANGES else (first - second, first + second)
         raise CheckpointError(f"{self.folder} {problem}. Pass data=(states, chunks) of the task to normalise by.")
 
@@ -324,8 +326,7 @@ class Published:
         for head in (_HEAD, _EXPERT_HEAD):
             tensors.setdefault(head, expected[head])
         if problems := misfits(tensors, expected):
-            more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-            raise CheckpointError(f"{file} is no pi0.5 of this size: {'; '.join(sorted(problems)[:10])}{more}")
+            raise CheckpointError(f"{file} is no pi0.5 of this size: {listed(problems)}")
         network.load_state_dict(tensors)
 
 

@@ -7,16 +7,17 @@ buffers of the model and travel with its weights.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import override
+from typing import Any, override
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from rise_env.dynamics.config import AutoencoderConfig, VideoAutoencoderConfig
-from rise_env.errors import ConfigError
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.pretrained import local_directory, read_weights
 
-__all__ = ["Autoencoder", "ImageAutoencoder", "VideoAutoencoder", "spread", "to_pixels", "to_unit"]
+__all__ = ["Autoencoder", "ImageAutoencoder", "VideoAutoencoder", "load_vae", "spread", "to_pixels", "to_unit"]
 
 
 def to_unit(frames: torch.Tensor) -> torch.Tensor:
@@ -181,7 +182,7 @@ class VideoAutoencoder(Autoencoder):
         self.config = config
         self.latent_shape = (config.latent_channels, image_size[0] // 32, image_size[1] // 32)
         if config.weights:
-            self.vae = AutoencoderKLLTXVideo.from_pretrained(config.weights, subfolder="vae")
+            self.vae = load_vae(config.weights)
             self.latents_mean.copy_(self.vae.latents_mean)
             self.latents_std.copy_(self.vae.latents_std)
         else:
@@ -224,3 +225,22 @@ class VideoAutoencoder(Autoencoder):
         raw = self.denormalise(latents).transpose(1, 2).to(self.vae.dtype)
         videos = [self.vae.decode(video[None], return_dict=False)[0] for video in raw]
         return to_pixels(torch.cat(videos).transpose(1, 2))
+
+
+def load_vae(path: str) -> Any:
+    """The LTX autoencoder in the sub-folder `vae` of a directory or Hub id.
+
+    diffusers only warns where its file lacks a weight, and leaves memory as it finds it: here the file must fit.
+
+    Raises:
+        CheckpointError: If something is missing, damaged, or does not fit.
+    """
+    from diffusers import AutoencoderKLLTXVideo
+
+    folder = local_directory(path, "LTX autoencoder", ["vae/*"]) / "vae"
+    try:
+        vae = AutoencoderKLLTXVideo.from_config(AutoencoderKLLTXVideo.load_config(folder, local_files_only=True))
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{folder} holds no LTX autoencoder, its config.json cannot be used: {error}") from error
+    vae.load_state_dict(read_weights(folder, vae.state_dict(), "diffusion_pytorch_model.safetensors"))
+    return vae

@@ -53,7 +53,7 @@ def convert_checkpoint(
         tensors = load_tensors(Path(caption))
         if len(tensors) != 1:
             raise CheckpointError(f"{caption} holds {len(tensors)} tensors, expected the caption embedding alone")
-        text = next(iter(tensors.values())).float()
+        text = next(iter(tensors.values()))
     load_official(model.transformer, load_tensors(Path(weights)), caption=text, without_actions=without_actions)
     if dataset is None:
         limits = np.stack([spec.layout.low, spec.layout.high])

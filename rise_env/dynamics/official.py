@@ -24,7 +24,7 @@ from torch.nn import functional
 from rise_env.dynamics.config import OfficialConfig
 from rise_env.dynamics.transformer import Denoised
 from rise_env.errors import CheckpointError, ConfigError
-from rise_env.pretrained import misfits
+from rise_env.pretrained import flaws, listed, misfits
 
 __all__ = ["Conditioning", "OfficialNetwork", "OfficialTransformer", "load_official", "rotary_table"]
 
@@ -324,7 +324,7 @@ def load_official(
             action expert (`action_*`), which is left out.
 
     Raises:
-        CheckpointError: If names or shapes differ; all differences are listed.
+        CheckpointError: If something differs: see `rise_env.pretrained.misfits`.
     """
     expected = model.network.state_dict()
     given = dict(tensors)
@@ -336,7 +336,7 @@ def load_official(
         hint = ""
         if any("missing act_vit_in" in problem for problem in problems):
             hint = " Genie-Envisioner's weights have no action encoder: load them with without_actions=True."
-        raise CheckpointError(f"this is not the official checkpoint: {'; '.join(sorted(problems))}.{hint}")
+        raise CheckpointError(f"this is not the official checkpoint: {listed(problems)}.{hint}")
     model.network.load_state_dict(given)
     if caption is not None:
         if caption.dim() != 2 or len(caption) < len(model.caption) or caption.shape[1] != model.caption.shape[1]:
@@ -344,4 +344,6 @@ def load_official(
                 f"the caption embedding has shape {tuple(caption.shape)}, "
                 f"expected at least {tuple(model.caption.shape)} (tokens, width)"
             )
+        if problems := flaws({"caption embedding": caption}):
+            raise CheckpointError(f"the file of the caption is damaged: {listed(problems)}")
         model.caption.copy_(caption[: len(model.caption)])

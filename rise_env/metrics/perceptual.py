@@ -24,7 +24,7 @@ import torch
 
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.metrics.images import check_images
-from rise_env.pretrained import misfits
+from rise_env.pretrained import listed, misfits
 
 __all__ = ["FVD_NOT_RUN", "LPIPS_NOT_RUN", "Lpips", "VideoFeatures", "frechet_distance"]
 
@@ -262,10 +262,8 @@ def _load_strictly(network: Any, tensors: Mapping[str, torch.Tensor], path: str 
     # The linear layers have two names each; safetensors keeps one of them.
     names = {name: re.sub(r"^lins\.(\d)\.", r"lin\1.", name) for name in expected}
     given = {**{name: tensors[other] for name, other in names.items() if other in tensors}, **tensors}
-    problems = sorted(misfits(given, expected))
-    problems += [f"{name} is not finite" for name, tensor in given.items() if not tensor.isfinite().all()]
-    if problems:
-        raise CheckpointError(f"{path} does not fit LPIPS: {'; '.join(problems)}. Instead, {_LPIPS_FILES}.")
+    if problems := misfits(given, expected):
+        raise CheckpointError(f"{path} does not fit LPIPS: {listed(problems)}. Instead, {_LPIPS_FILES}.")
     network.load_state_dict(given)
 
 

@@ -13,9 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from rise_env.errors import CheckpointError, ConfigError
+from rise_env.pretrained import flaws, listed, load_tensors, local_directory
 
 __all__ = ["BackboneEncoder", "ConvEncoder", "Ensemble", "HashedText", "hash_words"]
 
+#: Weights that a published backbone may hold beside its tower, and those that are whole numbers.
+_HEAD = re.compile(r"(\w+\.)?(classifier|cls_classifier|distillation_classifier|head|decoder|pooler)\.")
+_INDEX = re.compile(r"(position_ids|position_index|num_batches_tracked)$")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -125,14 +129,33 @@ def load_backbone(name: str, config: dict[str, Any] | None) -> nn.Module:
         settings = AutoConfig.for_model(values.pop("model_type"), **values)
         model = AutoModel.from_config(getattr(settings, "vision_config", settings))
     else:
-        try:
-            model = AutoModel.from_pretrained(name)
-        except OSError as error:
-            raise CheckpointError(f"backbone {name!r} cannot be loaded: {error}") from error
-        model = getattr(model, "vision_model", model)
+        model = _published(name)
     if not isinstance(getattr(model.config, "hidden_size", None), int):
         raise ConfigError(f"backbone {name!r} ({type(model).__name__}) has no config.hidden_size; use a vision model")
     return model
+
+
+def _published(name: str) -> nn.Module:
+    """Vision tower with published weights; transformers itself fills up what a file lacks with random numbers."""
+    from transformers import AutoModel
+
+    folder = local_directory(name, "backbone")
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # of three libraries; all mean that the backbone cannot be used
+        raise CheckpointError(f"backbone {folder} cannot be loaded: {error}") from error
+    # A pooler is read by nobody here; heads of other tasks may be in the file.
+    problems = [f"missing {key}" for key in report["missing_keys"] if "pooler." not in key]
+    problems += [f"unexpected {key}" for key in report["unexpected_keys"] if not _HEAD.match(key)]
+    for file in sorted(folder.glob("*.safetensors")):
+        problems += flaws({name: one for name, one in load_tensors(file).items() if not _INDEX.search(name)})
+    if problems:
+        raise CheckpointError(
+            f"backbone {folder}: the weights do not fit its config.json: {listed(sorted(problems))}. Download it again."
+        )
+    return getattr(model, "vision_model", model)
 
 
 class Ensemble(nn.Module):

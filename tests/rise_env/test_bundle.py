@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -83,6 +85,28 @@ def test_damage_is_named(folder: Path) -> None:
         load_bundle(bundle)
     with pytest.raises(CheckpointError, match="no checkpoint of kind 'bundle'"):
         load_bundle(folder)
+
+
+@pytest.mark.parametrize("part", ["policy", "policy/config.json", "starts/states.npy", "world_model/value"])
+def test_every_missing_part_is_noticed(folder: Path, part: str) -> None:
+    bundle = folder / "box_closing"
+    (shutil.rmtree if (bundle / part).is_dir() else os.unlink)(bundle / part)
+    with pytest.raises(CheckpointError, match=f"incomplete, missing: {part}.*Copy or build it again"):
+        load_bundle(bundle)
+
+
+def test_a_manifest_without_a_list_of_files_asks_for_the_least(folder: Path) -> None:
+    manifest = folder / "box_closing" / "bundle.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "files": [3]}))
+    with pytest.raises(CheckpointError, match="files is"):
+        load_bundle(manifest.parent)
+    del content["files"]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"missing: policy/model.safetensors"):
+        load_bundle(manifest.parent)
+    shutil.rmtree(manifest.parent / "policy")
+    assert load_bundle(manifest.parent).policy is None
 
 
 def test_parts_must_fit(tmp_path: Path) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rise_env.config import decode, rename_keys
 from rise_env.errors import CheckpointError, ConfigError
-from rise_env.pretrained import PretrainedMixin
+from rise_env.pretrained import PretrainedMixin, listed
 
 
 @dataclass(frozen=True)
@@ -94,3 +96,35 @@ def test_a_wrong_configuration_is_said_to_be_the_checkpoints(tmp_path: Path) -> 
         Scale.from_pretrained(tmp_path / "model")
     with pytest.raises(CheckpointError, match="no scale at"):
         Scale.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tensors: tensors.pop("factor"), "missing factor"),
+        (lambda tensors: tensors.update(extra=torch.ones(1)), "unexpected extra"),
+        (lambda tensors: tensors.update(factor=torch.ones(3)), r"factor has shape \(3,\), expected \(2, 2\)"),
+        (lambda tensors: tensors["factor"].fill_(float("nan")), "factor is not finite"),
+        (lambda tensors: tensors["exact"].fill_(float("inf")), "exact is not finite"),
+        (lambda tensors: tensors.update(factor=torch.ones(2, 2).long()), "factor holds torch.int64 numbers, expected"),
+        (lambda tensors: tensors.update(factor=torch.ones(2, 2).bool()), "factor holds torch.bool numbers, expected"),
+        (
+            lambda tensors: tensors.update(factor=torch.ones(2, 2) * 1j),
+            "factor holds torch.complex64 numbers, expected",
+        ),
+    ],
+)
+def test_weights_must_fit_in_every_way(tmp_path: Path, damage: Callable[..., None], message: str) -> None:
+    Scale(Config(size=2)).save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    damage(tensors)
+    save_file(tensors, file)
+    with pytest.raises(
+        CheckpointError, match=rf"model.safetensors does not fit .*{message}.*Copy the checkpoint again"
+    ):
+        Scale.from_pretrained(tmp_path / "model")
+
+
+def test_long_lists_of_misfits_are_cut() -> None:
+    assert listed(["a", "b", "c"], most=2) == "a; b; and 1 more"

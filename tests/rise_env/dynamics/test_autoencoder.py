@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from rise_env.dynamics.autoencoder import ImageAutoencoder, VideoAutoencoder, spread, to_pixels, to_unit
+from rise_env.dynamics.autoencoder import ImageAutoencoder, VideoAutoencoder, load_vae, spread, to_pixels, to_unit
 from rise_env.dynamics.config import AutoencoderConfig, VideoAutoencoderConfig
-from rise_env.errors import ConfigError
+from rise_env.errors import CheckpointError, ConfigError
 
 SMALL = AutoencoderConfig(channels=(4, 8), blocks=(1, 1), latent_channels=3, fold=2)
 VIDEO = VideoAutoencoderConfig(latent_channels=4, channels=(8, 8, 8, 8), layers=(1, 1, 1, 1, 1))
@@ -76,3 +81,48 @@ def test_video_lengths_and_sizes_are_checked() -> None:
         VideoAutoencoder(VIDEO, (48, 64))
     with pytest.raises(ConfigError, match="8 n"):
         VideoAutoencoder(VIDEO, (32, 32)).latent_frames(8)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LTX autoencoder as diffusers writes it."""
+    folder = tmp_path_factory.mktemp("ltx")
+    vae = VideoAutoencoder(VIDEO, (32, 32)).vae
+    vae.register_buffer("latents_mean", torch.full((4,), 0.5))
+    vae.register_buffer("latents_std", torch.full((4,), 2.0))
+    vae.save_pretrained(folder / "vae")
+    return folder
+
+
+def test_published_weights_are_taken_over(published: Path) -> None:
+    config = dataclasses.replace(VIDEO, weights=str(published))
+    first, second = (VideoAutoencoder(config, (32, 32)).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["latents_mean"].unique().tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tensors, name: tensors.pop(name), "missing encoder"),
+        (lambda tensors, name: tensors.update(extra=torch.ones(1)), "unexpected extra"),
+        (lambda tensors, name: tensors[name].fill_(float("nan")), "not finite"),
+        (lambda tensors, name: tensors.update({name: tensors[name] * 1j}), "complex64"),
+        (lambda tensors, name: tensors.update({name: tensors[name].int()}), "int32"),
+        (lambda tensors, name: tensors.update({name: tensors[name][:1].clone()}), "has shape"),
+        (None, "does not exist"),
+    ],
+)
+def test_published_weights_must_fit(published: Path, tmp_path: Path, damage, message: str) -> None:
+    shutil.copytree(published, tmp_path / "ltx")
+    file = tmp_path / "ltx" / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    file.unlink()
+    if damage is not None:
+        damage(tensors, next(name for name in tensors if name.startswith("encoder") and name.endswith("weight")))
+        save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=f"diffusion_pytorch_model.safetensors.*{message}"):
+        load_vae(str(tmp_path / "ltx"))
+    (tmp_path / "ltx" / "vae" / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="holds no LTX autoencoder"):
+        load_vae(str(tmp_path / "ltx"))

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.protocols import Value
 from rise_env.value.config import ModelConfig
-from rise_env.value.encoders import hash_words
+from rise_env.value.encoders import hash_words, load_backbone
 from rise_env.value.model import InputShape, ValueModel
 
 HEADS = ("progress", "td", "success", "distributional")
@@ -194,6 +195,29 @@ def test_a_transformers_backbone_needs_no_network_once_saved(tmp_path: Path) -> 
     loaded = ValueModel.from_pretrained(tmp_path / "model")
     frames = pixels(1, 2)
     assert torch.equal(loaded.estimate(frames, ["a"]).value, model.estimate(frames, ["a"]).value)
+
+
+@pytest.mark.slow  # the import alone
+def test_weights_of_a_backbone_must_fit(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    config = transformers.ViTConfig(**settings, intermediate_size=16, patch_size=14)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)  # a head too many, and no pooler
+    load_backbone(str(tmp_path), None)
+    file = tmp_path / "model.safetensors"
+    whole = load_file(file)
+    name = next(name for name in whole if name.endswith("projection.weight"))
+    for changed, message in (
+        ({key: value for key, value in whole.items() if key != name}, r"missing embeddings\.patch"),
+        ({**whole, "vit.extra": torch.ones(1)}, "unexpected vit.extra"),
+        ({**whole, name: whole[name] * torch.nan}, "not finite"),
+        ({**whole, name: whole[name] * 1j}, "complex64"),
+        ({**whole, name: whole[name].int()}, "int32"),
+        ({**whole, name: whole[name][:1].clone()}, "cannot be loaded"),
+    ):
+        save_file(changed, file, {"format": "pt"})
+        with pytest.raises(CheckpointError, match=message):
+            load_backbone(str(tmp_path), None)
 
 
 @pytest.mark.parametrize(
