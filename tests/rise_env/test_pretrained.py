@@ -106,8 +106,8 @@ def test_a_wrong_configuration_is_said_to_be_the_checkpoints(tmp_path: Path) -> 
         (lambda tensors: tensors.update(factor=torch.ones(3)), r"factor has shape \(3,\), expected \(2, 2\)"),
         (lambda tensors: tensors["factor"].fill_(float("nan")), "factor is not finite"),
         (lambda tensors: tensors["exact"].fill_(float("inf")), "exact is not finite"),
-        (lambda tensors: tensors.update(factor=torch.ones(2, 2).long()), "factor holds torch.int64 numbers, expected"),
-        (lambda tensors: tensors.update(factor=torch.ones(2, 2).bool()), "factor holds torch.bool numbers, expected"),
+        (lambda tensors: tensors.update(factor=torch.ones(2, 2).long()), "factor holds torch.int64"),
+        (lambda tensors: tensors.update(factor=torch.ones(2, 2).bool()), "factor holds torch.bool"),
         (
             lambda tensors: tensors.update(factor=torch.ones(2, 2) * 1j),
             "factor holds torch.complex64 numbers, expected",
