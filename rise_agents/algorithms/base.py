@@ -141,6 +141,11 @@ class Algorithm[C: AlgorithmConfig](ABC):
         return Phase("improving in imagination", self.spent, self._total_timesteps)
 
     @property
+    def has_learned(self) -> bool:
+        """Whether anything was learned yet; False where all that was spent went into preparations."""
+        return self.rounds > 0
+
+    @property
     def spent(self) -> int:
         """What the budget counts: imagined chunks so far, or control steps where `needs_cell`."""
         return self.num_real_steps if self.needs_cell else self.num_timesteps

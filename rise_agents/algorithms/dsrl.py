@@ -166,6 +166,11 @@ class DSRL(Algorithm[DSRLConfig]):
                 self.metrics |= self.sac.learn_from(batches, self.policy)
         self.metrics["time/control_steps"] = float(self.num_timesteps * self.policy.spec.chunk)
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether there was an update."""
+        return self.sac.num_updates > 0
+
     @torch.no_grad()
     def _collect(self, rng: np.random.Generator) -> None:
         env, policy, config = self.env, self.policy, self.config
@@ -302,6 +307,11 @@ class _SAC(sb3.SAC):
             self.chunk_target.load_state_dict(self.chunk_critic.state_dict())
             optimiser = torch.optim.Adam(self.chunk_critic.parameters(), lr=config.learning_rate)
             self.chunk_critic.optimizer = optimiser
+
+    @property
+    def num_updates(self) -> int:
+        """Updates so far."""
+        return self._n_updates
 
     def learn_from(self, batches: Any, steered: SteeredPolicy) -> dict[str, float]:
         """Updates on batches of the replay buffer; their mean metrics."""

@@ -55,6 +55,7 @@ class FlowMatchingConfig(AlgorithmConfig):
         num_shards: Parts of a batch that are computed side by side, each on one thread. It decides the order of sums,
             so another number gives other last digits.
         buffer_rounds: Rounds whose chunks are kept for training.
+        noise_samples: Noises and times drawn per chunk and update; as many as in the policy's settings when None.
         guidance: Classifier-free guidance of the proposals, 1 for none, as released. What is proposed with guidance and
             learned is guided once more in the next round: 31,000 chunks with guidance 2 took a policy from 47 to 0 %
             success (lab notebook). Acting, the policy keeps its own.
@@ -74,16 +75,20 @@ class FlowMatchingConfig(AlgorithmConfig):
     offline_ratio: float = 0.6
     num_shards: int = 2
     buffer_rounds: int = 1
+    noise_samples: int | None = None
     guidance: float = 1.0
     noise_scale: float = 1.0
     shuffle_advantages: bool = False
 
     def __post_init__(self) -> None:
         require = requirement("algorithm settings")
-        require.at_least(1, self, "epochs", "batch_size", "num_shards", "buffer_rounds")
+        require.at_least(1, self, "epochs", "batch_size", "num_shards", "buffer_rounds", "noise_samples")
         require.within("[0, 1]", self, "offline_ratio", "lr_decay_fraction", "noise_scale")
         require.within("[0, 1)", self, "ema_decay")
         require.positive(self, "learning_rate", "max_grad_norm")
+        require(
+            self.noise_samples is None or self.noise_samples >= 1, f"noise_samples is {self.noise_samples}, not >= 1"
+        )
         require.one_of(("action_expert", "all"), self, "trainable")
 
 
@@ -104,11 +109,17 @@ class Learner:
     def __init__(self, policy: Policy, config: FlowMatchingConfig) -> None:
         self.config = config
         self.actor = copy.deepcopy(policy).eval()
+        if config.noise_samples is not None:
+            settings = self.actor.config
+            requirement(f"policy {policy.kind}")(
+                hasattr(settings, "noise_samples"), "it draws one noise per chunk: leave out noise_samples"
+            )
+            self.actor.config = dataclasses.replace(settings, noise_samples=config.noise_samples)
         self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
         self.parameters = self.actor.action_parameters()
         if config.trainable == "all":
             self.parameters = [p for p in self.actor.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.95))
+        self.optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
         self.num_updates = 0
         # Looked up once: walking the modules for every update costs as much as a small update.
         self._averaged = [p.detach() for p in self.policy.parameters()]
@@ -151,15 +162,16 @@ class Learner:
         """
         split = [np.array_split(rows, self.config.num_shards) for rows, _ in batch]
         losses = [loss for _, loss in batch]
-        shards = [(list(zip(rows, losses, strict=True)), int(rng.integers(2**62))) for rows in zip(*split, strict=True)]
+        count = sum(len(rows) for rows, _ in batch)
+        shards = [(list(zip(rows, losses, strict=True)), count, int(rng.integers(2**62)))
+                  for rows in zip(*split, strict=True)]  # fmt: skip
         parts = list(self._threads.map(self._gradients, shards))
-        weight = max(sum(part[1] for part in parts), 1e-6)
-        loss = sum(part[0] for part in parts) / weight
+        loss = sum(part[0] for part in parts)
         if not np.isfinite(loss):
             raise TrainingError(f"update {self.num_updates}: the loss is {loss}; lower the learning rate")
         for index, parameter in enumerate(self.parameters):
-            found = [gradient for part in parts if (gradient := part[2][index]) is not None]
-            parameter.grad = torch.stack(found).sum(0).div_(weight) if found else None
+            found = [gradient for part in parts if (gradient := part[1][index]) is not None]
+            parameter.grad = functools.reduce(torch.add, found) if found else None
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
@@ -172,18 +184,18 @@ class Learner:
         self._average()
         return loss, norm
 
-    def _gradients(self, shard: tuple[Sequence[Term], int]) -> tuple[float, int, Sequence[torch.Tensor | None]]:
-        """Sum of the losses of a shard, number of its samples, and gradients."""
+    def _gradients(self, shard: tuple[Sequence[Term], int, int]) -> tuple[float, Sequence[torch.Tensor | None]]:
+        """Part of a shard in the mean loss of a batch of so many samples, and in its gradients."""
         torch.set_num_threads(1)  # of this thread
-        terms, seed = shard
+        terms, count, seed = shard
         generator = Generator().manual_seed(seed)
-        total, count = torch.zeros((), device=self.actor.device), sum(len(rows) for rows, _ in terms)
+        total = torch.zeros((), device=self.actor.device)
         for rows, loss in terms:
             if len(rows):
-                total = total + loss(rows, generator).sum()
-        if not count:
-            return 0.0, 0, [None] * len(self.parameters)
-        return float(total.detach()), count, torch.autograd.grad(total, self.parameters, allow_unused=True)
+                total = total + loss(rows, generator).sum() / count
+        if not total.requires_grad:  # a shard without samples
+            return 0.0, [None] * len(self.parameters)
+        return float(total.detach()), torch.autograd.grad(total, self.parameters, allow_unused=True)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -315,6 +327,11 @@ class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
         self._offline = OfflineBatches(self.learner, offline) if offline else None
         self._ratio: Ratio = ConstantRatio(self.config.offline_ratio)
         self._buffer: list[R] = []
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether there was an update."""
+        return self.learner.num_updates > 0
 
     def close(self) -> None:
         """End the threads of the learner."""

@@ -391,6 +391,11 @@ class PPO(Algorithm[PPOConfig]):
         model.logger.dump()  # forgets them
         self.metrics |= metrics | found | {"train/learning_rate": self.config.learning_rate}
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether there was a round in which the policy was trained."""
+        return self.rounds > self.config.critic_rounds
+
     def training_state(self) -> dict[str, Any]:
         """Value function and optimiser."""
         policy = self.model.policy

@@ -125,12 +125,9 @@ def improve(
                on_round=on_round).run()  # fmt: skip
     finally:
         env.close()
-    only_scored = "rollout/low_advantage_starts" in algorithm.metrics and "rollout/advantage" not in algorithm.metrics
-    if budget.minutes is None and (only_scored or algorithm.phase().name == "scoring start states"):
-        raise TrainingError(
-            f"{agent.chunks} imagined chunks were used up by the scoring of start states, nothing was learned yet: "
-            "run the same command with more chunks to go on"
-        )
+    if budget.minutes is None and not algorithm.has_learned:
+        budgets = f"{algorithm.spent:,} {algorithm.phase().unit} were used up by: {algorithm.phase().name}"
+        raise TrainingError(f"nothing was learned, {budgets}. Run the same command with a larger budget to go on")
     return algorithm
 
 

@@ -151,14 +151,21 @@ def reach_batch(
     return {"image_top": picture, "state": position.astype(np.float32)}, _straight(position, target, angle)
 
 
-def reach_recordings(episodes: int = 256, offset: float = 45.0, spread: float = 35.0, seed: int = 0) -> ArrayDataset:
-    """Recorded episodes of somebody who misses the dot by an angle, another one in every chunk.
+def reach_recordings(
+    episodes: int = 256,
+    offset: float = 45.0,
+    spread: float = 35.0,
+    seed: int = 0,
+    act: Callable[[dict[str, Any]], np.ndarray] | None = None,
+) -> ArrayDataset:
+    """Recorded episodes of somebody who misses the dot by an angle, another one in every chunk; or of a policy.
 
     Args:
         episodes: Number of episodes, of two or three chunks each.
         offset: Mean angle in degrees; 0 for an expert.
         spread: Its deviation in degrees.
         seed: Seed.
+        act: Who acts in their place: observations of the present to chunks (episodes, 8, 2).
 
     Returns:
         A dataset with explicit outcomes: an episode ends at success, or fails after three chunks.
@@ -168,10 +175,15 @@ def reach_recordings(episodes: int = 256, offset: float = 45.0, spread: float = 
     angles = np.radians(offset + spread * rng.standard_normal((3, episodes)))
     places, actions, values = [], [], []
     for angle in angles:
-        chunk = _straight(position, target, angle)
-        places += [position, *chunk[:, :-1].swapaxes(0, 1)]
-        actions += list(chunk.swapaxes(0, 1))
-        position = chunk[:, -1]
+        if act is None:
+            chunk = _straight(position, target, angle)
+        else:
+            picture = _draw_pictures(torch.from_numpy(position), torch.from_numpy(target)).numpy()
+            chunk = act({"image_top": picture, "state": position.astype(np.float32)})
+        for action in chunk.swapaxes(0, 1):
+            places.append(position)
+            actions.append(action)
+            position = _turned(torch.from_numpy(position), torch.from_numpy(action)).numpy()
         values.append(1 - np.linalg.norm(position - target, axis=1) / _SCALE)
     won = np.asarray(np.stack(values) >= _SUCCESS)  # chunks, episodes
     lengths = spec.chunk * np.where(won.any(0), won.argmax(0) + 1, len(angles))
@@ -200,6 +212,13 @@ def _straight(position: np.ndarray, target: np.ndarray, angle: np.ndarray) -> np
     steps = _SPEED * np.arange(1, reach_spec().chunk + 1)
     chunks = position[:, None] + steps[:, None] * np.stack([np.cos(ahead), np.sin(ahead)], axis=1)[:, None]
     return chunks.astype(np.float32)
+
+
+def _turned(position: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """Positions (N, 2) one control step later: on the way to a target, as far as the speed allows."""
+    way = action - position
+    length = (way[:, 0] * way[:, 0] + way[:, 1] * way[:, 1]).sqrt()
+    return position + way * (_SPEED / length.clamp(min=_SPEED))[:, None]
 
 
 def _profiles() -> torch.Tensor:
@@ -268,9 +287,7 @@ class _Dynamics:
     ) -> tuple[Prediction, _State]:
         spec, position, places = reach_spec(), state.position, []
         for step in range(spec.chunk):
-            way = actions[:, step] - position
-            length = (way[:, 0] * way[:, 0] + way[:, 1] * way[:, 1]).sqrt()
-            position = position + way * (_SPEED / length.clamp(min=_SPEED))[:, None]
+            position = _turned(position, actions[:, step])
             places.append(position)
         states = torch.stack(places[spec.stride - 1 :: spec.stride], dim=1)
         latents = torch.cat([states, state.target[:, None].expand_as(states)], dim=-1)[:, :, None, :, None, None]

@@ -82,4 +82,4 @@ def test_a_budget_that_only_scores_start_states_is_an_error(
 ) -> None:
     command = ["improve", "--agent", "selective_rise", "--policy", str(policy), "--out", str(tmp_path / "run")]
     assert main([*command, "--num-envs", "8", "--chunks", "16"]) == 2
-    assert "more chunks" in capsys.readouterr().err
+    assert "larger budget" in capsys.readouterr().err
