@@ -135,7 +135,7 @@ class Comparison:
         data = [root / name for name in json.loads(recorded.read_text(encoding="utf-8"))]
         runs = []
         for name, variant in config.variants.items():
-            for seed in config.seeds if variant.agent else config.seeds[:1]:
+            for seed in (variant.seeds or config.seeds) if variant.agent else config.seeds[:1]:
                 folder = self.out / "runs" / task / (f"{name}-{seed}" if variant.agent else name)
                 runs.append(Run(task, name, variant, seed, config, folder, policy, bundle.path, tuple(data)))
         return runs

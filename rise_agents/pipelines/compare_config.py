@@ -28,6 +28,7 @@ class Variant:
         config: Settings on top of the agent's.
         chunks: Budget in place of the comparison's.
         real_steps: The same of an agent that acts in the cell.
+        seeds: Training seeds in place of the comparison's.
         oracle: Let the work cell take the place of imagination.
         guidance: Guidance when acting; the policy's own when None.
         noise_scale: Deviation of the noise when acting; the policy's own when None.
@@ -40,6 +41,7 @@ class Variant:
     config: dict[str, Any] = field(default_factory=dict)
     chunks: int | None = None
     real_steps: int | None = None
+    seeds: tuple[int, ...] | None = None
     oracle: bool = False
     guidance: float | None = None
     noise_scale: float | None = None
@@ -53,7 +55,11 @@ class Variant:
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} is {value}, expected at least 1")
         trains = self.agent is not None
-        settings = (self.config, self.chunks, self.real_steps, self.oracle)
+        settings = (self.config, self.chunks, self.real_steps, self.seeds, self.oracle)
+        seeds = self.seeds
+        require(
+            seeds is None or (seeds and len(set(seeds)) == len(seeds)), f"seeds is {seeds}, expected different ones"
+        )
         require(trains or not any(settings), "it has settings of training but no agent")
 
     @property
