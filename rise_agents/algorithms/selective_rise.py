@@ -51,14 +51,15 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         scored_starts: Most recorded states that are scored at first.
     """
 
-    epochs: int = 12
+    epochs: int = 6
     batch_size: int = 96
-    learning_rate: float = 5e-4
+    learning_rate: float = 7e-4
     lr_decay_fraction: float = 0.3
     ema_decay: float = 0.98
     trainable: str = "all"
     offline_ratio: float = 0.0
     buffer_rounds: int = 30
+    noise_samples: int | None = 2
     num_candidates: int = 8
     top_k: int = 4
     min_advantage_gap: float = 0.2
