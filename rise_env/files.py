@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -15,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_directory", "atomic_path", "to_json", "to_plain", "write_json", "write_text"]
+from rise_env.errors import ConfigError
+
+__all__ = ["atomic_directory", "atomic_path", "exclusive", "to_json", "to_plain", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -80,6 +83,27 @@ def atomic_directory(path: str | Path, marker: str) -> Iterator[Path]:
             os.replace(former, path)
         for left in (aside, former):
             shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | Path) -> Iterator[None]:
+    """Keep other processes out of a folder while something is made in it; a killed process lets go of it.
+
+    The folder is made where it is missing, and keeps an empty file `.lock`.
+
+    Raises:
+        ConfigError: If another process is at work in it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is at work in {folder}: wait for it, end it, or give another folder"
+            ) from None
+        yield
 
 
 def _sync(path: Path) -> None:

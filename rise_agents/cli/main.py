@@ -16,6 +16,7 @@ import argparse
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -25,6 +26,9 @@ __all__ = ["COMMANDS", "Command", "main"]
 _EXIT_ERROR = 2
 _EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
+_EXIT_TERMINATED = 143
+#: What torch's allocator of the CPU says in a RuntimeError.
+_OUT_OF_MEMORY = "can't allocate memory"
 
 
 class Command(NamedTuple):
@@ -76,13 +80,15 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] | No
         commands: Sub-commands by name; `COMMANDS` when omitted.
 
     Returns:
-        Exit code: 0 success, 2 wrong usage or a `RiseError`, 130 interrupted, 141 reader of the output gone; else what
-        the sub-command returns.
+        Exit code: 0 success, 2 wrong usage or a `RiseError`, 130 interrupted, 143 ended by SIGTERM, 141 reader of the
+        output gone; else what the sub-command returns.
 
     Raises:
         SystemExit: On `--help` of a sub-command and on arguments it does not know, as argparse does.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
             return _dispatch(arguments, COMMANDS if commands is None else commands)
@@ -91,6 +97,9 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] | No
     except KeyboardInterrupt:
         print("rise: interrupted", file=sys.stderr)
         return _EXIT_INTERRUPTED
+    except _Terminated:
+        print("rise: terminated", file=sys.stderr)
+        return _EXIT_TERMINATED
     except BrokenPipeError:
         # The interpreter's own flush at exit must not meet the broken pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,11 +107,22 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] | No
     except Exception as error:
         from rise_env.errors import RiseError  # registers the environments, 0.3 s: not on the way to --help
 
-        # What the file system refuses (a full disk, no permission, a file in place of a directory) is no bug either.
-        if not isinstance(error, (RiseError, OSError)) or _wants_traceback(arguments):
+        # What the file system refuses (a full disk, no permission, a file in place of a directory) is no bug either,
+        # and neither is a machine that is too small.
+        small = isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error)
+        if not (small or isinstance(error, (RiseError, OSError))) or _wants_traceback(arguments):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {f'not enough memory: {error}' if small else error}", file=sys.stderr)
         return _EXIT_ERROR
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: what was started is ended on its way out."""
+
+
+def _terminate(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the program at once
+    raise _Terminated
 
 
 def _dispatch(arguments: list[str], commands: Mapping[str, Command]) -> int:

@@ -6,10 +6,8 @@ are left alone once they are done, and go on after a kill. The table is made of 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from rise_agents.reporting.report import write_page
 from rise_agents.training.runner import read_history
 from rise_env.bundle import find_bundle, load_bundle
 from rise_env.errors import ConfigError, TrainingError
-from rise_env.files import to_plain, write_json, write_text
+from rise_env.files import exclusive, to_plain, write_json, write_text
 from rise_env.provenance import provenance
 from rise_env.threads import single_threaded
 
@@ -78,7 +76,7 @@ class Comparison:
         clock = Clock(self.out / "seconds.json")
         if self.bundle is not None and len(self.config.tasks) > 1:
             raise ConfigError("one bundle cannot serve several tasks: leave out --bundle, or compare on one task")
-        with self._locked():
+        with exclusive(self.out):
             self._check_same()
             runs = [run for task in self.config.tasks for run in self._prepared(task, clock)]
             left = {run.label: run for run in runs if not run.done}
@@ -93,17 +91,6 @@ class Comparison:
         return rows
 
     # ------------------------------------------------------------------ before the runs
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes out of the folder; a killed one lets go of it."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ConfigError(f"another process works on the comparison in {self.out}") from error
-            yield
 
     def _check_same(self) -> None:
         """Refuse to go on with another comparison; more variants and seeds are fine."""

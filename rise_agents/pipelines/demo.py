@@ -26,8 +26,8 @@ from rise_agents.policies.resolve import find_policy
 from rise_agents.progress import episode_bar, say
 from rise_agents.training.presets import AgentPreset, load_agent_preset
 from rise_env.bundle import Bundle, find_bundle, load_bundle
-from rise_env.errors import ConfigError
-from rise_env.files import to_plain, write_json
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.files import exclusive, to_plain, write_json
 from rise_env.provenance import provenance
 from rise_env.registry import TASKS
 from rise_env.threads import single_threaded
@@ -36,6 +36,8 @@ __all__ = ["LABELS", "Demo", "DemoResult"]
 
 #: Tag of the labels of the offline data.
 LABELS = "demo"
+#: What the improvement came to, written when it has.
+_DONE = "done.json"
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Demo:
         agent = self.agent()
         if self.policy != "base":
             find_policy(self.policy)  # a wrong path is told now
-        with single_threaded():
+        with exclusive(self.out), single_threaded():
             bundle = self._bundle(clock)
             path = find_policy(self.policy, bundle=bundle)
             if path is None:
@@ -114,7 +116,8 @@ class Demo:
                 "recordings": to_plain(self.config.recordings), "seed": self.seed, "preset": self.preset,
                 "bundle": bundle.path.name,
             }  # fmt: skip
-            check_same_run(self.out, described)
+            check_same_run(self.out, {name: value for name, value in described.items() if name != "agent"})
+            self.check_improvement(agent)
             write_json(self.out / "config.json", described)
             base = load_policy(path)
             with clock.timed("evaluating the base policy"):
@@ -177,13 +180,34 @@ class Demo:
         write_json(file, result.to_dict())
         return result
 
+    def check_improvement(self, agent: AgentPreset) -> None:
+        """Let the improvement in the folder go on with a larger budget; what was recorded serves any.
+
+        Raises:
+            CheckpointError: If it is one with other settings, or with a larger budget.
+        """
+        folder, result = self.out / "rise", self.out / "improved.json"
+        if not (folder / "config.json").exists():
+            return
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["agent"]
+        wanted = to_plain(agent)
+        before, now = ([one.pop(name) or 0 for name in ("chunks", "real_steps")] for one in (found, wanted))
+        if found != wanted or now < before:
+            raise CheckpointError(
+                f"{folder} holds an improvement with other settings or a larger budget. Give another folder (--out), "
+                f"or remove {folder} and {result} to start from the recordings once more"
+            )
+        if now > before:
+            result.unlink(missing_ok=True)
+            (folder / _DONE).unlink(missing_ok=True)
+
     def _improve(self, agent: AgentPreset, base: Policy, bundle: Bundle, data: list[Path]) -> None:
         folder = self.out / "rise"
-        if (folder / "done.json").exists():
+        if (folder / _DONE).exists():
             return
         ingredients = Ingredients(bundle, f"RISE-{TASKS.load(self.task).title}-v0", data, LABELS)
         trained = improve(agent, base, ingredients, folder, note=say)
-        write_json(folder / "done.json", {"chunks": trained.num_timesteps, "rounds": trained.rounds})
+        write_json(folder / _DONE, {"chunks": trained.num_timesteps, "rounds": trained.rounds})
 
 
 class Clock:

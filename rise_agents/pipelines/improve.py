@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -29,7 +30,7 @@ from rise_env.data import open_dataset, split_episodes
 from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
-from rise_env.files import to_plain, write_json
+from rise_env.files import exclusive, to_plain, write_json
 from rise_env.provenance import provenance
 from rise_env.registry import ALGORITHMS, TASKS
 from rise_env.threads import single_threaded
@@ -95,7 +96,7 @@ def improve(
         The algorithm, with `policy`.
 
     Raises:
-        ConfigError: If something does not fit.
+        ConfigError: If something does not fit, or another process works in the folder.
         CheckpointError: If the folder holds a run with other settings, of another base policy or from other states.
     """
     if ALGORITHMS.load(agent.algorithm).needs_cell and (ingredients.oracle or audit_states):
@@ -120,11 +121,10 @@ def improve(
         if done:
             note(f"going on after {done} {algorithm.phase().unit}")
 
-    try:
+    with contextlib.closing(env), exclusive(out):
+        check_same_run(out, described, more_chunks=True)  # nobody writes there any more
         Runner(algorithm, out, budget, probes=probes, progress_bar=progress_bar, on_start=on_start,
                on_round=on_round).run()  # fmt: skip
-    finally:
-        env.close()
     if budget.minutes is None and not algorithm.has_learned:
         budgets = f"{algorithm.spent:,} {algorithm.phase().unit} were used up by: {algorithm.phase().name}"
         raise TrainingError(f"nothing was learned, {budgets}. Run the same command with a larger budget to go on")

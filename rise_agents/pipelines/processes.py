@@ -130,7 +130,7 @@ def _show(
     if lengths and len(told) == len(known):
         left = max((sum(told) + waiting * sum(lengths) / len(lengths)) / jobs, *told, 0.0)
     done = total - waiting - len(running)
-    board.show(lines, f"{done} of {total} runs done, {len(running)} running, about {_clock(left)} left in all")
+    board.show(lines, f"{done} of {total} done, {len(running)} running, about {_clock(left)} left in all")
 
 
 def _clock(seconds: float | None) -> str:

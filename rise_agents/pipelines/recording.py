@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rise_agents.pipelines.config import Recording
+from rise_agents.pipelines.processes import side_by_side
+from rise_env.errors import TrainingError
 from rise_env.tasks import TaskSpec
 
 __all__ = ["label", "record"]
@@ -23,39 +24,32 @@ def record(
     """Record sets of episodes in a task's work cell, each in a directory below `root`, or go on where they stand.
 
     In `recordings`, "base" stands for the policy at the path `policy`. Gives the directories back.
+
+    Raises:
+        TrainingError: If a set could not be recorded; finished episodes are kept.
     """
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    from tqdm import tqdm
-
     folders = [root / f"{one.policy}-{one.seed}" for one in recordings]
-    record_one = functools.partial(_record, task=task, preset=preset, policy=policy)
-    # Processes of their own: OpenGL and threads do not survive a fork. The lock keeps their bars apart.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(_PROCESSES, spawn, tqdm.set_lock, (spawn.RLock(),)) as pool:
-        list(pool.map(record_one, itertools.count(), folders, recordings))
+    work = {folder.name: (folder, one, task, preset, policy) for folder, one in zip(folders, recordings, strict=True)}
+    if failed := side_by_side(_record, work, _PROCESSES):
+        lines = "".join(f"\n  {name}: {why}" for name, why in failed.items())
+        raise TrainingError(f"{len(failed)} of {len(work)} sets were not recorded:{lines}")
     return folders
 
 
-def _record(number: int, folder: Path, one: Recording, *, task: str, preset: str, policy: str | None) -> None:
-    import torch
-
+def _record(what: tuple[Path, Recording, str, str, str | None], report: Callable[[float, str], None]) -> None:
     from rise_agents.policies.actor import PolicyActor
     from rise_agents.policies.loading import load_policy
-    from rise_agents.progress import advance, bar
     from rise_robot.cell.collect import collect
     from rise_robot.cell.config import load_cell
 
-    torch.set_num_threads(1)
+    folder, one, task, preset, policy = what
     spec, config = load_cell(task, preset)
     actor = PolicyActor(load_policy(policy)) if one.policy == "base" and policy else None
-    with bar(one.episodes, f"recording {one.policy}", "episodes", position=number) as progress:
 
-        def on_episode(saved: int, _: str | None) -> None:
-            advance(progress, saved)
+    def on_episode(saved: int, _: str | None) -> None:
+        report(saved / one.episodes, f"{saved} of {one.episodes} episodes")
 
-        collect(spec, config, one.policy, one.episodes, one.seed, folder, actor=actor, on_episode=on_episode)
+    collect(spec, config, one.policy, one.episodes, one.seed, folder, actor=actor, on_episode=on_episode)
 
 
 def label(folders: Sequence[Path], tag: str, value: Any, spec: TaskSpec) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from rise_env.errors import CheckpointError, TrainingError, requirement
-from rise_env.files import atomic_path, to_json, to_plain, write_json
+from rise_env.files import atomic_path, exclusive, to_json, to_plain, write_json
 from rise_env.provenance import provenance
 from rise_env.training.config import LoopConfig
 
@@ -139,7 +139,12 @@ class Loop:
         Raises:
             TrainingError: If a loss or gradient is not finite. The last full state stays on disk.
             CheckpointError: If that state is damaged or of another run.
+            ConfigError: If another process trains in the same folder.
         """
+        with exclusive(self.path.parent):
+            return self._run()
+
+    def _run(self) -> nn.Module:
         resumed = self._load()
         if self.finished:
             return self.average

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rise_env.files import atomic_path, to_json, write_json, write_text
+from rise_env.errors import ConfigError
+from rise_env.files import atomic_path, exclusive, to_json, write_json, write_text
 
 
 def test_written_file_is_complete_and_alone(tmp_path: Path) -> None:
@@ -104,3 +105,11 @@ def test_json_takes_what_results_are_made_of(tmp_path: Path) -> None:
 def test_json_names_what_it_cannot_take() -> None:
     with pytest.raises(TypeError, match=r"builtins\.set"):
         to_json({"a": {1, 2}})
+
+
+def test_a_folder_belongs_to_one_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with exclusive(folder), pytest.raises(ConfigError, match="another process is at work"), exclusive(folder):
+        pass
+    with exclusive(folder):
+        pass

@@ -51,8 +51,8 @@ AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
 WANTED = 0.9
 #: Forms that no preset ships take a minute and more: RISE_ALL_FORMS=1 tests them as well.
 EXTRA = {"dsrl", "ppo", "ppo:all_steps", "worldsample:twin"} if not os.environ.get("RISE_ALL_FORMS") else set()
-#: RECAP trains on what was recorded: one iteration reaches 0.83, new recordings of its policy what is missing. Three take
-#: 90 s.
+#: RECAP trains on what was recorded: one iteration reaches 0.83, new recordings of its policy what is missing. Three
+#: take 90 s.
 RECAP_ITERATIONS, RECAP_WANTED = (3, WANTED) if os.environ.get("RISE_ALL_FORMS") else (1, 0.8)
 
 

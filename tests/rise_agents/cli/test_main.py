@@ -133,6 +133,17 @@ def test_refusals_of_the_file_system_are_one_line(echo: ModuleType, capsys: pyte
     assert capsys.readouterr().err == "error: [Errno 13] Permission denied: '/somewhere'\n"
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError("3 TiB for an array"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 3 TiB")]
+)
+def test_too_small_a_machine_is_one_line(
+    echo: ModuleType, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    echo.error = error
+    assert main(["echo"], FAKE) == 2
+    assert capsys.readouterr().err == f"error: not enough memory: {error}\n"
+
+
 def test_faults_of_ours_keep_their_traceback(echo: ModuleType) -> None:
     echo.error = ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError):

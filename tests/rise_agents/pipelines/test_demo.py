@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -18,7 +19,8 @@ from rise_agents.pipelines.demo import Demo
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_env.bundle import find_bundle, load_bundle
-from rise_env.errors import ConfigError
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.files import write_json
 
 RECORDINGS = (
     "demo.recordings=[{policy: base, episodes: 4, seed: 70000}, {policy: expert, episodes: 4, seed: 170000}]"
@@ -109,3 +111,19 @@ def test_settings(tmp_path: Path) -> None:
                          ({"bundle_recordings": shipped.recordings}, "before there is a bundle")):  # fmt: skip
         with pytest.raises(ConfigError, match=match):
             DemoConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_recordings_serve_a_larger_budget(tmp_path: Path) -> None:
+    demo = Demo(load_demo_config("brick_sorting"), "brick_sorting", "small", tmp_path, chunks=700)
+    run, result = tmp_path / "rise", tmp_path / "improved.json"
+    for file, content in ((run / "config.json", {"agent": demo.agent()}), (run / "done.json", {}), (result, {})):
+        write_json(file, content)
+    demo.check_improvement(demo.agent())
+    assert result.exists()
+    for other in (dataclasses.replace(demo, chunks=600), dataclasses.replace(demo, settings={"epochs": 3})):
+        with pytest.raises(CheckpointError, match="other settings or a larger budget"):
+            other.check_improvement(other.agent())
+    more = dataclasses.replace(demo, chunks=800)
+    more.check_improvement(more.agent())
+    assert not result.exists()
+    assert not (run / "done.json").exists()

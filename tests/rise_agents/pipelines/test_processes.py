@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,10 @@ MODULE = """
             raise KeyError("a bug")
         if what == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if what.endswith("pid"):
+            with open(what, "w") as file:
+                file.write(str(os.getpid()))
+            signal.pause()
         import torch
         with open(what, "w") as file:
             file.write(f"{torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']}")
@@ -47,6 +55,42 @@ def test_failures_are_told_and_leave_the_others_alone(
     told = capsys.readouterr().err
     assert "first: done" in told
     assert "wrong: it does not fit" in told
+
+
+COMMAND = """
+    import sys
+    import some_work
+    from rise_agents.cli import main as cli
+    from rise_agents.pipelines.processes import side_by_side
+
+    def add_arguments(parser):
+        parser.add_argument("what")
+
+    def run(args):
+        side_by_side(some_work.perform, {"forever": args.what}, 1)
+
+    if __name__ == "__main__":
+        sys.exit(cli.main(commands={"wait": cli.Command("some_command", "wait")}))
+"""
+
+
+@pytest.mark.slow
+def test_a_terminated_command_ends_what_it_started(tmp_path: Path) -> None:
+    for name, text in (("some_work", MODULE), ("some_command", COMMAND)):
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text), encoding="utf-8")
+    pid = tmp_path / "pid"
+    command = subprocess.Popen([sys.executable, tmp_path / "some_command.py", "wait", pid], stderr=subprocess.PIPE)
+    try:
+        while not pid.exists() or not pid.read_text():
+            assert command.poll() is None
+            time.sleep(0.05)
+        command.terminate()
+        assert command.wait(60) == 143
+        assert b"rise: terminated" in command.communicate()[1]
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), 0)
+    finally:
+        command.kill()
 
 
 def test_nothing_to_do() -> None:
