@@ -12,6 +12,7 @@ above and value below (blue; orange: recorded progress; yellow: not scored), is 
 from __future__ import annotations
 
 import argparse
+import sys
 
 from rise_agents.cli.options import add_device, add_overrides, add_task, at_least, folder
 from rise_env.errors import ConfigError
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.pretrained import load_registered
     from rise_env.registry import DYNAMICS
     from rise_env.tasks import load_task
-    from rise_env.value.labelling import draw_labels, label_frames, write_labels
+    from rise_env.value.labelling import draw_labels, label_frames, ranking_problem_of, write_labels
     from rise_env.value.labels import FrameDataset
     from rise_env.value.latents import LatentDataset, weights_digest
     from rise_env.value.model import ValueModel
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         f"{labels.measured.mean():+.3f} from {labels.measured.min():+.3f} to {labels.measured.max():+.3f}, "
         f"{int(labels.forced.sum())} not scored, {int(labels.positive.sum())} positive"
     )
+    if problem := ranking_problem_of(dataset, labels.value):
+        print(f"WARNING: {problem}", file=sys.stderr)
     for path in [*paths, *([folder] if drawn else [])]:
         print(path)
     return 0

@@ -26,7 +26,7 @@ from rise_agents.policies.data import ChunkSource, RecordedChunks, StartChunks, 
 from rise_agents.training.presets import AgentPreset
 from rise_agents.training.runner import Budget, Film, Probe, Runner
 from rise_env.bundle import Bundle
-from rise_env.data import open_dataset, split_episodes
+from rise_env.data import open_dataset, read_advantages, split_episodes
 from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
@@ -34,6 +34,7 @@ from rise_env.files import exclusive, to_plain, write_json
 from rise_env.provenance import provenance
 from rise_env.registry import ALGORITHMS, TASKS
 from rise_env.threads import single_threaded
+from rise_env.value.labelling import ranking_problem_of
 
 __all__ = ["Ingredients", "check_same_run", "improve"]
 
@@ -184,6 +185,8 @@ def _surroundings(
         bins = np.full(dataset.num_frames, policy.codec.unconditional)
         if labelled and ingredients.labels is not None:
             bins, _ = advantage_bins_of(*measured_advantages(dataset, ingredients.labels), policy.codec)
+            if problem := ranking_problem_of(dataset, read_advantages(dataset, ingredients.labels)["value_current"]):
+                note(f"WARNING: {problem}")
         offline = RecordedChunks(dataset, policy.lags, bins, split_episodes(dataset)["train"])
         if in_cell:
             return _cell(agent, bundle, lags), offline, None

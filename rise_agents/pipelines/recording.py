@@ -54,9 +54,9 @@ def _record(what: tuple[Path, Recording, str, str, str | None], report: Callable
 
 def label(folders: Sequence[Path], tag: str, value: Any, spec: TaskSpec) -> None:
     """Label the datasets in `folders` that have no labels of this tag yet, by a value model."""
-    from rise_agents.progress import advance, bar
+    from rise_agents.progress import advance, bar, say
     from rise_env.data import label_tags, open_dataset
-    from rise_env.value.labelling import label_frames, write_labels
+    from rise_env.value.labelling import label_frames, ranking_problem_of, write_labels
 
     for folder in folders:
         if tag in label_tags(folder):
@@ -65,3 +65,5 @@ def label(folders: Sequence[Path], tag: str, value: Any, spec: TaskSpec) -> None
         with bar(dataset.num_frames, f"labelling {folder.name}", "frames") as progress:
             found = label_frames(value, dataset, spec.chunk, on_frames=functools.partial(advance, progress))
         write_labels(dataset, tag, found)
+        if problem := ranking_problem_of(dataset, found.value):
+            say(f"WARNING: {folder.name}: {problem}")

@@ -166,8 +166,11 @@ def train_value_on(
                 model, windows, imagined, config.training.seed,
                 latents=config.model.reads_latents, on_chunk=lambda done: show(done, total),
             )  # fmt: skip
-    return train_value(
+    result = train_value(
         config, source, out,
         cameras=tuple(spec.cameras), chunk=spec.chunk, budget=None if minutes is None else Budget(seconds=60 * minutes),
         imagined=frames, initial=initial, device=device, report=setup.report,
     )  # fmt: skip
+    if problem := (result["held_out"] or {}).get("ranking_problem"):
+        setup.log(f"WARNING: on held-out episodes {problem}")
+    return result

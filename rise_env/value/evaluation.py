@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,13 @@ from rise_env.metrics.agreement import area_under_roc, ranks
 from rise_env.value.labels import FrameDataset, Labels
 from rise_env.value.model import ValueModel
 
-__all__ = ["auroc", "chunk_advantages", "chunk_means", "evaluate_value", "pearson", "read_values", "spearman"]
+__all__ = [
+    "auroc", "chunk_advantages", "chunk_means", "evaluate_value", "pearson", "ranking_problem", "read_values", "spearman",
+]  # fmt: skip
+
+#: Below these a value model is no better than chance, or hardly: mean rank correlation of value and time within an
+#: episode, and probability that a success ends with a higher value than a failure.
+_LEAST_CORRELATION, _LEAST_SEPARATION = 0.2, 0.6
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -72,6 +79,39 @@ def chunk_means(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarr
     return np.where(rest > 0, mean, values)
 
 
+def ranking_problem(values: np.ndarray, lengths: np.ndarray, success: Sequence[bool | None]) -> str | None:
+    """What is wrong with the order in which a value model puts the frames of recorded episodes; None if nothing is.
+
+    Whoever trains on advantages of values that fall while a task is done learns to undo it.
+
+    Args:
+        values: Of all frames, episode after episode, (N,).
+        lengths: Frames of each episode.
+        success: Outcome of each episode, None where it is unknown.
+
+    Returns:
+        A warning with the numbers and what helps.
+    """
+    episodes = np.split(np.asarray(values), np.cumsum(lengths)[:-1])
+    known = [one for one, won in zip(episodes, success, strict=True) if won] or episodes
+    within = [rho for one in known if (rho := spearman(one, np.arange(len(one)))) is not None]
+    problems = []
+    if not within or np.mean(within) < _LEAST_CORRELATION:
+        found = f"{np.mean(within):+.2f}" if within else "undefined: it does not vary"
+        problems.append(f"within {'successful ' * any(success)}episodes its rank correlation with time is {found}")
+    ends = [(one[-1], won) for one, won in zip(episodes, success, strict=True) if won is not None and len(one)]
+    apart = auroc(np.array([end for end, _ in ends]), np.array([won for _, won in ends], bool)) if ends else None
+    if apart is not None and apart < _LEAST_SEPARATION:
+        problems.append(f"a success ends with a higher value than a failure in {apart:.0%} of the pairs")
+    if not problems:
+        return None
+    return (
+        f"the value model does not rank these episodes: {'; '.join(problems)} (1 is right, chance is 0 and 50 %). "
+        "Advantages made of it teach nothing, or the wrong thing. What helps: value.training with more updates or more "
+        "episodes, failures among them; recorded progress in place of time; cameras that see what decides success"
+    )
+
+
 def evaluate_value(
     model: ValueModel, dataset: FrameDataset, labels: Labels, episodes: np.ndarray, chunk: int, max_frames: int
 ) -> dict[str, Any]:
@@ -83,7 +123,7 @@ def evaluate_value(
         `time_spearman` against t / T on successes, and `advantage_spearman`, chunk advantage against that of the label.
         `success_auc_outcome` and `success_auc_middle`: success against failure at the outcome frame and half-way to it.
         For the progress head `mae`, `bias` and `spread_auroc`, how well the ensemble's spread tells errors above the
-        median from the others. What cannot be measured is null.
+        median from the others. What cannot be measured is null. `ranking_problem`: see there.
     """
     kept = int(np.searchsorted(np.cumsum(labels.lengths[episodes]), max_frames)) + 1
     episodes = np.sort(np.asarray(episodes)[:kept])
@@ -115,7 +155,9 @@ def evaluate_value(
             wrong = np.abs(error) > np.median(np.abs(error))
             mae, bias = float(np.abs(error).mean()), float(error.mean())
             heads[name] |= {"mae": mae, "bias": bias, "spread_auroc": auroc(spread[known], wrong)}
+    outcomes = [bool(labels.success[i]) if labels.ended[i] else None for i in episodes]
     return {
+        "ranking_problem": ranking_problem(readings["output"][0], labels.lengths[episodes], outcomes),
         "episodes": len(episodes),
         "successes": int(labels.success[episodes].sum()),
         "frames": len(index),

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from rise_env.errors import requirement
-from rise_env.value.evaluation import chunk_advantages, chunk_means, read_values
+from rise_env.value.evaluation import chunk_advantages, chunk_means, ranking_problem, read_values
 from rise_env.value.labels import FrameDataset, optional_column
 from rise_env.value.model import ValueModel
 from rise_env.value.pictures import draw_episode
 
-__all__ = ["FrameLabels", "draw_labels", "label_frames", "write_labels"]
+__all__ = ["FrameLabels", "draw_labels", "label_frames", "ranking_problem_of", "write_labels"]
 
 #: Advantage of demonstrations and corrections: the optimum. To score an expert with a value model only adds its errors.
 _OPTIMAL = 1.0
@@ -93,6 +93,11 @@ def label_frames(
             positive[rows] = measured[rows] > np.quantile(measured[rows], 1 - positive_fraction)
     ahead, advantage = chunk_means(value, lengths, chunk), np.where(forced, np.float32(_OPTIMAL), measured)
     return FrameLabels(value, spread, ahead.astype(np.float32), measured, forced, advantage, positive, heads)
+
+
+def ranking_problem_of(dataset: Any, values: np.ndarray) -> str | None:
+    """`ranking_problem` of the values (N,) of a dataset's frames."""
+    return ranking_problem(values, np.asarray(dataset.lengths), [episode.success for episode in dataset.episodes])
 
 
 def write_labels(dataset: Any, tag: str, labels: FrameLabels, directory: str | Path | None = None) -> list[Path]:

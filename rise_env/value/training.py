@@ -107,6 +107,12 @@ def train_value(
         "provenance": provenance(asdict(config), settings.seed),
     }
     write_json(out / "metrics.json", result)
+    for head, metrics in measured["heads"].items() if writer is not None and measured is not None else ():
+        for name, value in metrics.items():
+            if value is not None:
+                writer.add_scalar(f"held_out/{head}/{name}", value, loop.step)
+    if writer is not None:
+        writer.flush()
     return result
 
 
