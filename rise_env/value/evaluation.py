@@ -13,7 +13,8 @@ from rise_env.value.labels import FrameDataset, Labels
 from rise_env.value.model import ValueModel
 
 __all__ = [
-    "auroc", "chunk_advantages", "chunk_means", "evaluate_value", "pearson", "ranking_problem", "read_values", "spearman",
+    "auroc", "chunk_advantages", "chunk_means", "evaluate_value", "pearson", "ranking_problem", "read_values",
+    "spearman",
 ]  # fmt: skip
 
 #: Below these a value model is no better than chance, or hardly: mean rank correlation of value and time within an
