@@ -38,15 +38,15 @@ demo: $(STAMP) ## improve a policy in imagination and check it in the robot cell
 
 test: lint ## check style and types, then run every test
 	@scripts/setup_ros.sh --optional
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## run the tests that take seconds
 	@scripts/setup_ros.sh --optional
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadgroup -m "not slow" $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## run every test and list the lines that none reaches
 	@scripts/setup_ros.sh --optional
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadgroup --cov $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, formatting and types
 	@status=0; \

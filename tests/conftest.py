@@ -36,7 +36,9 @@ def _missing(marker: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine lacks the hardware or software for."""
+    """Skip what this machine lacks the hardware or software for; slow files first, so that workers end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     for marker in ("gpu", "ros"):
         marked = [item for item in items if item.get_closest_marker(marker)]
         reason = _missing(marker) if marked else None

@@ -1,4 +1,4 @@
-"""A comparison, whole but tiny: a policy that knows nothing, the shipped world model; killed, it goes on."""
+"""A comparison, whole but tiny: a policy that knows nothing, a world model without weights; killed, it goes on."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rise_agents.cli.main import main
 from rise_agents.pipelines.compare_config import load_compare_config
-from rise_agents.policies.flow_network import NetworkConfig
-from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
-from rise_env.bundle import find_bundle, load_bundle
 from rise_env.errors import ConfigError
 
 SETTINGS = """
+preset: tiny
 chunks: 64
 episodes: 2
 curve_points: 2
@@ -38,34 +35,23 @@ variants:
   broken: {agent: selective_rise, note: scores start states and no more}
 not_run: {bins_5: another policy}
 """
-pytestmark = pytest.mark.xdist_group("compare")  # one comparison for all: as dear as all tests of it
 
 RUNS = Path("runs") / "brick_sorting"
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Settings, and a policy that knows nothing."""
-    folder = tmp_path_factory.mktemp("compare")
-    torch.manual_seed(0)
-    network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
-    spec = load_bundle(find_bundle("brick_sorting")).spec
-    config = FlowPolicyConfig(network=network, lags=(6,), steps=1, noise_samples=1)
-    FlowPolicy(spec, config).save_pretrained(folder / "policy")
-    (folder / "tiny.yaml").write_text(SETTINGS, encoding="utf-8")
-    return folder
-
-
-def command(work: Path, out: Path, *more: str) -> list[str]:
-    return ["compare", str(work / "tiny.yaml"), "--policy", str(work / "policy"), "--out", str(out), "--jobs", "2",
-            *more]  # fmt: skip
+def given(tmp_path_factory: pytest.TempPathFactory, policy: Path, bundle: Path) -> list[str]:
+    """The command."""
+    file = tmp_path_factory.mktemp("compare") / "tiny.yaml"
+    file.write_text(SETTINGS, encoding="utf-8")
+    return ["compare", str(file), "--policy", str(policy), "--bundle", str(bundle), "--jobs", "2"]
 
 
 @pytest.fixture(scope="module")
-def whole(work: Path) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, given: list[str], light_work: None) -> Path:
     """A comparison that nothing interrupted, but of whose runs one cannot end well."""
-    out = work / "whole"
-    assert main(command(work, out)) == 2
+    out = tmp_path_factory.mktemp("whole")
+    assert main([*given, "--out", str(out)]) == 2
     return out
 
 
@@ -87,7 +73,7 @@ def test_every_run_has_a_folder_and_the_table_holds_them_all(whole: Path) -> Non
     assert rows["base"]["gain"] is None
     assert all(np.isfinite(list(rows[name]["imagined_gain"].values())).all() for name in ("bc", "rise", "best_of_n"))
     assert list(content["failed"]) == ["broken 0"]
-    assert "more chunks" in content["failed"]["broken 0"]
+    assert "larger budget" in content["failed"]["broken 0"]
     assert {"git", "hardware", "seed", "command"} <= set(content["provenance"])
     rise = whole / RUNS / "rise-0"
     curve = json.loads((rise / "curve.json").read_text())
@@ -107,10 +93,11 @@ def test_every_run_has_a_folder_and_the_table_holds_them_all(whole: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_comparison_goes_on_to_the_same_weights(work: Path, whole: Path) -> None:
-    out = work / "killed"
-    shutil.copytree(whole / "data", out / "data")
-    given = command(work, out, "--only", "rise")
+def test_a_killed_comparison_goes_on_to_the_same_weights(tmp_path: Path, given: list[str], whole: Path) -> None:
+    out = tmp_path / "killed"
+    for done in ("data", RUNS / "base"):
+        shutil.copytree(whole / done, out / done)
+    given = [*given, "--out", str(out), "--only", "rise"]
     process = subprocess.Popen([sys.executable, "-m", "rise_agents.cli.main", *given], stderr=subprocess.DEVNULL)
     try:
         _wait(lambda: (out / RUNS / "rise-0" / "config.json").exists() or process.poll() is not None)
@@ -131,18 +118,19 @@ def test_a_killed_comparison_goes_on_to_the_same_weights(work: Path, whole: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_another_comparison_is_not_mixed_in(work: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_comparison_is_not_mixed_in(given: list[str], whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*given, "--out", str(whole)]
     for more, changed in (
         (["--set", "episodes=3"], "episodes"),
         (["--set", "variants.rise.chunks=640"], "variant rise"),
     ):
-        assert main(command(work, whole, *more)) == 2
+        assert main([*given, *more]) == 2
         assert f"other settings ({changed})" in capsys.readouterr().err
     import fcntl
 
     with (whole / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert main(command(work, whole)) == 2
+        assert main(given) == 2
     assert "another process" in capsys.readouterr().err
 
 
