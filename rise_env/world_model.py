@@ -156,7 +156,7 @@ class CompositionalWorldModel:
         parts = []
         for rows in self._slices(count):
             part = History(history.frames[rows], history.states[rows], prompts[rows])
-            estimate = self._score_frames(part.frames[:, -1:], part.prompts)
+            estimate = self.score_frames(part.frames[:, -1:], part.prompts)
             parts.append(Session(self.dynamics.open(part), prompts[rows], estimate.value[:, 0], estimate.spread[:, 0]))
         return parts[0] if len(parts) == 1 else self._join(parts, count)
 
@@ -254,7 +254,8 @@ class CompositionalWorldModel:
             )
         return estimate, None
 
-    def _score_frames(self, frames: torch.Tensor, prompts: Sequence[str]) -> ValueEstimate:
+    def score_frames(self, frames: torch.Tensor, prompts: Sequence[str]) -> ValueEstimate:
+        """Values (B, T) of recorded frames uint8 (B, T, V, H, W, 3), from the value model."""
         return self.value.estimate(self.dynamics.encode(frames) if self.value.reads_latents else frames, prompts)
 
     def _disagreement(self, ours: Prediction, theirs: Prediction) -> torch.Tensor:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pickle
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ __all__ = ["STATE_FILE", "Algorithm", "AlgorithmConfig", "Phase"]
 #: Full training state beside `model/`.
 STATE_FILE = "training_state.pt"
 _VERSION = 1
+#: Bytes from which pictures are compressed in a checkpoint, and the key under which they are.
+_PICTURE, _PACKED = 4096, "zlib"
 
 
 @dataclass(frozen=True)
@@ -297,11 +301,11 @@ class Algorithm[C: AlgorithmConfig](ABC):
             raise CheckpointError(f"{file} is of a run with other settings ({changed}); give another folder")
         try:
             self.policy.load_state_dict(state["policy"])
-            self.load_training_state(state["state"])
+            self.load_training_state(_unpacked(state["state"]))
             self.num_timesteps, self.rounds = int(state["num_timesteps"]), int(state["rounds"])
             self.num_real_steps = int(state.get("num_real_steps", 0))  # older states have none
             self.metrics = dict(state["metrics"])
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (RuntimeError, KeyError, TypeError, ValueError, zlib.error) as error:
             raise CheckpointError(f"{file} does not fit: {error}. Delete it to start anew.") from error
         return True
 
@@ -363,15 +367,31 @@ def _read_state(file: Path) -> dict[str, Any]:
 
 
 def _tensors(value: Any) -> Any:
-    """Arrays as tensors, which `torch.load(weights_only=True)` reads."""
+    """Arrays as tensors, which `torch.load(weights_only=True)` reads; pictures are compressed, without loss."""
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return _tensors(torch.from_numpy(np.ascontiguousarray(value)))
     if isinstance(value, Mapping):
         return {key: _tensors(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_tensors(one) for one in value]
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, torch.Tensor) and value.dtype == torch.uint8 and value.numel() >= _PICTURE:
+        packed = bytearray(zlib.compress(value.cpu().contiguous().numpy()))
+        return {_PACKED: torch.frombuffer(packed, dtype=torch.uint8), "shape": list(value.shape)}
     if value is None or isinstance(value, torch.Tensor | str | int | float):
         return value
     raise TypeError(f"training_state() holds a {type(value).__name__}, which no checkpoint can hold: {value!r}")
+
+
+def _unpacked(value: Any) -> Any:
+    """What `_tensors` was given, with its pictures as they were."""
+    if isinstance(value, Mapping) and _PACKED in value:
+        size = math.prod(value["shape"])
+        found = bytearray(zlib.decompressobj().decompress(value[_PACKED].numpy().tobytes(), size))
+        if len(found) != size:
+            raise ValueError(f"{len(found)} bytes of pictures of shape {value['shape']}")
+        return torch.frombuffer(found, dtype=torch.uint8).reshape(value["shape"])
+    if isinstance(value, Mapping):
+        return {key: _unpacked(one) for key, one in value.items()}
+    return [_unpacked(one) for one in value] if isinstance(value, list) else value

@@ -12,8 +12,13 @@ import torch
 
 from rise_agents.evaluation.evaluate import run_episodes
 from rise_agents.evaluation.results import Episode
+from rise_env.spaces import image_key, lag_key
+from rise_env.tasks import TaskSpec
+from rise_env.training.post_training import Rollout
 
-__all__ = ["TRAINING_SEEDS", "Decision", "Decisions", "RecordingActor", "run_and_record", "training_seed"]
+__all__ = [
+    "TRAINING_SEEDS", "Decision", "Decisions", "RecordingActor", "observed_rollout", "run_and_record", "training_seed",
+]  # fmt: skip
 
 #: Seeds of training episodes begin here, far above all that policies are evaluated or data recorded on.
 TRAINING_SEEDS = 50_000_000
@@ -108,3 +113,22 @@ def run_and_record(envs: Any, actor: RecordingActor, episodes: int, seed: int) -
     ended = sorted(run_episodes(envs, actor, episodes, seed), key=lambda episode: episode.seed)
     # An environment for which no episode is left idles on: what it did after the end is left out.
     return [(episode, actor.decisions[episode.seed][: episode.chunks]) for episode in ended]
+
+
+def observed_rollout(decisions: Sequence[Decision], spec: TaskSpec) -> Rollout:
+    """An episode every `stride` control steps, put together from what was seen at its decisions and shortly before.
+
+    The observations must reach back over what was executed (`execute <= stride * history`), with the lags of the world
+    model's history. What came after the last decision is not known.
+
+    Args:
+        decisions: Of one episode, in order; their chunks are what was run.
+        spec: Task.
+    """
+    lags = range(spec.execute - spec.stride, -1, -spec.stride)
+    moments = [(decisions[0], 0), *((one, lag) for one in decisions[1:] for lag in lags)]
+    frames = [[one.observation[lag_key(image_key(camera), lag)] for camera in spec.cameras] for one, lag in moments]
+    states = [one.observation[lag_key("state", lag)] for one, lag in moments]
+    run = [one.chunk[: spec.execute] for one in decisions[:-1]]
+    actions = np.concatenate(run) if run else decisions[0].chunk[:0]
+    return Rollout(np.array(frames), np.array(states), actions.reshape(-1, spec.stride, actions.shape[1]))

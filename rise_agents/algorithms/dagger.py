@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from rise_agents.algorithms.cell_episodes import Decision, Decisions, RecordingActor, run_and_record, training_seed
-from rise_agents.algorithms.learner import FlowMatchingAlgorithm, FlowMatchingConfig
+from rise_agents.algorithms.cell_algorithm import CellAlgorithm, CellConfig
+from rise_agents.algorithms.cell_episodes import Decision, Decisions, RecordingActor
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource
@@ -29,7 +29,7 @@ __all__ = ["DAgger", "DAggerConfig"]
 
 
 @dataclass(frozen=True)
-class DAggerConfig(FlowMatchingConfig):
+class DAggerConfig(CellConfig):
     """Settings of DAgger; "RLinf" are the values of its embodied DAgger, for pi0.
 
     Attributes:
@@ -42,8 +42,6 @@ class DAggerConfig(FlowMatchingConfig):
         epochs: Passes over as many decisions as a round brought, drawn from all that are kept (ours).
         batch_size: Decisions per update (RLinf: 256).
         learning_rate: Peak learning rate (RLinf: 1e-5; ours is for the small policy).
-        offline_ratio: Part of every batch that is recorded. 0: recordings here are of operators who are no experts.
-        trainable: As in `FlowMatchingConfig`; who never saw a colour matter must train the encoders.
     """
 
     form: str = "dagger"
@@ -54,15 +52,11 @@ class DAggerConfig(FlowMatchingConfig):
     epochs: int = 16
     batch_size: int = 256
     learning_rate: float = 5e-4
-    ema_decay: float = 0.98
-    offline_ratio: float = 0.0
-    trainable: str = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require = requirement("settings of dagger")
         require.one_of(("dagger", "hg"), self, "form")
-        require.at_least(1, self, "episodes", "window")
         require.within("(0, 1]", self, "beta_decay")
         require.within("[0, 1]", self, "beta_min")
 
@@ -71,17 +65,12 @@ class DAggerConfig(FlowMatchingConfig):
         return max(self.beta_decay**rounds, self.beta_min)
 
 
-class DAgger(FlowMatchingAlgorithm[DAggerConfig, Decisions]):
-    """Learns from an expert in the work cell; arguments as of `FlowMatchingAlgorithm`, but for the environment.
-
-    It must have an expert: `scripted_chunks("expert")`, and for the form "hg" `supervised_chunks`, as
-    `RISE-<Title>-Cell-v0` has.
-    """
+class DAgger(CellAlgorithm[DAggerConfig, Decisions]):
+    """Learns from an expert in the work cell; arguments as of `CellAlgorithm`."""
 
     name: ClassVar[str] = "dagger"
     Config = DAggerConfig
     imagines: ClassVar[bool] = False
-    needs_cell: ClassVar[bool] = True
 
     def __init__(
         self, policy: Policy, env: Any, config: DAggerConfig | None = None, *, offline: ChunkSource | None = None
@@ -89,14 +78,10 @@ class DAgger(FlowMatchingAlgorithm[DAggerConfig, Decisions]):
         super().__init__(policy, env, config, offline=offline)
         self._kept: Decisions | None = None
 
-    def check_fit(self) -> None:
-        """Compare policy and environment, and look for the expert."""
-        super().check_fit()
-        wanted = "supervised_chunks" if self.config.form == "hg" else "scripted_chunks"
-        requirement(self.name)(
-            hasattr(self.env, wanted),
-            f"the environment has no {wanted}: it needs an expert, as the work cell RISE-<Title>-Cell-v0 has",
-        )
+    @property
+    def expert(self) -> str:
+        """See `CellAlgorithm`."""
+        return "supervised_chunks" if self.config.form == "hg" else "scripted_chunks"
 
     def step(self) -> None:
         """Run episodes in the cell, and train the actor on what the expert did, or would have done, in them."""
@@ -104,9 +89,7 @@ class DAgger(FlowMatchingAlgorithm[DAggerConfig, Decisions]):
         beta = config.beta(self.rounds)
         student = PolicyActor(self.policy)
         actor = _Gated(student, self.env) if config.form == "hg" else _Mixed(student, self.env, beta)
-        first = training_seed(config.seed, self.rounds * config.episodes)
-        found = run_and_record(self.env, actor, config.episodes, first)
-        self.num_real_steps += sum(round(episode.seconds * self.env.task.fps) for episode, _ in found)
+        found = self.run(actor, self.rounds * config.episodes, config.episodes)
         learned = [one for episode, decisions in found for one in decisions
                    if config.form == "dagger" or (episode.success and one.mark)]  # fmt: skip
         self._keep(learned)
@@ -114,8 +97,6 @@ class DAgger(FlowMatchingAlgorithm[DAggerConfig, Decisions]):
             self.train_on(np.arange(len(self._kept)), len(learned), self._loss, used)
         marks = [one.mark for _, decisions in found for one in decisions]
         self.metrics |= {
-            "rollout/success": float(np.mean([episode.success for episode, _ in found])),
-            "rollout/score": float(np.mean([episode.score for episode, _ in found])),
             "rollout/expert_share": float(np.mean(marks)),
             "rollout/learned": float(len(learned)),
             "rollout/kept": float(0 if self._kept is None else len(self._kept)),

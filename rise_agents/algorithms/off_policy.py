@@ -18,17 +18,22 @@ type Transitions = dict[str, torch.Tensor]
 
 
 class Critic(nn.Module):
-    """Two critics and a value on features of what is seen and a normalised chunk."""
+    """Two critics and a value on features of what is seen and a normalised chunk.
 
-    def __init__(self, features: int, chunk: int, hidden: int) -> None:
+    The value has dropout, which is what makes advantages: every state was visited once, with one chunk, and a value
+    that knows it by heart says what the critic says.
+    """
+
+    def __init__(self, features: int, chunk: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
 
-        def network(inputs: int) -> nn.Module:
-            layers = [nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.SiLU()]
-            return nn.Sequential(*layers, nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+        def network(inputs: int, drop: float) -> nn.Module:
+            first = [nn.LayerNorm(inputs), nn.Dropout(drop), nn.Linear(inputs, hidden), nn.LayerNorm(hidden)]
+            second = [nn.SiLU(), nn.Dropout(drop), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1)]
+            return nn.Sequential(*first, *second)
 
-        self.critics = nn.ModuleList([network(features + chunk) for _ in range(2)])
-        self.value = network(features)
+        self.critics = nn.ModuleList([network(features + chunk, 0.0) for _ in range(2)])
+        self.value = network(features, dropout)
 
     def q(self, features: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
         """Both critics, (2, n)."""
@@ -73,25 +78,30 @@ def perturbed(
     return states[:, None] + torch.where(still, motion, moved)
 
 
-def admitted(q: np.ndarray, positive: np.ndarray, real: float, max_gap: float) -> np.ndarray:
+def admitted(q: np.ndarray, positive: np.ndarray, real: float, max_gap: float, kept: np.ndarray) -> np.ndarray:
     """Numbers of the admitted samples, as many positive as negative ones, int64 (2 k,).
 
-    Pairs are taken in order while |E+ q + E- q - real| <= max_gap, the means over what was taken, as printed in the
-    paper; a pair that would break the bound is passed over.
+    Pairs are taken in order while the mean of both queues stays near the real one, |(E+ q + E- q) / 2 - real| <=
+    max_gap; a pair that would leave the bound is passed over, one that leads back to it is taken. The paper prints the
+    sum of both means in place of half of it. Returns here lie in [0, 1]: the sum is twice the real mean, and leaves any
+    useful bound as soon as the critic has learned something, however alike the samples are.
 
     Args:
         q: What the critic says of the samples, (n,).
         positive: Which of them count as a success, bool (n,).
         real: Mean of what it says of real ones.
         max_gap: delta_Q.
+        kept: What it says of those in the queues already, as many positive as negative ones, (m,).
     """
     rows: list[int] = []
-    sums, count = np.zeros(2), 0
+    total, count = float(kept.sum()), len(kept)
+    gap = abs(total / count - real) if count else 0.0
     for good, bad in zip(np.flatnonzero(positive), np.flatnonzero(~positive), strict=False):
-        new = sums + np.array([q[good], q[bad]])
-        if abs(new.sum() / (count + 1) - real) <= max_gap:
+        after = total + float(q[good] + q[bad])
+        new = abs(after / (count + 2) - real)
+        if new <= max(max_gap, gap - 1e-9):
             rows += [int(good), int(bad)]
-            sums, count = new, count + 1
+            total, count, gap = after, count + 2, new
     return np.array(rows, np.int64)
 
 

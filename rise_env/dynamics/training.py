@@ -21,7 +21,7 @@ from rise_env.dynamics.run import DynamicsTraining, FrameValues, Latents, condit
 from rise_env.errors import ConfigError
 from rise_env.files import write_json
 
-__all__ = ["train_autoencoder", "train_dynamics", "train_transformer"]
+__all__ = ["train_autoencoder", "train_dynamics", "train_transformer", "transformer_loss"]
 
 
 def train_dynamics(
@@ -162,7 +162,6 @@ def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> Late
         A copy of the model with averaged weights, as in `<folder>/model`.
     """
     settings = training.config.training
-    device, flow = training.device, training.config.flow
     model.autoencoder.eval().requires_grad_(False)
     latents = Latents(model, training)
     sampler = _sampler(training)
@@ -173,27 +172,8 @@ def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> Late
         rows = slice(part * size, (part + 1) * size)
         generator = torch.Generator().manual_seed(draw_seed(settings.seed, step, part))
         batch = training.train.batch(sampler.draw(step)[rows])
-        history, clean = latents.history(batch), latents.future(batch)
-        actions, states, text = conditions(model, batch, device)
-        sigma = draw_sigma(len(batch), flow, generator)
-        strength = sigma * torch.rand(len(batch), generator=generator) * flow.context_noise
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        context = torch.randn(history.shape, generator=generator).to(device)
-        sigma, current = sigma.to(device), history[:, :, -1:]
-        with precision(settings.precision, device):
-            noisy_history = add_noise(history, context, strength.to(device))
-            inputs = (add_noise(clean, noise, sigma), noisy_history, sigma, *actions, text)
-            output, residual, logits = model.denoise(*inputs, current=current)
-        target = clean if flow.target == "x0_residual" else noise - clean
-        weight = foreground_weight(clean, current, flow) if flow.foreground else 1.0
-        total = error = (weight * (output.float() - target).square()).mean()
-        if residual is not None:
-            total = error + flow.state_weight * functional.smooth_l1_loss(residual, states)
-        metrics = {"loss": error.detach()}
-        if logits is not None and training.values is not None:
-            metrics["value"] = _value_loss(training.values, batch, logits, sigma)
-            total, metrics["value"] = total + flow.value_weight * metrics["value"], metrics["value"].detach()
-        return total, metrics
+        pair = latents.history(batch), latents.future(batch)
+        return transformer_loss(model, batch, *pair, generator, settings.precision, training.values)
 
     def evaluate(average: nn.Module, step: int) -> dict[str, float]:
         averaged.transformer.load_state_dict(average.state_dict())
@@ -211,6 +191,49 @@ def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> Late
     averaged.save_pretrained(training.folder / "model")
     write_json(training.folder / "metrics.json", {"step": loop.step, "seconds": loop.elapsed, **loop.metrics})
     return averaged
+
+
+def transformer_loss(
+    model: LatentDynamics,
+    batch: WindowBatch,
+    history: torch.Tensor,
+    clean: torch.Tensor,
+    generator: torch.Generator,
+    precise: str,
+    values: FrameValues | None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss of the transformer on some windows, and its metrics.
+
+    Args:
+        model: The model.
+        batch: The windows.
+        history: Latents of their histories (n, V, T, C, h, w).
+        clean: Latents of their futures (n, V, F, C, h, w).
+        generator: Source of noise and its levels.
+        precise: See `TrainingConfig.precision`.
+        values: What the value head learns; None leaves it alone.
+    """
+    device, flow = history.device, model.config.flow
+    actions, states, text = conditions(model, batch, device)
+    sigma = draw_sigma(len(batch), flow, generator)
+    strength = sigma * torch.rand(len(batch), generator=generator) * flow.context_noise
+    noise = torch.randn(clean.shape, generator=generator).to(device)
+    context = torch.randn(history.shape, generator=generator).to(device)
+    sigma, current = sigma.to(device), history[:, :, -1:]
+    with precision(precise, device):
+        noisy_history = add_noise(history, context, strength.to(device))
+        inputs = (add_noise(clean, noise, sigma), noisy_history, sigma, *actions, text)
+        output, residual, logits = model.denoise(*inputs, current=current)
+    target = clean if flow.target == "x0_residual" else noise - clean
+    weight = foreground_weight(clean, current, flow) if flow.foreground else 1.0
+    total = error = (weight * (output.float() - target).square()).mean()
+    if residual is not None:
+        total = error + flow.state_weight * functional.smooth_l1_loss(residual, states)
+    metrics = {"loss": error.detach()}
+    if logits is not None and values is not None:
+        metrics["value"] = _value_loss(values, batch, logits, sigma)
+        total, metrics["value"] = total + flow.value_weight * metrics["value"], metrics["value"].detach()
+    return total, metrics
 
 
 def _value_loss(values: FrameValues, batch: WindowBatch, logits: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

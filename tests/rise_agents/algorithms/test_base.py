@@ -259,3 +259,25 @@ def test_numpy_numbers_in_a_state_are_kept_and_other_things_refused(make: Any, t
     with pytest.raises(TypeError, match="object"):
         algorithm.save(tmp_path)
     assert make().restore(tmp_path)
+
+
+def test_pictures_are_compressed_in_a_checkpoint_and_come_back_as_they_were(make: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = {"array": rng.integers(0, 9, (5, 32, 40, 3)).astype(np.uint8),
+                "tensor": torch.zeros((2, 3, 64, 64), dtype=torch.uint8)}  # fmt: skip
+    found: list[Any] = []
+    algorithm, again = make(), make()
+    algorithm.training_state = lambda: {"kept": [pictures], "small": torch.arange(3, dtype=torch.uint8)}
+    algorithm.save(tmp_path)
+    again.load_training_state = found.append
+    assert again.restore(tmp_path)
+    assert torch.equal(found[0]["kept"][0]["array"], torch.from_numpy(pictures["array"]))  # type: ignore[arg-type]
+    assert torch.equal(found[0]["kept"][0]["tensor"], pictures["tensor"])  # type: ignore[arg-type]
+    assert found[0]["small"].tolist() == [0, 1, 2]
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    packed = state["state"]["kept"][0]
+    assert sum(one["zlib"].numel() for one in packed.values()) < 0.6 * sum(np.size(one) for one in pictures.values())
+    packed["tensor"]["shape"] = [3, 3, 64, 64]
+    torch.save(state, tmp_path / STATE_FILE)
+    with pytest.raises(CheckpointError, match="bytes of pictures"):
+        make().restore(tmp_path)

@@ -29,7 +29,7 @@ DSRL = {"gamma": 0.9, "batch_size": 128, "updates_per_chunk": 0.25, "warmup_chun
 PPO = {"gamma": 0.9, "learning_rate": 2e-4, "rollout_steps": 8}
 DAGGER = {"episodes": 64, "batch_size": 128, "learning_rate": 2e-3, "ema_decay": 0.9, "beta_decay": 0.5}
 WORLDSAMPLE = {"episodes": 64, "demonstrations": 64, "updates": 32, "batch_size": 128, "learning_rate": 2e-3,
-               "ema_decay": 0.9}  # fmt: skip
+               "ema_decay": 0.9, "post_updates": 0}  # fmt: skip
 #: Of every registered algorithm (its forms after a colon) the budget, and settings that differ from its defaults.
 AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
     "bc": (30_000, {}),
