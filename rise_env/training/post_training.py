@@ -166,7 +166,7 @@ class PostTraining:
         """Make the updates, if there is a window to learn from.
 
         Returns:
-            "loss" of the last update and, where rollouts were kept aside, in dB at the end of a chunk of the newest
+            Mean "loss" of the updates and, where rollouts were kept aside, in dB at the end of a chunk of the newest
             windows: "psnr_bundle" of the model as it was given, "psnr_before" and "psnr" of this training, and the
             same with "_moved", of the pixels that change.
 
@@ -181,14 +181,16 @@ class PostTraining:
         order = draw_seed(self._seed, self.trainings)
         sampler = ShuffledSampler(len(self._windows(kept)[0]), self._config.batch_size, order)
         values = FrameValues(kept.values.numpy(), np.ones(len(kept.values), bool))
-        learned = values if self._model.predicts_values else None
+        learned, losses = values if self._model.predicts_values else None, list[float]()
 
         def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             batch = self._batch(kept, sampler.draw(step))
             generator = torch.Generator().manual_seed(draw_seed(self._seed, self.trainings, 1 + step))
             history, future = (kept.pictures[torch.from_numpy(index)].to(self._model.device).transpose(1, 2).float()
                                for index in (batch.history_index, batch.future_index))  # fmt: skip
-            return transformer_loss(self._model, batch, history, future, generator, "auto", learned)
+            total, metrics = transformer_loss(self._model, batch, history, future, generator, "auto", learned)
+            losses.append(float(metrics["loss"]))
+            return total, metrics
 
         with tempfile.TemporaryDirectory() as folder:
             loop = Loop("post_training", Path(folder), self._model.transformer, loss, self._config,
@@ -196,7 +198,7 @@ class PostTraining:
             loop.run()
         self._model.eval()
         self.trainings += 1
-        found["loss"] = loop.metrics["loss"]
+        found["loss"] = float(np.mean(losses))
         return found | (self._quality(self._model, "psnr") if self._test is not None else {})
 
     @torch.no_grad()

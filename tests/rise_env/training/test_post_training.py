@@ -63,13 +63,13 @@ def weights(post: PostTraining) -> list[torch.Tensor]:
 def test_the_transformer_learns_from_rollouts_and_the_given_model_stays(value_head: int) -> None:
     given = tiny_world_model(value_head)
     before = [value.clone() for value in given.dynamics.state_dict().values()]  # type: ignore[attr-defined]
-    post = PostTraining(given, updates=40, batch_size=8, learning_rate=3e-3, held_out=3)
+    post = PostTraining(given, updates=12, batch_size=8, learning_rate=1e-3, held_out=3)
     assert post.train() == {}  # nothing to learn from yet
     post.add(rollouts(6))
-    found = [post.train() for _ in range(3)]
+    found = [post.train() for _ in range(2)]
     assert set(found[0]) == {"loss", *(f"{name}{part}" for name in ("psnr", "psnr_before", "psnr_bundle")
                                        for part in ("", "_moved"))}  # fmt: skip
-    assert found[0]["psnr_before"] == found[0]["psnr_bundle"] == found[2]["psnr_bundle"]
+    assert found[0]["psnr_before"] == found[0]["psnr_bundle"] == found[1]["psnr_bundle"]
     assert found[1]["psnr_before"] == found[0]["psnr"]
     assert error(post, post.world_model) < 0.9 * error(post, given)
     assert all(torch.equal(*pair) for pair in zip(before, given.dynamics.state_dict().values(), strict=True))  # type: ignore[attr-defined]
