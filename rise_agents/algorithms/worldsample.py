@@ -44,6 +44,7 @@ from rise_agents.policies.data import ChunkSource
 from rise_env.errors import TrainingError, requirement
 from rise_env.spaces import image_key
 from rise_env.training.post_training import PostTraining
+from rise_env.world_model import CompositionalWorldModel
 
 __all__ = ["WorldSample", "WorldSampleConfig"]
 
@@ -134,9 +135,9 @@ class WorldSample(CellAlgorithm[WorldSampleConfig, None]):
     ) -> None:
         super().__init__(policy, env, config, offline=offline)
         config = self.config
-        self.world_model = self.env.world_model if config.imagine else None
+        self.world_model: CompositionalWorldModel | None = self.env.world_model if config.imagine else None
         self._post: PostTraining | None = None
-        if config.imagine and config.post_updates:
+        if self.world_model is not None and config.post_updates:
             self._post = PostTraining(self.world_model, updates=config.post_updates, seed=config.seed,
                                       learning_rate=config.post_learning_rate)  # fmt: skip
             self.world_model = self._post.world_model

@@ -17,7 +17,7 @@ from rise_env.dynamics.evaluation import psnr
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.run import FrameValues, draw_seed
 from rise_env.dynamics.training import transformer_loss
-from rise_env.errors import requirement
+from rise_env.errors import ConfigError, requirement
 from rise_env.protocols import History
 from rise_env.training.config import LoopConfig
 from rise_env.training.loop import Budget, Loop
@@ -58,8 +58,11 @@ class _Kept:
         """The last `most` episodes of both."""
         lengths = torch.cat([self.lengths, others.lengths])[-most:]
         frames = int(lengths.sum())
-        names = ("pictures", "states", "actions", "values")
-        return _Kept(*(torch.cat([getattr(self, n), getattr(others, n)])[-frames:].clone() for n in names), lengths)
+
+        def column(name: str) -> torch.Tensor:
+            return torch.cat([getattr(self, name), getattr(others, name)])[-frames:].clone()
+
+        return _Kept(column("pictures"), column("states"), column("actions"), column("values"), lengths)
 
 
 class PostTraining:
@@ -96,14 +99,16 @@ class PostTraining:
         seed: int = 0,
     ) -> None:
         require, dynamics = requirement("post-training"), world_model.dynamics
-        require(isinstance(dynamics, LatentDynamics) and dynamics.autoencoder.per_frame,
+        if not isinstance(dynamics, LatentDynamics) or not dynamics.autoencoder.per_frame:
+            raise ConfigError(
                 f"{type(dynamics).__name__} is no LatentDynamics with an image autoencoder: only those are trained "
-                "here; leave post-training out (post_updates=0)")  # fmt: skip
+                "here; leave post-training out (post_updates=0)"
+            )
         require.at_least(1, updates=updates, batch_size=batch_size, episodes=episodes)
         require.at_least(2, held_out=held_out)
         self.world_model = copy.copy(world_model)
-        self.world_model.dynamics = self._model = copy.deepcopy(dynamics)
-        self._first: Any = dynamics
+        self._first, self._model = dynamics, copy.deepcopy(dynamics)
+        self.world_model.dynamics = self._model
         self._updates, self._held_out, self._episodes, self._seed = updates, held_out, episodes, seed
         self._config = LoopConfig(batch_size=batch_size, learning_rate=learning_rate, warmup_steps=updates, ema_decay=0,
                                   weight_decay=0.0, checkpoint_seconds=1e9, seed=seed)  # fmt: skip
