@@ -61,13 +61,14 @@ class RtcActor(Actor, Protocol):
         """
 
 
-#: Who acts: an actor, or a function that makes or finds it for a vector environment.
+#: Who acts: an actor, or a function that makes or finds it for a vector environment; the function may have `lags`, too.
 type ActorSource = Actor | Callable[[gymnasium.vector.VectorEnv], Actor]
 
 
 def needed_by(source: ActorSource) -> dict[str, Any]:
     """Keyword arguments that an environment must be made with for an actor."""
-    return {"observation_lags": list(source.lags)} if isinstance(source, Actor) and source.lags else {}
+    lags = getattr(source, "lags", ())
+    return {"observation_lags": list(lags)} if lags else {}
 
 
 def actor_in(source: ActorSource, envs: gymnasium.vector.VectorEnv) -> Actor:

@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Deploy, print and write."""
     from rise_env.acting import Actor
+    from rise_env.tasks import load_task
     from rise_robot.deploy import deploy
 
     if args.server:
@@ -70,10 +71,12 @@ def run(args: argparse.Namespace) -> int:
         policy: Any = RemotePolicy(*parse_address(args.server), read_token(args.token_file))
         name = policy.name
     else:
-        from rise_agents.policies.resolve import resolve_actor
+        from rise_agents.policies.resolve import LeRobotSource, resolve_actor
 
         options = {"task": args.task, "device": args.device, "advantage": args.advantage, "guidance": args.guidance}
         policy = resolve_actor(args.policy, **options)
+        if isinstance(policy, LeRobotSource):
+            policy = policy.load(load_task(args.task, args.preset, args.overrides))
         name = "policy-" + Path(args.policy).name
         if not isinstance(policy, Actor):  # perhaps a scripted one of the driver
             policy, name = None, args.policy

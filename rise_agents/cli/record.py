@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record."""
-    from rise_agents.policies.resolve import resolve_actor
+    from rise_agents.policies.resolve import LeRobotSource, resolve_actor
     from rise_agents.progress import advance, bar, say
     from rise_env.acting import Actor
     from rise_robot.cell.collect import collect
@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     options = cell_overrides(args.difficulty, None, None, args.variation or None)
     spec, config = load_cell(args.task, args.preset, [*options, *args.overrides])
     found = resolve_actor(args.policy, task=spec.name, advantage=args.advantage, guidance=args.guidance)
+    if isinstance(found, LeRobotSource):
+        found = found.load(spec)
     actor = found if isinstance(found, Actor) else None  # a scripted one is found by its name, in the cell
     name = args.policy if actor is None else f"policy-{Path(args.policy).name}"
     outcomes: Counter[str] = Counter()

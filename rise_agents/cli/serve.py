@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,11 +29,13 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--policy", required=True, help="base (the bundle's), a run folder, a checkpoint or a Hub id")
-    parser.add_argument("--task", default="brick_sorting", help="task that `base` is for (default: %(default)s)")
+    parser.add_argument("--task", default="brick_sorting", help="task of `base` or a LeRobot policy (%(default)s)")
+    parser.add_argument("--preset", default="small", help="preset of a LeRobot policy's task (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of that, such as task.fps=15")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of the policy (default: torch's)")
     parser.add_argument(
-        "--advantage", metavar="BIN", default="best",
+        "--advantage", metavar="BIN",
         help="advantage to ask for where a client says none: best (default), middle, worst, none, or 0, 1, ...",
     )  # fmt: skip
     parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
@@ -64,16 +67,12 @@ def run(args: argparse.Namespace) -> int:
     # First what can be wrong with a setting: loading the policy takes seconds.
     most, token = args.max_megabytes and round(args.max_megabytes * 2**20), read_token(args.token_file)
     config = ServerConfig(args.host, args.port, token, args.max_clients, most, args.warm_up, args.idle_seconds)
-    from rise_agents.policies.resolve import resolve_policy
-    from rise_agents.policies.served import PolicyService
-    from rise_env.world_model import resolve_device
 
     if args.threads is not None:
         import torch
 
         torch.set_num_threads(args.threads)
-    policy = resolve_policy(args.policy, task=args.task, device=resolve_device(args.device))
-    service = PolicyService(policy, args.advantage, guidance=args.guidance, steps=args.steps, bars=args.bars)
+    service = _service(args)
     about = service.metadata
     chunk, dim = about["action_shape"]
     what = f"{args.policy} ({about['policy']}, {about['task']}, {chunk} x {dim} actions)"
@@ -82,3 +81,22 @@ def run(args: argparse.Namespace) -> int:
     serve_until_signal(service, config, ready, level)
     print("stopped", flush=True)
     return 0
+
+
+def _service(args: argparse.Namespace) -> Any:
+    """The policy as a server serves it."""
+    from rise_agents.policies.resolve import find_policy, lerobot_source, resolve_policy
+    from rise_agents.policies.served import PolicyService
+    from rise_agents.policies.served_lerobot import LeRobotService
+    from rise_env.errors import ConfigError
+    from rise_env.tasks import load_task
+    from rise_env.world_model import resolve_device
+
+    device, path = resolve_device(args.device), find_policy(args.policy, args.task)
+    if path is not None and (source := lerobot_source(path, device)) is not None:
+        asked = ("advantage", "guidance", "steps")
+        if useless := [f"--{name}" for name in asked if getattr(args, name) is not None]:
+            raise ConfigError(f"policy {args.policy!r} is of LeRobot: it takes no {', '.join(useless)}")
+        return LeRobotService(source.load(load_task(args.task, args.preset, args.overrides)), bars=args.bars)
+    policy = resolve_policy(args.policy, task=args.task, device=device)
+    return PolicyService(policy, args.advantage or "best", guidance=args.guidance, steps=args.steps, bars=args.bars)

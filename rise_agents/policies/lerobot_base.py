@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from rise_agents.policies.base import observation_tensors, stack_views
-from rise_env.errors import CheckpointError, ConfigError, requirement
-from rise_env.pretrained import CONFIG, WEIGHTS, local_directory
+from rise_agents.policies.lerobot_files import check_statistics, check_steps, check_weights
+from rise_env.errors import ActionError, CheckpointError, ConfigError, requirement
+from rise_env.pretrained import WEIGHTS, local_directory
 from rise_env.tasks import TaskSpec
 
 __all__ = ["LeRobotBase"]
 
 _DETERMINISTIC = ("act",)  # types that draw no random numbers when they act
-_TRUSTED = ("lerobot", "rise_agents")  # packages that a pre-processing may name its steps in
 
 
 class LeRobotBase:
@@ -113,7 +113,7 @@ class LeRobotBase:
             ConfigError: If the policy's features do not fit the task.
         """
         folder = local_directory(path, "policy")
-        _check_steps(folder)
+        check_steps(folder)
         from lerobot.configs import PreTrainedConfig
         from lerobot.policies.factory import get_policy_class
 
@@ -126,9 +126,10 @@ class LeRobotBase:
             if getattr(config, "pretrained_backbone_weights", None) is not None:
                 config.pretrained_backbone_weights = None
             policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
-            _check_weights(policy, folder / WEIGHTS)
+            check_weights(policy, folder / WEIGHTS)
             on_device = {"device_processor": {"device": str(device)}}
             processors = load_processors(config, str(folder), preprocessor_overrides=on_device)
+            check_statistics(processors, folder)
         except CheckpointError:
             raise
         except Exception as error:  # of a dozen libraries; all mean that the checkpoint cannot be used
@@ -145,11 +146,18 @@ class LeRobotBase:
         for i in np.flatnonzero(mask):
             self._seeds[i], self._chunks[i] = int(seeds[i]), 0
 
-    def act(self, observations: Mapping[str, Any]) -> np.ndarray:
-        """Action chunks float32 (N, chunk, D), rad and m, within the joint limits.
+    def fresh(self) -> Self:
+        """The same policy, without the memory of any episode; weights are shared."""
+        twin = copy.copy(self)
+        twin._seeds, twin._chunks = [], []
+        return twin
+
+    def act(self, observations: Mapping[str, Any], prompts: Sequence[str] | None = None) -> np.ndarray:
+        """Action chunks float32 (N, chunk, D), rad and m, within the joint limits; `prompts` are the task's when None.
 
         Raises:
             ConfigError: If the observation lacks something, or the policy's chunks are shorter than the task's.
+            ActionError: If the policy's actions are not finite.
         """
         tensors = observation_tensors(observations)
         frames, states = stack_views(tensors, self.spec, self.lags)
@@ -157,29 +165,35 @@ class LeRobotBase:
         if len(self._seeds) != count:
             raise ConfigError(f"reset was called for {len(self._seeds)} environments, the observation has {count}")
         parts = [slice(0, count)] if self.batched else [slice(i, i + 1) for i in range(count)]
-        chunks = [self._predict(frames[part], states[part], part.start) for part in parts]
+        said = [self.spec.prompt] * count if prompts is None else list(prompts)
+        chunks = [self._predict(frames[part], states[part], said[part], part.start) for part in parts]
         self._chunks = [chunk + 1 for chunk in self._chunks]
         found = torch.cat(chunks).float().cpu().numpy()
         if found.shape[1] < self.spec.chunk:
-            raise ConfigError(f"the policy predicts {found.shape[1]} steps, the task's chunk has {self.spec.chunk}")
+            raise ConfigError(
+                f"the policy predicts {found.shape[1]} steps, the task's chunk has {self.spec.chunk}: train it with "
+                "longer chunks, or make the task's shorter (task.chunk, or a preset)"
+            )
+        if not np.isfinite(found).all():
+            raise ActionError("the policy's actions are not finite (NaN or infinity)")
         return np.clip(found[:, : self.spec.chunk], self.spec.layout.low, self.spec.layout.high)
 
     @torch.no_grad()
-    def _predict(self, frames: torch.Tensor, states: torch.Tensor, row: int) -> torch.Tensor:
+    def _predict(self, frames: torch.Tensor, states: torch.Tensor, prompts: Sequence[str], row: int) -> torch.Tensor:
         """Actions (B, T, D) of a batch; `row` is the environment that its random numbers belong to."""
         self.policy.reset()  # nothing of the chunk or the environment before
         with _seeded(self._seeds[row], self._chunks[row], next(self.policy.parameters()).device):
             # The oldest first; the pre-processing remembers the last state, from which relative actions count.
             order = reversed(range(frames.shape[1]))
-            moments = [self.preprocessor(self._batch(frames[:, k], states[:, k])) for k in order]
+            moments = [self.preprocessor(self._batch(frames[:, k], states[:, k], prompts)) for k in order]
             batch = self._fill_queues([*moments, *moments[-1:] * self._repeats])
             return self.postprocessor(self.policy.predict_action_chunk(batch))
 
-    def _batch(self, frames: torch.Tensor, states: torch.Tensor) -> dict[str, Any]:
+    def _batch(self, frames: torch.Tensor, states: torch.Tensor, prompts: Sequence[str]) -> dict[str, Any]:
         """A batch of LeRobot: images float32 (B, 3, H, W) in [0, 1], state and task."""
         from lerobot.utils.constants import OBS_STATE
 
-        batch: dict[str, Any] = {OBS_STATE: states, "task": [self.spec.prompt] * len(states)}
+        batch: dict[str, Any] = {OBS_STATE: states, "task": list(prompts)}
         for view, camera in enumerate(self.spec.cameras):
             batch[self.cameras[camera]] = frames[:, view].permute(0, 3, 1, 2).float() / 255.0
         return batch
@@ -200,39 +214,6 @@ class LeRobotBase:
                 batch[OBS_IMAGES] = torch.stack(images, dim=-4)
             populate_queues(queues, batch)
         return batch
-
-
-def _check_steps(folder: Path) -> None:
-    """Refuse a pre-processing that imports code of a stranger: LeRobot imports any class that the file names."""
-    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
-        try:
-            steps = json.loads((folder / name).read_text(encoding="utf-8"))["steps"]
-            classes = [str(step["class"]) for step in steps if "registry_name" not in step]
-        except FileNotFoundError:
-            raise CheckpointError(f"{folder} has no {name}: it is no checkpoint of LeRobot 0.4 or later") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder / name} is damaged: {error}") from error
-        for found in classes:
-            if found.split(".")[0] not in _TRUSTED:
-                raise CheckpointError(f"{folder / name} wants to import {found!r}, not of {', '.join(_TRUSTED)}")
-
-
-def _check_weights(policy: Any, file: Path) -> None:
-    """Make sure that the policy has the weights of the file: some of LeRobot's loaders go on with random ones."""
-    from safetensors import safe_open
-
-    loaded, compared = policy.state_dict(), 0
-    with safe_open(file, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118  (it is no dict)
-            mine = loaded.get(name, loaded.get(f"model.{name}"))
-            if mine is None:
-                continue
-            theirs = tensors.get_tensor(name).to(mine)
-            if theirs.shape != mine.shape or not torch.equal(theirs, mine):
-                raise CheckpointError(f"{file}: LeRobot did not load {name!r}; the file does not fit its {CONFIG}")
-            compared += 1
-    if not compared:
-        raise CheckpointError(f"{file} holds no weight of a {type(policy).__name__}")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rise_agents.policies.base import Policy
-from rise_env.errors import ConfigError
+from rise_agents.policies.lerobot_files import find_lerobot
+from rise_env.errors import CheckpointError, ConfigError
 from rise_env.pretrained import load_registered
 from rise_env.registry import POLICIES
 
@@ -19,6 +20,12 @@ def load_policy(path: str | Path, **kwargs: Any) -> Policy:
     Raises:
         CheckpointError: If it is no policy of ours, or damaged.
     """
+    if (lerobot := find_lerobot(path)) is not None:
+        raise CheckpointError(
+            f"{lerobot} is a policy of LeRobot: `rise evaluate`, `serve` and `deploy` take it, but it has no advantage "
+            "to be trained with here. Train one of ours (rise train policy), or take over a pi0.5 by "
+            "Pi05Policy.from_lerobot."
+        )
     policy: Policy = load_registered(path, POLICIES, **kwargs)
     return policy
 

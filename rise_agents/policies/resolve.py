@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import torch
@@ -11,14 +13,19 @@ import torch
 import rise_env  # noqa: F401  (registers the environments)
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
+from rise_agents.policies.lerobot_files import find_lerobot, lerobot_config
 from rise_agents.policies.loading import advantage_bin_of, load_policy
 from rise_agents.policies.scripted import scripted_actor
 from rise_env.acting import ActorSource
 from rise_env.bundle import Bundle, find_bundle, load_bundle
-from rise_env.errors import ConfigError
-from rise_env.pretrained import CONFIG
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.pretrained import CONFIG, local_directory
+from rise_env.tasks import TaskSpec
 
-__all__ = ["find_policy", "resolve_actor", "resolve_policy", "task_of"]
+if TYPE_CHECKING:
+    from rise_agents.policies.lerobot_base import LeRobotBase
+
+__all__ = ["LeRobotSource", "find_policy", "lerobot_source", "resolve_actor", "resolve_policy", "task_of"]
 
 type PolicyName = str | os.PathLike[str]
 type BundleSource = Bundle | PolicyName | None
@@ -28,8 +35,9 @@ def find_policy(name: PolicyName, task: str | None = None, bundle: BundleSource 
     """Where a trained policy lies.
 
     Args:
-        name: "base" for the policy of a bundle; a run folder (its `model/` is taken), a checkpoint directory, or the
-            id of a repository on the Hugging Face Hub.
+        name: "base" for the policy of a bundle; a run folder (its `model/` is taken, or of lerobot-train the last
+            checkpoint's `pretrained_model/`), a checkpoint directory, or the id of a repository on the Hugging Face
+            Hub.
         task: Task whose shipped bundle "base" is taken from, unless a bundle is given.
         bundle: Bundle that "base" is taken from, or its directory.
 
@@ -49,7 +57,50 @@ def find_policy(name: PolicyName, task: str | None = None, bundle: BundleSource 
     path = Path(text)
     if (path / "model" / CONFIG).is_file():
         return str(path / "model")
+    if lerobot := find_lerobot(path):
+        return str(lerobot)
     return text if path.exists() or "/" in text else None
+
+
+@dataclass(frozen=True)
+class LeRobotSource:
+    """A policy that lerobot-train wrote, until the task of the environment it acts in is known: an `ActorSource`.
+
+    Attributes:
+        folder: Its checkpoint.
+        device: Where to put the weights.
+        lags: Past observations that it reads, in control steps.
+    """
+
+    folder: Path
+    device: str | torch.device
+    lags: tuple[int, ...]
+
+    def __call__(self, envs: gymnasium.vector.VectorEnv) -> LeRobotBase:
+        """The policy, for the task of a vector environment."""
+        core: Any = envs.unwrapped
+        return self.load(core.task)
+
+    def load(self, spec: TaskSpec) -> LeRobotBase:
+        """The policy, for a task; errors as of `LeRobotBase.from_pretrained`."""
+        from rise_agents.policies.lerobot_base import LeRobotBase  # imports LeRobot, which takes seconds
+
+        return LeRobotBase.from_pretrained(self.folder, spec, device=self.device)
+
+
+def lerobot_source(path: str | Path, device: str | torch.device = "cpu") -> LeRobotSource | None:
+    """The policy of LeRobot in a directory or behind a Hub id, None if it is another's.
+
+    Raises:
+        CheckpointError: If there is no such directory, or its number of observations is damaged.
+    """
+    folder = find_lerobot(local_directory(path, "policy"))
+    if folder is None:
+        return None
+    steps = (lerobot_config(folder) or {}).get("n_obs_steps", 1)
+    if type(steps) is not int or not 1 <= steps <= 1000:
+        raise CheckpointError(f"{folder / CONFIG}: n_obs_steps is {steps!r}, expected a whole number from 1")
+    return LeRobotSource(folder, device, tuple(range(1, steps)))
 
 
 def resolve_policy(
@@ -93,13 +144,15 @@ def resolve_actor(
         ConfigError: If there is no such policy, or options are given to a scripted one.
         CheckpointError: If it cannot be read.
     """
-    if find_policy(name, task, bundle) is None:
-        scripted = os.fspath(name)
+    path = find_policy(name, task, bundle)
+    source = None if path is None else lerobot_source(path, device)
+    if path is None or source is not None:
+        text, kind = os.fspath(name), "scripted" if source is None else "of LeRobot"
         given = {"advantage": advantage, "guidance": guidance, "steps": steps, "noise_scale": noise_scale,
                  "best_of": best_of}  # fmt: skip
         if useless := [option for option, value in given.items() if value is not None]:
-            raise ConfigError(f"policy {scripted!r} is scripted: it takes no {', '.join(useless)}")
-        return lambda envs: scripted_actor(scripted, envs)
+            raise ConfigError(f"policy {text!r} is {kind}: it takes no {', '.join(useless)}")
+        return source or (lambda envs: scripted_actor(text, envs))
     policy = resolve_policy(name, task=task, bundle=bundle, device=device)
     asked = advantage_bin_of(policy, advantage or "best")
     if best_of is None:

@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rise_agents.policies.lerobot_base import LeRobotBase
-from rise_env.acting import Actor
+from rise_agents.policies.loading import load_policy
+from rise_agents.policies.resolve import LeRobotSource, resolve_actor
+from rise_agents.policies.served_lerobot import LeRobotService
+from rise_env.acting import Actor, needed_by
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.tasks import TaskSpec, load_task
 
@@ -177,14 +181,66 @@ def test_only_loaded_weights_pass(act: Path, spec: TaskSpec, tmp_path: Path, mon
     monkeypatch.setattr(
         ACTPolicy, "from_pretrained", classmethod(lambda cls, path, *, config, strict: cls(config).eval())
     )
-    with pytest.raises(CheckpointError, match="LeRobot did not load 'model"):
+    with pytest.raises(CheckpointError, match=r"model\S+ was not loaded by LeRobot"):
         LeRobotBase.from_pretrained(act, spec)
+
+
+NAN, WEIGHT = float("nan"), "model.action_head.bias"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tensors: tensors.pop(WEIGHT), WEIGHT),
+        (lambda tensors: tensors.update(extra=torch.ones(1)), "extra"),
+        (lambda tensors: tensors[WEIGHT].fill_(NAN), f"{WEIGHT} is not finite"),
+        (lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT] * 1j}), f"{WEIGHT} holds torch.complex64"),
+        (lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT].int()}), f"{WEIGHT} holds torch.int32"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_must_fit(
+    act: Path, spec: TaskSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict: bool, damage: Any, message: str
+) -> None:
+    from lerobot.policies.act.modeling_act import ACTPolicy
+
+    folder = tmp_path / "copy"
+    shutil.copytree(act, folder)
+    tensors = load_file(folder / "model.safetensors")
+    damage(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    if not strict:  # as some of LeRobot's loaders are, whatever they are asked for
+        theirs = ACTPolicy.from_pretrained
+        load = classmethod(lambda cls, path, *, config, strict: theirs(path, config=config))
+        monkeypatch.setattr(ACTPolicy, "from_pretrained", load)
+    with pytest.raises(CheckpointError, match=message):
+        LeRobotBase.from_pretrained(folder, spec)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("preprocessor", lambda tensors: tensors.pop("observation.state.mean"), "missing observation.state.mean"),
+        ("preprocessor", lambda tensors: tensors["observation.state.std"].fill_(NAN), "state.std is not finite"),
+        ("postprocessor", lambda tensors: [tensors.pop(f"action.{n}") for n in ("mean", "std")], "missing action.mean"),
+        ("postprocessor", lambda tensors: tensors.update({"action.mean": tensors["action.mean"] * 1j}), "complex64"),
+    ],
+)
+def test_statistics_must_be_there(
+    act: Path, spec: TaskSpec, tmp_path: Path, file: str, damage: Any, message: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(act, folder)
+    (state,) = folder.glob(f"policy_{file}*.safetensors")
+    tensors = load_file(state)
+    damage(tensors)
+    save_file(tensors, state)
+    with pytest.raises(CheckpointError, match=f"statistics for normalising: {message}|{message}"):
+        LeRobotBase.from_pretrained(folder, spec)
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing weight", "no processor", "stranger", "no config", "config"])
 def test_a_damaged_checkpoint_is_named(act: Path, spec: TaskSpec, tmp_path: Path, damage: str) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "copy"
     shutil.copytree(act, folder)
     weights, config, steps = (folder / n for n in ("model.safetensors", "config.json", "policy_preprocessor.json"))
@@ -246,6 +302,37 @@ def test_a_chunk_too_short_and_a_forgotten_reset_are_errors(act: Path, spec: Tas
         policy.act(arrays(observe(spec, 1)))
     with pytest.raises(ConfigError, match="predicts 10 steps, the task's chunk has 12"):
         run(policy, arrays(observe(spec, 1)), [1])
+
+
+def test_a_run_of_lerobot_train_is_found_and_served(
+    act: Path, diffusion: Path, spec: TaskSpec, observe: Observe, tmp_path: Path
+) -> None:
+    last = tmp_path / "run" / "checkpoints" / "000010" / "pretrained_model"
+    shutil.copytree(diffusion, last)
+    (tmp_path / "run" / "checkpoints" / "last").symlink_to("000010")
+    for name in ("run", "run/checkpoints/000010", "run/checkpoints/000010/pretrained_model"):
+        source = resolve_actor(str(tmp_path / name))
+        assert isinstance(source, LeRobotSource)
+        assert needed_by(source) == {"observation_lags": [1]}
+    with pytest.raises(ConfigError, match="of LeRobot: it takes no guidance, best_of"):
+        resolve_actor(tmp_path / "run", guidance=2.0, best_of=3)
+    with pytest.raises(CheckpointError, match="is a policy of LeRobot: `rise evaluate`"):
+        load_policy(tmp_path / "run")
+    policy = source.load(spec)
+    service = LeRobotService(policy)
+    assert service.metadata["policy"] == "lerobot diffusion"
+    session = service.open()
+    observations = arrays(observe(spec, 1, (1,)))
+    row = {key: value[0] for key, value in observations.items()}
+    first = session.infer({**row, "reset": True, "seed": 5})["actions"]
+    session.infer({**row, "prompt": "something else"})
+    np.testing.assert_array_equal(first, run(policy, observations, [5], 1)[0, 0])
+    np.testing.assert_array_equal(session.infer({**row, "reset": True, "seed": 5})["actions"], first)
+    present = {key: value for key, value in row.items() if "lag" not in key}
+    assert session.infer({**present, "reset": True, "seed": 5, "noise": 1})["unread_keys"] == ["noise"]
+    assert np.isfinite(service.open().infer(service.example())["actions"]).all()
+    with pytest.raises(ConfigError, match="'seed' is -1"):
+        session.infer({**row, "seed": -1})
 
 
 def test_the_base_is_frozen(act: Path, spec: TaskSpec) -> None:
