@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator
 
-__all__ = ["single_threaded"]
+__all__ = ["forked", "one_thread_after_fork", "single_threaded"]
+
+_forked = False
+
+
+def forked() -> bool:
+    """Whether this process is a fork of one that had called `one_thread_after_fork`."""
+    return _forked
+
+
+@functools.cache
+def one_thread_after_fork() -> None:
+    """From now on torch computes with one thread in forks of this process.
+
+    A fork has none of its parent's threads, but torch would wait for them, for ever.
+    """
+
+    def in_child() -> None:
+        global _forked
+        import torch
+
+        _forked = True
+        torch.set_num_threads(1)
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from rise_env.pretrained import CONFIG, load_class, local_directory, read_config
 from rise_env.protocols import Dynamics, History, Prediction, Value, ValueEstimate
 from rise_env.registry import DYNAMICS, VALUES, Registry
 from rise_env.tasks import TaskSpec, task_from_section
+from rise_env.threads import one_thread_after_fork
 
 __all__ = ["REWARD_SOURCES", "UNCERTAINTIES", "CompositionalWorldModel", "Imagined", "Session", "resolve_device"]
 
@@ -28,6 +29,8 @@ UNCERTAINTIES = ("spread", "noise", "noise_value", "dynamics")
 #: model's own value head, which predicts their values without a picture of them. Recorded frames are scored by the
 #: value model in either case.
 REWARD_SOURCES = ("value", "dynamics")
+
+one_thread_after_fork()  # of environments, in vectorization_mode "async"
 
 _KIND, _VERSION = "rise-world-model", 2
 _PARTS = {"dynamics": DYNAMICS, "value": VALUES}

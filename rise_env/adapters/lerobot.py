@@ -18,6 +18,7 @@ from rise_env.tasks import TaskSpec
 __all__ = ["LeRobotView"]
 
 _PREFIX = "observation.images."
+_ONE_EPISODE = "lerobot_new_rollout"
 
 
 class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
@@ -26,6 +27,9 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
     Actions are collected until there are as many as the environment executes of a chunk; only then it is stepped. Until
     then the last observation is repeated and the reward is 0: a policy should choose its next chunk (`n_action_steps`)
     where a new observation comes. What a chunk has beyond the executed actions is filled up with the last one.
+
+    After a reset with LeRobot's option "lerobot_new_rollout" an environment whose episode has ended stays as it ended,
+    with reward 0 and without another success, until the next such reset: LeRobot counts what comes one step later.
 
     Args:
         envs: One of our vector environments, with `autoreset_mode="same_step"`.
@@ -71,7 +75,9 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         self._max_episode_steps = -(-steps // self.actions_per_step) * self.actions_per_step
         self._prompts = [spec.prompt] * self.num_envs
         self._collected: list[np.ndarray] = []
-        self._last: dict[str, np.ndarray] = {}
+        self._last: dict[str, Any] = {}
+        self._one_episode = False
+        self._over = np.zeros((2, self.num_envs), bool)  # terminated, truncated
 
     @property
     def task_description(self) -> tuple[str, ...]:
@@ -91,10 +97,12 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         """
         if (options or {}).get("reset_mask") is not None:
             raise ConfigError("LeRobotView resets all environments at once; leave reset_mask out")
-        self._last, infos = self.envs.reset(seed=seed, options=options)  # type: ignore[arg-type]
-        self._collected = []
+        observation, infos = self.envs.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        self._collected, self._one_episode = [], bool((options or {}).get(_ONE_EPISODE))
+        self._over[:] = False
         self._take_prompts(infos)
-        return self._view(self._last), infos
+        self._last = self._view(observation)
+        return _copy(self._last), infos
 
     def step(self, actions: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one joint target per environment, (num_envs, D).
@@ -109,17 +117,28 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             raise ActionError("actions are not finite (NaN or infinity)")
         self._collected.append(actions.copy())
         if len(self._collected) < self.actions_per_step:
-            nothing = np.zeros(self.num_envs, bool)
-            return self._view(self._last), np.zeros(self.num_envs), nothing, nothing.copy(), {}
+            return _copy(self._last), np.zeros(self.num_envs), *self._over.copy(), {}
         filled = self._collected + [actions] * (self.spec_of_task.chunk - len(self._collected))
         self._collected = []
-        self._last, rewards, terminated, truncated, infos = self.envs.step(np.stack(filled, axis=1))
+        observation, rewards, terminated, truncated, infos = self.envs.step(np.stack(filled, axis=1))
         self._take_prompts(infos)
+        view = self._view(observation)
         if "final_obs" in infos:
             final = infos["final_obs"]
             for i in np.flatnonzero(infos["_final_obs"]):
                 final[i] = self._view(final[i])
-        return self._view(self._last), rewards, terminated, truncated, infos
+        if self._one_episode:
+            before = self._over.any(axis=0)
+            ended = np.stack([terminated, truncated]) & ~before
+            for i in np.flatnonzero(ended.any(axis=0)):
+                _put(view, i, infos["final_obs"][i])
+            for i in np.flatnonzero(before):
+                _put(view, i, _row(self._last, i))
+            self._over |= ended
+            (terminated, truncated), rewards = self._over.copy(), np.where(before, 0.0, rewards)
+            infos = _without(infos, before)
+        self._last = view
+        return _copy(view), rewards, terminated, truncated, infos
 
     def render(self) -> Any:
         """One picture per environment."""
@@ -149,3 +168,35 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
     def _view(self, observation: dict[str, np.ndarray]) -> dict[str, Any]:
         pixels = {name: np.array(observation[image_key(camera)]) for camera, name in self.pixel_keys.items()}
         return {"pixels": pixels, "agent_pos": np.array(observation["state"])}
+
+
+def _copy(view: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "pixels": {name: array.copy() for name, array in view["pixels"].items()},
+        "agent_pos": view["agent_pos"].copy(),
+    }
+
+
+def _row(view: dict[str, Any], i: int) -> dict[str, Any]:
+    return {"pixels": {name: array[i] for name, array in view["pixels"].items()}, "agent_pos": view["agent_pos"][i]}
+
+
+def _put(view: dict[str, Any], i: int, row: dict[str, Any]) -> None:
+    for name, array in view["pixels"].items():
+        array[i] = row["pixels"][name]
+    view["agent_pos"][i] = row["agent_pos"]
+
+
+def _without(infos: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """Infos without those of some environments: no success of theirs, and nothing final if theirs alone was."""
+    kept: dict[str, Any] = {}
+    for key, value in infos.items():
+        if isinstance(value, dict):
+            kept[key] = _without(value, rows)
+        elif key.startswith("_") or key == "is_success":
+            kept[key] = np.where(rows, False, value)
+        else:
+            kept[key] = value
+    if "_final_info" in kept and not kept["_final_info"].any():
+        kept = {key: value for key, value in kept.items() if key.lstrip("_") not in ("final_info", "final_obs")}
+    return kept

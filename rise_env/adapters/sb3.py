@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.vector_env import AutoresetMode
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from rise_env.envs.infos import info_of
@@ -56,6 +57,15 @@ class SB3VecEnv(VecEnv):
         self._lengths = np.zeros(envs.num_envs, np.int64)
         self._begun = time.time()
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+
+    @property
+    def observation_space(self) -> gymnasium.spaces.Space:
+        """A copy for whoever asks: SB3's VecNormalize writes into the space that it is given."""
+        return copy.deepcopy(self._observation_space)
+
+    @observation_space.setter
+    def observation_space(self, space: gymnasium.spaces.Space) -> None:
+        self._observation_space = space
 
     def reset(self) -> Any:
         """Observation of the beginning of episodes; seeds and options set before are used once."""
@@ -135,8 +145,8 @@ class SB3VecEnv(VecEnv):
         return [results[i] for i in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:
-        """False: single environments have no wrappers here. SB3 asks for its Monitor, whose work is done above."""
-        return [False for _ in self._get_indices(indices)]
+        """True for SB3's Monitor, whose work is done above; single environments have no wrappers here."""
+        return [issubclass(Monitor, wrapper_class) for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """One picture per environment."""

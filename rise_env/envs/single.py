@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import gymnasium
@@ -12,8 +13,15 @@ from rise_env.envs.infos import info_of
 from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
+from rise_env.threads import forked
 
 __all__ = ["ImaginationEnv"]
+
+_FORKED = (
+    "an imagination in a forked process has a copy of the models, computes with one thread and cannot use a GPU: "
+    "gymnasium.make_vec(ID, num_envs=N) without vectorization_mode imagines all environments in one batch; or use "
+    'vector_kwargs={"context": "spawn"}'
+)
 
 
 class ImaginationEnv(gymnasium.Env[dict[str, Any], Any]):
@@ -39,6 +47,8 @@ class ImaginationEnv(gymnasium.Env[dict[str, Any], Any]):
         for name in ("num_envs", "autoreset_mode", "group_size"):
             if name in kwargs:
                 raise ConfigError(f"{name} is for many environments: use gymnasium.make_vec")
+        if forked():
+            warnings.warn(_FORKED, stacklevel=2)
         #: The batch of one that does the work.
         self.core = self.core_class(1, autoreset_mode="disabled", render_mode=render_mode, **kwargs)
         self.render_mode = render_mode

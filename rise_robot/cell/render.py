@@ -71,7 +71,13 @@ _graphics: _Graphics | None = None
 
 def _shared_graphics(model: mujoco.MjModel, width: int, height: int) -> _Graphics:
     global _graphics
-    if _graphics is None or _graphics.process != os.getpid():
+    if _graphics is not None and _graphics.process != os.getpid():
+        raise RenderingUnavailableError(
+            "this process was forked from one that had rendered, and OpenGL does not survive that. Use "
+            "gymnasium.make_vec(ID, num_envs=N) without vectorization_mode, which has worker processes of its own; or "
+            'vectorization_mode="async" with vector_kwargs={"context": "spawn"}'
+        )
+    if _graphics is None:
         _graphics = _Graphics(model, width, height)
         atexit.register(_graphics.free)
     _graphics.use(width, height)

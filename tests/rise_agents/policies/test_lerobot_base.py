@@ -36,40 +36,6 @@ def spec() -> TaskSpec:
     return dataclasses.replace(whole, cameras=cameras, image_size=(48, 64), stride=1)
 
 
-def statistics(spec: TaskSpec) -> dict[str, dict[str, torch.Tensor]]:
-    low, high = torch.from_numpy(spec.layout.low), torch.from_numpy(spec.layout.high)
-    images = {
-        key: {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.25)} for key in spec.cameras.values()
-    }
-    joints = {"mean": (low + high) / 2, "std": (high - low) / 2, "min": low, "max": high}
-    return {**images, "observation.state": joints, "action": joints}
-
-
-def save(path: Path, spec: TaskSpec, kind: str, **settings: Any) -> Path:
-    """Write a checkpoint of a tiny random policy with its pre- and post-processing, as lerobot-train does."""
-    from lerobot.configs import FeatureType, PolicyFeature
-    from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
-
-    images = {key: PolicyFeature(FeatureType.VISUAL, (3, *spec.image_size)) for key in spec.cameras.values()}
-    config = make_policy_config(
-        kind,
-        device="cpu",
-        push_to_hub=False,
-        input_features={**images, "observation.state": PolicyFeature(FeatureType.STATE, (spec.layout.dim,))},
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (spec.layout.dim,))},
-        **settings,
-    )
-    torch.manual_seed(0)
-    get_policy_class(kind)(config).save_pretrained(path)
-    for pipeline in make_pre_post_processors(config, dataset_stats=statistics(spec)):
-        pipeline.save_pretrained(path)
-    return path
-
-
-ACT = {
-    "chunk_size": 10, "n_action_steps": 10, "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1,
-    "n_decoder_layers": 1, "n_vae_encoder_layers": 1, "latent_dim": 4, "pretrained_backbone_weights": None,
-}  # fmt: skip
 DIFFUSION = {
     "horizon": 16, "n_action_steps": 8, "down_dims": (8, 16), "kernel_size": 3, "n_groups": 4,
     "diffusion_step_embed_dim": 8, "num_train_timesteps": 4, "num_inference_steps": 2, "crop_ratio": 1.0,
@@ -78,13 +44,13 @@ DIFFUSION = {
 
 
 @pytest.fixture(scope="module")
-def act(spec: TaskSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("act"), spec, "act", **ACT)
+def act(spec: TaskSpec, tmp_path_factory: pytest.TempPathFactory, save_act: Callable[..., Path]) -> Path:
+    return save_act(tmp_path_factory.mktemp("act"), spec)
 
 
 @pytest.fixture(scope="module")
-def diffusion(spec: TaskSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("diffusion"), spec, "diffusion", n_obs_steps=2, **DIFFUSION)
+def diffusion(spec: TaskSpec, tmp_path_factory: pytest.TempPathFactory, save_lerobot: Callable[..., Path]) -> Path:
+    return save_lerobot(tmp_path_factory.mktemp("diffusion"), spec, "diffusion", n_obs_steps=2, **DIFFUSION)
 
 
 def arrays(observations: dict[str, torch.Tensor], rows: Any = slice(None)) -> dict[str, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,39 @@ def test_a_rollout_as_lerobot_does_it() -> None:
     assert infos["final_info"]["is_success"].tolist() == [False, False]
     assert (infos["final_obs"][0]["pixels"]["head"][0, 0, 0]) == start[0] + 16
     envs.close()
+
+
+def test_a_finished_environment_stays_finished_until_the_next_rollout() -> None:
+    inner = counting_envs(2, autoreset_mode="same_step", max_chunks=9)
+    outcomes = iter([[True, False], [True, True]])  # the first one's second success is of another episode
+
+    def step(actions: np.ndarray) -> Any:
+        observation, rewards, _, _, infos = inner_step(actions)
+        success = np.array(next(outcomes))
+        infos |= {"final_info": {"is_success": success, "_is_success": success}, "_final_info": success}
+        infos |= {"final_obs": np.array([{key: value[i] for key, value in observation.items()} for i in range(2)])}
+        infos |= {"_final_obs": success, "is_success": success}
+        return observation, rewards + 1, success, np.zeros(2, bool), infos
+
+    inner_step, inner.step = inner.step, step
+    envs = LeRobotView(inner, actions_per_step=1)
+    actions = np.broadcast_to(MIDDLE, (2, 3))
+    envs.reset(seed=[0, 1], options={"lerobot_new_rollout": True})
+    first, _, terminated, _, infos = envs.step(actions)
+    assert terminated.tolist() == infos["final_info"]["is_success"].tolist() == [True, False]
+    second, rewards, terminated, _, infos = envs.step(actions)
+    assert terminated.tolist() == [True, True]
+    assert infos["final_info"]["is_success"].tolist() == infos["is_success"].tolist() == [False, True]
+    assert infos["_final_info"].tolist() == [False, True]
+    assert rewards[0] == 0
+    assert rewards[1] >= 1
+    np.testing.assert_array_equal(second["pixels"]["head"][0], first["pixels"]["head"][0])
+    outcomes = iter([[False, False], [True, False]])
+    _, _, terminated, _, _ = (envs.reset(options={"lerobot_new_rollout": True}), envs.step(actions))[1]
+    assert not terminated.any()
+    outcomes = iter([[True, False], [True, False]])
+    envs.reset()  # without LeRobot's option episodes follow each other
+    assert [envs.step(actions)[4]["final_info"]["is_success"].tolist() for _ in range(2)] == [[True, False]] * 2
 
 
 def test_the_chunk_is_what_was_given() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable
 
 import gymnasium
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 
 import rise_env  # noqa: F401  (registers the ids)
 from rise_env.adapters import SB3VecEnv
@@ -39,6 +42,33 @@ def test_ppo_learns(view: Callable[[SB3VecEnv], VecEnv]) -> None:
     action, _ = model.predict(envs.reset())
     assert action.shape == (4, 8, 3)
     envs.close()
+
+
+def test_evaluation_and_normalisation_find_what_they_expect() -> None:
+    envs = make(2)
+    assert envs.env_is_wrapped(Monitor) == [True, True]
+    assert envs.env_is_wrapped(gymnasium.wrappers.TimeLimit, indices=0) == [False]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # SB3 warns where it believes that nobody has counted rewards
+        rewards, lengths = evaluate_policy(_Middle(envs), envs, n_eval_episodes=4, return_episode_rewards=True)
+    assert len(rewards) == 4
+    assert set(lengths) <= {1, 2}
+    before = copy.deepcopy(envs.envs.single_observation_space)
+    VecNormalize(envs)
+    assert envs.observation_space == envs.envs.single_observation_space == before
+    chosen = VecNormalize(envs, norm_obs_keys=["state"])
+    assert chosen.observation_space["image_head"] == before["image_head"]
+    envs.close()
+
+
+class _Middle:
+    """What `evaluate_policy` asks of an algorithm."""
+
+    def __init__(self, envs: SB3VecEnv) -> None:
+        self.envs = envs
+
+    def predict(self, *_: object, state: object = None, **__: object) -> tuple[np.ndarray, object]:
+        return middle(self.envs), state
 
 
 def test_steps_and_infos() -> None:

@@ -1,0 +1,39 @@
+"""lerobot-eval with our environments: it finds the plug-in, and a success counts for the episode it belongs to."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rise_env.envs.reach import reach_spec
+
+pytestmark = pytest.mark.slow  # LeRobot takes many seconds to import
+PLUGIN = Path(__file__).resolve().parents[3] / "plugins" / "lerobot_env_rise"
+
+
+def test_lerobot_eval_finds_the_plugin_and_evaluates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_act: Callable[..., Path]
+) -> None:
+    builder = pytest.importorskip("hatchling.builders.wheel", reason="hatchling comes with the dev extra")
+    (wheel,) = builder.WheelBuilder(str(PLUGIN)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    from lerobot.scripts import lerobot_eval
+
+    policy = save_act(tmp_path / "policy", reach_spec())
+    arguments = {
+        "policy.path": policy, "policy.device": "cpu", "env.type": "rise", "env.task": "RISE-Reach-v0",
+        "eval.n_episodes": 3, "eval.batch_size": 3, "output_dir": tmp_path / "out",
+    }  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["lerobot-eval", *(f"--{key}={value}" for key, value in arguments.items())])
+    lerobot_eval.main()
+    found = json.loads((tmp_path / "out" / "eval_info.json").read_text())["overall"]
+    assert found["n_episodes"] == 3
+    assert found["pc_success"] == 0.0
+    assert len(found["video_paths"]) == 3
