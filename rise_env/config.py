@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import typing
 from collections.abc import Iterable, Mapping
@@ -214,6 +215,7 @@ def decode[T](cls: type[T], values: Mapping[str, Any], where: str) -> T:
     import draccus  # 0.1 s: only where a configuration is read
 
     _reject_unknown_keys(cls, values, where)
+    _reject_nan(values, where)
     try:
         return draccus.decode(cls, dict(values))
     except draccus.ParsingError as error:
@@ -235,6 +237,18 @@ def rename_keys(cls: Any, values: Any) -> Any:
     renamed: Mapping[str, str] = getattr(cls, "RENAMED", {})
     pairs = ((renamed.get(key, key), value) for key, value in values.items())
     return {key: rename_keys(hints.get(key), value) for key, value in pairs}
+
+
+def _reject_nan(values: Any, where: str) -> None:
+    """No setting is NaN: comparisons with it are false, so that hardly any check would notice."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            _reject_nan(value, f"{where}: key {key!r}" if "key" not in where else f"{where}.{key}")
+    elif isinstance(values, list | tuple):
+        for value in values:
+            _reject_nan(value, where)
+    elif isinstance(values, float) and math.isnan(values):
+        raise ConfigError(f"{where} is nan, expected a number")
 
 
 def _reject_unknown_keys(cls: Any, values: Any, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ class requirement:
     """Checks that raise `error`("<where>: <message>") where they fail: `require = requirement("agent preset")`.
 
     `require(condition, message)` checks anything. The methods check numbers and names, given as an object and the names
-    of its attributes, or as keyword arguments; None passes, NaN fails.
+    of its attributes, or as keyword arguments; None passes; NaN and what is no number fail.
 
     Example:
         >>> from types import SimpleNamespace
@@ -88,6 +89,14 @@ class requirement:
         """Every number is at least `least`."""
         self._each(lambda value: value >= least, f"at least {least}", owner, names, values)
 
+    def whole(self, least: int, owner: object = None, /, *names: str, **values: Any) -> None:
+        """Every value is a whole number, of Python or NumPy, and at least `least`."""
+
+        def holds(value: Any) -> bool:
+            return not isinstance(value, bool) and value == operator.index(value) and value >= least
+
+        self._each(holds, f"a whole number from {least}", owner, names, values)
+
     def positive(self, owner: object = None, /, *names: str, **values: Any) -> None:
         """Every number is more than 0, and finite."""
         self._each(lambda value: 0 < value < math.inf, "a positive number", owner, names, values)
@@ -110,7 +119,11 @@ class requirement:
         self, holds: Callable[[Any], bool], expected: str, owner: object, names: Sequence[str], values: dict[str, Any]
     ) -> None:
         for name, value in ({name: getattr(owner, name) for name in names} | values).items():
-            self(value is None or holds(value), f"{name} is {value!r}, expected {expected}")
+            try:
+                fine = value is None or bool(holds(value))
+            except (TypeError, ValueError):  # it cannot be compared with a number
+                fine = False
+            self(fine, f"{name} is {value!r}, expected {expected}")
 
 
 def check_known(kind: str, name: object, known: Sequence[str]) -> None:

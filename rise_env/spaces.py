@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from gymnasium import spaces
@@ -31,6 +31,8 @@ def check_lags(spec: TaskSpec, lags: Sequence[int]) -> tuple[int, ...]:
             beyond the recorded history or the imagined chunk, or if lags repeat.
     """
     furthest = min((spec.history - 1) * spec.stride, spec.chunk - spec.stride)
+    if not isinstance(lags, Iterable) or not all(isinstance(lag, int | np.integer) for lag in lags):
+        raise ConfigError(f"observation_lags {lags!r}: expected whole numbers of control steps")
     if any(lag < 1 or lag % spec.stride or lag > furthest for lag in lags):
         raise ConfigError(
             f"observation_lags {list(lags)}: expected multiples of the stride {spec.stride} up to {furthest} "

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from rise_env.acting import ObservationHistory
-from rise_env.errors import ConfigError, RobotError
+from rise_env.errors import ConfigError, RobotError, requirement
 from rise_env.spaces import action_space, check_lags, image_key, observation_space
 from rise_robot.cell.config import cell_overrides
 from rise_robot.cell.scripted import ScriptedPolicy
@@ -110,6 +110,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         Raises:
             RobotError: If the robot cannot be connected, cannot go to its start pose, or is not well.
         """
+        requirement("reset").whole(0, seed=seed)
         super().reset(seed=seed)
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         self._over = True

@@ -11,9 +11,12 @@ import numpy as np
 
 from rise_agents.evaluation.results import Episode, EvaluationResult, summarise
 from rise_env.acting import Actor, ActorSource, actor_in, needed_by
-from rise_env.errors import requirement
+from rise_env.errors import ConfigError, requirement
 
 __all__ = ["evaluate", "run_episodes"]
+
+#: Infos of an episode that only something real has.
+_TRUTH = ("is_success", "score", "failure_mode", "seconds")
 
 
 def evaluate(
@@ -46,7 +49,10 @@ def evaluate(
     started = time.perf_counter()
     count = min(num_envs, episodes)
     kwargs = {**needed_by(actor), **(env_kwargs or {}), "autoreset_mode": "disabled"}
-    envs = gymnasium.make_vec(env_id, num_envs=count, **kwargs)
+    try:
+        envs = gymnasium.make_vec(env_id, num_envs=count, **kwargs)
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        raise ConfigError(f"environment {env_id!r} cannot be made with {', '.join(kwargs)}: {error}") from error
     try:
         done = run_episodes(envs, actor_in(actor, envs), episodes, seed, on_episode)
     finally:
@@ -68,7 +74,13 @@ def run_episodes(
     done: list[Episode] = []
     count = started = envs.num_envs
     seeds, active, chunks = [seed + i for i in range(count)], np.ones(count, bool), np.zeros(count, int)
-    observations, _ = envs.reset(seed=seeds)  # type: ignore[arg-type]  # ours take a list
+    observations, infos = envs.reset(seed=seeds)  # type: ignore[arg-type]  # ours take a list
+    if missing := [key for key in _TRUTH if key not in infos]:
+        raise ConfigError(
+            f"{envs.spec and envs.spec.id!r} tells no {', '.join(missing)}, as an imagination cannot: success is measured in the "
+            "work cell or on a robot (RISE-<Task>-Cell-v0, -Piper-v0). For what a policy gains in imagination: "
+            "rise_agents.evaluation.imagined"
+        )
     actor.reset(seeds, active)
     while active.any():
         observations, _, terminated, truncated, infos = envs.step(actor.act(observations))

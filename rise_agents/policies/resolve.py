@@ -171,7 +171,7 @@ def task_of(env_id: str) -> str | None:
     """
     try:
         return gymnasium.spec(env_id).kwargs.get("task")
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, ImportError, ValueError) as error:
         raise ConfigError(f"unknown environment id {env_id!r}: {error}") from error
 
 

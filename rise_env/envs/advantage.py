@@ -59,8 +59,8 @@ def penalized(advantage: Any, uncertainty: Any, weight: float) -> Any:
     Raises:
         ConfigError: If the weight is negative.
     """
-    if weight < 0:
-        raise ConfigError(f"uncertainty penalty {weight} is negative: it would reward uncertainty")
+    if not weight >= 0:  # NaN, too
+        raise ConfigError(f"uncertainty penalty {weight} is negative or no number: it would reward uncertainty")
     return advantage if weight == 0 else advantage - weight * uncertainty
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.vector.vector_env import AutoresetMode
 
-from rise_env.errors import ActionError, ConfigError
+from rise_env.errors import ActionError, ConfigError, requirement
 from rise_env.tasks import JointLayout
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["autoreset_mode", "checked_actions", "mask_of", "option_of", "seeds_of"]
+__all__ = ["autoreset_mode", "checked_actions", "mask_of", "option_of", "options_of", "seeds_of"]
 
 
 def autoreset_mode(name: str | AutoresetMode) -> AutoresetMode:
@@ -30,22 +31,35 @@ def autoreset_mode(name: str | AutoresetMode) -> AutoresetMode:
 
 
 def seeds_of(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
-    """One seed per environment, an int s standing for s, s + 1, ...; a ConfigError if their number is another."""
-    if seed is None:
-        return [None] * count
-    if isinstance(seed, int | np.integer):
-        return [int(seed) + i for i in range(count)]
-    seeds = [None if one is None else int(one) for one in seed]
+    """One seed per environment, an int s standing for s, s + 1, ...; a ConfigError if their number is another, or one
+    is no whole number from 0.
+    """
+    require = requirement("reset")
+    if isinstance(seed, str | bytes) or not (np.ndim(seed) or isinstance(seed, Iterable)):
+        require.whole(0, seed=seed)
+        return [None if seed is None else operator.index(seed) + i for i in range(count)]  # type: ignore[arg-type]
+    seeds = list(seed)  # type: ignore[arg-type]
     if len(seeds) != count:
         raise ConfigError(f"got {len(seeds)} seeds for {count} environments")
-    return seeds
+    require.whole(0, **{f"seed[{i}]": one for i, one in enumerate(seeds)})
+    return [None if one is None else operator.index(one) for one in seeds]
+
+
+def options_of(options: Any) -> dict[str, Any]:
+    """Options of a reset as a dict, empty for None; a ConfigError if they are something else."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"reset: options are {options!r:.80}, expected a dict or None")
+    return dict(options or {})
 
 
 def mask_of(mask: Any, count: int) -> np.ndarray:
     """Environments to reset, bool (count,), None being all; a ConfigError for other shapes and types, or no True."""
     if mask is None:
         return np.ones(count, bool)
-    mask = np.array(mask.cpu() if hasattr(mask, "cpu") else mask)
+    try:
+        mask = np.array(mask.cpu() if hasattr(mask, "cpu") else mask)
+    except ValueError as error:  # a ragged list
+        raise ConfigError(f"reset_mask must be bool with shape ({count},): {error}") from error
     if mask.shape != (count,) or mask.dtype != np.bool_ or not mask.any():
         raise ConfigError(
             f"reset_mask must be bool with shape ({count},) and at least one True, got {mask.dtype} {mask.shape}"
@@ -55,10 +69,14 @@ def mask_of(mask: Any, count: int) -> np.ndarray:
 
 def option_of(key: str, value: Any, rows: Iterable[int], count: int) -> list[int | None]:
     """Entries of an option for the `rows` of `count` environments, from one number for all or one (or None) each."""
-    values: Any = [value] * count if value is None or isinstance(value, int | np.integer) else value
+    single = isinstance(value, str | bytes) or not isinstance(value, Iterable) or np.ndim(value) == 0
+    values = [value] * count if single else list(value)
     if len(values) != count:
         raise ConfigError(f"option {key!r} has {len(values)} entries for {count} environments")
-    return [None if values[i] is None else int(values[i]) for i in rows]
+    chosen = [values[i] for i in rows]
+    for one in chosen:
+        requirement("reset").whole(0, **{f"option {key}": one})
+    return [None if one is None else operator.index(one) for one in chosen]
 
 
 def checked_actions(
@@ -82,7 +100,10 @@ def checked_actions(
     import torch  # the work cell, which uses the rest of this file, does without
 
     if not isinstance(actions, torch.Tensor):
-        actions = np.asarray(actions)
+        try:
+            actions = np.asarray(actions)
+        except ValueError as error:  # a ragged list
+            raise ActionError(f"actions are no array: {error}") from error
         if not np.issubdtype(actions.dtype, np.number):
             raise ActionError(f"actions are {actions.dtype}, expected numbers")
         actions = torch.from_numpy(np.array(actions, np.float32))

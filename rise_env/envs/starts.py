@@ -159,7 +159,7 @@ class StartStates:
         """
         count = len(generators)
         places = np.arange(count) if positions is None else np.asarray(positions)
-        requirement("start states").at_least(1, group_size=group_size)
+        requirement("start states").whole(1, group_size=group_size)
         splits = [split] * count if split is None or isinstance(split, str) else split
         given = {name: option_of(name, value, range(count), count) for name, value in filters.items()}
         columns = {"split": splits, **given}

@@ -16,12 +16,12 @@ from gymnasium.vector.vector_env import AutoresetMode
 
 from rise_env.envs.advantage import ADVANTAGE_MODES, chunk_advantage, penalized
 from rise_env.envs.arguments import autoreset_mode as parse_mode
-from rise_env.envs.arguments import checked_actions, mask_of, option_of, seeds_of
+from rise_env.envs.arguments import checked_actions, mask_of, option_of, options_of, seeds_of
 from rise_env.envs.batch import CandidateScores, ImaginationBatch, observation_of, require_finite, rows_of
 from rise_env.envs.drawing import picture
 from rise_env.envs.infos import EpisodeInfos
 from rise_env.envs.sources import PathLike, resolve
-from rise_env.envs.starts import FILTERS, StartStates
+from rise_env.envs.starts import FILTERS, SPLITS, StartStates
 from rise_env.errors import ConfigError, RiseError, check_known, requirement
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_env.world_model import CompositionalWorldModel, Imagined
@@ -124,11 +124,12 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         render_mode: str | None = None,
     ) -> None:
         require = requirement("imagination environment")
-        require.at_least(1, num_envs=num_envs, max_chunks=max_chunks, group_size=group_size)
+        require.whole(1, num_envs=num_envs, max_chunks=max_chunks, group_size=group_size, max_batch=max_batch)
+        require.within("[-inf, inf]", success_threshold=success_threshold, uncertainty_limit=uncertainty_limit)
+        require.within("[0, inf)", uncertainty_penalty=uncertainty_penalty)
         require.one_of(("rgb_array",), render_mode=render_mode)
         check_known("output", output, OUTPUTS)
         check_known("advantage mode", advantage, ADVANTAGE_MODES)
-        penalized(0.0, 0.0, uncertainty_penalty)
         self.autoreset_mode = parse_mode(autoreset_mode)
         self.starts, self.world_model, defaults = resolve(
             task=task, preset=preset, bundle=bundle, dataset=dataset, starts=starts, world_model=world_model,
@@ -177,7 +178,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         Raises:
             ConfigError: If seeds or options do not fit, or no start state matches; nothing is reset then.
         """
-        options = options or {}
+        options = options_of(options)
         seeds, mask = seeds_of(seed, self.num_envs), mask_of(options.get("reset_mask"), self.num_envs)
         self._start(np.flatnonzero(mask), options, seeds)
         self._imagined = None
@@ -328,7 +329,9 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         filters = {key: option_of(key, options.get(key), rows, self.num_envs) for key in FILTERS}
         free = [all(value is None for value in wanted) for wanted in zip(*filters.values(), strict=True)]
         split = options["split"] if "split" in options else [self.split if one else None for one in free]
-        group_size = options.get("group_size") or self.group_size
+        if not isinstance(split, str | list | None):
+            raise ConfigError(f"reset: option split is {split!r:.80}, expected one of {', '.join(SPLITS)}, or None")
+        group_size = self.group_size if options.get("group_size") is None else options["group_size"]
         chosen = self.starts.sample(generators, positions=rows, split=split, group_size=group_size, **filters)
         batch, values = self._batch.start(rows, chosen, generators)
         self._episodes.begin(rows, batch, values)

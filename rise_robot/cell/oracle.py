@@ -19,9 +19,9 @@ from tqdm import trange
 
 from rise_env.acting import Actor
 from rise_env.envs.arguments import autoreset_mode as parse_mode
-from rise_env.envs.arguments import checked_actions, mask_of, seeds_of
+from rise_env.envs.arguments import checked_actions, mask_of, option_of, options_of, seeds_of
 from rise_env.envs.batch import CandidateScores
-from rise_env.errors import ConfigError, RiseError
+from rise_env.errors import ConfigError, RiseError, requirement
 from rise_env.spaces import action_space, check_lags, lag_key, observation_space
 from rise_robot.cell.acting import ActorInCell, ScriptedActor, cell_observation
 from rise_robot.cell.cell import CellState, WorkCell
@@ -143,11 +143,16 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             options: `reset_mask`; `group_size`: so many neighbours share a start state; with a pool, `start_index`:
                 which of its states, one for every environment.
         """
-        options = options or {}
-        mask, group = mask_of(options.get("reset_mask"), self.num_envs), options.get("group_size", 1)
-        index = options.get("start_index")
-        if index is not None and not (self._pool_size and len(index) == self.num_envs):
-            raise ConfigError("start_index wants a pool, and one of its states for every environment")
+        options = options_of(options)
+        mask, group, index = mask_of(options.get("reset_mask"), self.num_envs), options.get("group_size", 1), None
+        requirement("reset").whole(1, group_size=group)
+        if options.get("start_index") is not None:
+            index = option_of("start_index", options["start_index"], range(self.num_envs), self.num_envs)
+            states = len(self._pooled()) if self._pool_size else 0
+            if any(one is None or one >= states for one in index):
+                raise ConfigError(
+                    f"start_index {index}: expected for every environment one of the {states} states of the pool"
+                )
         seeds = seeds_of(seed, self.num_envs)
         for i in np.flatnonzero(mask).tolist():
             first = i // group * group

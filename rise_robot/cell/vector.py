@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
 from rise_env.envs.arguments import autoreset_mode as parse_mode
-from rise_env.envs.arguments import mask_of, seeds_of
+from rise_env.envs.arguments import mask_of, options_of, seeds_of
 from rise_env.errors import ActionError, ConfigError, RiseError
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_robot.cell.config import cell_overrides, load_cell
@@ -99,7 +99,7 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             options: `reset_mask`, bool (num_envs,) with at least one True; other keys are ignored, nothing is changed.
         """
         seeds = seeds_of(seed, self.num_envs)
-        mask = mask_of((options or {}).get("reset_mask"), self.num_envs)
+        mask = mask_of(options_of(options).get("reset_mask"), self.num_envs)
         self._done = self._done & ~mask
         return self._backend.reset(seed=seeds, options={"reset_mask": mask})
 

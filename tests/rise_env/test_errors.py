@@ -1,6 +1,8 @@
+import functools
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from rise_env.errors import ConfigError, LayoutError, requirement
@@ -40,6 +42,21 @@ def test_intervals_include_the_bounds_in_square_brackets(interval, inside, outsi
     for value in outside:
         with pytest.raises(ConfigError, match="expected a number in"):
             require.within(interval, value=value)
+
+
+@pytest.mark.parametrize("value", [0, 1.0, math.nan, math.inf, "1", True, [1]])
+def test_whole_numbers_are_of_a_whole_type(value):
+    require.whole(1, value=np.int64(1), other=None)
+    with pytest.raises(ConfigError, match="expected a whole number from 1"):
+        require.whole(1, value=value)
+
+
+@pytest.mark.parametrize("value", ["many", [1, 2], {}])
+def test_what_is_no_number_is_refused_in_the_same_words(value):
+    within = functools.partial(require.within, "[0, 1]")
+    for check in (require.positive, functools.partial(require.at_least, 1), within):
+        with pytest.raises(ConfigError, match=r"^preset: value is .*, expected"):
+            check(value=value)
 
 
 def test_a_value_outside_of_a_choice_is_told_with_the_choice():

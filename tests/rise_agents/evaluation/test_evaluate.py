@@ -36,6 +36,21 @@ def test_episodes_do_not_depend_on_the_number_of_environments() -> None:
     assert [episode.seed for episode in alone.details] == [30, 31, 32, 33, 34]
 
 
+@pytest.mark.parametrize(
+    ("env", "kwargs", "message"),
+    [
+        ("RISE-Reach-v0", {}, "tells no score, failure_mode, seconds, as an imagination cannot.*-Cell-v0"),
+        ("RISE-BrickSortin-Cell-v0", {}, "RISE-BrickSortin-Cell-v0"),
+        ("nowhere:RISE-Reach-v0", {}, "nowhere"),
+        ("CartPole-v1", {}, "'CartPole-v1' (cannot be made|tells no)"),
+        ("RISE-Reach-v0", {"presett": "tiny"}, "presett"),
+    ],
+)
+def test_environments_that_tell_no_success_are_one_clear_error(env: str, kwargs: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate(env, resolve_actor("random"), 1, env_kwargs=kwargs, num_envs=1)
+
+
 def test_expert_succeeds_and_random_fails() -> None:
     expert = evaluate(ENV, resolve_actor("expert"), 4, 0, num_envs=4, env_kwargs=TINY)
     assert expert.success_rate == 1.0

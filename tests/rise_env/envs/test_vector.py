@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -407,12 +409,22 @@ def test_wrong_arguments_are_named() -> None:
     for change, message in [
         ({"num_envs": 0}, "num_envs is 0"),
         ({"max_chunks": 0}, "max_chunks is 0"),
+        ({"max_chunks": math.nan}, "max_chunks is nan, expected a whole number from 1"),
+        ({"max_chunks": math.inf}, "max_chunks is inf"),
+        ({"num_envs": "2"}, "num_envs is '2'"),
+        ({"max_batch": 0.5}, "max_batch is 0.5"),
+        ({"group_size": True}, "group_size is True"),
+        ({"success_threshold": math.nan}, "success_threshold is nan"),
+        ({"uncertainty_limit": math.nan}, "uncertainty_limit is nan"),
+        ({"uncertainty_penalty": math.nan}, "uncertainty_penalty is nan"),
+        ({"observation_lags": 2}, "observation_lags 2: expected whole numbers"),
+        ({"observation_lags": [math.nan]}, "expected whole numbers"),
         ({"advantage": "median"}, "advantage mode 'median'"),
         ({"output": "jax"}, "output 'jax'"),
         ({"render_mode": "human"}, "render_mode is 'human'"),
         ({"split": "test"}, "split 'test'"),
         ({"uncertainty": "entropy"}, "uncertainty 'entropy'"),
-        ({"uncertainty_penalty": -1.0}, "negative"),
+        ({"uncertainty_penalty": -1.0}, "uncertainty_penalty is -1.0"),
         ({"autoreset_mode": "never"}, "autoreset_mode 'never'"),
         ({"starts": counting_starts(counting_spec(stride=4))}, "stride"),
         ({"starts": "/nowhere"}, "no checkpoint of kind 'start states'"),
@@ -420,6 +432,39 @@ def test_wrong_arguments_are_named() -> None:
     ]:
         with pytest.raises(RiseError, match=message):
             counting_envs(**change)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, "seed is -1, expected a whole number from 0"),
+        ({"seed": 0.5}, "seed is 0.5"),
+        ({"seed": "0"}, "seed is '0'"),
+        ({"seed": [0, -1]}, r"seed\[1\] is -1"),
+        ({"seed": [0, math.nan]}, r"seed\[1\] is nan"),
+        ({"options": "all"}, "options are 'all', expected a dict"),
+        ({"options": [1]}, r"options are \[1\]"),
+        ({"options": {"episode_index": "first"}}, "option episode_index is 'first'"),
+        ({"options": {"episode_index": 1.5}}, "option episode_index is 1.5"),
+        ({"options": {"start_index": [0, -2]}}, "option start_index is -2"),
+        ({"options": {"frame_index": math.nan}}, "option frame_index is nan"),
+        ({"options": {"split": 3}}, "option split is 3, expected one of train, heldout"),
+        ({"options": {"group_size": "2"}}, "group_size is '2'"),
+        ({"options": {"group_size": 0}}, "group_size is 0"),
+        ({"options": {"reset_mask": [[True], [True, False]]}}, "reset_mask must be bool"),
+    ],
+)
+def test_wrong_seeds_and_options_are_named_and_start_nothing(arguments: dict[str, Any], message: str) -> None:
+    envs = counting_envs(2)
+    envs.reset(seed=0)
+    before = [generator.bit_generator.state for generator in envs._batch.generators]
+    with pytest.raises(ConfigError, match=message):
+        envs.reset(**arguments)
+    assert [generator.bit_generator.state for generator in envs._batch.generators] == before
+    many = {"reset_mask", "group_size", "start_index"} & set(arguments.get("options", ()))
+    if not isinstance(arguments.get("seed"), list) and not many:
+        with pytest.raises(ConfigError, match=message):
+            ImaginationEnv(starts=counting_starts(), world_model=counting_world_model()).reset(**arguments)
 
 
 def test_arguments_are_json(saved: dict[str, str]) -> None:
