@@ -122,7 +122,7 @@ def _transport(size: tuple[int, int], seconds: float) -> dict[str, Any]:
         "image_size": list(size),
         "image_ms": _summary(counts, cameras, seconds),
         "joint_ms": _summary(counts, arms, seconds),
-        "command_ms": {"p50": kept[-1]["command_ms"][0], "p99": kept[-1]["command_ms"][1]},
+        "command_ms": dict(zip(("p50", "p99"), kept[-1]["command_ms"] or (None, None), strict=True)),
         "real_time_factor": float(np.mean([one["real_time_factor"] for one in kept])),
         "camera_skipped": int(np.sum([one["camera_skipped"] for one in kept])),
     }

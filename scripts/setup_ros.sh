@@ -31,7 +31,7 @@ modules=usr/lib/python3/dist-packages
 names=(rospy rosmaster roslaunch roslib rosgraph rosgraph-msgs roscpp-msg rosparam rosclean rosnode rostopic rosservice
     rosmsg std-msgs std-srvs sensor-msgs geometry-msgs genpy genmsg catkin catkin-pkg rospkg defusedxml pyparsing)
 packages=("${names[@]/#/python3-}")
-commands=(roscore roslaunch rosmaster rosnode rosparam rosservice rostopic)
+commands=(roscore roslaunch rosmaster rosmsg rosnode rosparam rosservice rostopic)
 
 runs "$python" --version || fail "no environment in .venv: run make setup first"
 
@@ -103,13 +103,15 @@ PYTHON
 
 rm -rf "$target"
 mv "$work/ros1" "$target"
-echo "$target/$modules" >"$site/zz_ros1.pth"
+# The vendor's messages are ours to bring: see rise_robot/ros/share.
+printf '%s\n' "$target/$modules" "$root/rise_robot/ros/share" >"$site/zz_ros1.pth"
 for name in "${commands[@]}"; do
     # They look for their settings in /etc; rostopic wants rosbag for bag files alone, which needs compiled modules.
     {
         echo "#!$python"
         echo 'import os, sys, types'
         echo "os.environ.setdefault('ROS_ETC_DIR', '$target/etc/ros')"
+        echo "os.environ.setdefault('ROS_PACKAGE_PATH', '$root/rise_robot/ros:$root/rise_robot/ros/share')"
         echo 'sys.modules["rosbag"] = types.SimpleNamespace(ROSBagException=type("ROSBagException", (Exception,), {}))'
         tail -n +2 "$target/usr/bin/$name"
     } >".venv/bin/$name"

@@ -77,9 +77,9 @@ def run_episodes(
     observations, infos = envs.reset(seed=seeds)  # type: ignore[arg-type]  # ours take a list
     if missing := [key for key in _TRUTH if key not in infos]:
         raise ConfigError(
-            f"{envs.spec and envs.spec.id!r} tells no {', '.join(missing)}, as an imagination cannot: success is measured in the "
-            "work cell or on a robot (RISE-<Task>-Cell-v0, -Piper-v0). For what a policy gains in imagination: "
-            "rise_agents.evaluation.imagined"
+            f"{envs.spec and envs.spec.id!r} tells no {', '.join(missing)}, as an imagination cannot: success is "
+            "measured in the work cell or on a robot (RISE-<Task>-Cell-v0, -Piper-v0). For what a policy gains in "
+            "imagination: rise_agents.evaluation.imagined"
         )
     actor.reset(seeds, active)
     while active.any():

@@ -32,6 +32,7 @@ _LARGEST_LAG = 0.25
 _REAL_TIME = 0.98
 _REPORT_INTERVAL = 1.0
 _PATIENCE = 10.0
+_NODE = "rise_cell"
 
 
 class CellNode:
@@ -78,7 +79,7 @@ class CellNode:
         if config.scene is None:
             raise ConfigError("this robot has no ros.scene, which the cell needs: choose the robot 'cell' (--robot)")
         self.config, self._scene, self.report = config, config.scene, dict[str, Any]()
-        self._ros = ros1.start_node("rise_cell", remappings)
+        self._ros = ros1.start_node(_NODE, remappings)
         self._refuse_company()
         self._cameras = CameraProcess((task, preset, list(overrides)), config, image_size, supersample)
         self._world = RealTimeCell(WorkCell(spec, cell_config))
@@ -86,7 +87,7 @@ class CellNode:
         #: What ROS's threads ask of the physics, and where they wait for the answer.
         self._requests: deque[tuple[Callable[[], str], Future[str]]] = deque()
         self._commands: deque[tuple[np.ndarray, np.ndarray]] = deque()
-        self._received = self._refused = 0
+        self._received = self._refused = self._unstamped = 0
         self._delays: deque[float] = deque(maxlen=200)
         self._policies: dict[tuple[str, int], Any] = {}
         self._arms = [ArmTopics(self._world.cell, arm) for arm in config.arms.values()]
@@ -151,7 +152,8 @@ class CellNode:
             time.sleep(max(0.0, origin + (int((clock() - origin) / period) + 1) * period - clock()))
 
     def _publish_status(self, seconds: float, simulated: float, slipped: float, ticks: int) -> None:
-        factor, delays = simulated / seconds, np.percentile(list(self._delays) or [0.0], (50, 99))
+        factor, delays = simulated / seconds, list(self._delays)
+        measured = [round(float(value) * 1e3, 3) for value in np.percentile(delays, (50, 99))] if delays else None
         self.report = {
             "real_time_factor": round(factor, 4),
             "slipped_seconds": round(slipped, 4),
@@ -161,7 +163,8 @@ class CellNode:
             "camera_seconds": round(self._cameras.seconds, 4),
             "commands": self._received,
             "refused": self._refused,
-            "command_ms": [round(float(value) * 1e3, 3) for value in delays],
+            "unstamped": self._unstamped,
+            "command_ms": measured,
             "episode": self._world.episode,
             "seed": self._world.seed,
         }
@@ -183,7 +186,10 @@ class CellNode:
             self._ros.rospy.logwarn_throttle(1.0, str(error))
             return
         self._received += 1
-        self._delays.append(time.time() - message.header.stamp.to_sec())
+        if (stamp := message.header.stamp.to_sec()) > 0:
+            self._delays.append(time.time() - stamp)
+        else:
+            self._unstamped += 1
         self._commands.append((arm.indices(self._world.cell.spec.layout), position))
 
     def _apply_commands(self) -> None:

@@ -25,6 +25,11 @@ _LOG = logging.getLogger(__name__)
 _KEPT_IMAGES, _KEPT_JOINTS = 12, 400
 
 
+def _measured(message: Any) -> bool:
+    """Whether a joint state was measured: a Piper's node publishes zeros until the arm has reported."""
+    return any(message.position)
+
+
 class RosDriver:
     """Arms and cameras over ROS.
 
@@ -98,14 +103,16 @@ class RosDriver:
             kind = image if source.kind == "image" else ros.sensor_msgs.CompressedImage
             self._images[camera] = self._subscribe(ros, source.topic, kind, _KEPT_IMAGES)
         for name, arm in config.arms.items():
-            self._joints[name] = self._subscribe(ros, arm.state, joints, _KEPT_JOINTS)
+            self._joints[name] = self._subscribe(ros, arm.state, joints, _KEPT_JOINTS, accept=_measured)
             if arm.status is not None:
                 kind = messages.message_class("piper_msgs/PiperStatusMsg")
                 self._status[name] = self._subscribe(ros, arm.status, kind, 1, stamped=False)
             self._publishers[name] = ros.rospy.Publisher(arm.command, joints, queue_size=1, tcp_nodelay=True)
 
-    def _subscribe(self, ros: ros1.Ros, topic: str, kind: Any, length: int, stamped: bool = True) -> Stream:
-        stream = Stream(topic, self._clock, length)
+    def _subscribe(
+        self, ros: ros1.Ros, topic: str, kind: Any, length: int, stamped: bool = True, accept: Any = None
+    ) -> Stream:
+        stream = Stream(topic, self._clock, length, accept)
         take: Callable[[Any], None] = stream.push if stamped else lambda found: stream.put(self._clock.now(), found)
         # A buffer smaller than a message makes rospy fall behind for ever.
         settings = {"queue_size": 10, "buff_size": 2**24, "tcp_nodelay": True}
@@ -151,6 +158,11 @@ class RosDriver:
             nodes = ", ".join(graph.publishers.get(stream.topic, ()))
             if stream.unstamped:
                 why = "its messages have no stamp"
+            elif stream.refused:
+                why = (
+                    "all joints are exactly 0, which its node also says before the arm has reported: check the arm's "
+                    "power and CAN; an arm that really stands there must be moved a little by hand"
+                )
             elif nodes:
                 why = f"published by {nodes} as {graph.types.get(stream.topic)}, but nothing that fits arrives"
             else:

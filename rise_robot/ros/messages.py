@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -27,19 +28,8 @@ __all__ = [
 #: Colour encodings of sensor_msgs/Image: bytes per pixel, and whether red comes first.
 _ENCODINGS = {"rgb8": (3, True), "bgr8": (3, False), "rgba8": (4, True), "bgra8": (4, False)}
 _ARM = range(1, 7)
-_STATUS = ("ctrl_mode", "arm_status", "mode_feedback", "teach_status", "motion_status", "trajectory_num")
-_FIELDS = {
-    "piper_msgs/PiperStatusMsg": [
-        *(f"uint8 {name}" for name in _STATUS),
-        "int64 err_code",
-        *(f"bool joint_{i}_angle_limit" for i in _ARM),
-        *(f"bool communication_status_joint_{i}" for i in _ARM),
-    ],
-    "piper_msgs/PosCmd": [
-        *(f"float64 {name}" for name in ("x", "y", "z", "roll", "pitch", "yaw", "gripper")),
-        *("int32 mode1", "int32 mode2"),
-    ],
-}
+#: Definitions of the vendor's messages, as a ROS package.
+_PACKAGES = Path(__file__).parent / "share"
 #: Checksums by which nodes recognise the same message; those of piper_msgs as published.
 MD5 = {
     "piper_msgs/PiperStatusMsg": "18e0aaa943372aaa58f1495907dd9a17",
@@ -59,7 +49,9 @@ def message_class(name: str) -> Any:
     """Class of one of the vendor's messages, "piper_msgs/PiperStatusMsg" or "piper_msgs/PosCmd"; RobotError if ROS is
     missing.
     """
-    made = ros1.load().genpy.dynamic.generate_dynamic(name, "\n".join(_FIELDS[name]))[name]
+    package, _, kind = name.partition("/")
+    text = (_PACKAGES / package / "msg" / f"{kind}.msg").read_text(encoding="utf-8")
+    made = ros1.load().genpy.dynamic.generate_dynamic(name, text)[name]
     if made._md5sum != MD5[name]:
         raise RobotError(f"{name} has md5 {made._md5sum}, the robot's nodes have {MD5[name]}")
     return made

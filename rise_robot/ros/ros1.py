@@ -24,7 +24,7 @@ from urllib.parse import urlparse
 
 from rise_env.errors import RobotError
 
-__all__ = ["LOGGING", "Ros", "available", "load", "master_pid", "master_uri", "start_node"]
+__all__ = ["LOGGING", "Ros", "available", "free_name", "load", "master_pid", "master_uri", "start_node"]
 
 _HELP = (
     "Unpack it below .venv of the checkout with: make ros (needs neither root nor a ROS installation); or start from a "
@@ -135,7 +135,7 @@ def start_node(name: str, remappings: Sequence[str] = ()) -> Ros:
     master that is gone.
 
     Args:
-        name: Name of the node; a number is added, so that several may run.
+        name: Name of the node; where a living node has it already, a number is added.
         remappings: What roslaunch adds to a command line, such as `__name:=cell`.
     """
     global _node
@@ -152,10 +152,32 @@ def start_node(name: str, remappings: Sequence[str] = ()) -> Ros:
     if not ros.rospy.core.is_initialized():  # else the program around us has made it a node already
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ros.rospy.init_node(name, argv=[sys.argv[0], *remappings], anonymous=True, disable_signals=True)
+            ros.rospy.init_node(free_name(name), argv=[sys.argv[0], *remappings], disable_signals=True)
     _node = master
     atexit.register(ros.rospy.signal_shutdown, "the program ends")
     return ros
+
+
+def free_name(name: str) -> str:
+    """The name, or with a number: a node that takes the name of another ends that one."""
+    count, found = 1, name
+    while (uri := _uri_of(found)) is not None:
+        host, port = urlparse(uri).hostname, urlparse(uri).port
+        try:
+            socket.create_connection((host or "", port or 0), timeout=_PATIENCE).close()
+        except OSError:
+            break  # it is registered but dead
+        count, found = count + 1, f"{name}_{count + 1}"
+    return found
+
+
+def _uri_of(name: str) -> str | None:
+    """Where a node of this name was registered; None if there is none."""
+    ros = load()
+    try:
+        return str(ros.rosgraph.Master("/rise").lookupNode(f"/{name}"))
+    except (OSError, ros.rosgraph.MasterException):
+        return None
 
 
 def _address() -> tuple[str, int]:

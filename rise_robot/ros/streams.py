@@ -70,18 +70,25 @@ class Stamped:
 class Stream:
     """The latest `length` messages of a topic. `push` is called by ROS's threads, the rest by the controlling one.
 
+    Args:
+        topic: Topic.
+        clock: Clock of the stamps.
+        length: Messages kept.
+        accept: Which message may be the first; any when None.
+
     Attributes:
         count: Messages so far.
         unstamped: Messages without a stamp; they are not kept.
+        refused: Messages at the beginning that `accept` refused; they are not kept.
         lost: Messages that the publisher numbered and that never came.
         ahead: The furthest a stamp lay in the future when it arrived, s.
         gap: The longest time between two arrivals, s.
         delays: Time from stamp to arrival of the latest messages, s.
     """
 
-    def __init__(self, topic: str, clock: StampClock, length: int) -> None:
-        self.topic = topic
-        self.count = self.unstamped = self.lost = 0
+    def __init__(self, topic: str, clock: StampClock, length: int, accept: Callable[[Any], bool] | None = None) -> None:
+        self.topic, self._accept = topic, accept
+        self.count = self.unstamped = self.lost = self.refused = 0
         self.ahead = self.gap = 0.0
         self._clock = clock
         self.delays: deque[float] = deque(maxlen=5000)
@@ -94,6 +101,9 @@ class Stream:
         seconds = message.header.stamp.to_sec()
         if seconds <= 0:
             self.unstamped += 1
+            return
+        if self.count == 0 and self._accept is not None and not self._accept(message):
+            self.refused += 1
             return
         number = int(message.header.seq)
         if self._last_number is not None and number > self._last_number:

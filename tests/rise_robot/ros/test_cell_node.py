@@ -139,8 +139,20 @@ def test_wrong_commands_are_refused_and_counted(cell_driver: RosCellDriver, wait
     wait_for(lambda: told["refused"] == refused + 1)
     publisher.publish(messages.joint_message(["a"], np.full(7, np.nan), stamp))
     wait_for(lambda: told["refused"] == refused + 2)
+    assert told["unstamped"] == 0
+    publisher.publish(messages.joint_message(["a"], before[:7], ros.rospy.Time()))
+    wait_for(lambda: told["unstamped"] == 1)
+    assert told["command_ms"] is None or max(told["command_ms"]) < 60_000
     listener.unregister()
     np.testing.assert_allclose(cell_driver.joints().position, before, atol=5e-3)
+
+
+def test_nodes_have_names_that_can_be_found(cell: ChildProcess, master: RosMaster) -> None:
+    ros = ros1.load()
+    assert ros.rosgraph.Master("/test").lookupNode("/rise_cell")
+    assert ros.rosgraph.Master("/test").lookupNode("/rise_cell_cameras")
+    assert ros1.free_name("rise_cell") == "rise_cell_2"  # taking a name would end its node
+    assert ros1.free_name("nobody") == "nobody"
 
 
 def test_a_second_cell_at_the_same_master_is_refused(cell: ChildProcess, master: RosMaster) -> None:

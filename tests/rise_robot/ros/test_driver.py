@@ -214,6 +214,20 @@ def test_an_arm_node_that_goes_away_is_a_fault(robot: Any, driver: RosDriver, wa
     assert "its node is gone" in wait_for(driver.fault)
 
 
+def test_zeros_before_the_arm_has_reported_are_no_pose(robot: Any, wait_for: Wait) -> None:
+    pose = robot.position.copy()
+    robot.position[:] = 0.0
+    driver = RosDriver(robot.task, dataclasses.replace(robot.config, connect_timeout=1.0))
+    with pytest.raises(RobotError, match="puppet/joint_left: all joints are exactly 0, which its node also says"):
+        driver.connect()
+    robot.position[:] = pose
+    driver.connect()
+    np.testing.assert_allclose(driver.joints().position, pose, atol=1e-6)
+    robot.position[:] = 0.0  # an arm that moves there is believed
+    wait_for(lambda: not driver.joints().position.any())
+    driver.close()
+
+
 def test_clocks_that_disagree_are_refused(robot: Any, driver: RosDriver) -> None:
     robot.shift = 5.0
     with pytest.raises(RobotError, match="in the future: the clocks"):

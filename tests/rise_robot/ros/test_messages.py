@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,6 +95,19 @@ def test_joint_positions_of_another_robot_are_refused(values: list[float]) -> No
 def test_the_vendors_messages_have_the_published_checksums(name: str) -> None:
     assert messages.message_class(name)._md5sum == messages.MD5[name]
     assert messages.message_class(name)._type == name
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("name", sorted(messages.MD5))
+def test_tools_of_ros_find_the_vendors_messages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rospkg
+    from roslib.message import get_message_class
+
+    share, (package, kind) = Path(messages.__file__).parent / "share", name.split("/")
+    monkeypatch.syspath_prepend(str(share))
+    assert get_message_class(name)._md5sum == messages.MD5[name]  # rostopic echo
+    folder = rospkg.RosPack(ros_paths=[str(share)]).get_path(package)  # rosmsg
+    assert (Path(folder) / "msg" / f"{kind}.msg").is_file()
 
 
 @pytest.mark.ros

@@ -28,6 +28,16 @@ def message(seconds: float, number: int = 0) -> Any:
     return SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(to_sec=lambda: seconds), seq=number))
 
 
+def test_the_first_message_must_be_accepted() -> None:
+    clocks = Clocks()
+    stream = Stream("/joints", clocks.clock(), 4, accept=lambda found: any(found.position))
+    for number, position in enumerate(([0.0, 0.0], [0.0, 0.0], [0.0, 0.1], [0.0, 0.0])):
+        found = message(clocks.wall, number)
+        found.position = position
+        stream.push(found)
+    assert (stream.refused, stream.count, stream.lost) == (2, 2, 0)  # later on, all zeros may be where the arm is
+
+
 def test_stamps_move_to_the_steady_clock() -> None:
     clocks = Clocks()
     clock = clocks.clock()
