@@ -23,7 +23,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "run", "service_of"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         torch.set_num_threads(args.threads)
-    service = _service(args)
+    service = service_of(args)
     about = service.metadata
     chunk, dim = about["action_shape"]
     what = f"{args.policy} ({about['policy']}, {about['task']}, {chunk} x {dim} actions)"
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _service(args: argparse.Namespace) -> Any:
+def service_of(args: argparse.Namespace) -> Any:
     """The policy as a server serves it."""
     from rise_agents.policies.resolve import find_policy, lerobot_source, resolve_policy
     from rise_agents.policies.served import PolicyService

@@ -1,0 +1,48 @@
+"""`rise evaluate`, `serve` and `deploy` with the run folder of lerobot-train."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rise_agents.cli import serve
+from rise_agents.cli.main import main
+from rise_env.errors import ConfigError
+from rise_env.tasks import load_task
+
+pytestmark = pytest.mark.slow  # LeRobot takes many seconds to import
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, save_act: Callable[..., Path]) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    saved = save_act(folder / "act", load_task("brick_sorting", "tiny"))
+    shutil.move(saved, folder / "checkpoints" / "000001" / "pretrained_model")
+    (folder / "checkpoints" / "last").symlink_to("000001")
+    return folder
+
+
+def test_evaluate_and_deploy(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    common = ["--policy", str(run_folder), "--preset", "tiny", "--episodes", "1", "--json", str(out)]
+    assert main(["evaluate", *common, "--num-envs", "1"]) == 0
+    assert json.loads(out.read_text())["episodes"] == 1
+    assert main(["deploy", *common, "--driver", "cell", "--yes", "task.max_seconds=1.0"]) == 0
+    assert json.loads(out.read_text())["details"][0]["failure_mode"] == "timeout"
+    assert main(["evaluate", *common, "--advantage", "best"]) == 1
+    assert "is of LeRobot: it takes no advantage" in capsys.readouterr().err
+
+
+def test_serve(run_folder: Path) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    arguments = ["--policy", str(run_folder), "--preset", "tiny", "--device", "cpu"]
+    about = serve.service_of(parser.parse_args([*arguments, "task.chunk=6", "task.execute=3"])).metadata
+    assert (about["policy"], about["action_shape"], about["lags"]) == ("lerobot act", [6, 14], [])
+    with pytest.raises(ConfigError, match="it takes no --guidance"):
+        serve.service_of(parser.parse_args([*arguments, "--guidance", "2"]))
