@@ -18,7 +18,7 @@ from rise_env.data.array_dataset import ArrayDataset
 from rise_env.envs.single import ImaginationEnv
 from rise_env.envs.starts import StartStates
 from rise_env.envs.vector import ImaginationVectorEnv
-from rise_env.errors import ConfigError
+from rise_env.errors import requirement
 from rise_env.protocols import History, Prediction, ValueEstimate
 from rise_env.tasks import JointLayout, TaskSpec
 from rise_env.world_model import CompositionalWorldModel
@@ -81,8 +81,10 @@ class ReachVectorEnv(ImaginationVectorEnv):
         spread: float = 35.0,
         **kwargs: Any,
     ) -> None:
-        if not 1 <= max_chunks <= 2:
-            raise ConfigError(f"max_chunks is {max_chunks}: the optimum is known for 1 and 2")
+        require = requirement("RISE-Reach-v0")
+        require.one_of((1, 2), max_chunks=max_chunks)  # for these the optimum is known
+        require.whole(1, num_starts=num_starts)
+        require.within("[0, 360]", offset=offset, spread=spread)
         model = CompositionalWorldModel(_Dynamics(), _Value(), reach_spec())
         starts = _starts(num_starts, offset, spread)
         super().__init__(

@@ -104,9 +104,9 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         autoreset_mode: str | AutoresetMode = "disabled",
         overrides: Sequence[str] = (),
     ) -> None:
-        for name, number in {"num_envs": num_envs, "max_chunks": max_chunks, "latest_start": latest_start}.items():
-            if number < 1:
-                raise ConfigError(f"{name} is {number}, expected at least 1")
+        require = requirement("oracle environment")
+        require.whole(1, num_envs=num_envs, max_chunks=max_chunks, latest_start=latest_start)
+        require.whole(0, pool=pool)
         if not behaviour_policies:
             raise ConfigError("behaviour_policies is empty: somebody must lead to the start states")
         self.autoreset_mode = parse_mode(autoreset_mode)

@@ -19,7 +19,7 @@ from gymnasium.vector.vector_env import AutoresetMode
 
 from rise_env.envs.arguments import autoreset_mode as parse_mode
 from rise_env.envs.arguments import mask_of, options_of, seeds_of
-from rise_env.errors import ActionError, ConfigError, RiseError
+from rise_env.errors import ActionError, ConfigError, RiseError, requirement
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_robot.cell.config import cell_overrides, load_cell
 from rise_robot.cell.task import make_cell_task
@@ -58,10 +58,9 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs is {num_envs}, expected at least 1")
-        if num_workers is not None and num_workers < 0:
-            raise ConfigError(f"num_workers is {num_workers}, expected None, 0 (this process) or more")
+        require = requirement("work cells")
+        require.whole(1, num_envs=num_envs)
+        require.whole(0, num_workers=num_workers)
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode {render_mode!r} does not show several cells; use 'rgb_array' or None")
         mode = parse_mode(autoreset_mode)

@@ -165,8 +165,10 @@ def free_name(name: str) -> str:
         host, port = urlparse(uri).hostname, urlparse(uri).port
         try:
             socket.create_connection((host or "", port or 0), timeout=_PATIENCE).close()
-        except OSError:
+        except ConnectionRefusedError:
             break  # it is registered but dead
+        except OSError as error:  # it may live where this machine cannot reach it
+            logging.getLogger(__name__).debug("node %s: %s", found, error)
         count, found = count + 1, f"{name}_{count + 1}"
     return found
 

@@ -34,7 +34,7 @@ def test_evaluate_and_deploy(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert json.loads(out.read_text())["episodes"] == 1
     assert main(["deploy", *common, "--driver", "cell", "--yes", "task.max_seconds=1.0"]) == 0
     assert json.loads(out.read_text())["details"][0]["failure_mode"] == "timeout"
-    assert main(["evaluate", *common, "--advantage", "best"]) == 1
+    assert main(["evaluate", *common, "--advantage", "best"]) == 2
     assert "is of LeRobot: it takes no advantage" in capsys.readouterr().err
 
 

@@ -158,6 +158,7 @@ def test_seeds_and_masks_are_checked(workers: CellVectorEnv) -> None:
     ("arguments", "message"),
     [
         ({"num_envs": 0}, "num_envs is 0"),
+        ({"num_envs": float("nan")}, "num_envs is nan, expected a whole number from 1"),
         ({"num_workers": -1}, "num_workers is -1"),
         ({"autoreset_mode": "never"}, "unknown autoreset_mode 'never'"),
         ({"render_mode": "human"}, "does not show several cells"),
