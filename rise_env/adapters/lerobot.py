@@ -128,7 +128,7 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             for i in np.flatnonzero(infos["_final_obs"]):
                 final[i] = self._view(final[i])
         if self._one_episode:
-            before = self._over.any(axis=0)
+            before = self._over[0] | self._over[1]
             ended = np.stack([terminated, truncated]) & ~before
             for i in np.flatnonzero(ended.any(axis=0)):
                 _put(view, i, infos["final_obs"][i])

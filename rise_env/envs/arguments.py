@@ -35,7 +35,7 @@ def seeds_of(seed: int | Sequence[int | None] | None, count: int) -> list[int | 
     is no whole number from 0.
     """
     require = requirement("reset")
-    if isinstance(seed, str | bytes) or not (np.ndim(seed) or isinstance(seed, Iterable)):
+    if _single(seed):
         require.whole(0, seed=seed)
         return [None if seed is None else operator.index(seed) + i for i in range(count)]  # type: ignore[arg-type]
     seeds = list(seed)  # type: ignore[arg-type]
@@ -69,14 +69,18 @@ def mask_of(mask: Any, count: int) -> np.ndarray:
 
 def option_of(key: str, value: Any, rows: Iterable[int], count: int) -> list[int | None]:
     """Entries of an option for the `rows` of `count` environments, from one number for all or one (or None) each."""
-    single = isinstance(value, str | bytes) or not isinstance(value, Iterable) or np.ndim(value) == 0
-    values = [value] * count if single else list(value)
+    values = [value] * count if _single(value) else list(value)
     if len(values) != count:
         raise ConfigError(f"option {key!r} has {len(values)} entries for {count} environments")
     chosen = [values[i] for i in rows]
     for one in chosen:
         requirement("reset").whole(0, **{f"option {key}": one})
     return [None if one is None else operator.index(one) for one in chosen]
+
+
+def _single(value: Any) -> bool:
+    """Whether this is one value and not one per environment."""
+    return isinstance(value, str | bytes) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
 
 
 def checked_actions(
