@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from rise_env.errors import RenderingUnavailableError
+from rise_robot.cell import render
 from rise_robot.cell.render import CellRenderer
 
 CAMERAS = ["head", "left_wrist", "right_wrist"]
@@ -88,6 +91,8 @@ from rise_robot.cell.config import load_cell
 cell = WorkCell(*load_cell("brick_sorting", "tiny"))
 cell.reset(np.random.default_rng(0))
 cell.step(cell.command)
+from rise_env.errors import RenderingUnavailableError
+from rise_robot.cell import render
 from rise_robot.cell.render import CellRenderer
 try:
     CellRenderer(cell.model, cell.data).render(["head"], (36, 48))
@@ -110,3 +115,9 @@ def test_without_opengl_physics_runs_and_rendering_says_what_is_missing(environm
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("unavailable: cannot start off-screen rendering")
     assert "apt-get install libegl1" in done.stdout
+
+
+def test_a_fork_of_a_process_that_has_rendered_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "_graphics", SimpleNamespace(process=os.getpid() + 1))
+    with pytest.raises(RenderingUnavailableError, match=r"was forked .*make_vec.*\"context\": \"spawn\""):
+        render._shared_graphics(None, 1, 1)  # a new context would hang here
