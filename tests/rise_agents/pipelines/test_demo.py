@@ -1,9 +1,10 @@
-"""The demo, whole but short: few episodes, a policy that knows nothing, the shipped world model."""
+"""The demo, whole but short: few episodes, a policy that knows nothing, a world model that imagines flat frames."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,38 +17,32 @@ from rise_agents.algorithms.selective_rise import SelectiveRISE
 from rise_agents.cli.main import main
 from rise_agents.pipelines.config import DemoConfig, load_demo_config
 from rise_agents.pipelines.demo import Demo
-from rise_agents.policies.flow_network import NetworkConfig
-from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
-from rise_env.bundle import find_bundle, load_bundle
+from rise_agents.policies.flow_policy import FlowPolicy
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import write_json
 
 RECORDINGS = (
-    "demo.recordings=[{policy: base, episodes: 4, seed: 70000}, {policy: expert, episodes: 4, seed: 170000}]"
+    "demo.recordings=[{policy: base, episodes: 3, seed: 70000}, {policy: expert, episodes: 3, seed: 170000}]"
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
-    spec = load_bundle(find_bundle("brick_sorting")).spec
-    path = tmp_path_factory.mktemp("policy") / "random"
-    FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(6,), steps=1, noise_samples=1)).save_pretrained(path)
-    return path
-
-
-def command(out: Path, policy: Path, *more: str) -> list[str]:
+def command(out: Path, policy: Path, bundle: Path, *more: str) -> list[str]:
     return [
-        "demo", RECORDINGS, "--out", str(out), "--policy", str(policy), "--episodes", "2", "--chunks", "700",
-        "--set", "batch_size=16", "epochs=1", "buffer_rounds=2", "scored_starts=64", *more,
+        "demo", RECORDINGS, "--preset", "tiny", "--bundle", str(bundle), "--out", str(out), "--policy", str(policy),
+        "--episodes", "2", "--chunks", "400", "--set", "batch_size=16", "epochs=1", "buffer_rounds=2",
+        "scored_starts=32", "num_candidates=4", "top_k=1", "min_advantage_gap=0", *more,
     ]  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_it_ends_the_same_after_an_interruption_and_on_a_machine_four_times_slower(
-    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    policy: Path,
+    bundle: Path,
+    light_work: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, file = tmp_path / "out", tmp_path / "demo.json"
     inner = Demo._evaluate
@@ -59,11 +54,11 @@ def test_it_ends_the_same_after_an_interruption_and_on_a_machine_four_times_slow
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Demo, "_evaluate", stopped)
-        assert main(command(out, policy, "--json", str(file))) == 130
+        assert main(command(out, policy, bundle, "--json", str(file))) == 130
     assert not file.exists()
     model = out / "rise" / "model" / "model.safetensors"
     trained = model.read_bytes()
-    assert main(command(out, policy, "--json", str(file))) == 0
+    assert main(command(out, policy, bundle, "--json", str(file))) == 0
     assert model.read_bytes() == trained  # not trained again
     result = json.loads(file.read_text())
     for name in ("base", "improved"):
@@ -79,8 +74,8 @@ def test_it_ends_the_same_after_an_interruption_and_on_a_machine_four_times_slow
     assert "imagination" in page
     base = FlowPolicy.from_pretrained(policy).denoiser.write.weight
     assert not torch.equal(base, FlowPolicy.from_pretrained(out / "rise" / "model").denoiser.write.weight)
-    assert main(command(out, policy, "--seed", "1")) == 2  # another run may not be mixed with this one
-    assert "other settings (agent, seed)" in capsys.readouterr().err
+    assert main(command(out, policy, bundle, "--seed", "1")) == 2  # another run may not be mixed with this one
+    assert "other settings (seed)" in capsys.readouterr().err
 
     step = SelectiveRISE.step
 
@@ -90,13 +85,16 @@ def test_it_ends_the_same_after_an_interruption_and_on_a_machine_four_times_slow
         time.sleep(3 * (time.perf_counter() - started))
 
     monkeypatch.setattr(SelectiveRISE, "step", slow)
+    again = tmp_path / "slow"
+    shutil.copytree(out / "data", again / "data")
+    shutil.copy(out / "base.json", again)
     before = torch.get_num_threads()
     torch.set_num_threads(2)  # a machine with other cores, too
     try:
-        assert main(command(tmp_path / "slow", policy)) == 0
+        assert main(command(again, policy, bundle)) == 0
     finally:
         torch.set_num_threads(before)
-    assert (tmp_path / "slow" / "rise" / "model" / "model.safetensors").read_bytes() == trained
+    assert (again / "rise" / "model" / "model.safetensors").read_bytes() == trained
 
 
 def test_settings(tmp_path: Path) -> None:

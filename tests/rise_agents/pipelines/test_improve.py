@@ -13,23 +13,11 @@ import torch
 
 from rise_agents.cli.main import main
 from rise_agents.pipelines.improve import Ingredients, improve
-from rise_agents.policies.flow_network import NetworkConfig
-from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.policies.loading import load_policy
 from rise_agents.training.presets import AgentPreset
-from rise_env.bundle import find_bundle, load_bundle
+from rise_env.bundle import load_bundle
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
-    spec = load_bundle(find_bundle("brick_sorting")).spec
-    path = tmp_path_factory.mktemp("policy") / "random"
-    FlowPolicy(spec, FlowPolicyConfig(network=network, lags=(6,), steps=1, noise_samples=1)).save_pretrained(path)
-    return path
 
 
 def test_a_wrong_setting_is_told_at_once(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,9 +31,12 @@ def test_a_wrong_setting_is_told_at_once(tmp_path: Path, policy: Path, capsys: p
     assert "--bundle" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_as_itself_alone(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_goes_on_as_itself_alone(
+    tmp_path: Path, policy: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
-    command = ["improve", "--agent", "rise", "--policy", str(policy), "--out", str(run), "--num-envs", "4"]
+    command = ["improve", "--agent", "rise", "--policy", str(policy), "--out", str(run), "--num-envs", "4",
+               "--bundle", str(bundle)]  # fmt: skip
     command += ["--set", "batch_size=8", "epochs=1"]
     assert main([*command, "--chunks", "8"]) == 0
     before = (run / "config.json").read_text(encoding="utf-8")
@@ -57,18 +48,19 @@ def test_a_run_goes_on_as_itself_alone(tmp_path: Path, policy: Path, capsys: pyt
     assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["num_timesteps"] == 16
 
 
-def test_a_run_goes_on_with_its_own_base_policy_and_start_states_alone(tmp_path: Path, policy: Path) -> None:
-    bundle = load_bundle(find_bundle("brick_sorting"))
+def test_a_run_goes_on_with_its_own_base_policy_and_start_states_alone(
+    tmp_path: Path, policy: Path, bundle: Path
+) -> None:
     base, preset = load_policy(policy), AgentPreset("rise", chunks=4, num_envs=4, config={"batch_size": 8, "epochs": 1})
-    ingredients = Ingredients(bundle, "RISE-BrickSorting-v0")
+    ingredients = Ingredients(load_bundle(bundle), "RISE-BrickSorting-v0")
     improve(preset, base, ingredients, tmp_path / "run", progress_bar=False)
     other = load_policy(policy)
     with torch.no_grad():
         next(other.parameters()).add_(0.5)
     with pytest.raises(CheckpointError, match=r"other settings \(base_policy\)"):
         improve(preset.replace(chunks=8), other, ingredients, tmp_path / "run", progress_bar=False)
-    copied = tmp_path / bundle.path.name
-    shutil.copytree(bundle.path, copied)
+    copied = tmp_path / bundle.name
+    shutil.copytree(bundle, copied)
     starts = StartStates.load(copied / "starts")
     moved = dataclasses.replace(starts, states=starts.states + np.float32(0.01))
     moved.save(copied / "starts", compress=True)
@@ -78,8 +70,9 @@ def test_a_run_goes_on_with_its_own_base_policy_and_start_states_alone(tmp_path:
 
 
 def test_a_budget_that_only_scores_start_states_is_an_error(
-    tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, policy: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["improve", "--agent", "selective_rise", "--policy", str(policy), "--out", str(tmp_path / "run")]
+    command = ["improve", "--agent", "selective_rise", "--policy", str(policy), "--out", str(tmp_path / "run"),
+               "--bundle", str(bundle)]  # fmt: skip
     assert main([*command, "--num-envs", "8", "--chunks", "16"]) == 2
     assert "larger budget" in capsys.readouterr().err
