@@ -133,6 +133,8 @@ KILLED = """
     import importlib.util, os, random, signal, sys
     from pathlib import Path
 
+    import torch._dynamo  # any optimiser imports it, for seconds: here, once for all that are forked
+
     def loaded(name):  # by path: the folder of tests is no package
         path = Path({root!r}, *name.split(".")).with_suffix(".py")
         spec = importlib.util.spec_from_file_location(name, path)
