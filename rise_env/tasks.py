@@ -6,16 +6,38 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rise_env.config import config_files, decode, load_config, load_yaml
 from rise_env.errors import ConfigError, LayoutError, requirement
 
-__all__ = ["JointLayout", "TaskSpec", "flatten_names", "load_layout", "load_task"]
+__all__ = ["JointLayout", "Outside", "TaskSpec", "flatten_names", "load_layout", "load_task"]
 
-_UNITS = ("rad", "m")
+#: What joint values may have been recorded in by mistake: name and size of the unit, by the unit of the layout.
+_UNITS = {
+    "rad": {"degrees": math.pi / 180, "0.001 degrees": math.pi / 180_000},
+    "m": {"millimetres": 1e-3, "0.001 millimetres": 1e-6},
+}
+
+_DEEPEST = 8  # lists within lists
+
+
+class Outside(NamedTuple):
+    """A joint value outside the limits of a layout.
+
+    Attributes:
+        row: Which of the vectors it is in.
+        joint: Its dimension.
+        excess: How far it is outside, as a part of the joint's range.
+        message: All this in words, with value, limits and tolerance.
+    """
+
+    row: int
+    joint: int
+    excess: float
+    message: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,8 @@ class JointLayout:
         units: "rad" or "m" per dimension.
         lower: Lower limit per dimension, in its unit; finite.
         upper: Upper limit per dimension, in its unit; finite and above `lower`.
+        tolerance: How far recorded or received values may lie outside the limits before they are refused, as a part of
+            the joint's range; `.inf` refuses none.
     """
 
     name: str
@@ -35,6 +59,7 @@ class JointLayout:
     units: tuple[str, ...]
     lower: tuple[float, ...]
     upper: tuple[float, ...]
+    tolerance: float = 0.25
 
     def __post_init__(self) -> None:
         require, count = requirement(f"layout {self.name!r}", LayoutError), len(self.names)
@@ -44,9 +69,10 @@ class JointLayout:
             require(length == count, f"{count} names but {length} {field}")
         require(len(set(self.names)) == count, f"joint names repeat: {', '.join(self.names)}")
         for name, unit, low, high in zip(self.names, self.units, self.lower, self.upper, strict=True):
-            require(unit in _UNITS, f"joint {name!r}: unit {unit!r}, expected one of {_UNITS}")
+            require(unit in _UNITS, f"joint {name!r}: unit {unit!r}, expected one of {tuple(_UNITS)}")
             rising = -math.inf < low < high < math.inf
             require(rising, f"joint {name!r}: limits [{low}, {high}] must be finite and rise")
+        require(self.tolerance >= 0, f"tolerance is {self.tolerance}, expected at least 0")
 
     @property
     def dim(self) -> int:
@@ -62,6 +88,44 @@ class JointLayout:
     def high(self) -> np.ndarray:
         """Upper limits, float32 (D,)."""
         return np.asarray(self.upper, np.float32)
+
+    def furthest_outside(self, values: Any) -> Outside | None:
+        """The value that lies furthest outside its limits, measured by the joint's range; None if all are inside.
+
+        Args:
+            values: float (D,) or (N, D), in the units of the layout; finite.
+
+        Example:
+            >>> layout = JointLayout("one", ("elbow",), ("rad",), (-2.0,), (2.0,))
+            >>> layout.furthest_outside([[0.0], [90.0]]).message
+            "'elbow' is 90 rad, its limits are [-2, 2] (degrees would fit)"
+        """
+        rows = np.asarray(values).reshape(-1, self.dim)
+        if not len(rows):
+            return None
+        least, most = rows.min(0).astype(np.float64), rows.max(0).astype(np.float64)
+        low, high = np.array(self.lower), np.array(self.upper)
+        over, under = (most - high) / (high - low), (low - least) / (high - low)
+        joint = int(np.argmax(np.maximum(over, under)))
+        excess = float(max(over[joint], under[joint]))
+        # Limits are compared in single precision, like the values.
+        if excess <= 1e-6:
+            return None
+        row = int(rows[:, joint].argmax() if over[joint] >= under[joint] else rows[:, joint].argmin())
+        span, slack = (least[joint], most[joint]), 0.05 * (high[joint] - low[joint])
+        units = {**_UNITS[self.units[joint]]}
+        if self.units[joint] == "m":
+            units["0 to 1"] = high[joint]
+        fits = [
+            name for name, size in units.items()
+            if low[joint] - slack <= span[0] * size and span[1] * size <= high[joint] + slack
+        ]  # fmt: skip
+        hint = f" ({fits[0]} would fit)" if fits else ""
+        message = (
+            f"{self.names[joint]!r} is {rows[row, joint]:g} {self.units[joint]}, "
+            f"its limits are [{low[joint]:g}, {high[joint]:g}]{hint}"
+        )
+        return Outside(row, joint, excess, message)
 
     def check_names(self, names: Any, where: str) -> None:
         """Compare this layout with the joint names of a dataset or robot, as they are in a LeRobot `info.json`.
@@ -79,13 +143,35 @@ class JointLayout:
 
 
 def flatten_names(names: Any) -> tuple[str, ...]:
-    """Flatten the `names` entry of a LeRobot feature, None, a list, a nested list or a mapping of lists."""
+    """Flatten the `names` entry of a LeRobot feature: None, a list, a nested list, a mapping of lists, or one of names
+    to their places.
+
+    Raises:
+        LayoutError: If there is something else in it, or it is nested without end.
+
+    Example:
+        >>> flatten_names({"motors": ["left", "right"]})
+        ('left', 'right')
+        >>> flatten_names({"right": 1, "left": 0})
+        ('left', 'right')
+    """
+    return tuple(_names_in(names, 0))
+
+
+def _names_in(names: Any, depth: int) -> Iterable[str]:
     if names is None:
-        return ()
-    if isinstance(names, str):
-        return (names,)
-    parts: Iterable[Any] = names.values() if isinstance(names, Mapping) else names
-    return tuple(name for part in parts for name in flatten_names(part))
+        return
+    if isinstance(names, str | int | float):
+        yield str(names)
+    elif isinstance(names, Mapping) and all(type(place) is int for place in names.values()):
+        if sorted(names.values()) != list(range(len(names))):
+            raise LayoutError(f"joint names {dict(names)!s:.200}: the places must be 0, 1, ..., {len(names) - 1}")
+        yield from sorted(map(str, names), key=lambda name: names[name])
+    elif isinstance(names, Mapping | list | tuple) and depth < _DEEPEST:
+        for part in names.values() if isinstance(names, Mapping) else names:
+            yield from _names_in(part, depth + 1)
+    else:
+        raise LayoutError(f"joint names {names!s:.80}: expected texts, in lists or a mapping, or names to places")
 
 
 @dataclass(frozen=True)
@@ -104,6 +190,9 @@ class TaskSpec:
         history: Past frames, the current one included, that the dynamics model sees (4 in the paper).
         execute: Leading actions of a chunk that an executing environment runs before it asks for the next chunk.
         max_seconds: Time limit of an episode in the cell or on the robot, in seconds.
+        state_key: Feature of recorded datasets that holds the joint state.
+        action_key: Feature of recorded datasets that holds the action.
+        trust_layout: Accept recorded datasets that do not name their joints, if their number is right.
     """
 
     name: str
@@ -117,6 +206,9 @@ class TaskSpec:
     history: int
     execute: int
     max_seconds: float
+    state_key: str = "observation.state"
+    action_key: str = "action"
+    trust_layout: bool = False
 
     def __post_init__(self) -> None:
         require = requirement(f"task {self.name!r}")

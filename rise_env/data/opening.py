@@ -23,14 +23,14 @@ def open_dataset(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
     revision: str | None = None,
-    state_key: str = "observation.state",
-    action_key: str = "action",
+    state_key: str | None = None,
+    action_key: str | None = None,
     trust_layout: bool = False,
 ) -> Dataset:
     """Open a LeRobot dataset, v3.0 or v2.1, for reading.
 
-    Nothing but metadata is read until something is asked for. Frames are decoded on the first call of
-    `Dataset.frames`, all of them, once per dataset and image size (see `rise_env.data.cache`).
+    Metadata, joint states and actions are read and checked. Frames are decoded on the first call of `Dataset.frames`,
+    all of them, once per dataset and image size (see `rise_env.data.cache`).
 
     Args:
         path_or_repo: Directory, hub id, or several of them, which are joined in this order.
@@ -40,12 +40,14 @@ def open_dataset(
         cache_dir: Where decoded frames are kept; `$XDG_CACHE_HOME/rise` or `~/.cache/rise` when omitted.
         progress: Called with (camera frames done, in all) while videos are decoded.
         revision: Branch, tag or commit on the hub.
-        state_key: Feature that holds the joint state.
-        action_key: Feature that holds the action.
-        trust_layout: Accept the layout of `spec` for a dataset that does not name its joints.
+        state_key: Feature that holds the joint state; that of `spec`, or "observation.state", when omitted.
+        action_key: Feature that holds the action; that of `spec`, or "action", when omitted.
+        trust_layout: Accept the layout of `spec` for a dataset that does not name its joints, as `spec.trust_layout`.
 
     Raises:
-        DatasetError: If there is no dataset, it is damaged, or its frame rate or cameras are not those of `spec`.
+        DatasetError: If there is no dataset, it is damaged, its frame rate or cameras are not those of `spec`, or a
+            joint value lies outside its limits by more than `spec.layout.tolerance` of their range (a warning, if by
+            less).
         LayoutError: If its joints are not those of `spec`; the message prints both.
 
     Example:
@@ -53,7 +55,11 @@ def open_dataset(
         >>> dataset.frames([0, 1]).shape  # doctest: +SKIP
         (2, 3, 48, 64, 3)
     """
-    keys, cache = {"state": state_key, "action": action_key}, cache_root(cache_dir) / "frames"
+    keys = {
+        "state": state_key or (spec.state_key if spec else "observation.state"),
+        "action": action_key or (spec.action_key if spec else "action"),
+    }
+    cache, trust_layout = cache_root(cache_dir) / "frames", trust_layout or (spec is not None and spec.trust_layout)
     parts: list[RecordedDataset] = []
     for path in [path_or_repo] if isinstance(path_or_repo, str | Path) else path_or_repo:
         source = read_source(locate(path, revision))

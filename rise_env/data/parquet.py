@@ -13,8 +13,11 @@ from rise_env.errors import DatasetError
 __all__ = ["join_rows", "read_parquet", "to_numpy"]
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None, without: str | None = None) -> Any:
-    """Read (columns of) a parquet file as a pyarrow table; all but those that begin with `without`.
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None, *, optional: Sequence[str] = (), without: str | None = None
+) -> Any:
+    """Read (columns of) a parquet file as a pyarrow table, with those `optional` ones that it has; or all columns but
+    those that begin with `without`.
 
     Raises:
         DatasetError: If the file is missing or damaged, or lacks a column.
@@ -22,13 +25,15 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None, without: str 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not path.is_file():
-        raise DatasetError(f"{path} is missing")
     try:
+        if not path.is_file():
+            raise DatasetError(f"{path} is missing")
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if missing := [name for name in columns or () if name not in names]:
                 raise DatasetError(f"{path} has no column {missing[0]!r}. Its columns: {', '.join(names)}.")
+            if columns is not None:
+                columns = [*columns, *(name for name in optional if name in names and name not in columns)]
             if without is not None:
                 columns = [name for name in names if not name.startswith(without)]
             return file.read(columns=columns)
@@ -42,6 +47,17 @@ def to_numpy(column: Any, where: str) -> np.ndarray:
     Raises:
         DatasetError: If a value is missing, or rows differ in length.
     """
+    import pyarrow as pa
+
+    try:
+        return _to_numpy(column, where)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{where}: {column.type} is no type of numbers or texts: {error}") from error
+
+
+def _to_numpy(column: Any, where: str) -> np.ndarray:
     import pyarrow as pa
 
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

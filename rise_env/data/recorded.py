@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.data.cache import Progress, cached_array
+from rise_env.data.cache import IncompleteError, Progress, cached_array
 from rise_env.data.dataset import Dataset, read_only
-from rise_env.data.parquet import join_rows, read_parquet, to_numpy
+from rise_env.data.frames import decoding_steps, frames_fingerprint
+from rise_env.data.limits import check_limits
+from rise_env.data.parquet import join_rows, to_numpy
+from rise_env.data.rows import INDEX_COLUMNS, frame_order, read_rows
 from rise_env.data.source import Source
 from rise_env.data.specs import check_spec, derive_spec
-from rise_env.data.video import decoding_steps, frames_fingerprint
 from rise_env.errors import DatasetError, LayoutError
 from rise_env.tasks import TaskSpec
 
 __all__ = ["RecordedDataset"]
 
-#: Columns that every LeRobot dataset has besides its features.
-_INDEX_COLUMNS = ("episode_index", "frame_index", "task_index")
 _NO_OUTCOME = (
     " Success and failure must be labelled explicitly and are never guessed: record with EpisodeRecorder or "
     "`rise record`, or add the column."
@@ -45,19 +45,20 @@ class RecordedDataset(Dataset):
         progress: Progress | None, trust_layout: bool,
     ) -> None:  # fmt: skip
         self.source, self.root, self.tasks, self._keys = source, source.root, source.tasks, keys
-        self.columns = [key for key, feature in source.features.items() if feature["dtype"] not in ("video", "image")]
+        self.columns = [key for key, feature in source.features.items() if feature.dtype not in ("video", "image")]
         self._frames: np.ndarray | None = None
         self._order: np.ndarray | None = None
         for key in keys.values():
             if key not in source.features:
                 raise DatasetError(
                     f"{source.root} has no feature {key!r}. Its features: {', '.join(source.features)}. "
-                    "Name the right ones with state_key=... and action_key=...."
+                    "Name the right ones with --state-key and --action-key (state_key=..., action_key=...)."
                 )
         self._columns: dict[str, np.ndarray] = {}
         found = derive_spec(source, keys, self.column) if spec is None else spec
         check_spec(source, found, keys, unnamed=spec is None or trust_layout)
         super().__init__(found, source.lengths, cache, progress)
+        _ = self.state, self.action  # checked now: a wrong unit must not be met after hours of training
 
     @property
     def parts(self) -> tuple[RecordedDataset]:
@@ -100,7 +101,7 @@ class RecordedDataset(Dataset):
     def column(self, name: str) -> np.ndarray:
         """A column of the dataset; see `Dataset.column`."""
         if name not in self._columns:
-            if name not in self.columns and name not in _INDEX_COLUMNS:
+            if name not in self.columns and name not in INDEX_COLUMNS:
                 hint = _NO_OUTCOME if name == "episode_success" else ""
                 raise DatasetError(f"{self.root} has no column {name!r}.{hint} Its columns: {', '.join(self.columns)}.")
             self._read(name)
@@ -109,38 +110,18 @@ class RecordedDataset(Dataset):
     def _read(self, name: str) -> None:
         """Read a column in global frame order, and with the first one the usual ones: opening files costs most."""
         fresh = not self._columns
-        wanted = list(dict.fromkeys([name, *_INDEX_COLUMNS, *self._keys.values()])) if fresh else [name]
+        wanted = list(dict.fromkeys([name, *INDEX_COLUMNS, *self._keys.values()])) if fresh else [name]
         parts: dict[str, list[np.ndarray]] = {key: [] for key in wanted}
         for file in self.source.data_files:
-            table = read_parquet(file.path, wanted)
-            if table.num_rows != file.rows:
-                members = ", ".join(map(str, file.episodes[:8])) + (", ..." if len(file.episodes) > 8 else "")
-                raise DatasetError(
-                    f"{file.path} (episodes {members}) has {table.num_rows} rows, the episode table says {file.rows}. "
-                    "The dataset is damaged or incomplete: copy or download it again."
-                )
+            table, index = read_rows(self.source, file, wanted)
             for key in wanted:
-                parts[key].append(to_numpy(table[key], f"{file.path}, column {key!r}"))
+                found = index[key] if key in index else to_numpy(table[key], f"{file.path}, column {key!r}")
+                parts[key].append(found)
         loaded = {key: join_rows(parts[key], key, self.root) for key in wanted}
         if fresh:
-            self._order = self._frame_order(loaded["episode_index"], loaded["frame_index"])
+            self._order = frame_order(self.source, loaded["episode_index"], loaded["frame_index"])
         for key, values in loaded.items():
             self._columns[key] = read_only(values if self._order is None else values[self._order])
-
-    def _frame_order(self, episodes: np.ndarray, frames: np.ndarray) -> np.ndarray | None:
-        """Permutation that brings rows into global frame order; None where they are."""
-        lengths = self.source.lengths
-        expected = np.repeat(np.arange(len(lengths)), lengths)
-        numbers = np.arange(len(expected)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        if np.array_equal(episodes, expected) and np.array_equal(frames, numbers):
-            return None
-        order = np.lexsort((frames, episodes))
-        for row in np.flatnonzero((episodes[order] != expected) | (frames[order] != numbers)):
-            raise DatasetError(
-                f"{self.root}: the data files have episode {episodes[order][row]}, frame {frames[order][row]}, "
-                f"expected episode {expected[row]}, frame {numbers[row]}; frames are missing or repeated"
-            )
-        return order
 
     def frames(self, index: Any) -> np.ndarray:
         """Decoded frames; see `Dataset.frames`."""
@@ -153,13 +134,20 @@ class RecordedDataset(Dataset):
 
     def _frame_array(self, progress: Progress | None = None) -> np.ndarray:
         if self._frames is None:
-            self._frames = cached_array(
-                self.cache / f"{self.frames_key}.npy",
-                (self.num_frames, *self.frame_shape),
-                np.uint8,
-                decoding_steps(self.source, self.spec),
-                progress or self._progress,
-            )
+            try:
+                self._frames = cached_array(
+                    self.cache / f"{self.frames_key}.npy",
+                    (self.num_frames, *self.frame_shape),
+                    np.uint8,
+                    decoding_steps(self.source, self.spec),
+                    progress or self._progress,
+                    partial=self.cache / f"{frames_fingerprint(self.source, self.spec, contents=False)}.partial",
+                )
+            except IncompleteError as error:
+                raise IncompleteError([*error.problems, DatasetError(
+                    f"{len(error.problems)} files of {self.root} cannot be used. What could be decoded is kept. Repair "
+                    "or replace them, or leave their episodes out: --skip-bad-episodes."
+                )]) from None  # fmt: skip
         return self._frames
 
     def _vector(self, key: str) -> np.ndarray:
@@ -180,7 +168,12 @@ class RecordedDataset(Dataset):
                 f"{values[row, joint]}, expected a finite number ({len(bad)} such values in all). "
                 "Drop or repair these episodes."
             )
+        check_limits(values, layout, lambda row: self._frame_name(row, key))
         return read_only(values)
+
+    def _frame_name(self, row: int, key: str) -> str:
+        episode, frame = self.locate(row)
+        return f"{self._file_of(episode)}, episode {episode}, frame {frame}: {key}"
 
     def _file_of(self, episode: int) -> Path:
         return next((file.path for file in self.source.data_files if episode in file.episodes), self.root)

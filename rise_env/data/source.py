@@ -5,8 +5,7 @@ Only metadata is read here: JSON, JSON lines and the small parquet tables below 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rise_env.data.parquet import read_parquet
+from rise_env.data.schema import (
+    Count,
+    EpisodeLine,
+    Feature,
+    Info,
+    Number,
+    Seconds,
+    TaskLine,
+    Text,
+    Version,
+    check_all,
+    parse_json,
+    place,
+)
 from rise_env.errors import DatasetError, requirement
 
 __all__ = ["DataFile", "Source", "VideoSegment", "locate", "read_source"]
@@ -48,17 +61,19 @@ class Source:
         features: Feature key to its entry in `info.json`.
         lengths: int64 (E,), frames per episode.
         episode_success: Outcome per episode where the episode table has one (`episode_success`), else None.
+        episode_tasks: Instructions of every episode as in the episode table, else None.
         tasks: Instruction by `task_index`.
         data_files: Parquet files in episode order.
         videos: Feature key of every camera that is a video, to one segment per episode.
     """
 
     root: Path
-    fps: int
+    fps: float
     robot_type: str
-    features: dict[str, dict[str, Any]]
+    features: dict[str, Feature]
     lengths: np.ndarray
     episode_success: tuple[Any, ...] | None
+    episode_tasks: tuple[Any, ...] | None
     tasks: dict[int, str]
     data_files: tuple[DataFile, ...]
     videos: dict[str, tuple[VideoSegment, ...]]
@@ -66,7 +81,12 @@ class Source:
     @property
     def cameras(self) -> list[str]:
         """Feature keys of all RGB cameras, videos and images, in the dataset's order."""
-        return [key for key, feature in self.features.items() if _is_camera(feature)]
+        return [key for key, feature in self.features.items() if feature.is_camera]
+
+    @property
+    def control_rate(self) -> int:
+        """Frames per second as a whole number of Hz, at least 1: cameras of 29.97 Hz are controlled at 30."""
+        return max(1, round(self.fps))
 
 
 def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
@@ -75,10 +95,14 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> Path:
     Raises:
         DatasetError: If it is neither a directory with a dataset nor a dataset on the hub.
     """
-    path = Path(path_or_repo).expanduser()
-    if (path / INFO_PATH).is_file():
-        return path.resolve()
-    if path.exists():
+    try:
+        path = Path(path_or_repo).expanduser()
+        if (path / INFO_PATH).is_file():
+            return path.resolve()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # no home, a name too long, a zero in it
+        raise DatasetError(f"{str(path_or_repo)!r:.200} is no path: {error}") from None
+    if exists:
         raise DatasetError(f"{path} holds no LeRobot dataset: {INFO_PATH} is missing")
     name = str(path_or_repo)
     parts = name.split("/")
@@ -103,104 +127,132 @@ def read_source(root: str | Path) -> Source:
     """Read the metadata of the dataset in `root`.
 
     Raises:
-        DatasetError: If metadata are missing, malformed, contradict each other or are of an unknown version.
+        DatasetError: If metadata are missing, malformed, contradict each other or are of an unknown version; the
+            message names file, key, value and what was expected.
     """
     root = Path(root).resolve()
-    info = _mapping(_read_text(root / INFO_PATH), root / INFO_PATH)
-    version = str(info.get("codebase_version", "(none)"))
-    try:
-        if version.startswith("v3."):
-            parts = _read_v3(root, info)
-        elif version in ("v2.1", "v2.0"):
-            parts = _read_v2(root, info)
-        else:
-            raise DatasetError(
-                f"{root / INFO_PATH}: LeRobot format {version}, expected v3.0, v2.1 or v2.0. "
-                "Convert the dataset with lerobot first."
-            )
-        if not isinstance(fps := info["fps"], int | float) or fps < 1 or fps != int(fps):
-            raise DatasetError(f"{root / INFO_PATH}: fps is {fps!r}, expected a whole number of at least 1")
-        source = Source(root, int(fps), str(info.get("robot_type") or ""), dict(info["features"]), **parts)
-    except KeyError as error:
-        raise DatasetError(f"the metadata of {root} ({version}) lack the key {error}") from error
+    content = _read(root / INFO_PATH)
+    version = parse_json(Version, content, root / INFO_PATH).codebase_version
+    if not version.startswith("v3.") and version not in ("v2.1", "v2.0"):
+        raise DatasetError(
+            f"{root / INFO_PATH}: LeRobot format {version}, expected v3.0, v2.1 or v2.0. "
+            "Convert the dataset with lerobot first."
+        )
+    info = parse_json(Info, content, root / INFO_PATH)
+    parts = _read_v3(root, info) if version.startswith("v3.") else _read_v2(root, info)
+    source = Source(root, info.fps, info.robot_type or "", info.features, **parts)
     _check(source, info)
     return source
 
 
-def _read_v3(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    import pyarrow as pa
-
+def _read_v3(root: Path, info: Info) -> dict[str, Any]:
     files = sorted((root / "meta/episodes").glob("*/*.parquet"))
     if not files:
         raise DatasetError(f"{root} has no episode table: meta/episodes/*/*.parquet is missing")
     tables = [read_parquet(path, without="stats/") for path in files]
-    episodes = pa.concat_tables(tables, promote_options="default").sort_by("episode_index")
-    table = {name: episodes[name].to_pylist() for name in episodes.schema.names}
-    _check_episode_indices(root, table["episode_index"])
-    lengths = np.asarray(table["length"], np.int64)
+    shared = [name for name in tables[0].schema.names if all(name in table.schema.names for table in tables)]
 
-    def path_of(template: str, chunk: int, file: int, **names: str) -> Path:
-        return root / template.format(chunk_index=chunk, file_index=file, **names)
+    def column(name: str, kind: Any) -> list[Any]:
+        if name not in shared:
+            lacking = next(path for path, one in zip(files, tables, strict=True) if name not in one.schema.names)
+            raise DatasetError(f"{lacking} has no column {name!r}. Its columns: {', '.join(shared)}.")
+        values = [one for path, table in zip(files, tables, strict=True)
+                  for one in check_all(kind, table[name].to_pylist(), path, name)]  # fmt: skip
+        return [values[i] for i in order] if order is not None else values
+
+    order: Sequence[int] | None = None
+    order = np.argsort(column("episode_index", Count), kind="stable").tolist()
+    _check_episode_indices(root, column("episode_index", Count))
+    lengths = np.array(column("length", Count), np.int64)
+
+    def paths_of(template: str, key: str, prefix: str, **names: str) -> list[Path]:
+        chunks, files = (column(f"{prefix}/{name}", Number) for name in ("chunk_index", "file_index"))
+        return [
+            place(root, template, key, chunk_index=chunk, file_index=file, episode_index=episode, **names)
+            for episode, (chunk, file) in enumerate(zip(chunks, files, strict=True))
+        ]
 
     members: dict[Path, list[int]] = {}
-    for episode, place in enumerate(zip(table["data/chunk_index"], table["data/file_index"], strict=True)):
-        members.setdefault(path_of(info["data_path"], *place), []).append(episode)
+    for episode, path in enumerate(paths_of(info.data_path, "data_path", "data")):
+        members.setdefault(path, []).append(episode)
     videos: dict[str, tuple[VideoSegment, ...]] = {}
     for key in _video_keys(info):
-        columns = (table[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index", "from_timestamp"))
-        videos[key] = tuple(
-            VideoSegment(path_of(info["video_path"], chunk, file, video_key=key), float(start), False)
-            for chunk, file, start in zip(*columns, strict=True)
-        )
+        starts = column(f"videos/{key}/from_timestamp", Seconds)
+        paths = paths_of(_video_path(root, info), "video_path", f"videos/{key}", video_key=key)
+        videos[key] = tuple(VideoSegment(path, start, False) for path, start in zip(paths, starts, strict=True))
+    tasks = column("tasks", Any) if "tasks" in shared else None
+    success = column("episode_success", Any) if "episode_success" in shared else None
     return {
         "lengths": lengths,
-        "episode_success": _optional(table.get("episode_success")),
-        "tasks": _read_v3_tasks(root),
+        "episode_success": _optional(success),
+        "episode_tasks": _optional(tasks),
+        "tasks": _tasks_of(tasks, info, root / "meta/tasks.parquet") or _read_v3_tasks(root),
         "data_files": tuple(DataFile(p, tuple(e), int(lengths[e].sum())) for p, e in members.items()),
         "videos": videos,
     }
 
 
 def _read_v3_tasks(root: Path) -> dict[int, str]:
-    table = read_parquet(root / "meta/tasks.parquet")
+    path = root / "meta/tasks.parquet"
+    table = read_parquet(path)
     texts = [name for name in table.schema.names if name != "task_index"]  # pandas may have named the index or not
     name = "task" if "task" in texts else texts[0] if len(texts) == 1 else None
     if name is None or "task_index" not in table.schema.names:
-        problem = f"has the columns {table.schema.names}, expected task_index and task"
-        raise DatasetError(f"{root / 'meta/tasks.parquet'} {problem}")
-    return {int(i): str(t) for i, t in zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True)}
+        raise DatasetError(f"{path} has the columns {table.schema.names}, expected task_index and task")
+    columns = ((Count, "task_index"), (Text, name))
+    indices, tasks = (check_all(kind, table[key].to_pylist(), path, key) for kind, key in columns)
+    return dict(zip(indices, tasks, strict=True))
 
 
-def _read_v2(root: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    rows = sorted(_read_json_lines(root / "meta/episodes.jsonl"), key=lambda row: row["episode_index"])
-    _check_episode_indices(root, [row["episode_index"] for row in rows])
-    size = int(info.get("chunks_size", 1000))
+def _tasks_of(episode_tasks: list[Any] | None, info: Info, table: Path) -> dict[int, str] | None:
+    """Instructions as the episodes have them, where there is neither a table of them nor a frame that refers to it."""
+    if episode_tasks is None or "task_index" in info.features or table.is_file():
+        return None
+    lists = ([tasks] if isinstance(tasks, str) else tasks for tasks in episode_tasks if isinstance(tasks, str | list))
+    return dict(enumerate(dict.fromkeys(str(text) for tasks in lists for text in tasks)))
 
-    def path_of(template: str, episode: int, **names: str) -> Path:
-        return root / template.format(episode_chunk=episode // size, episode_index=episode, **names)
 
-    count, lengths = len(rows), [int(row["length"]) for row in rows]
+def _read_v2(root: Path, info: Info) -> dict[str, Any]:
+    rows = sorted(_read_lines(root / "meta/episodes.jsonl", EpisodeLine), key=lambda row: row.episode_index)
+    _check_episode_indices(root, [row.episode_index for row in rows])
+    lengths = [row.length for row in rows]
+
+    def path_of(template: str, key: str, episode: int, **names: str) -> Path:
+        chunk = episode // info.chunks_size
+        numbers = {"episode_chunk": chunk, "chunk_index": chunk, "episode_index": episode, "file_index": episode}
+        return place(root, template, key, **numbers, **names)
+
+    def segments(key: str) -> tuple[VideoSegment, ...]:
+        paths = (path_of(_video_path(root, info), "video_path", row.episode_index, video_key=key) for row in rows)
+        return tuple(VideoSegment(path, 0.0, True) for path in paths)
+
+    tasks = _tasks_of([row.tasks for row in rows], info, root / "meta/tasks.jsonl")
+    files = ((path_of(info.data_path, "data_path", i), i, length) for i, length in enumerate(lengths))
     return {
         "lengths": np.asarray(lengths, np.int64),
-        "episode_success": _optional([row.get("episode_success") for row in rows]),
-        "tasks": {int(r["task_index"]): str(r["task"]) for r in _read_json_lines(root / "meta/tasks.jsonl")},
-        "data_files": tuple(DataFile(path_of(info["data_path"], i), (i,), lengths[i]) for i in range(count)),
-        "videos": {
-            key: tuple(VideoSegment(path_of(info["video_path"], i, video_key=key), 0.0, True) for i in range(count))
-            for key in _video_keys(info)
-        },
+        "episode_success": _optional([row.episode_success for row in rows]),
+        "episode_tasks": _optional([row.tasks for row in rows]),
+        "tasks": tasks or {row.task_index: row.task for row in _read_lines(root / "meta/tasks.jsonl", TaskLine)},
+        "data_files": tuple(DataFile(path, (i,), length) for path, i, length in files),
+        "videos": {key: segments(key) for key in _video_keys(info)},
     }
 
 
-def _check(source: Source, info: Mapping[str, Any]) -> None:
+def _check(source: Source, info: Info) -> None:
     require = requirement(str(source.root), DatasetError)
     require(len(source.lengths), "it has no episodes")
     episode = int(np.argmin(source.lengths))
     shortest = source.lengths[episode]
     require(shortest >= 1, f"episode {episode} has length {shortest}, expected at least 1 frame")
     for key, found in (("total_episodes", len(source.lengths)), ("total_frames", int(source.lengths.sum()))):
-        problem = f"info.json says {key} {info.get(key)}, the episode table has {found}. The metadata are incomplete"
-        require(info.get(key, found) == found, f"{problem}: copy or download the dataset again.")
+        said = getattr(info, key)
+        problem = f"info.json says {key} {said}, the episode table has {found}. The metadata are incomplete"
+        require(said in (None, found), f"{problem}: copy or download the dataset again.")
+    for key in source.cameras:
+        try:
+            _ = source.features[key].image_size
+        except ValueError as error:
+            raise DatasetError(f"{source.root / INFO_PATH}: features.{key}: {error}") from None
 
 
 def _check_episode_indices(root: Path, indices: list[int]) -> None:
@@ -209,40 +261,29 @@ def _check_episode_indices(root: Path, indices: list[int]) -> None:
         raise DatasetError(f"{root}: row {odd} of the episode table is episode {indices[odd]}, expected {odd}")
 
 
-def _is_camera(feature: Mapping[str, Any]) -> bool:
-    if feature.get("dtype") not in ("video", "image"):
-        return False
-    details = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
-    return not (details.get("is_depth_map") or details.get("video.is_depth_map"))
+def _video_keys(info: Info) -> list[str]:
+    return [key for key, one in info.features.items() if one.is_camera and one.dtype == "video"]
 
 
-def _video_keys(info: Mapping[str, Any]) -> list[str]:
-    return [key for key, one in info["features"].items() if _is_camera(one) and one["dtype"] == "video"]
+def _video_path(root: Path, info: Info) -> str:
+    if info.video_path is None:
+        raise DatasetError(f"{root / INFO_PATH}: the metadata lack the key 'video_path', although features are videos")
+    return info.video_path
 
 
 def _optional(values: list[Any] | None) -> tuple[Any, ...] | None:
     return None if values is None or all(value is None for value in values) else tuple(values)
 
 
-def _read_text(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
 
 
-def _mapping(text: str, where: Any) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise DatasetError(f"{where}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{where}: expected a mapping, got {type(content).__name__}")
-    return content
-
-
-def _read_json_lines(path: Path) -> list[dict[str, Any]]:
-    lines = enumerate(_read_text(path).splitlines(), 1)
-    return [_mapping(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+def _read_lines[Line: (EpisodeLine, TaskLine)](path: Path, model: type[Line]) -> list[Line]:
+    lines = enumerate(_read(path).splitlines(), 1)
+    return [parse_json(model, line, f"{path}, line {number}") for number, line in lines if line.strip()]

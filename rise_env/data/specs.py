@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from rise_env.data.schema import Feature
 from rise_env.data.source import Source
 from rise_env.errors import DatasetError, LayoutError
-from rise_env.tasks import JointLayout, TaskSpec, flatten_names
+from rise_env.tasks import JointLayout, TaskSpec
 
 __all__ = ["check_spec", "derive_spec"]
+
+_MOST_JOINTS = 4096
+#: No joint is at so many rad or m, degrees or encoder steps.
+_LARGEST = 1e6
 
 
 def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str], np.ndarray]) -> TaskSpec:
@@ -23,21 +27,31 @@ def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str],
         LayoutError: If state and action have other joints than each other.
         DatasetError: If the dataset has no camera.
     """
-    names = {which: _joint_names(source.features[keys[which]]) for which in ("state", "action")}
-    if names["state"] != names["action"]:
+    features = [source.features[key] for key in keys.values()]
+    names = [_joint_names(feature, key) for feature, key in zip(features, keys.values(), strict=True)]
+    named = [feature for feature in features if len(feature.names) == feature.count]
+    if names[0] != names[1] and (len(named) == 2 or features[0].count != features[1].count):
         raise LayoutError(
-            f"{source.root}: {keys['state']} has the joints {', '.join(names['state'])};\n"
-            f"{keys['action']} has {', '.join(names['action'])}.\n"
+            f"{source.root}: {keys['state']} has the joints {', '.join(names[0])};\n"
+            f"{keys['action']} has {', '.join(names[1])}.\n"
             "They must be the same, in the same order. Pick other features with state_key and action_key."
         )
+    joints = named[0].names if named else names[0]
     if not source.cameras:
         raise DatasetError(f"{source.root} has no camera: no feature is a video or an image")
     frames = int(source.lengths.sum())
-    both = np.concatenate([column(key).reshape(frames, -1) for key in keys.values()])
-    low, high = np.nanmin(both, axis=0).astype(float), np.nanmax(both, axis=0).astype(float)
+    both = np.concatenate([_vectors(column(key), frames, joints, f"{source.root}, column {key!r}")
+                           for key in keys.values()])  # fmt: skip
+    low, high = np.nanmin(both, axis=0), np.nanmax(both, axis=0)
+    for joint in np.flatnonzero(~(np.maximum(-low, high) <= _LARGEST)):
+        value = high[joint] if high[joint] > _LARGEST else low[joint]
+        raise DatasetError(
+            f"{source.root}: {joints[joint]!r} reaches {value:g}, which no joint does in any unit. "
+            "Drop or repair the episodes with such values."
+        )
     margin = np.maximum(0.1 * (high - low), 0.01)
     lower, upper = np.round(low - margin, 4).tolist(), np.round(high + margin, 4).tolist()
-    joints, robot = names["state"], source.robot_type or source.root.name
+    robot = source.robot_type or source.root.name
     layout = JointLayout(robot, joints, ("rad",) * len(joints), tuple(lower), tuple(upper))
     prompts = [text for text in source.tasks.values() if text.strip()]
     return TaskSpec(
@@ -46,12 +60,14 @@ def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str],
         cameras=_camera_names(source.cameras),
         image_size=_small_size(source.features[source.cameras[0]]),
         layout=layout,
-        fps=source.fps,
+        fps=source.control_rate,
         chunk=16,
         stride=2,
         history=4,
         execute=8,
         max_seconds=float(math.ceil(source.lengths.max() / source.fps)),
+        state_key=keys["state"],
+        action_key=keys["action"],
     )
 
 
@@ -64,13 +80,16 @@ def check_spec(source: Source, spec: TaskSpec, keys: Mapping[str, str], *, unnam
     """
     for key in keys.values():
         feature = source.features[key]
-        names = flatten_names(feature.get("names"))
-        count = math.prod(feature["shape"])
+        names, count = feature.names, feature.count
         where = f"feature {key!r} of {source.root}"
         if len(names) == count:
             spec.layout.check_names(names, where)
         elif not unnamed or count != spec.layout.dim:
-            hint = "" if count != spec.layout.dim else " If this is the right one, pass trust_layout=True."
+            hint = (
+                ""
+                if count != spec.layout.dim
+                else " If this is the right one, say so: --trust-layout (trust_layout=True)."
+            )
             raise LayoutError(
                 f"{where} has {count} dimensions without names;\n"
                 f"layout {spec.layout.name!r} has {spec.layout.dim}: {', '.join(spec.layout.names)}.{hint}"
@@ -81,17 +100,25 @@ def check_spec(source: Source, spec: TaskSpec, keys: Mapping[str, str], *, unnam
             f"{source.root} has no camera {absent[0]!r}, which task {spec.name!r} asks for. "
             f"Its cameras: {', '.join(source.cameras) or '(none)'}. Change 'cameras' of the task."
         )
-    if spec.fps != source.fps:
+    if spec.fps != source.control_rate:
         raise DatasetError(
-            f"{source.root} was recorded at {source.fps} Hz, task {spec.name!r} runs at {spec.fps} Hz. "
-            f"Set task.fps={source.fps}, or record again."
+            f"{source.root} was recorded at {source.fps:g} Hz, task {spec.name!r} runs at {spec.fps} Hz. "
+            f"Set task.fps={source.control_rate}, or record again."
         )
 
 
-def _joint_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
-    count = math.prod(feature["shape"])
-    names = flatten_names(feature.get("names"))
-    return names if len(names) == count else tuple(f"joint_{i}" for i in range(count))
+def _vectors(values: np.ndarray, frames: int, joints: Sequence[str], where: str) -> np.ndarray:
+    values = values[:, None] if values.ndim == 1 else values
+    if values.shape != (frames, len(joints)) or values.dtype.kind not in "fiu":
+        expected = f"numbers ({frames}, {len(joints)}), as its names and shape in info.json say"
+        raise DatasetError(f"{where} is {values.dtype} {values.shape}, expected {expected}")
+    return values.astype(np.float64)
+
+
+def _joint_names(feature: Feature, key: str) -> tuple[str, ...]:
+    if feature.count > _MOST_JOINTS:
+        raise DatasetError(f"{key} has {feature.count} values per frame, expected at most {_MOST_JOINTS} joints")
+    return feature.names if len(feature.names) == feature.count else tuple(f"joint_{i}" for i in range(feature.count))
 
 
 def _camera_names(keys: Sequence[str]) -> dict[str, str]:
@@ -105,12 +132,10 @@ def _camera_names(keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _small_size(feature: Mapping[str, Any], longest: int = 64) -> tuple[int, int]:
+def _small_size(feature: Feature, longest: int = 64) -> tuple[int, int]:
     """Height and width of a camera, scaled down to at most `longest` pixels, then in multiples of 4."""
-    shape = list(feature["shape"])
-    names = [str(name) for name in feature.get("names") or ()]
-    height, width = (shape[1], shape[2]) if names[:1] in (["channels"], ["channel"]) else (shape[0], shape[1])
+    height, width = feature.image_size
     scale = longest / max(height, width)
     if scale >= 1:
-        return int(height), int(width)
+        return height, width
     return max(8, 4 * round(height * scale / 4)), max(8, 4 * round(width * scale / 4))

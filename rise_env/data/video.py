@@ -1,28 +1,25 @@
-"""Camera frames of a dataset as steps of work on one array; every video is decoded once, from front to back."""
+"""Pictures: decoding of videos and images, resizing, and how recordings are encoded."""
 
 from __future__ import annotations
 
 import bisect
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rise_env.data.cache import Step, fingerprint
-from rise_env.data.parquet import read_parquet
-from rise_env.data.source import DataFile, Source, VideoSegment
+from rise_env.data.source import VideoSegment
 from rise_env.errors import DatasetError
-from rise_env.tasks import TaskSpec
 
 if TYPE_CHECKING:
     from lerobot.configs import RGBEncoderConfig
 
 
-__all__ = ["Piece", "decode_image", "decode_video", "decoding_steps", "frames_fingerprint", "resize", "video_encoder"]
+__all__ = ["DamagedError", "Piece", "decode_image", "decode_video", "resize", "video_encoder"]
 
-_VERSION = 1
 _LOSSLESS_BELOW = 128  # pixels
 
 
@@ -35,70 +32,149 @@ class Piece(NamedTuple):
     target: int
 
 
-def decode_video(path: Path, pieces: list[Piece], fps: int, size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+class DamagedError(DatasetError):
+    """A file is damaged or does not fit; `episodes` are those that lose frames by it."""
+
+    def __init__(self, message: str, episodes: Iterable[int]) -> None:
+        super().__init__(message)
+        self.episodes = frozenset(episodes)
+
+
+def decode_video(
+    path: Path, pieces: list[Piece], fps: float, size: tuple[int, int], recorded: tuple[int, int] | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
     """Decode the frames of some episodes in a video file, resized to a height and width (see `resize`).
+
+    Frames that the decoder reports as damaged are left out, with all that build on them; so are episodes whose place in
+    the file is not certain. What can be had is yielded before the error is raised.
+
+    Args:
+        path: File.
+        pieces: The episodes in it.
+        fps: Frames per second.
+        size: Height and width to give.
+        recorded: Height and width that the pictures must have.
 
     Yields:
         Row of the frame (`target` + number in the episode) and uint8 RGB (H, W, 3), in the order of the video.
 
     Raises:
-        DatasetError: If the file is missing or damaged, or an episode has fewer or more frames in it than it should.
+        DamagedError: If the file is missing or damaged, has pictures of another size, or an episode has fewer or more
+            frames in it than it should, or shares a frame with another.
     """
     import av
 
-    episodes = ", ".join(str(piece.episode) for piece in pieces[:4]) + (", ..." if len(pieces) > 4 else "")
-    where = f"{path} (episode{'s' if len(pieces) > 1 else ''} {episodes})"
-    if not path.is_file():
-        raise DatasetError(f"video {where} is missing")
+    everyone = [piece.episode for piece in pieces]
+    listed = ", ".join(map(str, everyone[:4])) + (", ..." if len(pieces) > 4 else "")
+    where = f"{path} (episode{'s' if len(pieces) > 1 else ''} {listed})"
+    rows: dict[int, int] = {}
+    problems: dict[int, str] = {}
+    broken = ""
     try:
-        rows = _match(path, pieces, fps)
+        if not path.is_file():
+            raise DamagedError(f"video {where} is missing", everyone)
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise DamagedError(f"video {where} has no video: damaged or cut short", everyone)
+            rows, problems = _match(container, pieces, fps)
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                row = rows.pop(frame.pts, None)
-                if row is not None:
-                    yield row, resize(frame, size)
-                    if not rows:
-                        return
-    except av.FFmpegError as error:
-        problem = f"damaged or cut short: {error.strerror or error}. Copy or record it again."
-        raise DatasetError(f"video {where} is {problem}") from error
-    missing = sorted(rows.values())
-    piece = next(p for p in pieces if p.target <= missing[0] < p.target + p.length)
-    lost = sum(piece.target <= row < piece.target + piece.length for row in missing)
-    raise DatasetError(
-        f"video {path}: episode {piece.episode} has {piece.length} frames in the metadata, "
-        f"{piece.length - lost} could be decoded. The file is damaged or cut short."
-    )
-
-
-def _match(path: Path, pieces: list[Piece], fps: int) -> dict[int, int]:
-    """Row of every wanted frame by its presentation timestamp, from the packets alone."""
-    import av
-
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise DatasetError(f"video {path} (episode {pieces[0].episode}) has no video: damaged or cut short")
-        stream = container.streams.video[0]
-        base = stream.time_base
-        assert base is not None
-        stamps = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
-    times = [float(stamp * base) for stamp in stamps]
-    rows: dict[int, int] = {}
-    half = 0.5 / fps
+            sound = True
+            for packet in container.demux(stream) if rows else ():
+                try:
+                    frames = packet.decode()
+                except av.FFmpegError as error:
+                    broken, sound = broken or f"{error.strerror or error}", False
+                    continue
+                for frame in frames:
+                    assert isinstance(frame, av.VideoFrame)
+                    if frame.is_corrupt:
+                        broken, sound = broken or f"the frame at {frame.time or 0.0:.3f} s is corrupt", False
+                    elif frame.key_frame:
+                        sound = True
+                    if recorded is not None and recorded != (frame.height, frame.width):
+                        expected = "{}x{}".format(*recorded)
+                        raise DamagedError(
+                            f"video {where} has pictures of {frame.height}x{frame.width}, info.json says {expected} "
+                            "(height x width). Put the right file there, or correct `shape` of the feature.", everyone,
+                        )  # fmt: skip
+                    row = rows.pop(frame.pts, None) if sound and frame.pts is not None else None
+                    if row is not None:
+                        yield row, resize(frame, size)
+                if not rows:
+                    break
+    except (av.FFmpegError, OSError) as error:
+        if not rows:
+            problem = f"damaged or cut short: {error.strerror or error}. Copy or record it again."
+            raise DamagedError(f"video {where} is {problem}", everyone) from error
+        broken = broken or f"{error.strerror or error}"
+    missing = np.array(sorted(rows.values()), np.int64)
     for piece in pieces:
-        first, last, start = 0, len(times), piece.segment.start
-        if not piece.segment.whole:
-            first = bisect.bisect_left(times, start - half)
-            last = bisect.bisect_left(times, start + piece.length / fps - half)
-        if last - first != piece.length:
-            raise DatasetError(
-                f"video {path}: episode {piece.episode} should have {piece.length} frames from {start:.3f} s on, "
-                f"found {last - first}. The video is cut short or does not belong to this dataset."
+        lost = int(((missing >= piece.target) & (missing < piece.target + piece.length)).sum())
+        if lost:
+            problems[piece.episode] = (
+                f"video {where}: episode {piece.episode} has {piece.length} frames in the metadata, "
+                f"{piece.length - lost} could be decoded ({broken or 'they end before'}). The file is damaged or cut "
+                "short. Copy or record it again."
             )
-        rows.update({stamps[first + i]: piece.target + i for i in range(piece.length)})
-    return rows
+    if problems:
+        raise DamagedError("\n".join(dict.fromkeys(problems.values())), problems)
+
+
+def _match(container: Any, pieces: list[Piece], fps: float) -> tuple[dict[int, int], dict[int, str]]:
+    """Row of every wanted frame by its presentation timestamp, from the packets alone; what is wrong, by episode."""
+    path, stream = Path(container.name), container.streams.video[0]
+    stamps = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
+    times = [float(stamp * stream.time_base) for stamp in stamps]
+    if twice := sum(a == b for a, b in itertools.pairwise(stamps)):
+        text = f"video {path}: {twice} frames have the time stamp of another. The file is damaged: record it again."
+        return {}, {piece.episode: text for piece in pieces}
+    pieces = sorted(pieces, key=lambda piece: piece.segment.start)
+    tiles = sum(piece.length for piece in pieces) == len(times)
+    firsts = np.cumsum([0, *(piece.length for piece in pieces)]).tolist()
+    if tiles and all(abs(times[n] - p.segment.start) * fps < 1.5 for p, n in zip(pieces, firsts, strict=False)):
+        # One after another without a gap: their numbers say where they are, whatever the rounding of the time stamps.
+        places = {piece.episode: (first, first + piece.length) for piece, first in zip(pieces, firsts, strict=False)}
+    else:
+        places = {piece.episode: _span(piece, times, fps) for piece in pieces}
+    problems: dict[int, str] = {}
+    for piece in pieces:
+        first, last = places[piece.episode]
+        if last - first != piece.length:
+            problems[piece.episode] = (
+                f"video {path}: episode {piece.episode} should have {piece.length} frames from "
+                f"{piece.segment.start:.3f} s on, found {last - first}. The video is cut short or does not belong to "
+                "this dataset."
+            )
+        elif not piece.segment.whole and abs(times[first] - piece.segment.start) * fps > (1.5 if tiles else 0.4):
+            problems[piece.episode] = (
+                f"video {path}: episode {piece.episode} should begin at {piece.segment.start:.3f} s, between two "
+                f"frames; the nearest is at {times[first]:.3f} s. Correct from_timestamp in meta/episodes."
+            )
+    for before, after in itertools.pairwise(pieces):
+        if places[after.episode][0] < places[before.episode][1]:
+            text = (
+                f"video {path}: episodes {before.episode} and {after.episode} both claim the frame at "
+                f"{times[places[after.episode][0]]:.3f} s: episode {before.episode} has {before.length} frames from "
+                f"{before.segment.start:.3f} s on, episode {after.episode} begins at {after.segment.start:.3f} s. "
+                "Correct from_timestamp in meta/episodes."
+            )
+            problems |= dict.fromkeys((before.episode, after.episode), text)
+    rows = {
+        stamps[places[piece.episode][0] + i]: piece.target + i
+        for piece in pieces if piece.episode not in problems for i in range(piece.length)
+    }  # fmt: skip
+    return rows, problems
+
+
+def _span(piece: Piece, times: list[float], fps: float) -> tuple[int, int]:
+    """First frame of an episode and the one after its last, by time stamps."""
+    if piece.segment.whole:
+        return 0, len(times)
+    start, half = piece.segment.start, 0.5 / fps
+    first = bisect.bisect_left(times, start - half)
+    return first, max(first, bisect.bisect_left(times, start + piece.length / fps - half))
 
 
 def resize(image: Any, size: tuple[int, int]) -> np.ndarray:
@@ -118,79 +194,29 @@ def resize(image: Any, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(frame.to_ndarray(format="gbrp", width=width, height=height, interpolation=method))
 
 
-def decode_image(content: bytes, size: tuple[int, int], where: str) -> np.ndarray:
-    """RGB uint8 (H, W, 3) of a PNG, JPEG or alike; a DatasetError that says `where` if it is damaged."""
+def decode_image(
+    content: bytes, size: tuple[int, int], where: str, recorded: tuple[int, int] | None = None
+) -> np.ndarray:
+    """RGB uint8 (H, W, 3) of a PNG, JPEG or alike.
+
+    Raises:
+        DatasetError: If it is damaged, or not of the height and width `recorded`; the message says `where`.
+    """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content)) as image:
+            found = (image.height, image.width)
+            if recorded is not None and recorded != found:
+                raise DatasetError(
+                    "{}: the picture has {}x{} pixels, info.json says {}x{} (height x width). Put the right file "
+                    "there, or correct `shape` of the feature.".format(where, *found, *recorded)
+                )
             return resize(np.asarray(image.convert("RGB")), size)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, DatasetError):
+            raise
         raise DatasetError(f"{where}: not a readable image: {error}") from error
-
-
-def frames_fingerprint(source: Source, spec: TaskSpec) -> str:
-    """Fingerprint of the decoded frames; free of the directory's name, so that a renamed dataset keeps its cache."""
-    keys = list(spec.cameras.values())
-    files = {segment.path for key in keys for segment in source.videos.get(key, ())}
-    if any(key not in source.videos for key in keys):
-        files |= {file.path for file in source.data_files}
-    stamps = {str(path.relative_to(source.root)): _stamp(path) for path in sorted(files)}
-    segments = {k: [[str(s.path.relative_to(source.root)), s.start] for s in source.videos.get(k, ())] for k in keys}
-    return fingerprint([_VERSION, keys, spec.image_size, source.fps, source.lengths.tolist(), segments, stamps])
-
-
-def decoding_steps(source: Source, spec: TaskSpec) -> list[Step]:
-    """Steps on an array uint8 (N, V, H, W, 3) that decode the cameras of a task, file by file.
-
-    They raise DatasetError where a video or image is missing or damaged.
-    """
-    starts = np.cumsum(source.lengths) - source.lengths
-    steps = []
-    for view, key in enumerate(spec.cameras.values()):
-        if key not in source.videos:
-            steps += [_image_step(source, spec, starts, view, key, file) for file in source.data_files]
-            continue
-        members: dict[Path, list[Piece]] = {}
-        for episode, segment in enumerate(source.videos[key]):
-            piece = Piece(episode, segment, int(source.lengths[episode]), int(starts[episode]))
-            members.setdefault(segment.path, []).append(piece)
-        steps += [_video_step(source, spec, view, path, pieces) for path, pieces in members.items()]
-    return steps
-
-
-def _video_step(source: Source, spec: TaskSpec, view: int, path: Path, pieces: list[Piece]) -> Step:
-    def run(array: np.ndarray, advance: Any) -> None:
-        for row, image in decode_video(path, pieces, source.fps, spec.image_size):
-            array[row, view] = image
-            advance(1)
-
-    return Step(f"{view}:{path.relative_to(source.root)}", sum(piece.length for piece in pieces), run)
-
-
-def _image_step(source: Source, spec: TaskSpec, starts: np.ndarray, view: int, key: str, file: DataFile) -> Step:
-    """A camera whose images lie in the parquet files, as PNG or JPEG."""
-
-    def run(array: np.ndarray, advance: Any) -> None:
-        table = read_parquet(file.path, ["episode_index", "frame_index", key])
-        episodes, numbers = table["episode_index"].to_numpy(), table["frame_index"].to_numpy()
-        for row, (episode, number) in enumerate(zip(episodes, numbers, strict=True)):
-            where = f"{file.path}, episode {episode}, frame {number}, {key}"
-            content = (table[key][row].as_py() or {}).get("bytes")
-            if content is None:
-                raise DatasetError(f"{where}: the file holds no image")
-            array[starts[episode] + number, view] = decode_image(content, spec.image_size, where)
-            advance(1)
-
-    return Step(f"{view}:{file.path.relative_to(source.root)}", file.rows, run)
-
-
-def _stamp(path: Path) -> list[int]:
-    try:
-        facts = path.stat()
-    except OSError:
-        return []  # decoding raises: it is missing
-    return [facts.st_size, facts.st_mtime_ns]
 
 
 def video_encoder(image_size: tuple[int, int]) -> RGBEncoderConfig:

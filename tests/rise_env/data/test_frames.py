@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from rise_env.data import Dataset, DatasetError, open_dataset, video
+from rise_env.data import Dataset, DatasetError, frames, open_dataset
 from rise_env.data.cache import Step, cached_array
 from rise_env.data.video import resize
 from rise_env.tasks import TaskSpec
@@ -26,13 +26,13 @@ Spec = Callable[..., TaskSpec]
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the videos as they are decoded."""
     names: list[str] = []
-    original = video.decode_video
+    original = frames.decode_video
 
     def counting(path: Path, *args: object) -> object:
         names.append(path.name)
         return original(path, *args)
 
-    monkeypatch.setattr(video, "decode_video", counting)
+    monkeypatch.setattr(frames, "decode_video", counting)
     return names
 
 
