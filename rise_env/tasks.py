@@ -50,8 +50,8 @@ class JointLayout:
         units: "rad" or "m" per dimension.
         lower: Lower limit per dimension, in its unit; finite.
         upper: Upper limit per dimension, in its unit; finite and above `lower`.
-        tolerance: How far recorded or received values may lie outside the limits before they are refused, as a part of
-            the joint's range; `.inf` refuses none.
+        tolerance: How far recorded or received values may lie outside the limits without a warning, as a part of the
+            joint's range; `.inf` accepts everything.
     """
 
     name: str
@@ -59,7 +59,7 @@ class JointLayout:
     units: tuple[str, ...]
     lower: tuple[float, ...]
     upper: tuple[float, ...]
-    tolerance: float = 0.25
+    tolerance: float = 0.1
 
     def __post_init__(self) -> None:
         require, count = requirement(f"layout {self.name!r}", LayoutError), len(self.names)

@@ -1,7 +1,8 @@
 """Convert other projects' data and weights.
 
-`rise convert hdf5` turns ALOHA or Piper episodes (one HDF5 file each: observations/qpos, action,
-observations/images/<camera>, raw or as JPEG) into a LeRobot v3.0 dataset.
+`rise convert hdf5` turns episodes, one HDF5 file each, into a LeRobot v3.0 dataset: ALOHA's and Piper's
+(observations/qpos, action, observations/images/<camera>, raw or as JPEG), kai0's (pictures in video/<camera>/*.mp4
+beside the files) and AgileX's (arm/jointStatePosition/puppet*, master*, camera/color/<camera>).
 
   rise convert hdf5 recordings/ --out data/box --prompt "Fold the box." --layout piper_bimanual --fps 30
   rise convert hdf5 e0.hdf5 e1.hdf5 --out data/box --task brick_sorting --camera head=cam_high
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rise_agents.cli.options import add_task, at_least
+from rise_agents.cli.options import add_dataset_keys, add_task, at_least, dataset_overrides
 from rise_env.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--camera", action="append", default=[], metavar="NAME=SOURCE",
         help="camera of the dataset and its name in the files; repeatable (default: all, under their own names)",
     )  # fmt: skip
+    hdf5.add_argument("--state-key", metavar="KEY", help="dataset with the joint state; several side by side: A,B")
+    hdf5.add_argument("--action-key", metavar="KEY", help="dataset with the action; several side by side: A,B")
     hdf5.add_argument("--colors", choices=("rgb", "bgr"), default="rgb", help="channel order in the files")
     outcome = hdf5.add_mutually_exclusive_group()
     outcome.add_argument("--success", dest="success", action="store_true", default=None, help="all episodes succeeded")
@@ -53,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--vae", help="LTX video autoencoder, directory or Hub id (default: the preset's)")
     weights.add_argument("--caption", type=Path, help="safetensors with T5-XXL's embedding of the empty caption")
     weights.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="datasets that give the joints' range")
+    add_dataset_keys(weights)
     weights.add_argument("--without-actions", action="store_true", help="accept weights without an action encoder")
 
 
@@ -69,7 +73,7 @@ def _dynamics_checkpoint(args: argparse.Namespace) -> int:
     from rise_env.tasks import load_task
 
     changes = [f"dynamics.video_autoencoder.weights={args.vae}"] if args.vae else []
-    spec = load_task(args.task, args.preset)
+    spec = load_task(args.task, args.preset, dataset_overrides(args))
     config = load_dynamics_config(args.task, args.preset, changes)
     if args.caption is None:
         say("no --caption: zeros take the place of T5-XXL's embedding, which the weights were not trained with")
@@ -87,8 +91,10 @@ def _hdf5(args: argparse.Namespace) -> int:
     from rise_agents.progress import bar
     from rise_env.data.hdf5 import convert_hdf5, hdf5_spec
 
+    keys = {key: value for key, value in (("state", args.state_key), ("action", args.action_key)) if value}
     spec, sources = hdf5_spec(
-        args.inputs, args.out.name, task=args.task, preset=args.preset, sources=dict(map(_camera, args.camera)),
+        args.inputs, args.out.name,
+        task=args.task, preset=args.preset, sources=dict(map(_camera, args.camera)), keys=keys,
         prompt=args.prompt, layout=args.layout, fps=args.fps, image_size=args.image_size and tuple(args.image_size),
     )  # fmt: skip
     with bar(0, "converting", "episodes") as progress:
@@ -99,7 +105,7 @@ def _hdf5(args: argparse.Namespace) -> int:
 
         frames = convert_hdf5(
             args.inputs, args.out, spec,
-            sources=sources, colors=args.colors, success=args.success, on_episode=on_episode,
+            sources=sources, keys=keys, colors=args.colors, success=args.success, on_episode=on_episode,
         )  # fmt: skip
         episodes = int(progress.n)
     print(f"{args.out}: {episodes} episodes, {frames} frames at {spec.fps} Hz, cameras {', '.join(spec.cameras)}")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_acting", "add_device", "add_overrides", "add_task", "add_threads", "add_variation", "at_least",
-           "cell_of", "folder", "set_threads"]  # fmt: skip
+__all__ = ["add_acting", "add_dataset_keys", "add_device", "add_overrides", "add_skip", "add_task", "add_threads",
+           "add_variation", "at_least", "cell_of", "dataset_overrides", "folder", "set_threads"]  # fmt: skip
 
 
 def at_least(limit: int) -> Callable[[str], int]:
@@ -34,6 +34,27 @@ def add_task(parser: Any, preset: str | None = "small", **kwargs: Any) -> None:
     defaults = {"default": "brick_sorting", "help": "task name or YAML path (default: %(default)s)"}
     parser.add_argument("--task", **{**defaults, **kwargs})
     parser.add_argument("--preset", default=preset, help=f"preset of the task (default: {preset or 'its own'})")
+
+
+def add_dataset_keys(parser: Any) -> None:
+    """Declare where recorded datasets keep state and action; `dataset_overrides` turns this into settings."""
+    parser.add_argument("--state-key", metavar="KEY", help="feature with the joint state (default: the task's)")
+    parser.add_argument("--action-key", metavar="KEY", help="feature with the action (default: the task's)")
+    parser.add_argument("--trust-layout", action="store_true", help="accept datasets that do not name their joints")
+
+
+def add_skip(parser: Any) -> None:
+    """Declare `--skip-bad-episodes`."""
+    parser.add_argument(
+        "--skip-bad-episodes", action="store_true",
+        help="leave out episodes with missing or damaged files, or impossible joint values, and list them",
+    )  # fmt: skip
+
+
+def dataset_overrides(args: argparse.Namespace) -> list[str]:
+    """Settings of the task that the options of `add_dataset_keys` stand for."""
+    given = {"state_key": args.state_key, "action_key": args.action_key, "trust_layout": args.trust_layout or None}
+    return [f"task.{key}={str(value).lower() if value is True else value}" for key, value in given.items() if value]
 
 
 def add_overrides(parser: Any) -> None:

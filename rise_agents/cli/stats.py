@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rise_agents.cli.options import add_task
+from rise_agents.cli.options import add_dataset_keys, add_skip, add_task, dataset_overrides
 
 __all__ = ["add_arguments", "run"]
 
@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="directory or hub id")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all statistics as JSON (/dev/stdout works)")
     parser.add_argument("--openpi", type=Path, metavar="FILE", help="write openpi's norm_stats.json")
+    add_dataset_keys(parser)
+    add_skip(parser)
     add_task(parser, default=None, help="check the dataset against this task (name or YAML path)")
 
 
@@ -29,8 +31,11 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.data import compute_stats, open_dataset
     from rise_env.tasks import load_task
 
-    spec = load_task(args.task, args.preset) if args.task else None
-    dataset = open_dataset(args.datasets, spec)
+    spec = load_task(args.task, args.preset, dataset_overrides(args)) if args.task else None
+    dataset = open_dataset(
+        args.datasets, spec,
+        state_key=args.state_key, action_key=args.action_key, skip_bad_episodes=args.skip_bad_episodes,
+    )  # fmt: skip
     stats = compute_stats(dataset)
     if args.json != Path("/dev/stdout") and args.openpi != Path("/dev/stdout"):
         outcomes = [episode.success for episode in dataset.episodes]

@@ -13,7 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rise_agents.cli.options import add_device, add_task, add_threads, at_least, set_threads
+from rise_agents.cli.options import (
+    add_dataset_keys,
+    add_device,
+    add_skip,
+    add_task,
+    add_threads,
+    at_least,
+    dataset_overrides,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,12 +72,17 @@ def training_setup(args: argparse.Namespace) -> Iterator[TrainingSetup]:
     from rise_agents.progress import Bars, say
     from rise_env.training.setup import TrainingSetup
 
+    overrides = [*dataset_overrides(args), *args.overrides]
     with Bars() as bars:
-        yield TrainingSetup(args.data, args.task, args.preset, args.overrides, args.device, bars.training, say)
+        yield TrainingSetup(
+            args.data, args.task, args.preset, overrides, args.device, bars.training, say, args.skip_bad_episodes
+        )
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="recorded datasets")
+    add_dataset_keys(parser)
+    add_skip(parser)
     add_task(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder; an old one is resumed")
     length = parser.add_mutually_exclusive_group()

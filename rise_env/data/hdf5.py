@@ -1,25 +1,22 @@
-"""ALOHA and Piper episodes in HDF5 to a LeRobot v3.0 dataset.
-
-One file is one episode: `observations/qpos` and `action` (T, D), `observations/images/<camera>` as raw uint8
-(T, H, W, 3) or as one JPEG (or PNG) per step, padded with zeros or of variable length.
-"""
+"""ALOHA, kai0's and AgileX's episodes in HDF5 to a LeRobot v3.0 dataset; `hdf5_episode` describes the files."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rise_env.data.video import decode_image, resize, video_encoder
+from rise_env.data.hdf5_episode import Episode, open_episode
+from rise_env.data.limits import check_limits
+from rise_env.data.video import video_encoder
 from rise_env.errors import ConfigError, DatasetError
 from rise_env.tasks import TaskSpec, load_layout, load_task
 
@@ -32,6 +29,7 @@ def convert_hdf5(
     spec: TaskSpec,
     *,
     sources: dict[str, str] | None = None,
+    keys: Mapping[str, str] | None = None,
     colors: str = "rgb",
     success: bool | None = None,
     on_episode: Callable[[int, int], None] | None = None,
@@ -39,10 +37,13 @@ def convert_hdf5(
     """Convert episodes.
 
     Args:
-        inputs: HDF5 files, one episode each, in this order; a directory stands for its `*.hdf5` and `*.h5`, sorted.
+        inputs: HDF5 files, one episode each, in this order; a directory stands for its `*.hdf5` and `*.h5`, sorted,
+            or for those of its folders.
         out: Directory of the dataset; must not exist, and appears when all episodes are in it.
         spec: Cameras, image size, joint layout, frame rate and instruction of the dataset.
         sources: Camera name to its name in the files, where they differ.
+        keys: Datasets of "state" and of "action" in the files, where they have other names than those that are known;
+            several side by side with commas between.
         colors: "rgb" or "bgr": order of the channels in raw images, or as decoded from the files (a camera driver that
             swaps channels writes "bgr").
         success: Outcome of all episodes, written as `episode_success`. When omitted, the attribute `success` of the
@@ -53,7 +54,8 @@ def convert_hdf5(
         Number of frames.
 
     Raises:
-        DatasetError: If h5py is missing, or a file is not as described above; the message names file and key.
+        DatasetError: If h5py is missing, a file is not as `rise_env.data.hdf5_episode` describes it, or a joint value
+            lies outside its limits; the message names file and key.
     """
     if colors not in ("rgb", "bgr"):
         raise DatasetError(f"colors is {colors!r}, expected 'rgb' or 'bgr'")
@@ -62,7 +64,11 @@ def convert_hdf5(
         raise DatasetError(f"{out} exists already. Give a directory that does not.")
     files = _files(inputs)
     names = {camera: (sources or {}).get(camera, camera) for camera in spec.cameras}
-    outcomes = [_inspect(path, spec, names, success) for path in files]
+    keys = keys or {}
+    outcomes = []
+    for path in files:
+        with open_episode(path, keys) as episode:
+            outcomes.append(_inspect(episode, spec, names, success))
     if None in outcomes and set(outcomes) != {None}:
         raise DatasetError(
             f"{files[outcomes.index(None)]} has no attribute 'success', though other files have. "
@@ -73,7 +79,8 @@ def convert_hdf5(
     try:
         dataset, frames = _create(aside, spec, outcomes[0] is not None), 0
         for done, (path, outcome) in enumerate(zip(files, outcomes, strict=True), 1):
-            frames += _write(dataset, path, spec, names, colors, outcome)
+            with open_episode(path, keys) as episode:
+                frames += _write(dataset, episode, spec, names, colors, outcome)
             if on_episode is not None:
                 on_episode(done, len(files))
         dataset.finalize()
@@ -90,6 +97,7 @@ def hdf5_spec(
     task: str | None = None,
     preset: str = "small",
     sources: dict[str, str] | None = None,
+    keys: Mapping[str, str] | None = None,
     prompt: str | None = None,
     layout: str | None = None,
     fps: int | None = None,
@@ -105,7 +113,18 @@ def hdf5_spec(
         ConfigError: If something is missing, or a camera is not one of the task's.
         DatasetError: If the first file cannot be read.
     """
-    found, size = _cameras(inputs)
+    path = _files(inputs)[0]
+    with open_episode(path, keys or {}) as episode:
+        names = list((sources or {}).values()) or episode.cameras
+        if task and not sources:
+            names = list(load_task(task, preset).cameras)
+        if not names:
+            raise DatasetError(f"{path} has no cameras: neither pictures in it nor videos beside it")
+        sizes = {name: episode.pictures(name).size for name in names}
+        found, size = episode.cameras, sizes[names[0]]
+    if image_size is None and len(set(sizes.values())) > 1:
+        told = ", ".join("{} {}x{}".format(name, *one) for name, one in sizes.items())
+        warnings.warn(f"{path}: cameras differ in size ({told}): all are resized to {size[0]}x{size[1]}", stacklevel=2)
     given = {"prompt": prompt, "layout": load_layout(layout) if layout else None, "fps": fps}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     changes["image_size"] = image_size or size
@@ -128,26 +147,6 @@ def _identifier(text: str) -> str:
     return name if name.isidentifier() else f"_{name}"
 
 
-def _cameras(inputs: Sequence[str | Path]) -> tuple[list[str], tuple[int, int]]:
-    """Names of the cameras in the first episode, and height and width of the first one's images."""
-    path = _files(inputs)[0]
-    with _open(path) as file:
-        images = _get(file, "observations/images", path)
-        names = sorted(images)
-        if not names:
-            raise DatasetError(f"{path}: observations/images is empty")
-        node = images[names[0]]
-        if node.ndim == 4:
-            return names, (int(node.shape[1]), int(node.shape[2]))
-        from PIL import Image
-
-        try:
-            with Image.open(io.BytesIO(np.asarray(node[0], np.uint8).tobytes())) as image:
-                return names, (image.height, image.width)
-        except (OSError, ValueError, TypeError) as error:
-            raise DatasetError(f"{path}: {node.name} is neither raw images nor readable JPEG: {error}") from error
-
-
 def _create(root: Path, spec: TaskSpec, labelled: bool) -> Any:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -165,61 +164,38 @@ def _create(root: Path, spec: TaskSpec, labelled: bool) -> Any:
     )  # fmt: skip
 
 
-def _write(dataset: Any, path: Path, spec: TaskSpec, names: dict[str, str], colors: str, outcome: bool | None) -> int:
+def _write(dataset: Any, episode: Episode, spec: TaskSpec, names: dict[str, str], colors: str, outcome: Any) -> int:
     """Append an episode; its number of frames."""
-    with _open(path) as file:
-        state, action = (np.asarray(file[key], np.float32) for key in ("observations/qpos", "action"))
-        cameras = {spec.cameras[c]: file[f"observations/images/{name}"] for c, name in names.items()}
-        for step in range(len(state)):
-            frame: dict[str, Any] = {"observation.state": state[step], "action": action[step], "task": spec.prompt}
-            for key, node in cameras.items():
-                if node.ndim == 4:
-                    image = resize(node[step], spec.image_size)
-                else:
-                    content = np.asarray(node[step], np.uint8).tobytes()
-                    image = decode_image(content, spec.image_size, f"{path}, {node.name}, step {step}")
-                frame[key] = np.ascontiguousarray(image[..., ::-1] if colors == "bgr" else image)
-            if outcome is not None:
-                frame["episode_success"] = np.array([outcome])
-            dataset.add_frame(frame)
-        dataset.save_episode(parallel_encoding=False)
-        return len(state)
+    cameras = {spec.cameras[c]: episode.pictures(name).frames(spec.image_size) for c, name in names.items()}
+    for state, action in zip(episode.state, episode.action, strict=True):
+        frame: dict[str, Any] = {"observation.state": state, "action": action, "task": spec.prompt}
+        for key, images in cameras.items():
+            image = next(images)
+            frame[key] = np.ascontiguousarray(image[..., ::-1] if colors == "bgr" else image)
+        if outcome is not None:
+            frame["episode_success"] = np.array([outcome])
+        dataset.add_frame(frame)
+    dataset.save_episode(parallel_encoding=False)
+    return len(episode.state)
 
 
-def _inspect(path: Path, spec: TaskSpec, names: dict[str, str], success: bool | None) -> bool | None:
+def _inspect(episode: Episode, spec: TaskSpec, names: dict[str, str], success: bool | None) -> bool | None:
     """Check an episode before anything is written; its outcome, if it has one."""
-    with _open(path) as file:
-        lengths = {}
-        for key in ("observations/qpos", "action"):
-            node = _get(file, key, path)
-            if node.ndim != 2 or node.shape[1] != spec.layout.dim or node.shape[0] < 1:
-                raise DatasetError(
-                    f"{path}: {key} has shape {node.shape}, expected (steps, {spec.layout.dim}): layout "
-                    f"{spec.layout.name!r} ({', '.join(spec.layout.names)}). Choose another with --layout."
-                )
-            bad = np.argwhere(~np.isfinite(node[:]))
-            if len(bad):
-                step, joint = bad[0].tolist()
-                raise DatasetError(f"{path}: {key} of {spec.layout.names[joint]!r} is not finite at step {step}")
-            lengths[key] = node.shape[0]
-        images = _get(file, "observations/images", path)
-        for name in names.values():
-            if name not in images:
-                raise DatasetError(f"{path} has no camera {name!r}. Its cameras: {', '.join(images) or '(none)'}.")
-            node = images[name]
-            raw = node.ndim == 4 and node.shape[3] == 3 and node.dtype == np.uint8
-            if not raw and node.ndim not in (1, 2):
-                raise DatasetError(
-                    f"{path}: {node.name} is {node.dtype} {node.shape}, expected uint8 (steps, H, W, 3) or one "
-                    "compressed image per step"
-                )
-            lengths[node.name] = node.shape[0]
-        if len(set(lengths.values())) > 1:
-            facts = ", ".join(f"{key} {length}" for key, length in lengths.items())
-            raise DatasetError(f"{path}: the streams have different numbers of steps: {facts}")
-        if success is not None:
-            return success
-        return bool(file.attrs["success"]) if "success" in file.attrs else None
+    path = episode.path
+    for key, values in ((episode.state_key, episode.state), (episode.action_key, episode.action)):
+        if values.shape[1] != spec.layout.dim:
+            raise DatasetError(
+                f"{path}: {key} has shape {values.shape}, expected (steps, {spec.layout.dim}): layout "
+                f"{spec.layout.name!r} ({', '.join(spec.layout.names)}). Choose another with --layout."
+            )
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            step, joint = bad[0].tolist()
+            raise DatasetError(f"{path}: {key} of {spec.layout.names[joint]!r} is not finite at step {step}")
+        check_limits(values, spec.layout, lambda step, key=key: f"{path}, step {step}: {key}")  # type: ignore[misc]
+    for name in names.values():
+        episode.pictures(name)
+    return episode.outcome if success is None else success
 
 
 def _files(inputs: Sequence[str | Path]) -> list[Path]:
@@ -228,32 +204,13 @@ def _files(inputs: Sequence[str | Path]) -> list[Path]:
         if not given.exists():
             raise DatasetError(f"{given} does not exist")
         suffixes = (".hdf5", ".h5")
-        found = sorted(path for path in given.iterdir() if path.suffix in suffixes) if given.is_dir() else [given]
+        found = [given]
+        if given.is_dir():  # AgileX's have a folder each
+            found = sorted(path for path in given.iterdir() if path.suffix in suffixes)
+            found = found or sorted(path for path in given.glob("*/*") if path.suffix in suffixes)
         if not found:
             raise DatasetError(f"{given} holds no *.hdf5 or *.h5 file")
         files += found
     if not files:
         raise DatasetError("no HDF5 file is given")
     return files
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        import h5py
-    except ImportError:
-        raise DatasetError("HDF5 needs h5py, which is not installed: pip install 'rise-robotics[hdf5]'") from None
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read as HDF5: {error}") from error
-    with file:
-        yield file
-
-
-def _get(file: Any, key: str, path: Path) -> Any:
-    if key not in file:
-        names: list[str] = []
-        file.visit(names.append)
-        raise DatasetError(f"{path} has no {key!r}. It has: {', '.join(names) or 'nothing'}.")
-    return file[key]

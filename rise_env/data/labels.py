@@ -17,6 +17,7 @@ import numpy as np
 from rise_env.data.dataset import Dataset
 from rise_env.data.opening import open_dataset
 from rise_env.data.parquet import read_parquet, to_numpy
+from rise_env.data.recorded import RecordedDataset
 from rise_env.errors import DatasetError
 from rise_env.files import atomic_path
 
@@ -162,9 +163,9 @@ def _write(dataset: Dataset, kind: str, tag: str, given: Mapping[str, Any], dire
         episode = part.episode_of(np.arange(part.num_frames))
         frame = np.arange(part.num_frames) - part.starts[episode]
         data = {name: values[rows] for name, values in columns.items()}
-        table = pa.table({"episode_index": episode, "frame_index": frame, **data}).replace_schema_metadata(
-            {"rise": kind, "rise_version": _VERSION, "tag": tag}
-        )
+        table = pa.table(
+            {"episode_index": _numbers(part)[episode], "frame_index": frame, **data}
+        ).replace_schema_metadata({"rise": kind, "rise_version": _VERSION, "tag": tag})
         try:
             with atomic_path(path) as aside:
                 pq.write_table(table, aside)
@@ -193,6 +194,11 @@ def _read_one(dataset: Dataset, kind: str, tag: str, directory: str | Path | Non
     if absent := [name for name in (*_KEYS, *_REQUIRED[kind]) if name not in table.schema.names]:
         raise DatasetError(f"{path} lacks the column {absent[0]!r}; it has {', '.join(table.schema.names)}")
     columns = {name: to_numpy(table[name], f"{path}, column {name!r}") for name in table.schema.names}
+    numbers = _numbers(dataset)
+    if not np.array_equal(numbers, np.arange(len(numbers))):  # some episodes are left out
+        kept = np.isin(columns["episode_index"], numbers)
+        columns = {name: values[kept] for name, values in columns.items()}
+        columns["episode_index"] = np.searchsorted(numbers, columns["episode_index"])
     episodes, frames = (columns[name] for name in _KEYS)
     outside = (episodes < 0) | (episodes >= dataset.num_episodes) | (frames < 0)
     outside |= frames >= dataset.lengths[np.where(outside, 0, episodes)]
@@ -215,6 +221,11 @@ def _read_one(dataset: Dataset, kind: str, tag: str, directory: str | Path | Non
     for name, expected in _REQUIRED[kind].items():
         columns[name] = _checked(name, columns[name], expected, dataset, f"{path}, ")
     return columns
+
+
+def _numbers(part: Dataset) -> np.ndarray:
+    """Number of every episode in the files of a dataset."""
+    return part.source.numbers if isinstance(part, RecordedDataset) else np.arange(part.num_episodes)
 
 
 def _checked(name: str, values: Any, expected: str | None, dataset: Dataset, where: str = "") -> np.ndarray:

@@ -10,37 +10,51 @@ import numpy as np
 from rise_env.errors import DatasetError
 from rise_env.tasks import JointLayout
 
-__all__ = ["check_limits"]
+__all__ = ["LARGEST", "check_limits", "impossible"]
 
-_WARN = 0.05  # of the range
+#: No joint has ever been there, whatever the limits: a hundred and more turns, a hundred metres.
+_ABSURD = {"rad": 1000.0, "m": 100.0}
+#: Nor in degrees, millimetres or steps of an encoder.
+LARGEST = 1e6
 
 
 def check_limits(values: np.ndarray, layout: JointLayout, where: Callable[[int], str]) -> None:
-    """Check recorded values, (N, D) and finite, against the limits of a layout.
+    """Check recorded values against the limits of a layout.
 
-    Values up to 5 % of a joint's range outside its limits pass: a servo overshoots. Up to `layout.tolerance` they are
-    worth a warning.
+    Values beyond `layout.tolerance` are a warning: they may be right, and the layout too narrow. Values beyond 1000 rad
+    or 100 m cannot be: they are an error, unless the tolerance is infinite.
 
     Args:
-        values: float (N, D).
+        values: float (N, D), finite.
         layout: Its limits.
         where: Says what row i is, for the message.
 
     Raises:
-        DatasetError: If a value lies further outside; the message names joint, value, place, limits and the way out.
+        DatasetError: If a value is impossible; the message, like the warning, names joint, value, place, limits,
+            tolerance and the way out.
     """
     outside = layout.furthest_outside(values)
-    if outside is None or outside.excess <= min(_WARN, layout.tolerance):
+    if outside is None or outside.excess <= layout.tolerance:
         return
-    count = int((np.abs(values - (layout.low + layout.high) / 2) > (layout.high - layout.low) / 2).any(1).sum())
+    half = layout.tolerance + 0.5
+    beyond = np.abs(values - (layout.low + layout.high) / 2) > half * (layout.high - layout.low)
     problem = (
-        f"{where(outside.row)}: {outside.message}. It is {outside.excess:.3g} of the joint's range outside (tolerance "
-        f"{layout.tolerance:g}); {count} of {len(values)} frames have a value outside its limits"
+        f"{where(outside.row)}: {outside.message}. That is {outside.excess:.3g} times the joint's range outside "
+        f"(tolerance {layout.tolerance:g}); {int(beyond.any(1).sum())} of {len(values)} frames are beyond it. "
+        f"Convert the values to the units of layout {layout.name!r}, or, if they are right, widen `lower`, `upper` or "
+        "`tolerance` of the layout"
     )
-    if outside.excess <= layout.tolerance:
-        warnings.warn(problem, stacklevel=3)
-        return
-    raise DatasetError(
-        f"{problem}. Convert the values to the units of layout {layout.name!r}, leave such episodes out "
-        "(--skip-bad-episodes), or, if they are right, widen `lower`, `upper` or `tolerance` of the layout."
-    )
+    if impossible(values, layout).any():
+        raise DatasetError(f"{problem}; or leave such episodes out: --skip-bad-episodes.")
+    warnings.warn(problem, stacklevel=3)
+
+
+def impossible(values: np.ndarray, layout: JointLayout | None) -> np.ndarray:
+    """Which values, (N, D), are not finite, or beyond what any joint does; units are unknown without a layout."""
+    numbers = np.asarray(values, np.float64)
+    if layout is None:
+        most: np.ndarray | float = LARGEST
+    else:
+        most = np.array([_ABSURD[unit] if layout.tolerance < np.inf else np.inf for unit in layout.units])
+    with np.errstate(invalid="ignore"):
+        return ~np.isfinite(numbers) | (np.abs(numbers) > most)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from rise_env.data.bad_episodes import find_bad_episodes
 from rise_env.data.cache import Progress, cache_root
 from rise_env.data.dataset import Dataset
 from rise_env.data.joined import JoinedDataset
 from rise_env.data.recorded import RecordedDataset
-from rise_env.data.source import locate, read_source
+from rise_env.data.source import Source, locate, read_source
 from rise_env.errors import DatasetError
 from rise_env.tasks import TaskSpec
 
@@ -26,6 +28,7 @@ def open_dataset(
     state_key: str | None = None,
     action_key: str | None = None,
     trust_layout: bool = False,
+    skip_bad_episodes: bool = False,
 ) -> Dataset:
     """Open a LeRobot dataset, v3.0 or v2.1, for reading.
 
@@ -43,6 +46,8 @@ def open_dataset(
         state_key: Feature that holds the joint state; that of `spec`, or "observation.state", when omitted.
         action_key: Feature that holds the action; that of `spec`, or "action", when omitted.
         trust_layout: Accept the layout of `spec` for a dataset that does not name its joints, as `spec.trust_layout`.
+        skip_bad_episodes: Leave out episodes whose files are missing or damaged, or whose joint values are impossible,
+            with a warning that lists them. All videos are decoded at once.
 
     Raises:
         DatasetError: If there is no dataset, it is damaged, its frame rate or cameras are not those of `spec`, or a
@@ -64,7 +69,18 @@ def open_dataset(
     for path in [path_or_repo] if isinstance(path_or_repo, str | Path) else path_or_repo:
         source = read_source(locate(path, revision))
         shared = parts[0].spec if parts and spec is None else spec
-        parts.append(RecordedDataset(source, shared, keys, cache, progress, trust_layout))
+
+        def opened(source: Source, spec: TaskSpec | None = shared) -> RecordedDataset:
+            return RecordedDataset(source, spec, keys, cache, progress, trust_layout)
+
+        if skip_bad_episodes:
+            bad = find_bad_episodes(source, keys, shared.layout if shared else None, opened)
+            if bad:
+                listed = "\n".join(f"  episode {episode}: {bad[episode]}" for episode in sorted(bad))
+                told = f"{source.root}: {len(bad)} of {len(source.lengths)} episodes are left out"
+                warnings.warn(f"{told}:\n{listed}", stacklevel=2)
+            source = source.without(bad)
+        parts.append(opened(source))
     if not parts:
         raise DatasetError("open_dataset got an empty list of datasets")
     return parts[0] if len(parts) == 1 else JoinedDataset(parts, progress)

@@ -13,6 +13,7 @@ from rise_env.data.cache import IncompleteError, Progress, cached_array
 from rise_env.data.dataset import Dataset, read_only
 from rise_env.data.frames import decoding_steps, frames_fingerprint
 from rise_env.data.limits import check_limits
+from rise_env.data.outcomes import as_outcomes, read_outcomes
 from rise_env.data.parquet import join_rows, to_numpy
 from rise_env.data.rows import INDEX_COLUMNS, frame_order, read_rows
 from rise_env.data.source import Source
@@ -23,8 +24,8 @@ from rise_env.tasks import TaskSpec
 __all__ = ["RecordedDataset"]
 
 _NO_OUTCOME = (
-    " Success and failure must be labelled explicitly and are never guessed: record with EpisodeRecorder or "
-    "`rise record`, or add the column."
+    " Success and failure must be labelled explicitly and are never guessed: say them with `rise label DATASET "
+    "--outcome success` (or failure, or 0-9=success 10,12=failure), or add the column."
 )
 
 
@@ -69,7 +70,7 @@ class RecordedDataset(Dataset):
     def outcomes(self) -> np.ndarray | None:
         """Bool (E,), explicit outcome of every episode; None where it is not recorded."""
         if "episode_success" in self.columns:
-            per_frame = _as_outcomes(self.column("episode_success"), self.root)
+            per_frame = as_outcomes(self.column("episode_success"), self.root)
             first = per_frame[self.starts]
             changes = np.flatnonzero(np.repeat(first, self.lengths) != per_frame)
             if len(changes):
@@ -80,8 +81,9 @@ class RecordedDataset(Dataset):
                 )
             return read_only(first)
         if self.source.episode_success is not None:
-            return read_only(_as_outcomes(np.asarray(self.source.episode_success, object), self.root))
-        return None
+            return read_only(as_outcomes(self.source.episode_success, f"{self.root}, meta/episodes"))
+        beside = read_outcomes(self.root, len((self.source.whole or self.source).lengths))
+        return None if beside is None else read_only(beside[self.source.numbers])
 
     @cached_property
     def state(self) -> np.ndarray:
@@ -181,14 +183,3 @@ class RecordedDataset(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         """Without the mapped frames, which pickle would copy; a worker process maps them again."""
         return {**self.__dict__, "_frames": None, "_progress": None}
-
-
-def _as_outcomes(values: np.ndarray, where: Any) -> np.ndarray:
-    """Explicit outcomes as bool: booleans, 0 and 1, or the words "success" and "failure"."""
-    known = {True: True, False: False, "success": True, "failure": False}
-    listed = [] if values.dtype == bool else values.tolist()
-    for value in listed:
-        if not (isinstance(value, bool | int | float | str) and value in known):
-            expected = "True or False (or 'success' or 'failure') for every episode"
-            raise DatasetError(f"{where}: episode_success is {value!r}, expected {expected}")
-    return np.array([known[value] for value in listed], bool) if listed else values

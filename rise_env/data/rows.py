@@ -30,6 +30,13 @@ def read_rows(
         DatasetError: If the file is damaged, has another number of rows than the episode table says, or lacks a column
             that cannot be derived.
     """
+    if source.whole is not None:
+        file = next(one for one in source.whole.data_files if one.path == file.path)
+        table, index = read_rows(source.whole, file, columns, optional)
+        keep = np.isin(index["episode_index"], source.numbers)
+        index = {name: values[keep] for name, values in index.items()}
+        index["episode_index"] = np.searchsorted(source.numbers, index["episode_index"])
+        return table.filter(keep), index
     wanted = [name for name in columns if name not in INDEX_COLUMNS]
     table = read_parquet(file.path, wanted, optional=[*INDEX_COLUMNS, "timestamp", *optional])
     if table.num_rows != file.rows:
@@ -38,7 +45,7 @@ def read_rows(
             f"{file.path} (episodes {members}) has {table.num_rows} rows, the episode table says {file.rows}. "
             "The dataset is damaged or incomplete: copy or download it again."
         )
-    index: dict[str, np.ndarray] = {}
+    index = {}
     for name in INDEX_COLUMNS:
         if name not in table.schema.names:
             index[name] = _derived(name, source, file, table, index)

@@ -5,8 +5,8 @@ Only metadata is read here: JSON, JSON lines and the small parquet tables below 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,8 @@ class Source:
         tasks: Instruction by `task_index`.
         data_files: Parquet files in episode order.
         videos: Feature key of every camera that is a video, to one segment per episode.
+        numbers: int64 (E,), number of every episode in the files.
+        whole: The dataset of which this is a part; None if it is all of it.
     """
 
     root: Path
@@ -77,6 +79,31 @@ class Source:
     tasks: dict[int, str]
     data_files: tuple[DataFile, ...]
     videos: dict[str, tuple[VideoSegment, ...]]
+    numbers: np.ndarray
+    whole: Source | None = None
+
+    def without(self, episodes: Collection[int]) -> Source:
+        """This dataset without some of its episodes, the others numbered through; DatasetError if none is left."""
+        if not episodes:
+            return self
+        kept = [i for i in range(len(self.lengths)) if i not in episodes]
+        if not kept:
+            raise DatasetError(f"{self.root}: none of its {len(self.lengths)} episodes can be used")
+        place = {episode: i for i, episode in enumerate(kept)}
+        files = []
+        for file in self.data_files:
+            members = [episode for episode in file.episodes if episode in place]
+            if members:
+                rows = int(self.lengths[members].sum())
+                files.append(DataFile(file.path, tuple(place[episode] for episode in members), rows))
+        success, tasks = (
+            None if one is None else tuple(one[i] for i in kept) for one in (self.episode_success, self.episode_tasks)
+        )
+        return replace(
+            self, lengths=self.lengths[kept], episode_success=success, episode_tasks=tasks, data_files=tuple(files),
+            videos={key: tuple(segments[i] for i in kept) for key, segments in self.videos.items()},
+            numbers=self.numbers[kept], whole=self.whole or self,
+        )  # fmt: skip
 
     @property
     def cameras(self) -> list[str]:
@@ -140,7 +167,8 @@ def read_source(root: str | Path) -> Source:
         )
     info = parse_json(Info, content, root / INFO_PATH)
     parts = _read_v3(root, info) if version.startswith("v3.") else _read_v2(root, info)
-    source = Source(root, info.fps, info.robot_type or "", info.features, **parts)
+    numbers = np.arange(len(parts["lengths"]))
+    source = Source(root, info.fps, info.robot_type or "", info.features, numbers=numbers, **parts)
     _check(source, info)
     return source
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from rise_env.data.limits import LARGEST
 from rise_env.data.schema import Feature
 from rise_env.data.source import Source
 from rise_env.errors import DatasetError, LayoutError
@@ -16,8 +17,6 @@ from rise_env.tasks import JointLayout, TaskSpec
 __all__ = ["check_spec", "derive_spec"]
 
 _MOST_JOINTS = 4096
-#: No joint is at so many rad or m, degrees or encoder steps.
-_LARGEST = 1e6
 
 
 def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str], np.ndarray]) -> TaskSpec:
@@ -43,8 +42,8 @@ def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str],
     both = np.concatenate([_vectors(column(key), frames, joints, f"{source.root}, column {key!r}")
                            for key in keys.values()])  # fmt: skip
     low, high = np.nanmin(both, axis=0), np.nanmax(both, axis=0)
-    for joint in np.flatnonzero(~(np.maximum(-low, high) <= _LARGEST)):
-        value = high[joint] if high[joint] > _LARGEST else low[joint]
+    for joint in np.flatnonzero(~(np.maximum(-low, high) <= LARGEST)):
+        value = high[joint] if high[joint] > LARGEST else low[joint]
         raise DatasetError(
             f"{source.root}: {joints[joint]!r} reaches {value:g}, which no joint does in any unit. "
             "Drop or repair the episodes with such values."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lerobot.configs import RGBEncoderConfig
 
 
-__all__ = ["DamagedError", "Piece", "decode_image", "decode_video", "resize", "video_encoder"]
+__all__ = ["DamagedError", "Piece", "decode_image", "decode_video", "resize", "video_encoder", "video_facts"]
 
 _LOSSLESS_BELOW = 128  # pixels
 
@@ -177,6 +177,19 @@ def _span(piece: Piece, times: list[float], fps: float) -> tuple[int, int]:
     return first, max(first, bisect.bisect_left(times, start + piece.length / fps - half))
 
 
+def video_facts(path: Path) -> tuple[int, tuple[int, int]]:
+    """Number of frames of a video, and their height and width; DatasetError if it is missing or damaged."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            frames = sum(1 for packet in container.demux(stream) if packet.size)
+            return frames, (stream.codec_context.height, stream.codec_context.width)
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise DatasetError(f"video {path} is missing, damaged or cut short: {error}") from error
+
+
 def resize(image: Any, size: tuple[int, int]) -> np.ndarray:
     """RGB uint8 (H, W, 3) of pixels or an `av.VideoFrame`: area average downwards, bilinear upwards, in one step."""
     import av
@@ -195,12 +208,17 @@ def resize(image: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def decode_image(
-    content: bytes, size: tuple[int, int], where: str, recorded: tuple[int, int] | None = None
+    content: bytes,
+    size: tuple[int, int],
+    where: str,
+    recorded: tuple[int, int] | None = None,
+    said_by: str = "`shape` in info.json",
 ) -> np.ndarray:
     """RGB uint8 (H, W, 3) of a PNG, JPEG or alike.
 
     Raises:
-        DatasetError: If it is damaged, or not of the height and width `recorded`; the message says `where`.
+        DatasetError: If it is damaged, or not of the height and width `recorded`, which is `said_by` something; the
+            message says `where`.
     """
     from PIL import Image
 
@@ -209,8 +227,8 @@ def decode_image(
             found = (image.height, image.width)
             if recorded is not None and recorded != found:
                 raise DatasetError(
-                    "{}: the picture has {}x{} pixels, info.json says {}x{} (height x width). Put the right file "
-                    "there, or correct `shape` of the feature.".format(where, *found, *recorded)
+                    "{}: the picture has {}x{} pixels, {} has {}x{} (height x width). Put the right one there, or "
+                    "correct the other.".format(where, *found, said_by, *recorded)
                 )
             return resize(np.asarray(image.convert("RGB")), size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

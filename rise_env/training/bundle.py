@@ -94,6 +94,8 @@ def train_bundle(
     for given, registry in ((dynamics, DYNAMICS), (value, VALUES)):
         if given is not None:
             load_registered(given, registry)
+    if value is None:
+        setup.check_outcomes()
     runs = runs or out.with_name(f"{out.name}-runs")
     updates = None if minutes is not None else count_updates(setup, steps, imagined, imagined_steps)
     trained = [dynamics is None] * 2 + [value is None] * 2

@@ -42,6 +42,7 @@ class TrainingSetup:
         device: "auto", "cpu", "cuda" or "cuda:1".
         report: Called with the progress of decoding, encoding, imagining and training.
         log: Called with what else there is to say.
+        skip_bad_episodes: Leave out episodes that cannot be used, with a warning.
     """
 
     data: Sequence[Path]
@@ -51,6 +52,7 @@ class TrainingSetup:
     device: str = "auto"
     report: Callable[[Progress], None] = _ignore
     log: Callable[[str], None] = _ignore
+    skip_bad_episodes: bool = False
 
     @property
     def spec(self) -> TaskSpec:
@@ -59,7 +61,17 @@ class TrainingSetup:
 
     def open_dataset(self) -> Dataset:
         """The datasets, joined."""
-        return open_dataset(list(self.data), self.spec, progress=self.counter("decoding"))
+        return open_dataset(
+            list(self.data),
+            self.spec,
+            progress=self.counter("decoding"),
+            skip_bad_episodes=self.skip_bad_episodes,
+        )
+
+    def check_outcomes(self) -> None:
+        """Raise a DatasetError now where a value model would miss the outcomes of recorded episodes hours later."""
+        if load_value_config(self.task, self.preset, self.overrides).labels.outcome == "recorded":
+            _ = self.open_dataset().success
 
     def counter(self, phase: str) -> Callable[[int, int], None]:
         """A function of (done, in all) that reports the progress of a phase."""
