@@ -8,12 +8,13 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 LOCK_ARGS ?=
+FUZZ ?= 10000
 
 # The environment is up to date when this file exists: it is named after what the environment is made from and where.
 RECIPE := requirements.lock pyproject.toml scripts/common.sh scripts/setup.sh
 STAMP := .venv/.stamp-$(shell { cat $(RECIPE) 2>&1; pwd -P; } | cksum | tr ' ' -)
 
-.PHONY: help setup ros demo test test-fast coverage lint format lock build clean distclean FORCE
+.PHONY: help setup ros demo test test-fast fuzz coverage lint format lock build clean distclean FORCE
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -43,6 +44,10 @@ test: lint ## check style and types, then run every test
 test-fast: $(STAMP) ## run the tests that take seconds
 	@scripts/setup_ros.sh --optional
 	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## try 10,000 mutations of metadata, tables, HDF5 files and YAML (FUZZ=1000 for fewer)
+	@RISE_FUZZ_EXAMPLES=$$(( ($(FUZZ) + 11) / 12 )) $(PYTHON) -m pytest -n $(JOBS) -o timeout=0 -q \
+		tests/rise_env/data/test_fuzz.py $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## run every test and list the lines that none reaches
 	@scripts/setup_ros.sh --optional

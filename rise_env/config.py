@@ -104,7 +104,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file {path} does not exist") from None
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # bad text, impossible dates, endless nesting
         raise ConfigError(f"configuration file {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"configuration file {path} must hold a mapping of sections, got {type(content).__name__}")

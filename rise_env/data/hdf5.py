@@ -20,7 +20,7 @@ from rise_env.data.video import video_encoder
 from rise_env.errors import ConfigError, DatasetError
 from rise_env.tasks import TaskSpec, load_layout, load_task
 
-__all__ = ["convert_hdf5", "hdf5_spec"]
+__all__ = ["convert_hdf5", "hdf5_spec", "inspect_episodes"]
 
 
 def convert_hdf5(
@@ -65,10 +65,7 @@ def convert_hdf5(
     files = _files(inputs)
     names = {camera: (sources or {}).get(camera, camera) for camera in spec.cameras}
     keys = keys or {}
-    outcomes = []
-    for path in files:
-        with open_episode(path, keys) as episode:
-            outcomes.append(_inspect(episode, spec, names, success))
+    outcomes = inspect_episodes(files, spec, names, keys, success)
     if None in outcomes and set(outcomes) != {None}:
         raise DatasetError(
             f"{files[outcomes.index(None)]} has no attribute 'success', though other files have. "
@@ -179,7 +176,18 @@ def _write(dataset: Any, episode: Episode, spec: TaskSpec, names: dict[str, str]
     return len(episode.state)
 
 
-def _inspect(episode: Episode, spec: TaskSpec, names: dict[str, str], success: bool | None) -> bool | None:
+def inspect_episodes(
+    files: Sequence[Path], spec: TaskSpec, names: Mapping[str, str], keys: Mapping[str, str], success: bool | None
+) -> list[bool | None]:
+    """Check episodes before anything is written; their outcomes. Arguments and errors are those of `convert_hdf5`."""
+    outcomes = []
+    for path in files:
+        with open_episode(path, keys) as episode:
+            outcomes.append(_inspect(episode, spec, names, success))
+    return outcomes
+
+
+def _inspect(episode: Episode, spec: TaskSpec, names: Mapping[str, str], success: bool | None) -> bool | None:
     """Check an episode before anything is written; its outcome, if it has one."""
     path = episode.path
     for key, values in ((episode.state_key, episode.state), (episode.action_key, episode.action)):

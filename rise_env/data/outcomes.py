@@ -83,9 +83,7 @@ def parse_outcomes(given: Sequence[str], count: int) -> np.ndarray:
                 raise ConfigError(f"--outcome {text}: {part!r} is wrong, expected {expected}")
             outcomes[first : last + 1] = [outcome] * (last + 1 - first)
     if None in outcomes:
-        raise ConfigError(
-            f"--outcome: episode {outcomes.index(None)} of {count} has none ({outcomes.count(None)} such)"
-        )
+        raise ConfigError(f"--outcome: episode {outcomes.index(None)} of {count} has none")
     return np.array(outcomes, bool)
 
 

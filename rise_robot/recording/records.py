@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +52,23 @@ _SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in dataclas
 
 
 def read_episode_records(root: str | Path) -> list[EpisodeRecord]:
-    """Read the sidecar of a recorded dataset, in episode order; RecordingError if the dataset has no sidecar, or the
-    file is not one of ours.
+    """Read the sidecar of a recorded dataset, in episode order.
+
+    A dataset that was edited with lerobot's tools (delete, split, merge) has lost it. Number of frames, outcome and
+    interventions are then taken from the dataset itself; a warning says what is lost: `failure_mode` and `operator` are
+    "unknown", `seed` is -1.
+
+    Raises:
+        RecordingError: If there is no sidecar and the dataset does not say these things, or the file is not one of
+            ours.
 
     Example:
         >>> [r.episode_index for r in read_episode_records("data/bricks") if r.success]  # doctest: +SKIP
         [0, 2, 3]
     """
     path = Path(root) / SIDECAR_PATH
+    if not path.is_file() and (Path(root) / "meta/info.json").is_file():
+        return _rebuilt(Path(root))
     if not path.is_file():
         raise RecordingError(
             f"{path} does not exist: {root} was not recorded by EpisodeRecorder, or its process was killed before the "
@@ -70,6 +80,33 @@ def read_episode_records(root: str | Path) -> list[EpisodeRecord]:
         expected = f"version {wanted!r} and columns {_SCHEMA.names}"
         raise RecordingError(f"{path} has version {found!r} and columns {schema.names}, expected {expected}")
     return [EpisodeRecord(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def _rebuilt(root: Path) -> list[EpisodeRecord]:
+    """What the dataset itself says of its episodes."""
+    files = sorted((root / "data").glob("*/*.parquet"))
+    names = ["episode_index", "episode_success", "is_intervention"]
+    lost = f"{root / SIDECAR_PATH} does not exist: the dataset was edited or copied without it."
+    try:
+        table = pa.concat_tables(pq.read_table(path, columns=names) for path in files)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise RecordingError(
+            f"{lost} Nor can it be made again, because the data files do not hold {', '.join(names)}: {error}. The "
+            "dataset was not recorded by EpisodeRecorder, or lost these features as well."
+        ) from error
+    warnings.warn(
+        f"{lost} Its facts are taken from the dataset; seeds (now -1), operators and reasons of failures (now "
+        "'unknown') are lost.",
+        stacklevel=3,
+    )
+    episodes, success, corrected = (table[name].to_numpy() for name in names)
+    records = []
+    for episode in range(int(episodes.max(initial=-1)) + 1):
+        rows = episodes == episode
+        won = bool(success[rows].all())
+        mode = "" if won else "unknown"
+        records.append(EpisodeRecord(episode, int(rows.sum()), won, mode, -1, "unknown", int(corrected[rows].sum())))
+    return records
 
 
 def write_episode_records(root: str | Path, records: Iterable[EpisodeRecord]) -> None:
