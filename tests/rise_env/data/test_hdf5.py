@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from rise_agents.cli.main import main
-from rise_env.data import open_dataset
+from rise_env.data import DatasetError, open_dataset
+from rise_env.data.hdf5 import hdf5_spec, inspect_episodes
+from rise_env.data.hdf5_episode import open_episode
+from tests.rise_env.data.conftest import write_video
 
 
 def smooth(step: int, shift: int = 0) -> np.ndarray:
@@ -30,10 +33,10 @@ def jpeg(image: np.ndarray) -> np.ndarray:
 
 def episode(path: Path, length: int = 5, kind: str = "raw", dim: int = 14, **attributes: Any) -> Path:
     h5py = pytest.importorskip("h5py", reason="h5py comes with the hdf5 extra")
-    qpos = np.arange(length * dim, dtype=np.float32).reshape(length, dim) / 100
+    qpos = np.arange(length * dim, dtype=np.float32).reshape(length, dim) / 1000
     with h5py.File(path, "w") as file:
         file.attrs.update(attributes)
-        file["observations/qpos"], file["action"] = qpos, qpos + 1
+        file["observations/qpos"], file["action"] = qpos, qpos + 0.001
         for shift, camera in enumerate(("cam_high", "cam_left")):
             images = [smooth(step, 5 * shift) for step in range(length)]
             where = f"observations/images/{camera}"
@@ -67,7 +70,7 @@ def test_convert(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) 
     assert dataset.success.tolist() == [True, False]
     assert dataset.spec.prompt == "Fold the box."
     assert dataset.state.shape == (8, 14)
-    np.testing.assert_allclose(dataset.action, dataset.state + 1, atol=1e-6)
+    np.testing.assert_allclose(dataset.action, dataset.state + 0.001, atol=1e-6)
     frames = dataset.frames(np.arange(8)).astype(int)
     for index in range(8):
         for view in range(2):
@@ -122,3 +125,117 @@ def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     (tmp_path / "e.hdf5").write_bytes(b"")
     assert main(["convert", "hdf5", str(tmp_path / "e.hdf5"), "--out", str(tmp_path / "out"), *BASE]) == 2
     assert "pip install 'rise-robotics[hdf5]'" in capsys.readouterr().err
+
+
+def spec_and_outcomes(path: Path, **options: Any) -> tuple[Any, dict[str, str], list[bool | None]]:
+    """What `rise convert hdf5` finds before it writes."""
+    keys = options.pop("keys", {})
+    spec, sources = hdf5_spec(
+        [path], "set", **{"prompt": "Do it.", "layout": "piper_bimanual", "fps": 20, "keys": keys, **options}
+    )
+    return spec, sources, inspect_episodes([path], spec, sources, keys, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"),
+    [("False", False), (b"fail", False), ("no", False), ("SUCCESS", True), (b"yes", True), (True, True), (0, False),
+     (np.float32(1), True), (np.array([False]), False), (None, None)],
+)  # fmt: skip
+def test_outcomes(tmp_path: Path, value: Any, outcome: bool | None) -> None:
+    path = episode(tmp_path / "e.hdf5", 2, **({} if value is None else {"success": value}))
+    assert spec_and_outcomes(path)[2] == [outcome]
+
+
+@pytest.mark.parametrize("value", [float("nan"), "maybe", 2, "", np.array([True, False])])
+def test_what_is_no_outcome(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(DatasetError, match=r"attribute 'success': episode_success is .*expected True or False"):
+        spec_and_outcomes(episode(tmp_path / "e.hdf5", 2, success=value))
+
+
+def pictures(path: Path, camera: str, size: tuple[int, int] = (32, 48)) -> np.ndarray:
+    with open_episode(path, {}) as one:
+        return np.stack(list(one.pictures(camera).frames(size))).astype(int)
+
+
+def test_forms_of_pictures(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py comes with the hdf5 extra")
+    path = episode(tmp_path / "e.hdf5", 3)
+    images = np.stack([smooth(step) for step in range(3)])
+    (tmp_path / "frames").mkdir()
+    for step, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"frames/{step}.png")
+    with h5py.File(path, "a") as file:
+        folder = file["observations/images"]
+        folder["planes"] = images.transpose(0, 3, 1, 2)
+        folder["texts"] = np.array([jpeg(image).tobytes() for image in images], "S")
+        folder["group/color"], folder["group/depth"] = images, np.zeros((3, 32, 48), np.uint16)
+        folder["only/anything"] = images
+        folder["paths"] = np.array([f"frames/{step}.png".encode() for step in range(3)])
+        folder["either/left"] = folder["either/right"] = images
+        folder["floats"] = images / 255
+        folder["short"] = images[:2]
+        folder["mixed"] = h5py.Empty("u1")
+        mixed = folder.create_dataset("sizes", (3,), h5py.vlen_dtype(np.uint8))
+        for step, image in enumerate(images):
+            mixed[step] = jpeg(image[: 32 - 8 * step])
+    for camera in ("planes", "texts", "group", "only", "paths", "group/color", "/observations/images/planes"):
+        assert np.abs(pictures(path, camera) - images).max() <= 4, camera
+    for camera, match in (
+        ("either", "is a group with left, right.*--camera NAME="), ("floats", "expected uint8"),
+        ("nowhere", "no camera"), ("short", "different numbers of steps"), ("mixed", "a group or empty"), ("sizes", "24x48 pixels.*32x48"),
+    ):  # fmt: skip
+        with pytest.raises(DatasetError, match=match):
+            pictures(path, camera)
+
+
+def test_kai0_has_videos_beside(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py comes with the hdf5 extra")
+    path = episode(tmp_path / "episode_3.hdf5", 4)
+    with h5py.File(path, "a") as file:
+        del file["observations/images"]
+    for camera in ("cam_high", "cam_right_wrist"):
+        write_video(tmp_path / f"video/{camera}/episode_3.mp4", [smooth(step) for step in range(4)], fps=30)
+    spec, sources, _ = spec_and_outcomes(path)
+    assert sources == {"cam_high": "cam_high", "cam_right_wrist": "cam_right_wrist"}
+    assert spec.image_size == (32, 48)
+    assert np.abs(pictures(path, "cam_high") - [smooth(step) for step in range(4)]).max() <= 6
+    write_video(tmp_path / "video/cam_high/episode_3.mp4", [smooth(0)] * 3)
+    with pytest.raises(DatasetError, match=r"different numbers of steps: observations/qpos 4, .*episode_3.mp4 3"):
+        spec_and_outcomes(path)
+
+
+def test_agilex(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py comes with the hdf5 extra")
+    path = tmp_path / "episode0/data.hdf5"
+    (path.parent / "camera/color/front").mkdir(parents=True)
+    arms = {"puppetLeft": 0.01, "puppetRight": 0.02, "masterLeft": 0.03, "masterRight": 0.04}
+    with h5py.File(path, "w") as file:
+        for name, value in arms.items():
+            file[f"arm/jointStatePosition/{name}"] = np.full((2, 7), value)
+        file["camera/color/front"] = np.array([b"camera/color/front/0.jpg", b"camera/color/front/1.jpg"])
+        file["timestamp"], file["size"] = np.arange(2.0), 2
+    for step in range(2):
+        Image.fromarray(smooth(step)).save(path.parent / f"camera/color/front/{step}.jpg", quality=95, subsampling=0)
+    spec, _, _ = spec_and_outcomes(tmp_path)
+    assert list(spec.cameras) == ["front"]
+    assert np.abs(pictures(path, "front") - [smooth(0), smooth(1)]).max() <= 4
+    with open_episode(path, {}) as one:
+        np.testing.assert_allclose(one.state[0], [0.01] * 7 + [0.02] * 7)
+        np.testing.assert_allclose(one.action[0], [0.03] * 7 + [0.04] * 7)
+    keys = {"state": "arm/jointStatePosition/puppetRight,arm/jointStatePosition/puppetLeft"}
+    with open_episode(path, keys) as one:
+        np.testing.assert_allclose(one.state[0], [0.02] * 7 + [0.01] * 7)
+
+
+def test_units(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py comes with the hdf5 extra")
+    path = episode(tmp_path / "e.hdf5", 2)
+    for value, match in ((45.0, "degrees would fit"), (30_000.0, "0.001 degrees would fit")):
+        with h5py.File(path, "a") as file:
+            file["observations/qpos"][1, 3] = value
+        if value < 1000:
+            with pytest.warns(UserWarning, match=match):
+                spec_and_outcomes(path)
+        else:
+            with pytest.raises(DatasetError, match=rf"e.hdf5, step 1: observations/qpos: 'left_joint4' .*{match}"):
+                spec_and_outcomes(path)
