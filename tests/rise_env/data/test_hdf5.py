@@ -180,10 +180,15 @@ def test_forms_of_pictures(tmp_path: Path) -> None:
             mixed[step] = jpeg(image[: 32 - 8 * step])
     for camera in ("planes", "texts", "group", "only", "paths", "group/color", "/observations/images/planes"):
         assert np.abs(pictures(path, camera) - images).max() <= 4, camera
-    for camera, match in (
-        ("either", "is a group with left, right.*--camera NAME="), ("floats", "expected uint8"),
-        ("nowhere", "no camera"), ("short", "different numbers of steps"), ("mixed", "a group or empty"), ("sizes", "24x48 pixels.*32x48"),
-    ):  # fmt: skip
+    wrong = {
+        "either": "is a group with left, right.*--camera NAME=",
+        "floats": "expected uint8",
+        "nowhere": "no camera",
+        "short": "different numbers of steps",
+        "mixed": "a group or empty",
+        "sizes": "24x48 pixels.*32x48",
+    }
+    for camera, match in wrong.items():
         with pytest.raises(DatasetError, match=match):
             pictures(path, camera)
 
