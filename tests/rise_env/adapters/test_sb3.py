@@ -139,7 +139,6 @@ def test_attributes_methods_and_pictures() -> None:
     assert not envs.has_attr("nothing")
     envs.reset()
     assert len(envs.env_method("film", indices=[1, 2])) == 2
-    assert envs.env_is_wrapped(Monitor) == [False] * 3
     images = envs.get_images()
     assert len(images) == 3
     assert envs.render("rgb_array").ndim == 3
