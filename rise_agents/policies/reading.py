@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,13 @@ from rise_env.tasks import TaskSpec
 
 __all__ = ["BARS", "ObservationReader", "Reading", "camera_aliases"]
 
+logger = logging.getLogger(__name__)
+
 #: What to do with an image of another shape than the policy's: see `ObservationReader`.
 BARS = ("auto", "cut", "add")
 _DARK = 16  # mean grey level that black bars stay below even after a JPEG round trip
 _LEAST, _MOST = 8, 8192  # pixels of a side
+_FAR = 0.5  # of a joint's range outside its limits: another unit, or no joint state
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class ObservationReader:
         requirement("images").one_of(BARS, bars=bars)
         self._spec, self._lags, self.bars = spec, lags, bars
         self._aliases = camera_aliases(spec)
+        self._warned = False
 
     def read(self, observation: Mapping[str, Any]) -> Reading:
         """Check and convert an observation.
@@ -142,7 +147,24 @@ class ObservationReader:
             state = value.astype(np.float32)
         if bad := [name for name, fine in zip(layout.names, np.isfinite(state), strict=True) if not fine]:
             raise ConfigError(f"{key!r} is not finite (NaN or infinity) at: {', '.join(bad)}")
+        self._check_limits(key, state)
         return state
+
+    def _check_limits(self, key: str, state: np.ndarray) -> None:
+        """Refuse what no arm of this layout can measure; warn once of what lies a little outside."""
+        layout = self._spec.layout
+        outside = layout.furthest_outside(state)
+        if outside is None or outside.excess <= layout.tolerance:
+            return
+        said = f"{key!r}: {outside.message}, tolerance {layout.tolerance:g} of its range"
+        if outside.excess > max(_FAR, layout.tolerance):
+            raise ConfigError(
+                f"{said}. Send joints in rad and m; if these are right, widen limits or tolerance of the layout "
+                f"{layout.name!r}"
+            )
+        if not self._warned:
+            self._warned = True
+            logger.warning("a client's state lies outside the joint limits: %s", said)
 
     def _image(self, key: str, value: Any) -> np.ndarray:
         size = self._spec.image_size

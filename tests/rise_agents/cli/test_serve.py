@@ -94,6 +94,9 @@ def test_serves_what_the_policy_does_and_ends_cleanly(checkpoint: Path, ending: 
     space = observation_space(policy.spec, policy.lags)
     space.seed(0)
     single = [space.sample() for _ in range(4)]
+    for one in single:
+        one |= {key: value.clip(policy.spec.layout.low, policy.spec.layout.high) for key, value in one.items()
+                if key.startswith("state")}  # fmt: skip
     turns = [{key: np.stack([one[key], two[key]]) for key in one} for one, two in (single[:2], single[2:])]
 
     def act(chooser: Any) -> list[np.ndarray]:

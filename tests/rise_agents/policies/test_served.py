@@ -47,7 +47,9 @@ def plain(spec: TaskSpec) -> FlowPolicy:
 def observe(spec: TaskSpec, lags: tuple[int, ...] = (), seed: int = 0) -> dict[str, Any]:
     space = observation_space(spec, lags)
     space.seed(seed)
-    return {key: value.copy() for key, value in space.sample().items()}
+    found = {key: value.copy() for key, value in space.sample().items()}
+    states = {key: value.clip(spec.layout.low, spec.layout.high) for key, value in found.items() if "state" in key}
+    return {**found, **states}
 
 
 def openpi(spec: TaskSpec, observation: dict[str, Any]) -> dict[str, Any]:
@@ -355,6 +357,35 @@ def test_a_black_picture_decides_nothing(spec: TaskSpec) -> None:
     assert reader.bars == "auto"
     read(spec, picture(224, 224), reader=reader)
     assert reader.bars == "add"
+
+
+@pytest.mark.parametrize(
+    ("factor", "joint", "message"),
+    [
+        (180 / np.pi, slice(0, 6), "degrees would fit"),
+        (1e3 * 180 / np.pi, slice(0, 6), "limits"),
+        (12.5, 6, "is 0.875 m, its limits"),
+    ],
+)
+def test_states_in_other_units_are_refused(
+    plain: FlowPolicy, spec: TaskSpec, factor: float, joint: Any, message: str
+) -> None:
+    session, observation = PolicyService(plain).open(), observe(spec)
+    observation["state"] = spec.layout.high.copy()
+    session.infer(observation)
+    observation["state"][joint] *= factor
+    with pytest.raises(ConfigError, match=f"'state': .*{message}"):
+        session.infer(observation)
+
+
+def test_a_state_a_little_outside_is_a_warning(
+    plain: FlowPolicy, spec: TaskSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    session, observation = PolicyService(plain).open(), observe(spec)
+    observation["state"] = spec.layout.high + 0.2 * (spec.layout.high - spec.layout.low)
+    for _ in range(2):
+        session.infer(observation)
+    assert sum("outside the joint limits" in record.message for record in caplog.records) == 1
 
 
 def test_names_that_mean_two_cameras_are_refused(spec: TaskSpec) -> None:
