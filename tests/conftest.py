@@ -85,3 +85,25 @@ def stranger(stranger_site: Path) -> Callable[..., subprocess.CompletedProcess[s
         return done
 
     return run
+
+
+_COMMANDS = """
+import shlex, sys
+from rise_agents.cli.main import main
+for line in sys.argv[1:]:
+    if code := main(shlex.split(line)):
+        sys.exit(f"rise {line}: it ended with {code}")
+"""
+
+
+@pytest.fixture(scope="session")
+def stranger_commands(stranger: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
+    """`stranger_commands("info", "evaluate --policy expert", cwd=DIR)` is `rise info` and `rise evaluate ...` there.
+
+    One process runs them all: to import torch and LeRobot takes longer than most commands. Gives what they printed.
+    """
+
+    def run(*lines: str, cwd: Path, timeout: float = 240) -> str:
+        return stranger("-c", _COMMANDS, *lines, cwd=cwd, timeout=timeout).stdout
+
+    return run

@@ -22,6 +22,12 @@ network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=1
 task = load_task("reach", "tiny")
 FlowPolicy(task, FlowPolicyConfig(network=network, lags=(2,), steps=2)).save_pretrained("model")
 """
+DEPLOY = """
+import sys
+from rise_agents.cli.main import main
+
+sys.exit(main())
+"""
 ENVIRONMENTS = """
 import gymnasium
 import numpy as np
@@ -51,10 +57,9 @@ assert report.passed == list(CHECKS), report
 
 
 def test_deploy_with_a_driver_of_somebody_else(stranger: Stranger, tmp_path: Path) -> None:
-    stranger("-c", CHECKPOINT, cwd=tmp_path)
     options = ["--driver", "stranger", "--task", "reach", "--preset", "tiny", "--policy", "./model", "--episodes", "1"]
     more = ["--execution", "smooth", "--delay-steps", "1", "--record", "data", "--json", "deploy.json"]
-    done = stranger("-m", "rise_agents.cli.main", "deploy", *options, *more, cwd=tmp_path)
+    done = stranger("-c", CHECKPOINT + DEPLOY, "deploy", *options, *more, cwd=tmp_path)
     assert "policy-model on stranger (stranger), smooth execution" in done.stdout
     content = json.loads((tmp_path / "deploy.json").read_text())
     assert (content["episodes"], content["stopped"]) == (1, None)

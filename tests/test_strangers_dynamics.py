@@ -34,7 +34,11 @@ BUILD = """
 USE = """
     import gymnasium, numpy as np, rise_env
     from rise_env.checks import check_vector_env
+    from rise_env.pretrained import load_registered
+    from rise_env.registry import DYNAMICS
 
+    assert float(load_registered("model/dynamics", DYNAMICS).pixels) == 25.0  # alone, by its kind
+    assert DYNAMICS.find("drift").plugin == "rise_stranger"
     given = {"world_model": "model", "starts": "starts", "device": "cpu", "max_batch": 1}
     envs = gymnasium.make_vec("RISE-Imagination-v0", num_envs=3, **given)
     assert type(envs.unwrapped.world_model.dynamics).__name__ == "Drift"
@@ -60,7 +64,7 @@ def folder(stranger: Stranger, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def test_it_imagines_in_our_environments(stranger: Stranger, folder: Path) -> None:
+def test_it_is_loaded_alone_listed_and_imagines_in_our_environments(stranger: Stranger, folder: Path) -> None:
     assert json.loads((folder / "model" / "config.json").read_text())["parts"] == {
         "dynamics": "drift", "value": "ensemble",
     }  # fmt: skip
@@ -72,18 +76,6 @@ def test_its_speed_is_measured(stranger: Stranger, folder: Path) -> None:
     stranger("-m", "rise_agents.cli.main", *command, "--json", "speed.json", cwd=folder)
     row = json.loads((folder / "speed.json").read_text())["batches"][0]
     assert row["chunks_per_second"] > 0
-
-
-def test_it_is_loaded_alone_by_its_kind_and_listed(stranger: Stranger, folder: Path) -> None:
-    code = """
-        from rise_env.pretrained import load_registered
-        from rise_env.registry import DYNAMICS
-        import rise_env
-
-        assert float(load_registered("model/dynamics", DYNAMICS).pixels) == 25.0
-        assert DYNAMICS.find("drift").plugin == "rise_stranger"
-    """
-    stranger("-c", textwrap.dedent(code), cwd=folder)
 
 
 def test_without_the_package_the_error_says_what_to_install(folder: Path) -> None:

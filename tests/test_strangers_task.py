@@ -43,20 +43,32 @@ def test_its_environment_is_made_by_its_id(stranger: Stranger, tmp_path: Path) -
     stranger("-c", textwrap.dedent(code), cwd=tmp_path)
 
 
-def test_its_expert_succeeds_and_its_operator_less_often(stranger: Stranger, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def worked(stranger_commands: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which commands evaluated, recorded and filmed its policies, and what they printed."""
+    folder = tmp_path_factory.mktemp("worked")
+    tiny = "--task block_pushing --preset tiny"
+    return folder, stranger_commands(
+        *(f"evaluate --env RISE-BlockPushing-Cell-v0 --policy {policy} --episodes 40 --json {policy}.json"
+          for policy in ("expert", "operator")),
+        f"record {tiny} --policy corrected --episodes 2 --tail-seconds 0.2 --preview 0 --out data",
+        f"showcase {tiny} --episodes 2 --recorded 1 --out out --json out.json",
+        cwd=folder,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_its_expert_succeeds_and_its_operator_less_often(worked: tuple[Path, str]) -> None:
     rates = {}
     for policy in ("expert", "operator"):
-        command = ["evaluate", "--env", "RISE-BlockPushing-Cell-v0", "--policy", policy, "--episodes", "40"]
-        stranger(*RISE, *command, "--json", f"{policy}.json", cwd=tmp_path)
-        rates[policy] = json.loads((tmp_path / f"{policy}.json").read_text())["success_rate"]
+        rates[policy] = json.loads((worked[0] / f"{policy}.json").read_text())["success_rate"]
     assert rates["expert"] >= 0.95
     assert rates["operator"] <= rates["expert"] - 0.2
 
 
-def test_its_episodes_are_recorded(stranger: Stranger, tmp_path: Path) -> None:
-    command = ["record", "--task", "block_pushing", "--preset", "tiny", "--policy", "corrected", "--episodes", "2"]
-    text = stranger(*RISE, *command, "--tail-seconds", "0.2", "--preview", "0", "--out", "data", cwd=tmp_path).stdout
-    assert "data: 2 episodes" in text
+@pytest.mark.slow
+def test_its_episodes_are_recorded(worked: tuple[Path, str]) -> None:
+    assert "data: 2 episodes" in worked[1]
 
 
 def test_its_oracle_environment_starts_where_its_operator_got_to(stranger: Stranger, tmp_path: Path) -> None:
@@ -77,12 +89,12 @@ def test_its_oracle_environment_starts_where_its_operator_got_to(stranger: Stran
 
 
 @pytest.mark.slow
-def test_its_policies_are_filmed(stranger: Stranger, tmp_path: Path) -> None:
-    command = ["showcase", "--task", "block_pushing", "--preset", "tiny", "--episodes", "2", "--recorded", "1"]
-    text = stranger(*RISE, *command, "--out", "out", "--json", "out.json", cwd=tmp_path).stdout
+def test_its_policies_are_filmed(worked: tuple[Path, str]) -> None:
+    folder, text = worked
+    text = text.partition("data: 2 episodes")[2]
     for policy in ("expert", "operator", "operator-sloppy", "operator-hesitant", "corrected"):
         assert policy in text
-        assert (tmp_path / "out" / f"{policy}.mp4").is_file()
-    assert (tmp_path / "out" / "grid.png").is_file()
-    assert (tmp_path / "out" / "dataset" / "preview.mp4").is_file()
-    assert set(json.loads((tmp_path / "out.json").read_text())["results"]["expert"]) >= {"success_rate", "details"}
+        assert (folder / "out" / f"{policy}.mp4").is_file()
+    assert (folder / "out" / "grid.png").is_file()
+    assert (folder / "out" / "dataset" / "preview.mp4").is_file()
+    assert set(json.loads((folder / "out.json").read_text())["results"]["expert"]) >= {"success_rate", "details"}

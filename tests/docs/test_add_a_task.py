@@ -14,7 +14,9 @@ Blocks = Callable[[str], list[tuple[str, str]]]
 
 
 @pytest.mark.slow
-def test_every_code_block_is_of_the_package_or_runs(code_blocks: Blocks, stranger: Stranger, tmp_path: Path) -> None:
+def test_every_code_block_is_of_the_package_or_runs(
+    code_blocks: Blocks, stranger: Stranger, stranger_commands: Callable[..., str], tmp_path: Path
+) -> None:
     blocks = code_blocks("docs/add_a_task.md")
     tree = blocks.pop(0)[1]
     for line in tree.splitlines()[1:]:
@@ -28,10 +30,8 @@ def test_every_code_block_is_of_the_package_or_runs(code_blocks: Blocks, strange
     assert base == (PACKAGE / "configs/block_pushing/_base.yaml").read_text()
     assert small == (PACKAGE / "configs/block_pushing/small.yaml").read_text()
     (commands,) = (text for language, text in blocks if language == "bash")
-    for line in commands.splitlines():
-        name, *arguments = line.split()
-        assert name == "rise"
-        stranger("-m", "rise_agents.cli.main", *arguments, cwd=tmp_path)
+    assert all(line.startswith("rise ") for line in commands.splitlines())
+    stranger_commands(*(line.removeprefix("rise ") for line in commands.splitlines()), cwd=tmp_path)
     assert (tmp_path / "data" / "pushes" / "preview.mp4").is_file()
     assert stranger("-c", use, cwd=tmp_path).stdout.startswith("Push the block over the line.")
     assert len(shown) == 6

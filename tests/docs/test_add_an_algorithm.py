@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +18,17 @@ Stranger = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.slow
-def test_every_code_block_works(code_blocks: Blocks, stranger: Stranger, tmp_path: Path) -> None:
+def test_every_code_block_works(
+    code_blocks: Blocks, stranger: Stranger, stranger_commands: Callable[..., str], tmp_path: Path
+) -> None:
     registration, source, use, commands, preset = (text for _, text in code_blocks("docs/add_an_algorithm.md"))
     assert registration.splitlines()[-1] in (PLUGIN / "src" / "rise_stranger" / "__init__.py").read_text()
     assert source == (PLUGIN / "src" / "rise_stranger" / "algorithm.py").read_text()
-    stranger("-c", registration, cwd=tmp_path)  # the same name again, for the same class, is fine
-    assert "16 ['rollout/advantage', 'train/loss']" in stranger("-c", use, cwd=tmp_path).stdout
-    for line in commands.splitlines():
-        text = stranger("-m", "rise_agents.cli.main", *shlex.split(line)[1:], cwd=tmp_path).stdout
-        if line == "rise info":
-            assert "weighted_cloning" in text
+    code = f"{registration}\n{use}"  # the same name again, for the same class, is fine
+    assert "16 ['rollout/advantage', 'train/loss']" in stranger("-c", code, cwd=tmp_path).stdout
+    info, *others = (line.removeprefix("rise ") for line in commands.splitlines())
+    assert info == "info"
+    assert "weighted_cloning" in stranger_commands(info, cwd=tmp_path)
+    stranger_commands(*others, cwd=tmp_path)
     assert (tmp_path / "runs" / "weighted" / "model" / "config.json").is_file()
     assert AgentPreset(**yaml.safe_load(preset)).config == {"temperature": 0.05}

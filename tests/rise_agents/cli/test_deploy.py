@@ -103,31 +103,26 @@ def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
         assert message in capsys.readouterr().err
 
 
-def test_the_world_model_is_not_loaded(checkpoint: Path) -> None:
+def test_no_world_model_is_loaded(checkpoint: Path) -> None:
+    """Neither to run a policy nor to find the one in the shipped bundle."""
     code = (
         "import sys\nfrom rise_agents.cli.main import main\n"
         f"code = main(['deploy', '--policy', {str(checkpoint)!r}, '--driver', 'cell', '--preset', 'tiny', "
         "'--episodes', '1', '--execution', 'smooth', 'task.max_seconds=0.5'])\n"
-        "print(code, *[name for name in sys.modules if name.startswith('rise_env.')])"
+        "print(code, *[name for name in sys.modules if name.startswith('rise_env.')])\n"
+        "from rise_agents.policies.resolve import resolve_policy\n"
+        "resolve_policy('base', task='brick_sorting')\nprint(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    code, *loaded = done.stdout.splitlines()[-1].split()
+    deployed, shipped = (line.split() for line in done.stdout.splitlines()[-2:])
+    code, *loaded = deployed
     assert code == "0"
     assert "rise_env.tasks" in loaded
     for part in ("dynamics", "value", "world_model", "imagination"):
         assert not [name for name in loaded if name.startswith(f"rise_env.{part}")], part
-
-
-def test_loading_the_shipped_policy_loads_no_world_model() -> None:
-    code = (
-        "import sys\nfrom rise_agents.policies.resolve import resolve_policy\n"
-        "resolve_policy('base', task='brick_sorting')\nprint(*sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = done.stdout.split()
-    assert "rise_env.bundle" in loaded
-    assert not [name for name in loaded if name.startswith(("rise_env.dynamics", "rise_env.world_model"))]
+    assert "rise_env.bundle" in shipped
+    assert not [name for name in shipped if name.startswith(("rise_env.dynamics", "rise_env.world_model"))]
 
 
 @pytest.mark.slow
