@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rise_env.data.cache import Step, fingerprint
+from rise_env.data.parquet import to_list
 from rise_env.data.rows import read_rows
 from rise_env.data.source import DataFile, Source
 from rise_env.data.video import DamagedError, Piece, decode_image, decode_video
@@ -79,7 +80,7 @@ def _image_step(source: Source, spec: TaskSpec, starts: np.ndarray, view: int, k
             column = table[key] if key in table.schema.names else None
             for row, (episode, number) in enumerate(zip(index["episode_index"], index["frame_index"], strict=True)):
                 where = f"{file.path}, episode {episode}, frame {number}, {key}"
-                entry = None if column is None else column[row].as_py()
+                entry = None if column is None else to_list(column[row : row + 1], where)[0]
                 content = _image_bytes(entry, source.root, file.path, key, int(episode), int(number), where)
                 picture = decode_image(content, spec.image_size, where, recorded)
                 array[starts[episode] + number, view] = picture

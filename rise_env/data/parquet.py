@@ -10,7 +10,7 @@ import numpy as np
 
 from rise_env.errors import DatasetError
 
-__all__ = ["join_rows", "read_parquet", "to_numpy"]
+__all__ = ["join_rows", "read_parquet", "to_list", "to_numpy"]
 
 
 def read_parquet(
@@ -37,7 +37,7 @@ def read_parquet(
             if without is not None:
                 columns = [name for name in names if not name.startswith(without)]
             return file.read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
 
 
@@ -77,6 +77,16 @@ def _to_numpy(column: Any, where: str) -> np.ndarray:
         values = values.astype(bool)
     values = values.reshape(shape)
     return values[:, 0] if shape[1:] == [1] else values
+
+
+def to_list(column: Any, where: str) -> list[Any]:
+    """Rows of a pyarrow.ChunkedArray as Python values; DatasetError if a text is not UTF-8 or a number has no like."""
+    import pyarrow as pa
+
+    try:
+        return list(column.to_pylist())
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise DatasetError(f"{where}: {error}") from error
 
 
 def join_rows(arrays: Sequence[np.ndarray], name: str, where: Any) -> np.ndarray:

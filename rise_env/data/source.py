@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rise_env.data.parquet import read_parquet
+from rise_env.data.parquet import read_parquet, to_list
 from rise_env.data.schema import (
     Count,
     EpisodeLine,
@@ -185,7 +185,7 @@ def _read_v3(root: Path, info: Info) -> dict[str, Any]:
             lacking = next(path for path, one in zip(files, tables, strict=True) if name not in one.schema.names)
             raise DatasetError(f"{lacking} has no column {name!r}. Its columns: {', '.join(shared)}.")
         values = [one for path, table in zip(files, tables, strict=True)
-                  for one in check_all(kind, table[name].to_pylist(), path, name)]  # fmt: skip
+                  for one in check_all(kind, to_list(table[name], f"{path}, column {name!r}"), path, name)]  # fmt: skip
         return [values[i] for i in order] if order is not None else values
 
     order: Sequence[int] | None = None
@@ -228,7 +228,9 @@ def _read_v3_tasks(root: Path) -> dict[int, str]:
     if name is None or "task_index" not in table.schema.names:
         raise DatasetError(f"{path} has the columns {table.schema.names}, expected task_index and task")
     columns = ((Count, "task_index"), (Text, name))
-    indices, tasks = (check_all(kind, table[key].to_pylist(), path, key) for kind, key in columns)
+    indices, tasks = (
+        check_all(kind, to_list(table[key], f"{path}, column {key!r}"), path, key) for kind, key in columns
+    )
     return dict(zip(indices, tasks, strict=True))
 
 

@@ -147,7 +147,7 @@ COLUMNS: dict[str, Callable[[int], Any]] = {
     "struct": lambda n: pa.array([{"a": 1}] * n),
     "map": lambda n: pa.array([[("a", 1)]] * n, pa.map_(pa.string(), pa.int64())),
     "dictionary": lambda n: pa.array(["x"] * n).dictionary_encode(),
-    "decimal": lambda n: pa.array([1] * n).cast(pa.decimal128(20, 2)),
+    "decimal": lambda n: pa.array([1] * n).cast(pa.decimal128(30, 2)),
     "time": lambda n: pa.array([0] * n, pa.timestamp("us")),
     "bytes": lambda n: pa.array([b"\xff\xd8"] * n),
     "bool": lambda n: pa.array([True] * n),
