@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.data.limits import impossible
 from rise_env.data.video import resize
 from rise_env.errors import ConfigError, requirement
 from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import TaskSpec
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["BARS", "ObservationReader", "Reading", "camera_aliases"]
 
@@ -133,19 +130,6 @@ class ObservationReader:
             key: self._state(key, observation) if key in states else self._image(key, observation[key])
             for key in wanted
         }
-
-    def _check_limits(self, key: str, state: np.ndarray) -> None:
-        """A state in other units is refused where no joint can be there, and told once per client where one could."""
-        layout = self._spec.layout
-        outside = layout.furthest_outside(state)
-        if outside is None or outside.excess <= layout.tolerance:
-            return
-        problem = f"{key!r}: {outside.message}; layout {layout.name!r} is in {', '.join(sorted(set(layout.units)))}"
-        if impossible(state[None], layout).any():
-            raise ConfigError(f"{problem}. Convert it, or widen `lower`, `upper` or `tolerance` of the layout.")
-        if not self._warned:
-            logger.warning("%s. Is the unit right? If it is, widen the layout's limits or `tolerance`.", problem)
-            self._warned = True
 
     def _state(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
         layout = self._spec.layout
