@@ -428,3 +428,35 @@ def test_preview(tmp_path: Path) -> None:
     assert border[0] - border[2] > 150  # orange: an intervention
     with pytest.raises(RecordingError, match="0 to 2"):
         recording.write_preview(root, path, episodes=[3])
+
+
+@pytest.mark.slow
+def test_edited_with_lerobots_tools(tmp_path: Path) -> None:
+    """The sidecar is lost: what the dataset itself says is taken, the rest is named, and recording goes on."""
+    from lerobot.datasets.dataset_tools import delete_episodes
+
+    spec, root = small_spec(), tmp_path / "edited"
+    with EpisodeRecorder(tmp_path / "set", spec) as recorder:
+        for seed in range(3):
+            record(recorder, seed, success=seed != 1)
+    delete_episodes(load(tmp_path / "set"), [0], output_dir=root, repo_id="rise/edited")
+    with pytest.warns(UserWarning, match="seeds .*, operators and reasons of failures .* are lost"):
+        records = recording.read_episode_records(root)
+    assert [(r.num_frames, r.success, r.seed, r.operator) for r in records] == [
+        (4, False, -1, "unknown"), (4, True, -1, "unknown"),
+    ]  # fmt: skip
+    with pytest.warns(UserWarning, match="are lost"), EpisodeRecorder(root, spec) as recorder:
+        record(recorder, 9)
+    check_dataset(root)
+    assert [r.seed for r in recording.read_episode_records(root)] == [-1, -1, 9]
+
+
+def test_without_sidecar_and_labels(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    with EpisodeRecorder(root, small_spec()) as recorder:
+        record(recorder, 0)
+    (root / "meta/rise_episodes.parquet").unlink()
+    (path,) = (root / "data").rglob("*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns(["is_intervention"]), path)
+    with pytest.raises(RecordingError, match=r"Nor can it be made again, because .*is_intervention"):
+        recording.read_episode_records(root)
