@@ -176,7 +176,7 @@ def test_a_killed_run_goes_on_to_the_same_bundle(folder: Path, data: Path, strai
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(-signal.SIGKILL)] * 2, done.stderr
     assert not out.exists()
-    assert [torch.load(runs / name, weights_only=True)["step"] for name in STATES] == [3, 3]
+    assert [torch.load(runs / name, weights_only=True)["step"] for name in STATES] == [UPDATES["transformer"], 3]
     assert main(arguments) == 0
     assert_same(out, straight)
 
@@ -284,7 +284,7 @@ def test_updates_reach_the_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     base = command(tmp_path, tmp_path / "out")
     for more, expected in {
         ("--steps", "100", "--imagined-steps", "9"): [
-            ("dynamics", None, 100, 100), ("value", None, 100, 0), ("value-imagined", None, 9, 6),
+            ("dynamics", None, 100, 100), ("value", None, 133, 0), ("value-imagined", None, 9, 6),
         ],
         ("--minutes", "40"): [
             ("dynamics", 30.0, None, None), ("value", 7.0, None, 0), ("value-imagined", pytest.approx(3.0), None, 6),
