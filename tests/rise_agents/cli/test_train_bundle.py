@@ -263,7 +263,7 @@ def test_numbers_of_updates() -> None:
         count_updates(setup, 0)
 
 
-def test_updates_reach_the_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_updates_reach_the_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path) -> None:
     """--steps and --imagined-steps as the trainings are told of them; --minutes leaves the steps alone."""
     calls: list[tuple[Any, ...]] = []
 
@@ -281,7 +281,7 @@ def test_updates_reach_the_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     monkeypatch.setattr(bundle_training, "train_dynamics_on", dynamics)
     monkeypatch.setattr(bundle_training, "train_value_on", value)
-    base = command(tmp_path, tmp_path / "out")
+    base = command(data, tmp_path / "out")
     for more, expected in {
         ("--steps", "100", "--imagined-steps", "9"): [
             ("dynamics", None, 100, 100), ("value", None, 133, 0), ("value-imagined", None, 9, 6),
