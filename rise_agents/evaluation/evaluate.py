@@ -74,16 +74,16 @@ def run_episodes(
     done: list[Episode] = []
     count = started = envs.num_envs
     seeds, active, chunks = [seed + i for i in range(count)], np.ones(count, bool), np.zeros(count, int)
-    observations, infos = envs.reset(seed=seeds)  # type: ignore[arg-type]  # ours take a list
-    if missing := [key for key in _TRUTH if key not in infos]:
-        raise ConfigError(
-            f"{envs.spec and envs.spec.id!r} tells no {', '.join(missing)}, as an imagination cannot: success is "
-            "measured in the work cell or on a robot (RISE-<Task>-Cell-v0, -Piper-v0). For what a policy gains in "
-            "imagination: rise_agents.evaluation.imagined"
-        )
+    observations, _ = envs.reset(seed=seeds)  # type: ignore[arg-type]  # ours take a list
     actor.reset(seeds, active)
     while active.any():
         observations, _, terminated, truncated, infos = envs.step(actor.act(observations))
+        if missing := [key for key in _TRUTH if key not in infos]:
+            raise ConfigError(
+                f"{envs.spec and envs.spec.id!r} tells no {', '.join(missing)}, as an imagination cannot: success is "
+                "measured in the work cell or on a robot (RISE-<Task>-Cell-v0, -Piper-v0). For what a policy gains in "
+                "imagination: rise_agents.evaluation.imagined"
+            )
         chunks += 1
         over = terminated | truncated
         for i in np.flatnonzero(over & active):

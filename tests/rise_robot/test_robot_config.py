@@ -44,7 +44,7 @@ def test_the_cell_as_a_robot_is_the_cell() -> None:
     [
         ("safety.sped.rad=1", "Did you mean 'speed'"),
         ("safety.speed.rad=0", "must be positive"),
-        ("safety.speed.rad=.nan", "must be positive"),
+        ("safety.speed.rad=.nan", "is nan, expected a number"),
         ("safety.stale_joints=-1", "stale_joints is -1"),
         ("start.timeout=0", r"start\.timeout"),
         ("execution.strategy=fast", "expected one of"),
