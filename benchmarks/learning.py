@@ -23,7 +23,7 @@ from rise_agents.progress import say
 from rise_env.bundle import find_bundle, load_bundle
 from rise_env.config import parse_override
 from rise_env.errors import ConfigError
-from rise_env.registry import TASKS
+from rise_env.registry import ALGORITHMS, TASKS
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if not issubclass(ALGORITHMS.load(args.agent), FlowMatchingAlgorithm):
+        raise ConfigError(f"agent {args.agent!r} learns in another way: give rise, selective_rise or one of their kind")
     bundle = load_bundle(args.bundle or find_bundle(args.task, args.preset))
     policy = resolve_policy(args.policy, task=args.task, bundle=bundle)
     env = gymnasium.make_vec(
@@ -51,8 +53,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for override in args.overrides:
         settings |= parse_override(override)
     algorithm = make_agent(args.agent, env, policy, **settings)
-    if not isinstance(algorithm, FlowMatchingAlgorithm):
-        raise ConfigError(f"agent {args.agent!r} learns in another way: give rise, selective_rise or one of their kind")
     return {"agent": args.agent, "settings": settings, **measure(algorithm, 512 if args.quick else args.chunks)}
 
 
@@ -90,6 +90,7 @@ def measure(algorithm: FlowMatchingAlgorithm[Any, Any], chunks: int) -> dict[str
         "seconds_before_learning": marks[-1] - marks[0],
         "chunks": imagined,
         "updates": updates,
+        "updates_before": first[1],
         "seconds": seconds,
         "chunks_per_second": imagined / seconds,
         "imagined_per_second": imagined / (seconds - updating),
