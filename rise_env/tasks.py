@@ -51,7 +51,7 @@ class JointLayout:
         lower: Lower limit per dimension, in its unit; finite.
         upper: Upper limit per dimension, in its unit; finite and above `lower`.
         tolerance: How far recorded or received values may lie outside the limits without a warning, as a part of the
-            joint's range; `.inf` accepts everything.
+            joint's range; `.inf` accepts everything. The cell's grippers overshoot theirs by a tenth.
     """
 
     name: str
@@ -59,7 +59,7 @@ class JointLayout:
     units: tuple[str, ...]
     lower: tuple[float, ...]
     upper: tuple[float, ...]
-    tolerance: float = 0.1
+    tolerance: float = 0.25
 
     def __post_init__(self) -> None:
         require, count = requirement(f"layout {self.name!r}", LayoutError), len(self.names)
