@@ -239,16 +239,16 @@ def rename_keys(cls: Any, values: Any) -> Any:
     return {key: rename_keys(hints.get(key), value) for key, value in pairs}
 
 
-def _reject_nan(values: Any, where: str) -> None:
+def _reject_nan(values: Any, where: str, key: str = "") -> None:
     """No setting is NaN: comparisons with it are false, so that hardly any check would notice."""
     if isinstance(values, Mapping):
-        for key, value in values.items():
-            _reject_nan(value, f"{where}: key {key!r}" if "key" not in where else f"{where}.{key}")
+        for name, value in values.items():
+            _reject_nan(value, where, f"{key}.{name}" if key else str(name))
     elif isinstance(values, list | tuple):
         for value in values:
-            _reject_nan(value, where)
+            _reject_nan(value, where, key)
     elif isinstance(values, float) and math.isnan(values):
-        raise ConfigError(f"{where} is nan, expected a number")
+        raise ConfigError(f"{where}: {key} is nan, expected a number")
 
 
 def _reject_unknown_keys(cls: Any, values: Any, where: str) -> None:

@@ -189,9 +189,10 @@ class Demo:
         folder, result = self.out / "rise", self.out / "improved.json"
         if not (folder / "config.json").exists():
             return
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["agent"]
+        # Runs of older builds do not say all of it.
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("agent") or {}
         wanted = to_plain(agent)
-        before, now = ([one.pop(name) or 0 for name in ("chunks", "real_steps")] for one in (found, wanted))
+        before, now = ([one.pop(name, None) or 0 for name in ("chunks", "real_steps")] for one in (found, wanted))
         if found != wanted or now < before:
             raise CheckpointError(
                 f"{folder} holds an improvement with other settings or a larger budget. Give another folder (--out), "

@@ -135,8 +135,13 @@ def load_backbone(name: str, config: dict[str, Any] | None) -> nn.Module:
     return model
 
 
+#: What transformers, torch and huggingface_hub raise where a backbone cannot be used.
+_UNUSABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
+
+
 def _published(name: str) -> nn.Module:
     """Vision tower with published weights; transformers itself fills up what a file lacks with random numbers."""
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     folder = local_directory(name, "backbone")
@@ -144,7 +149,7 @@ def _published(name: str) -> nn.Module:
         model, report = AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except Exception as error:  # of three libraries; all mean that the backbone cannot be used
+    except (*_UNUSABLE, SafetensorError) as error:
         raise CheckpointError(f"backbone {folder} cannot be loaded: {error}") from error
     # A pooler is read by nobody here; heads of other tasks may be in the file.
     problems = [f"missing {key}" for key in report["missing_keys"] if "pooler." not in key]
