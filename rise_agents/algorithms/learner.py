@@ -87,9 +87,6 @@ class FlowMatchingConfig(AlgorithmConfig):
         require.within("[0, 1]", self, "offline_ratio", "lr_decay_fraction", "noise_scale")
         require.within("[0, 1)", self, "ema_decay")
         require.positive(self, "learning_rate", "max_grad_norm")
-        require(
-            self.noise_samples is None or self.noise_samples >= 1, f"noise_samples is {self.noise_samples}, not >= 1"
-        )
         require.one_of(("action_expert", "all"), self, "trainable")
 
 
