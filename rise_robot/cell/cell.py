@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import numpy as np
 from rise_env.errors import ActionError, ConfigError
 from rise_env.tasks import TaskSpec
 from rise_robot.cell.config import CellConfig
+from rise_robot.cell.delay import DelayLine
 from rise_robot.cell.piper import ARM_JOINTS, MAX_GRIPPER_SPEED, MAX_JOINT_SPEED
 from rise_robot.cell.scene import SIDES, build_model, substeps
 from rise_robot.cell.task import TaskStatus, make_cell_task
@@ -30,7 +32,8 @@ class CellState:
     """Everything that decides the cell's future, as plain arrays (so that it can be stored with `numpy.savez`).
 
     Attributes:
-        arrays: `physics`, `command`, `steps`, `episode_key`, and the entries `task/...` and `variation/...`.
+        arrays: `physics`, `command`, `steps`, `episode_key`, and the entries `task/...`, `variation/...` and, where
+            commands are delayed, `delay/...`.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -91,6 +94,11 @@ class WorkCell:
         self._shares = (np.searchsorted(ends, np.arange(self.substeps), side="right") + 1) / self._knots
         self._substep = 0
         self._variation = DomainVariation(self.model, config.variation)
+        lags = config.command_delay
+        self._nominal_delay = np.tile(np.r_[np.full(ARM_JOINTS, lags.arm), lags.gripper], 2)
+        varied = config.variation.command_delay if config.variation.enabled else 0.0
+        longest = self._nominal_delay.max() * (1 + varied) * spec.fps * self.substeps
+        self._delay = DelayLine(math.ceil(longest - 1e-9), spec.layout.dim)
         self.task.bind(self)
 
     def reset(self, rng: np.random.Generator) -> TaskStatus:
@@ -107,6 +115,10 @@ class WorkCell:
             half = part[_GRIPPER] / 2
             self.data.qpos[self._finger_addresses[side]] = (half, -half)
         self.data.ctrl[self._actuators] = self.command * self._to_servo
+        if self._delay.longest:
+            share = rng.uniform(-1, 1) * self.config.variation.command_delay if self.config.variation.enabled else 0.0
+            delays = self._nominal_delay * (1 + share) * self.spec.fps * self.substeps
+            self._delay.reset(self.command, np.rint(delays))
         self.steps = self._substep = 0
         self.clamped = 0
         self.task.reset(rng)
@@ -130,6 +142,11 @@ class WorkCell:
         self.clamped = int(np.count_nonzero(beyond > 1e-6))
         start = self.command
         self.command = self.reachable(start, target)
+        if self._delay.longest:
+            for point in self._delay.apply(start + (self.command - start) * self._shares[:, None]):
+                self.data.ctrl[self._actuators] = point * self._to_servo
+                mujoco.mj_step(self.model, self.data)
+            return self._end_step()
         done = 0
         for knot in range(1, self._knots + 1):
             until = self.substeps * knot // self._knots
@@ -160,7 +177,8 @@ class WorkCell:
         """
         share = self._shares[np.minimum(elapsed, self.substeps - 1)]
         point = start + (goal - start) * share
-        self.data.ctrl[self._actuators] = point * self._to_servo
+        served = self._delay.apply(point[None])[0] if self._delay.longest else point
+        self.data.ctrl[self._actuators] = served * self._to_servo
         mujoco.mj_step(self.model, self.data)
         self.command = np.where(share < 1, point, goal)
         self._substep += 1
@@ -168,6 +186,17 @@ class WorkCell:
             return False
         self._end_step()
         return True
+
+    @property
+    def command_delay(self) -> np.ndarray:
+        """Dead time of every joint in this episode, (D,) in control steps."""
+        return self._delay.steps / self.substeps
+
+    def under_way(self, steps: int) -> np.ndarray:
+        """Set-points that servos will have after 1 ... `steps` control steps if nothing more is commanded, (steps, D)."""
+        if not self._delay.longest:
+            return np.tile(self.command, (steps, 1))
+        return self._delay.under_way(self.substeps * np.arange(1, steps + 1))
 
     def _end_step(self) -> TaskStatus:
         self._substep = 0
@@ -231,6 +260,7 @@ class WorkCell:
         arrays |= {"steps": np.array(self.steps), "episode_key": np.array(self.episode_key)}
         arrays |= {f"task/{name}": value.copy() for name, value in self.task.get_state().items()}
         arrays |= {f"variation/{name}": value.copy() for name, value in self._variation.get_state().items()}
+        arrays |= {f"delay/{name}": value.copy() for name, value in self._delay.get_state().items()}
         return CellState(arrays)
 
     def physics(self) -> np.ndarray:
@@ -255,9 +285,16 @@ class WorkCell:
                 f"cell state has {physics.size} physics numbers, this cell has {expected}: "
                 "it was saved with another task, difficulty or version"
             )
+        past = state.arrays.get("delay/past", np.empty((0, self.command.size)))
+        if len(past) != self._delay.longest:
+            raise ConfigError(
+                f"cell state has {len(past)} physics steps of commands under way, this cell has {self._delay.longest}: "
+                "it was saved with another cell.command_delay or variation"
+            )
         pick = lambda prefix: {k.removeprefix(prefix): v for k, v in state.arrays.items() if k.startswith(prefix)}  # noqa: E731
         self._variation.set_state(pick("variation/"))
         self.show(physics)
+        self._delay.set_state(pick("delay/"))
         self.command = state.arrays["command"].copy()
         self.steps = int(state.arrays["steps"])
         self.episode_key = int(state.arrays["episode_key"])

@@ -83,7 +83,7 @@ class Planner(ScriptedPolicy):
     """Base of a task's expert: a subclass says where an arm should go now, and how the objects move.
 
     Joints move in straight lines no faster than `style.speed`, grippers within their limit, and measured joints trail
-    their set-points as the servos do.
+    their set-points as the servos do, after the cell's dead time.
 
     Attributes:
         age: Age of what it sees of moving objects, s; 0 for an expert.
@@ -97,6 +97,8 @@ class Planner(ScriptedPolicy):
         home = cell.home()
         self.arms = tuple(Arm(i, cell.bases[side], home[side][:ARM_JOINTS]) for i, side in enumerate(SIDES))
         self._follow = 1 - np.exp(-self.dt / SERVO_LAG)
+        #: How long after a command the arms are there, s: servo lag and the dead time of the cell.
+        self.lag = SERVO_LAG + cell.config.command_delay.arm
         self._grip_step = MAX_GRIPPER_SPEED * self.dt
 
     def plan(self, horizon: int) -> np.ndarray:
@@ -108,16 +110,25 @@ class Planner(ScriptedPolicy):
             arm.command = command[cell.side_slice(side)]
         self.look()
         plan = np.empty((horizon, command.size))
+        delays = cell.command_delay
+        delayed = bool(delays.any())
+        # What was commanded so far in this plan, and what is under way from before it.
+        sent, before = [command.copy()], cell.under_way(horizon) if delayed else plan
         for step in range(horizon):
             self.decide()
             for arm in self.arms:
                 goal, grip = self.act(arm)
                 arm.command[:ARM_JOINTS] += self._limited(goal - arm.command[:ARM_JOINTS])
                 arm.command[ARM_JOINTS] += np.clip(grip - arm.command[ARM_JOINTS], -self._grip_step, self._grip_step)
-                arm.joints = arm.joints + self._follow * (arm.command[:ARM_JOINTS] - arm.joints)
-                closing = arm.opening + self._follow * (arm.command[ARM_JOINTS] - arm.opening)
+                served = arm.command
+                if delayed:
+                    part = cell.side_slice(SIDES[arm.index])
+                    served = _arriving([*(s[part] for s in sent), arm.command], delays[part], before[step, part])
+                arm.joints = arm.joints + self._follow * (served[:ARM_JOINTS] - arm.joints)
+                closing = arm.opening + self._follow * (served[ARM_JOINTS] - arm.opening)
                 arm.opening = max(closing, self.held_width(arm))
             plan[step] = command
+            sent.append(command.copy())
             if step + 1 < horizon:
                 self.advance()
         return np.clip(plan, cell.spec.layout.low, cell.spec.layout.high)
@@ -146,3 +157,16 @@ class Planner(ScriptedPolicy):
         """Width of what an arm holds between its fingers, m; they close no further."""
         del arm
         return 0.0
+
+
+def _arriving(sent: list[np.ndarray], delays: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Set-points that arrive now: `sent` at control steps 0 ... n, now being step n, each joint `delays` (steps) later.
+
+    `before` arrives where that was sent before step 0.
+    """
+    when = len(sent) - 1 - delays
+    points, joints = np.asarray(sent), np.arange(len(delays))
+    early = np.clip(np.floor(when).astype(int), 0, len(sent) - 1)
+    late = np.minimum(early + 1, len(sent) - 1)
+    between = points[early, joints] + (when - early) * (points[late, joints] - points[early, joints])
+    return np.where(when < 0, before, between)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rise_robot.cell.piper import ARM_JOINTS
-from rise_robot.cell.planner import SERVO_LAG, Arm, Planner, Style
+from rise_robot.cell.planner import Arm, Planner, Style
 from rise_robot.cell.tasks.brick_sorting.scene import BELT_END, BELT_TOP, BELT_X, BRICK_HALF
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class BrickExpert(Planner):
     def _pick(self, arm: Arm, brick: _Brick) -> tuple[np.ndarray, float]:
         style, (point, yaw) = self.style, arm.tool()
         # The servos trail their set-points: aim where the brick will be by then.
-        ahead = self._speed * (SERVO_LAG + self.dt)
+        ahead = self._speed * (self.lag + self.dt)
         aim = brick.position[:2] + np.array([style.aim[0], style.aim[1] + ahead])
         error = np.hypot(*(point[:2] - brick.position[:2] - np.asarray(style.aim[:2])))
         wanted_yaw = self._grasp_yaw(arm, brick.yaw + style.aim[2], aim, yaw)
