@@ -6,6 +6,7 @@
 from rise_env.data.cache import cache_root
 from rise_env.data.dataset import Dataset
 from rise_env.data.labels import interventions, label_tags, read_advantages, read_values, write_advantages, write_values
+from rise_env.data.lag import command_lag
 from rise_env.data.opening import open_dataset
 from rise_env.data.samplers import Sampler, ShuffledSampler, TaskCentricSampler
 from rise_env.data.splits import split_episodes
@@ -23,6 +24,7 @@ __all__ = [
     "WindowBatch",
     "Windows",
     "cache_root",
+    "command_lag",
     "compute_stats",
     "interventions",
     "label_tags",

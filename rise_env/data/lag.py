@@ -28,8 +28,8 @@ def command_lag(dataset: Dataset, longest: float = 1.0) -> np.ndarray:
     count = max(2, round(longest * dataset.spec.fps)) + 1
     dim = dataset.spec.layout.dim
     products, commanded, measured = np.zeros((count, dim)), np.zeros((count, dim)), np.zeros((count, dim))
-    for episode in dataset.episodes:
-        rows = slice(episode.start, episode.start + episode.length)
+    for start, length in zip(dataset.starts.tolist(), dataset.lengths.tolist(), strict=True):
+        rows = slice(start, start + length)
         action, state = (np.diff(x[rows].astype(np.float64), axis=0) for x in (dataset.action, dataset.state))
         for shift in range(min(count, len(action))):
             a, s = action[: len(action) - shift], state[shift:]

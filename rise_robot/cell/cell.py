@@ -193,7 +193,7 @@ class WorkCell:
         return self._delay.steps / self.substeps
 
     def under_way(self, steps: int) -> np.ndarray:
-        """Set-points that servos will have after 1 ... `steps` control steps if nothing more is commanded, (steps, D)."""
+        """Set-points of the servos after 1 ... `steps` control steps if nothing more is commanded, (steps, D)."""
         if not self._delay.longest:
             return np.tile(self.command, (steps, 1))
         return self._delay.under_way(self.substeps * np.arange(1, steps + 1))
