@@ -171,7 +171,7 @@ def train_policy(run: BehaviourCloning) -> Policy:
     bins = np.bincount(run.advantage_bins, minlength=config.advantage.num_bins + 1).tolist()
     size = {"episodes": run.dataset.num_episodes, "frames": run.dataset.num_frames}
     described = {"policy": config, "data": {**size, "first": run.first, "advantage_bins": bins}}
-    writer = start_run(run.folder, described, training.seed, run.tensorboard)
+    writer = start_run(run.folder, described, training.seed, {"policy": described}, run.tensorboard)
     sampler = ShuffledSampler(len(data), training.batch_size, training.seed)
 
     def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -23,9 +23,12 @@ from rise_env.files import to_plain
 from rise_env.training.loop import Budget, Loop, Progress, start_run
 from rise_env.value.latents import weights_digest
 
-__all__ = ["DynamicsTraining", "FrameValues", "Latents", "conditions", "draw_seed"]
+__all__ = ["PHASES", "DynamicsTraining", "FrameValues", "Latents", "conditions", "draw_seed"]
 
 _BOOTSTRAP = 0.8
+#: Sections of the settings that decide what the phases of a run end with.
+PHASES = {"autoencoder": ("autoencoder", "training"),
+          "transformer": ("autoencoder", "transformer", "flow", "training", "alignment")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,15 @@ class DynamicsTraining:
     def start(self) -> None:
         """Write what the run is, and open TensorBoard."""
         content = {"dynamics": self.config, "shape": self.shape, "data": self._data()}
-        self.writer = start_run(self.folder, content, self.config.training.seed, self.tensorboard)
+        identities = {phase: self.identity(phase) for phase in PHASES}
+        self.writer = start_run(self.folder, content, self.config.training.seed, identities, self.tensorboard)
 
-    def identity(self, *sections: str) -> dict[str, Any]:
-        """What must not change when a run is resumed."""
+    def identity(self, phase: str) -> dict[str, Any]:
+        """What must not change when a phase is resumed."""
         config = to_plain(self.config)
         paced = {"checkpoint_seconds", "evaluate_seconds", "steps", "autoencoder_steps", "autoencoder_share"}
         config["training"] = {key: value for key, value in config["training"].items() if key not in paced}
-        return {"data": self._data(), "shape": to_plain(self.shape), **{key: config[key] for key in sections}}
+        return {"data": self._data(), "shape": to_plain(self.shape), **{key: config[key] for key in PHASES[phase]}}
 
     def _data(self) -> dict[str, Any]:
         return {"episodes": self.dataset.num_episodes, "frames": self.dataset.num_frames}

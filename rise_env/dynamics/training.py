@@ -129,7 +129,7 @@ def train_autoencoder(training: DynamicsTraining, model: LatentDynamics) -> None
         assert isinstance(average, ImageAutoencoder)
         return evaluate_autoencoder(average, training, held_out, step)
 
-    budget, identity = training.autoencoder_budget, training.identity("autoencoder", "training")
+    budget, identity = training.autoencoder_budget, training.identity("autoencoder")
     peak = settings.autoencoder_learning_rate
     loop = training.loop("autoencoder", autoencoder, loss, budget, identity, evaluate=evaluate, learning_rate=peak)
     model.autoencoder.load_state_dict(loop.run().state_dict())
@@ -181,7 +181,7 @@ def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> Late
         averaged.save_pretrained(training.folder / "model")
         return metrics
 
-    identity = training.identity("autoencoder", "transformer", "flow", "training", "alignment")
+    identity = training.identity("transformer")
     identity["latents"] = str(latents.frames.double().mean().item())
     parts = settings.gradient_accumulation_steps
     loop = training.loop(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import math
 import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -27,7 +29,9 @@ from rise_env.training.config import LoopConfig
 __all__ = ["Budget", "Loop", "Progress", "start_run"]
 
 #: What of a loop the state on disk holds: as it is, and by `state_dict`.
-_PLAIN, _STATEFUL = ("step", "elapsed", "finished", "metrics"), ("module", "average", "optimiser")
+_PLAIN: Mapping[str, Any] = {"step": int, "elapsed": float, "finished": bool, "metrics": dict}
+_STATEFUL = ("module", "average", "optimiser")
+_ANEW = "Delete it to start this phase anew."
 
 
 @dataclass(frozen=True)
@@ -272,24 +276,35 @@ class Loop:
     def _load(self) -> bool:
         if not self.path.exists():
             return False
+        state = _read_state(self.path)
+        _check_identity(self.path, state["identity"], self.identity)
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            identity = state["identity"]
-        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"{self.path} is cut short or damaged: {error}. Delete it to start this phase anew."
-            ) from error
-        if identity != self.identity:
-            raise CheckpointError(
-                f"{self.path} belongs to a run with other data or settings:\n{_difference(identity, self.identity)}\n"
-                "Run with the settings of that run to resume it, or give another folder (--out)."
-            )
-        for name in _STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
-        for name in _PLAIN:
-            setattr(self, name, state[name])
-        self.load_extra_state(state.get("extra", {}))
+            for name in _STATEFUL:
+                getattr(self, name).load_state_dict(state[name])
+            for name, kind in _PLAIN.items():
+                setattr(self, name, kind(state[name]))
+            self.load_extra_state(state.get("extra", {}))
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{self.path} does not fit: {shorten(str(error), 200)}. {_ANEW}") from error
         return True
+
+
+def _read_state(path: Path, mmap: bool = False) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if not isinstance(state["identity"], str):
+            raise TypeError("it does not say what run it is of")
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is cut short or damaged: {error}. {_ANEW}") from error
+    return state
+
+
+def _check_identity(path: Path, saved: str, wanted: str) -> None:
+    if saved != wanted:
+        raise CheckpointError(
+            f"{path} belongs to a run with other data or settings:\n{_difference(saved, wanted)}\n"
+            "Run with the settings of that run to resume it, or give another folder (--out)."
+        )
 
 
 def _difference(saved: str, current: str) -> str:
@@ -297,14 +312,33 @@ def _difference(saved: str, current: str) -> str:
     return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
 
 
-def start_run(folder: Path, content: Any, seed: int, tensorboard: bool = True) -> Any:
+def start_run(
+    folder: Path, content: Any, seed: int, identities: Mapping[str, Mapping[str, Any]], tensorboard: bool = True
+) -> Any:
     """Write what a run is to `<folder>/config.json`, with its provenance.
+
+    Args:
+        folder: Run folder.
+        content: What the run is.
+        seed: Its seed.
+        identities: Of its loops, by phase: as far as known what must be the same where a run is resumed.
+        tensorboard: Whether TensorBoard files are wanted.
 
     Returns:
         A writer of TensorBoard files to `<folder>/tensorboard`, or None if they are not wanted.
+
+    Raises:
+        CheckpointError: If the folder holds another run, which is then as it was, or a damaged one.
+        ConfigError: If another process trains in the same folder.
     """
     described = to_plain(content)
-    write_json(folder / "config.json", {**described, **provenance(described, seed)})
+    with exclusive(folder):
+        for phase, identity in identities.items():
+            if (path := folder / f"{phase}_state.pt").exists():
+                saved = json.loads(_read_state(path, mmap=True)["identity"])
+                known = {name: value for name, value in saved.items() if name in identity}
+                _check_identity(path, to_json(known), to_json({**dict.fromkeys(known), **identity}))
+        write_json(folder / "config.json", {**described, **provenance(described, seed)})
     if not tensorboard:
         return None
     from torch.utils.tensorboard import SummaryWriter

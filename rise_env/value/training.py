@@ -91,7 +91,7 @@ def train_value(
         "frames": dataset.num_frames, "tasks": sorted(set(labels.tasks)), "imagined": imagined is not None,
         "initial": None if initial is None else str(initial),
     }  # fmt: skip
-    writer = start_run(out, {"value": config}, settings.seed, tensorboard)
+    writer = start_run(out, {"value": config}, settings.seed, {"value": identity}, tensorboard)
     budget = budget or Budget(steps=settings.progress_steps + settings.td_steps)
     loop = ValueLoop(
         out, model.to(device), config, budget, identity, dataset, labels, index, imagined, report=report, writer=writer

@@ -158,8 +158,10 @@ def test_a_state_that_holds_code_is_not_run(tmp_path: Path) -> None:
 
 def test_other_settings_are_another_run(tmp_path: Path) -> None:
     train_dynamics(session(tmp_path))
+    before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(CheckpointError, match=r"(?s)other data or settings.*\"depth\": 2.*\"depth\": 3"):
         train_dynamics(session(tmp_path, with_transformer(depth=3)))
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_an_autoencoder_can_be_taken_from_another_model(tmp_path: Path) -> None:

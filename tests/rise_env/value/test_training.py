@@ -159,15 +159,29 @@ def test_kill_minus_nine(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
 
 def test_another_configuration_is_not_resumed(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
     train(config, toy, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
     other = dataclasses.replace(config, labels=LabelConfig(progress="dense"))
     with pytest.raises(CheckpointError, match=r"(?s)other data or settings.*time.*dense"):
         train(other, toy, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
 def test_a_damaged_state_is_said(config: ValueConfig, toy: Any, tmp_path: Path) -> None:
     (tmp_path / "value_state.pt").write_bytes(b"half")
     with pytest.raises(CheckpointError, match="cut short or damaged"):
         train(config, toy, tmp_path)
+    for content in ([], {"identity": 3}, {"step": 1}):
+        torch.save(content, tmp_path / "value_state.pt")
+        with pytest.raises(CheckpointError, match="cut short or damaged"):
+            train(config, toy, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    (tmp_path / "value_state.pt").unlink()
+    train(config, toy, tmp_path)
+    state = torch.load(tmp_path / "value_state.pt", weights_only=True)
+    for changed in ({"module": {}}, {"step": "many"}, {"metrics": 3}):
+        torch.save(state | changed, tmp_path / "value_state.pt")
+        with pytest.raises(CheckpointError, match=r"value_state\.pt does not fit.*Delete it"):
+            train(config, toy, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
