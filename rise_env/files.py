@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import glob
 import json
 import math
 import os
@@ -52,7 +53,8 @@ def atomic_directory(path: str | Path, marker: str) -> Iterator[Path]:
     """Give an empty directory to fill; on leaving the block it becomes `path`.
 
     If the block raises, `path` stays as it was. A directory that is there already is renamed aside, and removed only
-    once the new one has its name.
+    once the new one has its name. What a killed process left half done beside `path` is removed first; if it had
+    renamed `path` and no more, `path` gets its name back.
 
     Args:
         path: Directory to make or replace.
@@ -63,6 +65,7 @@ def atomic_directory(path: str | Path, marker: str) -> Iterator[Path]:
         FileExistsError: If `path` is a file, or a directory that is not empty and has no `marker`.
     """
     path = Path(path).resolve()
+    _clear_up(path)
     occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if occupied and not (path / marker).is_file():
         raise FileExistsError(f"{path} exists and holds no {marker}: it is left alone. Choose another directory.")
@@ -70,6 +73,8 @@ def atomic_directory(path: str | Path, marker: str) -> Iterator[Path]:
     token = secrets.token_hex(6)
     aside, former = path.with_name(f".{path.name}.{token}.tmp"), path.with_name(f".{path.name}.{token}.old")
     aside.mkdir()
+    at_work = os.open(aside, os.O_RDONLY)
+    fcntl.flock(at_work, fcntl.LOCK_EX)  # a killed process lets go of it, and whoever comes next clears up
     try:
         yield aside
         for file in aside.rglob("*"):
@@ -83,6 +88,36 @@ def atomic_directory(path: str | Path, marker: str) -> Iterator[Path]:
             os.replace(former, path)
         for left in (aside, former):
             shutil.rmtree(left, ignore_errors=True)
+        os.close(at_work)
+
+
+def _clear_up(path: Path) -> None:
+    """Remove what killed processes left of `atomic_directory(path)`."""
+    token, name = "[0-9a-f]" * 12, glob.escape(path.name)
+    for former in path.parent.glob(f".{name}.{token}.old"):
+        if not _in_use(former.with_suffix(".tmp")):
+            if path.exists():
+                shutil.rmtree(former, ignore_errors=True)
+            else:
+                os.replace(former, path)
+    for aside in path.parent.glob(f".{name}.{token}.tmp"):
+        if not _in_use(aside):
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process holds the lock of a directory."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextlib.contextmanager

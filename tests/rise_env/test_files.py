@@ -6,13 +6,15 @@ import dataclasses
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rise_env.errors import ConfigError
-from rise_env.files import atomic_path, exclusive, to_json, write_json, write_text
+from rise_env.files import atomic_directory, atomic_path, exclusive, to_json, write_json, write_text
 
 
 def test_written_file_is_complete_and_alone(tmp_path: Path) -> None:
@@ -113,3 +115,28 @@ def test_a_folder_belongs_to_one_at_a_time(tmp_path: Path) -> None:
         pass
     with exclusive(folder):
         pass
+
+
+def test_what_a_killed_process_left_of_a_directory_is_cleared_up(tmp_path: Path) -> None:
+    """Killed while it wrote, and killed between the two renames; a writer at work is left alone."""
+    target = tmp_path / "bundle[1]"
+    script = (
+        "import os, sys, rise_env.files as f\n"
+        "with f.atomic_directory(sys.argv[1], 'm') as aside:\n"
+        "    (aside / 'm').write_text('new'); (aside / 'deep').mkdir(); os.kill(os.getpid(), 9)\n"
+    )
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", script, str(target)], check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1  # the second has cleared up after the first
+    former = tmp_path / ".bundle[1].0123456789ab.old"
+    former.mkdir()
+    (former / "m").write_text("old")
+    with atomic_directory(target, "m") as aside:
+        assert (target / "m").read_text() == "old"
+        with atomic_directory(target, "m") as other:
+            assert aside.exists()
+            (other / "m").write_text("other")
+        assert aside.exists()
+        (aside / "m").write_text("mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle[1]"]
+    assert (target / "m").read_text() == "mine"
