@@ -27,10 +27,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from rise_agents.cli.options import at_least
 from rise_agents.progress import say
 from rise_env.data import open_dataset
-from rise_env.errors import RiseError
+from rise_env.errors import ConfigError, RiseError
 from rise_robot.recording import read_episode_records
 
 __all__ = ["COMMANDS", "Undisturbed", "add_arguments", "content", "kill_once", "run"]
@@ -87,14 +86,14 @@ class Undisturbed:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments, on top of those that every benchmark has."""
-    parser.add_argument(
-        "--points", type=at_least(1), default=50, help="moments, in turn over the commands (default: 50)"
-    )
+    parser.add_argument("--points", type=int, default=50, help="moments, in turn over the commands (default: 50)")
     parser.add_argument("--only", nargs="+", choices=COMMANDS, metavar="COMMAND", help="these commands alone")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """How often each command was killed, when, and how often it then ended as if nothing had been."""
+    if args.points < 1:
+        raise ConfigError(f"--points is {args.points}, expected at least 1")
     names = args.only or list(COMMANDS)
     draw = random.Random(args.seed)
     rows: dict[str, dict[str, Any]] = {}
