@@ -27,7 +27,7 @@ python3 -m venv "$folder/uv"
 uv=$folder/uv/bin/uv
 "$uv" venv --quiet --python 3.12 "$folder/venv"
 "$uv" pip install --quiet --python "$folder/venv/bin/python" \
-    "stable-baselines3==2.9.2" "gymnasium==1.4.0" "numpy==2.2.6"
+    "stable-baselines3==2.9.2" "torch==2.11.0" "gymnasium==1.4.0" "numpy==2.2.6"
 "$folder/venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 
