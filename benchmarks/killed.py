@@ -2,7 +2,7 @@
 
 Each command runs once undisturbed, at the smallest size. Then it is started again and again in a fresh folder, its
 whole process group is killed at a random moment between its first file and its end, and the same command is run again.
-Compared are all weights, all results and all recorded frames; whatever is left over besides counts as a failure.
+Compared are all weights, arrays and recorded frames; whatever is left over besides counts as a failure.
 
   rise bench killed --points 50 --seed 0 --json out/killed.json
 """
@@ -20,9 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -75,12 +75,13 @@ class Undisturbed:
 
     def __init__(self, command: Sequence[str], out: Path) -> None:
         began, first = time.monotonic(), 0.0
-        with _start(command) as process:
-            while process.poll() is None:
-                if not first and _files(out):
-                    first = time.monotonic() - began
-                time.sleep(_POLL)
-            _check_ended(process, command)
+
+        def watch() -> None:
+            nonlocal first
+            if not first and _files(out):
+                first = time.monotonic() - began
+
+        _finish(command, watch)
         self.first, self.seconds, self.content = first, time.monotonic() - began, content(out)
 
 
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             row["moments"].append(round(moment, 2))
             row["differences"] += differences
             say(f"{point + 1} of {args.points}: {name} at {moment:.1f} of {whole.seconds:.1f} s: "
-                + ("; ".join(differences) or "as undisturbed"))  # fmt: skip
+                + ("" if killed else "had ended before, ") + ("; ".join(differences) or "as undisturbed"))  # fmt: skip
             shutil.rmtree(out)
     for row in rows.values():
         row["seconds"] = round(row.pop("undisturbed").seconds, 1)
@@ -131,7 +132,7 @@ def kill_once(command: Sequence[str], out: Path, moment: float, expected: dict[s
     Returns:
         Whether it still ran at that moment, and what differs from `expected`.
     """
-    with _start(command) as process:
+    with _start(command, subprocess.DEVNULL) as process:
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:
@@ -190,21 +191,22 @@ def _fill(command: Sequence[str], world: Path, out: Path) -> list[str]:
     return [part.format(world=world, out=out) for part in command]
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+def _start(command: Sequence[str], log: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    """Start a command. Its messages go to a file: a pipe that nobody empties would stop it once full."""
     words = [sys.executable, "-m", "rise_agents.cli.main", *command]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, start_new_session=True, **quiet)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=log)
 
 
-def _finish(command: Sequence[str]) -> None:
-    with _start(command) as process:
-        _check_ended(process, command)
-
-
-def _check_ended(process: subprocess.Popen[str], command: Sequence[str]) -> None:
-    _, error = process.communicate()
-    if process.returncode:
-        raise RiseError(f"`rise {' '.join(command)}` ended with {process.returncode}:\n{error[-2000:]}")
+def _finish(command: Sequence[str], watch: Callable[[], None] = lambda: None) -> None:
+    """Run a command to its end, calling `watch` again and again; RiseError if it fails."""
+    with tempfile.TemporaryFile() as log, _start(command, log) as process:
+        while process.poll() is None:
+            watch()
+            time.sleep(_POLL)
+        if process.returncode:
+            log.seek(0)
+            error = log.read().decode(errors="replace")[-2000:]
+            raise RiseError(f"`rise {' '.join(command)}` ended with {process.returncode}:\n{error}")
 
 
 def _running(out: Path) -> list[str]:

@@ -42,12 +42,13 @@ def test_a_process_that_does_not_go_on_rightly_is_told(
         "import pathlib, sys, time\n"
         "out, fresh = pathlib.Path(sys.argv[1]), not pathlib.Path(sys.argv[1]).exists()\n"
         "out.mkdir(exist_ok=True); (out / 'a.npy').write_bytes(b'a')\n"
+        "sys.stderr.write('x' * 200_000)\n"  # more than a pipe holds
         f"time.sleep(0.8 * fresh); (out / 'b.npy').write_bytes(b'b' if fresh or {resumes} else b'c')\n"
     )
 
-    def start(command: list[str]) -> subprocess.Popen[str]:
+    def start(command: list[str], log: object) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-c", script, *command]
-        return subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(words, start_new_session=True, stderr=log)
 
     monkeypatch.setattr(killed, "_start", start)
     out = tmp_path / "out"
