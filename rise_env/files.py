@@ -27,25 +27,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a path to write to; on leaving the block, what was written becomes `path` in one step.
 
     Missing parent directories are made. A symbolic link is followed, so that the link stays one. If the block raises,
-    `path` stays as it was and nothing is left behind.
+    `path` stays as it was and nothing is left behind. What a killed process left of the same `path` is removed first;
+    what a living one is writing is not. A directory may be made, too, where `path` is none yet.
 
     Yields:
-        A path in the same directory, with the same suffix, that does not exist yet.
+        A path on the same file system, with the same name, that does not exist yet.
 
     Example:
         >>> with atomic_path("weights.safetensors") as aside:  # doctest: +SKIP
         ...     safetensors.torch.save_file(tensors, aside)
     """
     path = Path(path).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
-    try:
+    with _workplace(path) as folder:
+        aside = folder / path.name
         yield aside
         _sync(aside)
         os.replace(aside, path)
         _sync(path.parent)  # the new name, too, survives a power cut
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -65,59 +63,77 @@ def atomic_directory(path: str | Path, marker: str) -> Iterator[Path]:
         FileExistsError: If `path` is a file, or a directory that is not empty and has no `marker`.
     """
     path = Path(path).resolve()
-    _clear_up(path)
-    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if occupied and not (path / marker).is_file():
-        raise FileExistsError(f"{path} exists and holds no {marker}: it is left alone. Choose another directory.")
+    with _workplace(path) as aside:
+        occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if occupied and not (path / marker).is_file():
+            raise FileExistsError(f"{path} exists and holds no {marker}: it is left alone. Choose another directory.")
+        former = aside.with_suffix(".old")
+        try:
+            yield aside
+            for file in aside.rglob("*"):
+                _sync(file)
+            if path.exists():
+                os.replace(path, former)
+            os.replace(aside, path)
+            _sync(path.parent)
+        finally:
+            if former.exists() and not path.exists():
+                os.replace(former, path)
+            shutil.rmtree(former, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """Make a hidden directory beside a path, and remove it in the end.
+
+    It is locked meanwhile. A killed process lets go of the lock, and whoever writes the same path next clears up.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(6)
-    aside, former = path.with_name(f".{path.name}.{token}.tmp"), path.with_name(f".{path.name}.{token}.old")
-    aside.mkdir()
-    at_work = os.open(aside, os.O_RDONLY)
-    fcntl.flock(at_work, fcntl.LOCK_EX)  # a killed process lets go of it, and whoever comes next clears up
+    _clear_up(path)
+    while True:
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        folder.mkdir()
+        descriptor = _lock(folder, wait=True)
+        if folder.exists():  # else another writer has taken it for a leftover before it was locked
+            break
+        _unlock(descriptor)
     try:
-        yield aside
-        for file in aside.rglob("*"):
-            _sync(file)
-        if path.exists():
-            os.replace(path, former)
-        os.replace(aside, path)
-        _sync(path.parent)
+        yield folder
     finally:
-        if former.exists() and not path.exists():
-            os.replace(former, path)
-        for left in (aside, former):
-            shutil.rmtree(left, ignore_errors=True)
-        os.close(at_work)
+        shutil.rmtree(folder, ignore_errors=True)
+        _unlock(descriptor)
 
 
 def _clear_up(path: Path) -> None:
-    """Remove what killed processes left of `atomic_directory(path)`."""
-    token, name = "[0-9a-f]" * 12, glob.escape(path.name)
-    for former in path.parent.glob(f".{name}.{token}.old"):
-        if not _in_use(former.with_suffix(".tmp")):
-            if path.exists():
-                shutil.rmtree(former, ignore_errors=True)
+    """Remove what killed processes left beside a path."""
+    for suffix in ("old", "tmp"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 12}.{suffix}"):
+            workplace = left.with_suffix(".tmp")
+            descriptor = _lock(workplace)
+            if descriptor is None and workplace.exists():  # a writer is at work
+                continue
+            if suffix == "old" and not path.exists():
+                os.replace(left, path)
             else:
-                os.replace(former, path)
-    for aside in path.parent.glob(f".{name}.{token}.tmp"):
-        if not _in_use(aside):
-            shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(left, ignore_errors=True)
+            _unlock(descriptor)
 
 
-def _in_use(folder: Path) -> bool:
-    """Whether a process holds the lock of a directory."""
+def _lock(folder: Path, wait: bool = False) -> int | None:
+    """Lock a directory; None if it is gone, another process has it, or the file system knows no locks."""
+    descriptor = None
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        _unlock(descriptor)
+        return None
+    return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
         os.close(descriptor)
-    return False
 
 
 @contextlib.contextmanager

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import secrets
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ from rise_env.data.hdf5_episode import Episode, open_episode
 from rise_env.data.limits import check_limits
 from rise_env.data.video import video_encoder
 from rise_env.errors import ConfigError, DatasetError
+from rise_env.files import atomic_path
 from rise_env.tasks import TaskSpec, load_layout, load_task
 
 __all__ = ["convert_hdf5", "hdf5_spec", "inspect_episodes"]
@@ -71,9 +69,7 @@ def convert_hdf5(
             f"{files[outcomes.index(None)]} has no attribute 'success', though other files have. "
             "Label all of them, or give one outcome for all (--success or --failure)."
         )
-    aside = out.resolve().with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with atomic_path(out) as aside:
         dataset, frames = _create(aside, spec, outcomes[0] is not None), 0
         for done, (path, outcome) in enumerate(zip(files, outcomes, strict=True), 1):
             with open_episode(path, keys) as episode:
@@ -81,9 +77,6 @@ def convert_hdf5(
             if on_episode is not None:
                 on_episode(done, len(files))
         dataset.finalize()
-        os.rename(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return frames
 
 

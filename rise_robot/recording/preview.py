@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from rise_env.files import atomic_path
 from rise_robot.recording.append import quiet_libav, read_episodes
 from rise_robot.recording.records import EpisodeRecord, RecordingError, read_episode_records
 
@@ -53,9 +53,7 @@ def write_preview(
     info = load_info(root)
     table = read_episodes(root)
     cameras = [key for key, feature in info.features.items() if feature["dtype"] == "video"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    with av.open(str(aside), "w", format="mp4") as container:
+    with atomic_path(path) as aside, av.open(str(aside), "w", format="mp4") as container:
         stream: Any = None
         for index in chosen:
             episode = table.slice(index, 1).to_pylist()[0]
@@ -65,7 +63,6 @@ def write_preview(
                     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
                 container.mux(stream.encode(av.VideoFrame.from_image(picture)))
         container.mux(stream.encode())
-    os.replace(aside, path)
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rise_env.errors import RiseError
+from rise_env.files import atomic_path
 
 __all__ = ["SIDECAR_PATH", "EpisodeRecord", "RecordingError", "read_episode_records", "write_episode_records"]
 
@@ -112,7 +112,5 @@ def _rebuilt(root: Path) -> list[EpisodeRecord]:
 def write_episode_records(root: str | Path, records: Iterable[EpisodeRecord]) -> None:
     """Write the sidecar below `root`, replacing it in one step."""
     path = Path(root) / SIDECAR_PATH
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist([dataclasses.asdict(r) for r in records], _SCHEMA), aside)
-    os.replace(aside, path)
+    with atomic_path(path) as aside:
+        pq.write_table(pa.Table.from_pylist([dataclasses.asdict(r) for r in records], _SCHEMA), aside)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,8 +32,7 @@ def test_failure_leaves_the_old_file(tmp_path: Path) -> None:
 
     def interrupted() -> None:
         with atomic_path(target) as aside:
-            assert aside.parent == target.parent
-            assert aside.suffix == ".safetensors"
+            assert aside.name == target.name
             aside.write_text("half")
             assert target.read_text() == "old"
             raise KeyboardInterrupt
@@ -117,18 +117,33 @@ def test_a_folder_belongs_to_one_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_killed_process_left_of_a_directory_is_cleared_up(tmp_path: Path) -> None:
-    """Killed while it wrote, and killed between the two renames; a writer at work is left alone."""
-    target = tmp_path / "bundle[1]"
-    script = (
-        "import os, sys, rise_env.files as f\n"
-        "with f.atomic_directory(sys.argv[1], 'm') as aside:\n"
-        "    (aside / 'm').write_text('new'); (aside / 'deep').mkdir(); os.kill(os.getpid(), 9)\n"
-    )
+@pytest.mark.parametrize(
+    "writer",
+    ["with f.atomic_directory(path, 'm') as aside: (aside / 'deep').mkdir(); kill()",
+     "with f.atomic_path(path) as aside: kill()",
+     "with f.atomic_path(path) as aside: aside.write_text('half'); kill()"],
+)  # fmt: skip
+def test_what_a_killed_process_left_is_cleared_up(tmp_path: Path, writer: str) -> None:
+    """Killed while it wrote; a writer at work is left alone."""
+    target = tmp_path / "model[1].safetensors"
+    script = f"import os, sys, rise_env.files as f\npath, kill = sys.argv[1], lambda: os.kill(os.getpid(), 9)\n{writer}"
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", script, str(target)], check=False).returncode == -9
-    assert len(list(tmp_path.iterdir())) == 1  # the second has cleared up after the first
-    former = tmp_path / ".bundle[1].0123456789ab.old"
+        assert len(list(tmp_path.iterdir())) == 1  # the second has cleared up after the first
+    with atomic_path(target) as aside:
+        aside.write_text("mine")
+        with atomic_path(target) as other:
+            assert aside.exists()
+            other.write_text("other")
+        assert aside.exists()
+        assert target.read_text() == "other"
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_text() == "mine"
+
+
+def test_a_directory_whose_replacement_was_killed_is_back(tmp_path: Path) -> None:
+    """Killed between the two renames; a writer at work is left alone."""
+    target, former = tmp_path / "bundle[1]", tmp_path / ".bundle[1].0123456789ab.old"
     former.mkdir()
     (former / "m").write_text("old")
     with atomic_directory(target, "m") as aside:
@@ -138,5 +153,20 @@ def test_what_a_killed_process_left_of_a_directory_is_cleared_up(tmp_path: Path)
             (other / "m").write_text("other")
         assert aside.exists()
         (aside / "m").write_text("mine")
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle[1]"]
+    assert list(tmp_path.iterdir()) == [target]
     assert (target / "m").read_text() == "mine"
+
+
+def test_taken_for_a_leftover_before_it_was_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, taken = os.open, []
+
+    def slow(path: Path, *args: Any, **options: Any) -> int:
+        if not taken:
+            taken.append(path)
+            os.rmdir(path)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", slow)
+    write_text(tmp_path / "a.txt", "x")
+    assert taken
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
