@@ -84,6 +84,8 @@ class SafetyConfig:
         speed: Largest change of a target, per second; faster targets are cut to it.
         outside: How far outside its limits a target may be and still be clipped; further out the robot stops.
         gap: Largest distance between the last command and the measured joint.
+        measured: How far outside the arm's own limits a measured joint may be; further out the measurement is wrong.
+        ahead: How far in the future a stamp may lie, s. One that does could never become stale.
         stale_joints: Largest age of a joint state, s.
         stale_camera: Largest age of a picture, s.
         frozen_joints: Time that a joint may stand still although its command moves, s.
@@ -96,6 +98,8 @@ class SafetyConfig:
     speed: PerUnit = field(default_factory=lambda: PerUnit(1.5, 0.2))
     outside: PerUnit = field(default_factory=lambda: PerUnit(0.10, 0.02))
     gap: PerUnit = field(default_factory=lambda: PerUnit(0.35, math.inf))
+    measured: PerUnit = field(default_factory=lambda: PerUnit(0.35, 0.05))
+    ahead: float = 0.1
     stale_joints: float = 0.2
     stale_camera: float = 0.5
     frozen_joints: float = 0.5
@@ -104,7 +108,7 @@ class SafetyConfig:
     limits: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("stale_joints", "stale_camera", "frozen_joints", "frozen_motion", "frozen_images"):
+        for name in ("ahead", "stale_joints", "stale_camera", "frozen_joints", "frozen_motion", "frozen_images"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"safety.{name} is {value}, expected more than 0")
 

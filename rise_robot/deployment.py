@@ -192,8 +192,8 @@ class Deployment:
             return None
         try:
             return self._teleoperator.target()
-        except RobotError as error:
-            self.env.session.halt(Stop(StopReason.LINK, f"teleoperation: {error}"))
+        except Exception as error:  # noqa: BLE001  (somebody's own code, on hardware)
+            self.env.session.halt(Stop(StopReason.LINK, f"teleoperation: {type(error).__name__}: {error}"))
             return None
 
     def _hold_and_record(self) -> None:

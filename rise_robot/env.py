@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -116,7 +117,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._over = True
         self.session.connect()
         if self._scene is not None:
-            self._scene.reset_scene(self.episode_seed)
+            self.session.answer(partial(self._scene.reset_scene, self.episode_seed))
         else:
             self.session.go_to_start()
             if self._ask is not None:
@@ -261,7 +262,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """The truth where there is one, the last that is known where it does not arrive; else the operator's word."""
         if self._scene is not None:
             try:
-                self._known = dict(self._scene.outcome())
+                self._known = dict(self.session.answer(self._scene.outcome))
             except RobotError as error:
                 self.session.halt(Stop(StopReason.LINK, str(error)))
             return self._known

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.tasks import JointLayout
+from rise_env.tasks import TaskSpec
 from rise_robot.config import SafetyConfig
 from rise_robot.drivers.base import JointSample, Observation
 
@@ -19,6 +19,10 @@ __all__ = ["Admitted", "SafetyGuard", "Stop", "StopReason"]
 _STILL = 1e-4
 #: Components further than this outside the limits are counted as clipped; less is rounding.
 _ROUNDING = 1e-6
+#: A stamp may be this much older than the one before, s: clocks that are slewed, and noise of comparing them.
+_BACK = 0.05
+#: Joints of one arm, by the first word of their names, that do not all stand at exactly 0.
+_ARM = 4
 #: Motion of the arms after which a camera must show something new, rad.
 _SEEN_MOTION = 0.1
 
@@ -30,6 +34,8 @@ class StopReason(StrEnum):
     OUTSIDE_LIMITS = "outside_limits"
     TRACKING_GAP = "tracking_gap"
     BAD_MEASUREMENT = "bad_measurement"
+    BAD_PICTURE = "bad_picture"
+    BAD_STAMP = "bad_stamp"
     STALE_JOINTS = "stale_joints"
     STALE_CAMERA = "stale_camera"
     FROZEN_JOINTS = "frozen_joints"
@@ -79,16 +85,17 @@ class SafetyGuard:
     Example:
         >>> from rise_env.tasks import load_task
         >>> task = load_task()
-        >>> guard = SafetyGuard(task.layout, SafetyConfig(), task.fps)
+        >>> guard = SafetyGuard(task, SafetyConfig())
         >>> guard.begin(task.layout.low + 0.1)
         >>> guard.admit(task.layout.low.astype(float)).target.shape
         (14,)
     """
 
-    def __init__(self, layout: JointLayout, config: SafetyConfig, fps: float) -> None:
-        self._layout, self._config = layout, config
+    def __init__(self, task: TaskSpec, config: SafetyConfig) -> None:
+        self._task, self._layout, self._config = task, (layout := task.layout), config
         self.low, self.high = config.bounds(layout)
-        self._largest_change = config.speed.vector(layout) / fps
+        self._largest_change = config.speed.vector(layout) / task.fps
+        self._measured = config.measured.vector(layout)
         self._outside, self._gap = config.outside.vector(layout), config.gap.vector(layout)
         self._angles = np.array([unit == "rad" for unit in layout.units])
         self.begin(None)
@@ -99,6 +106,7 @@ class SafetyGuard:
         self.last: np.ndarray | None = None if held is None else np.asarray(held, float).copy()
         self._anchor: np.ndarray | None = None
         self._pictures: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}
+        self._stamps: dict[str, float] = {}
 
     def follow(self, held: np.ndarray) -> None:
         """The robot holds `held` (D,), rad and m, which is not what was sent last: it has limits of its own."""
@@ -140,8 +148,10 @@ class SafetyGuard:
         if (stop := self._check_measured(joints)) is not None:
             return stop
         measured = np.asarray(joints.position, float)
+        if (stop := self._check_stamp("the joint state", joints.stamp, now)) is not None:
+            return stop
         age = now - joints.stamp
-        if not age <= self._config.stale_joints:
+        if age > self._config.stale_joints:
             detail = f"the newest joint state is {age:.2f} s old, at most {self._config.stale_joints} s are allowed"
             return Stop(StopReason.STALE_JOINTS, detail)
         if self.last is None or not tracks:
@@ -151,12 +161,51 @@ class SafetyGuard:
             return Stop(StopReason.TRACKING_GAP, f"measured joints are far from their commands: {where}")
         return self._check_motion(measured, now)
 
+    def check_reported(self, joints: JointSample) -> Stop | None:
+        """The first joint state of an arm: zeros in every joint are what drivers give before the arm has reported."""
+        position = np.asarray(joints.position, float)
+        if (stop := self._check_measured(joints)) is not None:
+            return stop
+        words = [name.partition("_")[0] for name in self._layout.names]
+        arms = [np.array([word == arm for word in words]) for arm in dict.fromkeys(words)]
+        for joined in [np.ones(len(words), bool), *(arm for arm in arms if arm.sum() >= _ARM)]:
+            if not position[joined].any():
+                names = [name for name, part in zip(self._layout.names, joined, strict=True) if part]
+                return Stop(
+                    StopReason.BAD_MEASUREMENT,
+                    f"{names[0]} to {names[-1]} are all measured at exactly 0, as before an arm has reported: check "
+                    "its power and its bus; an arm that really stands there must be moved a little by hand",
+                )
+        return None
+
     def _check_measured(self, joints: JointSample) -> Stop | None:
-        measured = np.asarray(joints.position, float)
-        if measured.shape == self.low.shape and np.isfinite(measured).all():
-            return None
-        detail = f"the measured joints are {joints.position}, expected {self.low.size} finite numbers"
-        return Stop(StopReason.BAD_MEASUREMENT, detail)
+        measured = np.asarray(joints.position)
+        numbers = np.issubdtype(measured.dtype, np.floating) or np.issubdtype(measured.dtype, np.integer)
+        if not (measured.shape == self.low.shape and numbers and np.isfinite(measured).all()):
+            detail = f"the measured joints are {joints.position}, expected {self.low.size} finite numbers"
+            return Stop(StopReason.BAD_MEASUREMENT, detail)
+        low, high = self._layout.low - self._measured, self._layout.high + self._measured
+        if (far := (measured < low) | (measured > high)).any():
+            where = self._list(far, measured)
+            return Stop(StopReason.BAD_MEASUREMENT, f"joints are measured far outside their limits: {where}")
+        return None
+
+    def _check_stamp(self, what: str, stamp: float, now: float) -> Stop | None:
+        """A stamp on the driver's clock: a number, not in the future, and not before the one before it."""
+        if not np.isfinite(stamp):
+            return Stop(StopReason.BAD_STAMP, f"{what} has the stamp {stamp}, expected seconds on the driver's clock")
+        if stamp - now > self._config.ahead:
+            detail = (
+                f"{stamp - now:.2f} s in the future, at most {self._config.ahead} s are allowed: two clocks disagree"
+            )
+            return Stop(StopReason.BAD_STAMP, f"the stamp of {what} lies {detail}")
+        back = self._stamps.get(what, stamp) - stamp
+        if back > _BACK:
+            return Stop(
+                StopReason.BAD_STAMP, f"the stamp of {what} went back by {back:.2f} s: old data, or a clock was set"
+            )
+        self._stamps[what] = stamp
+        return None
 
     def _check_motion(self, measured: np.ndarray, now: float) -> Stop | None:
         assert self.last is not None
@@ -178,20 +227,42 @@ class SafetyGuard:
         return None
 
     def check_cameras(self, stamps: Mapping[str, float], now: float) -> Stop | None:
-        """The newest pictures: none too old, by their stamps on the driver's clock."""
-        for camera, stamp in stamps.items():
-            age = now - stamp
-            if not age <= self._config.stale_camera:
-                limit = self._config.stale_camera
-                detail = f"the newest picture of camera {camera!r} is {age:.2f} s old, at most {limit} s are allowed"
-                return Stop(StopReason.STALE_CAMERA, detail)
+        """The newest pictures: one of every camera, none too old, by their stamps on the driver's clock."""
+        return self._check_pictures("the newest picture", stamps, now)
+
+    def _check_pictures(self, what: str, stamps: Mapping[str, float], now: float) -> Stop | None:
+        for camera in self._task.cameras:
+            if camera not in stamps:
+                seen = ", ".join(stamps) or "none"
+                return Stop(StopReason.BAD_PICTURE, f"there is no picture of camera {camera!r}; there are: {seen}")
+            picture = f"{what} of camera {camera!r}"
+            if (stop := self._check_stamp(picture, stamps[camera], now)) is not None:
+                return stop
+            age, limit = now - stamps[camera], self._config.stale_camera
+            if age > limit:
+                return Stop(StopReason.STALE_CAMERA, f"{picture} is {age:.2f} s old, at most {limit} s are allowed")
         return None
 
     def check_observation(self, observation: Observation, now: float) -> Stop | None:
-        """An observation that is about to be used: fresh, and no camera that repeats itself while the arms move."""
-        stop = self._check_measured(observation.joints) or self.check_cameras(observation.stamps, now)
+        """An observation that is about to be used: fresh, pictures as the task has them, and no camera that repeats
+        itself while the arms move.
+        """
+        stop = (
+            self._check_measured(observation.joints)
+            or self._check_stamp("the observed joint state", observation.joints.stamp, now)
+            or self._check_pictures("the observed picture", observation.stamps, now)
+        )
         if stop is not None:
             return stop
+        shape = (*self._task.image_size, 3)
+        for camera in self._task.cameras:
+            image = observation.images.get(camera)
+            if image is None:
+                return Stop(StopReason.BAD_PICTURE, f"there is no picture of camera {camera!r}")
+            if not isinstance(image, np.ndarray) or image.shape != shape or image.dtype != np.uint8:
+                found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+                detail = f"the picture of camera {camera!r} is {found}, expected uint8 {shape}: height, width, RGB"
+                return Stop(StopReason.BAD_PICTURE, detail)
         allowed = self._config.frozen_images
         if allowed is None:
             return None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
 
 from rise_env.errors import ActionError, RobotError
 from rise_robot.config import RobotConfig
-from rise_robot.drivers.base import Driver, Observation
+from rise_robot.drivers.base import Driver, Observation, SceneDriver
 from rise_robot.operator_keys import Key, Keys
 from rise_robot.safety import Admitted, SafetyGuard, Stop, StopReason
 
 __all__ = ["RobotSession"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class RobotSession:
@@ -52,7 +55,7 @@ class RobotSession:
         self.driver, self.robot, self.dry_run = driver, robot, dry_run
         self.keys = keys or Keys()
         self._interrupted = interrupted or (lambda: None)
-        self.guard = SafetyGuard(layout, robot.safety, driver.task.fps)
+        self.guard = SafetyGuard(driver.task, robot.safety)
         self._squeeze = np.array([robot.squeeze.get(name, 0.0) for name in layout.names])
         self._connected = False
         self._clear()
@@ -68,13 +71,14 @@ class RobotSession:
     def connect(self) -> None:
         """Connect the driver, once; RobotError if it cannot be connected."""
         if not self._connected:
-            self.driver.connect()
+            self.answer(self.driver.connect)
             self._connected = True
             self.keys.open()
 
     def begin(self) -> None:
         """An episode begins where the robot is; RobotError if something is wrong with the robot already."""
         self._clear()
+        self._check_reported("the episode cannot begin")
         self.guard.begin(self._held())
         self.keys.poll()  # what was pressed before does not count
         if (stop := self._reason()) is not None:
@@ -89,18 +93,21 @@ class RobotSession:
         if not start.pose or self.dry_run:
             return
         self._clear()
+        self._check_reported("the way to the start pose cannot begin")
         pose, tolerance = np.asarray(start.pose, float), start.tolerance.vector(layout)
-        step, begun = start.speed.vector(layout) / fps, self.driver.now()
-        target = self.driver.joints().position.astype(float)
+        step, begun = start.speed.vector(layout) / fps, self.answer(self.driver.now)
+        target = self.answer(self.driver.joints).position.astype(float)
         self.guard.begin(target)
-        self._sent = self.driver.target()  # an old target, perhaps far away, does not count: the way starts at the arm
+        self._sent = self.answer(
+            self.driver.target
+        )  # an old target, perhaps far away, does not count: the way starts at the arm
         while True:
-            apart = np.abs(self.driver.joints().position - pose)
+            apart = np.abs(self.answer(self.driver.joints).position - pose)
             if (apart <= tolerance).all() and np.array_equal(target, pose):
                 return
-            if self.driver.now() - begun > start.timeout:
+            if self.answer(self.driver.now) - begun > start.timeout:
                 far = [layout.names[i] for i in np.flatnonzero(apart > tolerance)]
-                self.driver.hold()
+                self._hold()
                 raise RobotError(
                     f"the start pose was not reached within {start.timeout} s; still away: {', '.join(far)}. Look for "
                     "what is in the way, or raise start.timeout or start.tolerance in the robot's YAML."
@@ -132,23 +139,49 @@ class RobotSession:
         name = self._interrupted()
         return None if name is None else Stop(StopReason.SIGNAL, f"the program was asked to end ({name})")
 
+    def answer[T](self, question: Callable[[], T]) -> T:
+        """The driver's answer; RobotError whatever it raises: a driver is somebody's own code, on hardware."""
+        try:
+            return question()
+        except (RobotError, ActionError):
+            raise
+        except Exception as error:
+            if not isinstance(error, OSError):  # of a bug, its author wants the lines
+                _LOG.error("driver %r raised", self.driver.name, exc_info=True)
+            raise RobotError(f"driver {self.driver.name!r} raised {type(error).__name__}: {error}") from error
+
     def halt(self, stop: Stop) -> None:
         """Hold, and send nothing more in this episode."""
+        failed = None if self.dry_run else self._hold()
         if self.stop is None:
-            self.stop = stop
-        if not self.dry_run:
-            self.driver.hold()
+            self.stop = stop if failed is None else Stop(stop.reason, f"{stop.detail}; {failed}")
 
     def close(self) -> None:
         """Hold and disconnect. Twice is fine."""
         self.keys.close()
         if self._connected:
             self._connected = False
-            self.driver.close()
+            self.answer(self.driver.close)
+
+    def _hold(self) -> str | None:
+        """Hold; what went wrong, in words. A stop must come to its end."""
+        try:
+            self.answer(self.driver.hold)
+        except (RobotError, ActionError) as error:
+            return f"and it could not be told to hold: {error}"
+        return None
+
+    def _check_reported(self, what: str) -> None:
+        """On hardware: arms that have not reported yet. A simulation may stand at 0."""
+        if not self.driver.real_time or isinstance(self.driver, SceneDriver):
+            return
+        if (stop := self.guard.check_reported(self.answer(self.driver.joints))) is not None:
+            self.halt(stop)
+            raise RobotError(f"{what} ({stop.reason}): {stop.detail}")
 
     def _held(self) -> np.ndarray:
-        held = None if self.dry_run else self.driver.target()
-        return self.driver.joints().position.astype(float) if held is None else held
+        held = None if self.dry_run else self.answer(self.driver.target)
+        return self.answer(self.driver.joints).position.astype(float) if held is None else held
 
     def _tick(self, target: np.ndarray | None, squeeze: bool) -> Admitted | None:
         if self.stop is not None:
@@ -159,14 +192,14 @@ class RobotSession:
             return None
         if target is not None and not self.dry_run:
             sent = np.maximum(admitted.target - self._squeeze, self.guard.low) if squeeze else admitted.target
-            self.driver.command(sent)
-            self._sent, self.sent_at = sent, self.driver.now()
-        self.driver.tick()
+            self.answer(lambda: self.driver.command(sent))
+            self._sent, self.sent_at = sent, self.answer(self.driver.now)
+        self.answer(self.driver.tick)
         return admitted
 
     def _observe(self) -> Observation | None:
-        observation = self.driver.observe()
-        if (stop := self.guard.check_observation(observation, self.driver.now())) is None:
+        observation = self.answer(self.driver.observe)
+        if (stop := self.guard.check_observation(observation, self.answer(self.driver.now))) is None:
             return observation
         self.halt(stop)
         return None
@@ -175,7 +208,7 @@ class RobotSession:
         if self.dry_run:  # nobody follows: every target is measured against where the robot is
             self.guard.follow(self._held())
         else:
-            held = self.driver.target()
+            held = self.answer(self.driver.target)
             if held is not None and (self._sent is None or not np.array_equal(held, self._sent)):
                 self.guard.follow(held)
         if target is not None:
@@ -195,11 +228,13 @@ class RobotSession:
         if (asked := self.asked_to_stop()) is not None:
             return asked
         try:
-            if (fault := self.driver.fault()) is not None:
+            if (fault := self.answer(self.driver.fault)) is not None:
                 return Stop(StopReason.FAULT, fault)
-            now = self.driver.now()
-            stop = self.guard.check_joints(self.driver.joints(), now, tracks=not self.dry_run)
-            return stop or self.guard.check_cameras(self.driver.camera_stamps(), now)
+            # The clock is read last: an answer that took long is old when it arrives.
+            joints, stamps = self.answer(self.driver.joints), self.answer(self.driver.camera_stamps)
+            now = self.answer(self.driver.now)
+            stop = self.guard.check_joints(joints, now, tracks=not self.dry_run)
+            return stop or self.guard.check_cameras(stamps, now)
         except RobotError as error:
             return Stop(StopReason.LINK, str(error))
 
@@ -213,6 +248,6 @@ class RobotSession:
             self.halt(Stop(StopReason.BAD_ACTION, str(error)))
         except BaseException:
             if not self.dry_run:
-                self.driver.hold()
+                self._hold()
             raise
         return None

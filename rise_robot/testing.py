@@ -12,13 +12,39 @@ from rise_env.errors import RobotError
 from rise_env.tasks import TaskSpec
 from rise_robot.drivers.base import Driver, JointSample, Observation
 from rise_robot.operator_keys import Key, Keys
+from rise_robot.safety import StopReason
 
-__all__ = ["FakeRobot", "Fault", "FaultyDriver", "ScriptedKeys"]
+__all__ = ["FAULTS", "FakeRobot", "Fault", "FaultyDriver", "ScriptedKeys"]
 
 type Fault = Literal[
-    "stale_joints", "stale_camera", "frozen_joints", "frozen_camera", "nan_joints", "blocked", "fault", "link",
-    "command", "tick", "interrupt",
+    "stale_joints", "stale_camera", "future_joints", "future_camera", "backward_joints", "frozen_joints",
+    "frozen_camera", "nan_joints", "outside_joints", "wrong_size", "wrong_type", "missing_camera", "blocked", "fault",
+    "link", "io", "bug", "command", "hold", "tick", "interrupt",
 ]  # fmt: skip
+
+#: Why each of them must stop the robot. "interrupt" is not among them: it is an exception, and the arm holds.
+FAULTS: dict[Fault, StopReason] = {
+    "stale_joints": StopReason.STALE_JOINTS,
+    "stale_camera": StopReason.STALE_CAMERA,
+    "future_joints": StopReason.BAD_STAMP,
+    "future_camera": StopReason.BAD_STAMP,
+    "backward_joints": StopReason.BAD_STAMP,
+    "frozen_joints": StopReason.FROZEN_JOINTS,
+    "frozen_camera": StopReason.FROZEN_CAMERA,
+    "nan_joints": StopReason.BAD_MEASUREMENT,
+    "outside_joints": StopReason.BAD_MEASUREMENT,
+    "wrong_size": StopReason.BAD_PICTURE,
+    "wrong_type": StopReason.BAD_PICTURE,
+    "missing_camera": StopReason.BAD_PICTURE,
+    "blocked": StopReason.FROZEN_JOINTS,
+    "fault": StopReason.FAULT,
+    "hold": StopReason.FAULT,
+    "link": StopReason.LINK,
+    "io": StopReason.LINK,
+    "bug": StopReason.LINK,
+    "command": StopReason.LINK,
+    "tick": StopReason.LINK,
+}
 
 
 class FakeRobot:
@@ -104,22 +130,24 @@ class FaultyDriver:
 
     Args:
         driver: What works until then.
-        fault: What breaks. "stale_*": the stamps stand still; "frozen_*": the stamps go on, the values stand still;
-            "nan_joints": the measurement is NaN; "blocked": commands are not followed; "fault": the robot reports one;
-            "link", "command", "tick": everything, `command` or `tick` raises RobotError; "interrupt": `tick` raises
-            KeyboardInterrupt.
+        fault: What breaks. "stale_*": the stamps stand still; "future_*": they lie 100 s ahead; "backward_joints": they
+            go back by 0.15 s; "frozen_*": the stamps go on, the values stand still; "nan_joints": the measurement is
+            NaN; "outside_joints": 5 rad; "wrong_size", "wrong_type", "missing_camera": of one camera's pictures;
+            "blocked": commands are not followed; "fault": the robot reports one; "link", "command", "tick": everything,
+            `command` or `tick` raises RobotError; "io", "bug": reading the joints raises OSError, TypeError; "hold":
+            the robot reports a fault and `hold` raises OSError; "interrupt": `tick` raises KeyboardInterrupt.
         after: Control periods before that.
     """
 
-    real_time = False
-
     def __init__(self, driver: Driver, fault: Fault, after: int) -> None:
         self.inner, self.task, self.name = driver, driver.task, f"faulty-{driver.name}"
-        self.connect, self.now, self.hold, self.close = driver.connect, driver.now, driver.hold, driver.close  # work
+        self.real_time = driver.real_time
+        self.connect, self.now, self.close = driver.connect, driver.now, driver.close  # work
         self._fault, self._left = fault, after
         self._joints: JointSample | None = None
         self._seen: Observation | None = None
         self._sent: np.ndarray | None = None
+        self._taken = 0.0
 
     def _is(self, *faults: Fault) -> bool:
         return self._left <= 0 and self._fault in faults
@@ -134,24 +162,40 @@ class FaultyDriver:
         seen = self.inner.observe()
         if self._seen is None or not self._is("frozen_camera"):
             self._seen = seen
-        return replace(seen, images=self._seen.images, joints=self.joints(), stamps=self.camera_stamps())
+        images, (first, *_) = dict(self._seen.images), self.task.cameras
+        if self._is("wrong_size"):
+            images[first] = images[first][:-2]
+        if self._is("wrong_type"):
+            images[first] = images[first].astype(np.float32) / 255
+        if self._is("missing_camera"):
+            del images[first]
+        return replace(seen, images=images, joints=self.joints(), stamps=self.camera_stamps())
 
     def joints(self) -> JointSample:
-        """May be old, frozen, NaN or missing."""
+        """May be old, frozen, wrong or missing."""
         self._check_link()
+        if self._is("io"):
+            raise OSError("the bus is gone (a fake)")
+        if self._is("bug"):
+            raise TypeError("a bug in a driver (a fake)")
         joints = self.inner.joints()
         if self._joints is None or not self._is("stale_joints", "frozen_joints"):
             self._joints = joints
         if self._is("nan_joints"):
             return replace(joints, position=np.full_like(joints.position, np.nan))
+        if self._is("outside_joints"):
+            return replace(joints, position=np.concatenate([[5.0], joints.position[1:]]).astype(np.float32))
+        if self._is("future_joints", "backward_joints"):
+            return replace(joints, stamp=joints.stamp + (100.0 if self._fault == "future_joints" else -0.15))
         return replace(self._joints, stamp=joints.stamp) if self._is("frozen_joints") else self._joints
 
     def camera_stamps(self) -> Mapping[str, float]:
-        """May be old in one camera."""
+        """May be wrong in one camera."""
         self._check_link()
-        stamps = dict(self.inner.camera_stamps())
-        if self._is("stale_camera"):
-            stamps[next(iter(stamps))] = 0.0
+        stamps, (first, *_) = dict(self.inner.camera_stamps()), self.task.cameras
+        if not self._is("stale_camera"):
+            self._taken = stamps[first]
+        stamps[first] = self._taken + 100 * self._is("future_camera")
         return stamps
 
     def target(self) -> np.ndarray | None:
@@ -170,7 +214,13 @@ class FaultyDriver:
 
     def fault(self) -> str | None:
         """May report something."""
-        return "arm_status 7: collision (a fake)" if self._is("fault") else self.inner.fault()
+        return "arm_status 7: collision (a fake)" if self._is("fault", "hold") else self.inner.fault()
+
+    def hold(self) -> None:
+        """May fail."""
+        if self._is("hold"):
+            raise OSError("the bus is gone (a fake)")
+        self.inner.hold()
 
     def tick(self) -> None:
         """May fail."""

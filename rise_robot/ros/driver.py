@@ -59,6 +59,7 @@ class RosDriver:
         self._target: np.ndarray | None = None
         self._sent = False
         self._ros: ros1.Ros | None = None
+        self._sizes: dict[str, tuple[int, ...]] = {}  # of the images, as they were at first
 
     def connect(self) -> None:
         """Subscribe, advertise, and wait for the first message of everything. Nothing moves.
@@ -190,7 +191,7 @@ class RosDriver:
             self._watch.close()
         for endpoint in (*self._subscribers, *self._publishers.values()):
             endpoint.unregister()
-        self._subscribers, self._publishers, self._watch = [], {}, None
+        self._subscribers, self._publishers, self._watch, self._sizes = [], {}, None, {}
         self._images, self._joints, self._status = {}, {}, {}
         self._target, self._sent, self._ros = None, False, None
 
@@ -212,6 +213,12 @@ class RosDriver:
                 image = messages.decode_compressed(message) if compressed else messages.decode_image(message)
             except RobotError as error:
                 raise RobotError(f"{stream.topic}: {error}") from error
+            first = self._sizes.setdefault(camera, image.shape[:2])
+            if image.shape[:2] != first:
+                raise RobotError(
+                    f"images on {stream.topic} are {image.shape[0]} x {image.shape[1]} now, they were {first[0]} x "
+                    f"{first[1]} at the start: somebody changed the camera's settings. Start again."
+                )
             images[camera] = messages.resize(image, self.task.image_size)
         joints = self._sample({name: found[f"arm {name}"] for name in self._joints})
         return Observation(images, joints, {camera: found[camera].stamp for camera in self._images})
@@ -281,9 +288,11 @@ class RosDriver:
         for name, arm in self.config.arms.items():
             if found := self._arm_fault(name, arm):
                 return f"arm {name}: {found}"
-        for stream in self._images.values():
+        for stream in (*self._images.values(), *self._joints.values()):
             if stream.ahead > self.config.clock_tolerance:
                 return f"stamps on {stream.topic} lie {stream.ahead:.3f} s in the future"
+            if stream.without_stamp:
+                return f"messages on {stream.topic} have no stamp any more: how old they are cannot be told"
         return None
 
     def _arm_fault(self, name: str, arm: ArmConfig) -> str | None:

@@ -79,6 +79,7 @@ class Stream:
     Attributes:
         count: Messages so far.
         unstamped: Messages without a stamp; they are not kept.
+        without_stamp: Whether the last message had none.
         refused: Messages at the beginning that `accept` refused; they are not kept.
         lost: Messages that the publisher numbered and that never came.
         ahead: The furthest a stamp lay in the future when it arrived, s.
@@ -90,6 +91,7 @@ class Stream:
         self.topic, self._accept = topic, accept
         self.count = self.unstamped = self.lost = self.refused = 0
         self.ahead = self.gap = 0.0
+        self.without_stamp = False
         self._clock = clock
         self.delays: deque[float] = deque(maxlen=5000)
         self._last_number: int | None = None
@@ -99,7 +101,8 @@ class Stream:
     def push(self, message: Any) -> None:
         """Take a message with a header."""
         seconds = message.header.stamp.to_sec()
-        if seconds <= 0:
+        self.without_stamp = seconds <= 0
+        if self.without_stamp:
             self.unstamped += 1
             return
         if self.count == 0 and self._accept is not None and not self._accept(message):

@@ -18,15 +18,16 @@ from rise_robot.drivers.base import JointSample, Observation
 from rise_robot.operator_keys import Key
 from rise_robot.safety import Admitted, SafetyGuard, Stop, StopReason
 from rise_robot.signals import StopSignals
-from rise_robot.testing import FakeRobot, FaultyDriver, ScriptedKeys
+from rise_robot.testing import FAULTS, FakeRobot, FaultyDriver, ScriptedKeys
 
 TASK = tiny_task()
 LOW, HIGH = TASK.layout.low.astype(float), TASK.layout.high.astype(float)
 MIDDLE = (LOW + HIGH) / 2
+ANGLES = np.array([unit == "rad" for unit in TASK.layout.units])
 
 
 def guard(**changes: object) -> SafetyGuard:
-    made = SafetyGuard(TASK.layout, SafetyConfig(**changes), TASK.fps)
+    made = SafetyGuard(TASK, SafetyConfig(**changes))
     made.begin(MIDDLE)
     return made
 
@@ -127,7 +128,7 @@ def test_old_and_broken_joint_states() -> None:
     made = guard()
     assert made.check_joints(sample(MIDDLE, 1.0), 1.15) is None
     assert made.check_joints(sample(MIDDLE, 1.0), 1.25).reason == StopReason.STALE_JOINTS
-    assert made.check_joints(sample(MIDDLE, math.nan), 1.0).reason == StopReason.STALE_JOINTS
+    assert made.check_joints(sample(MIDDLE, math.nan), 1.0).reason == StopReason.BAD_STAMP
     assert made.check_joints(sample(MIDDLE * np.nan, 1.0), 1.0).reason == StopReason.BAD_MEASUREMENT
     assert made.check_joints(sample(MIDDLE[:13], 1.0), 1.0).reason == StopReason.BAD_MEASUREMENT
 
@@ -165,48 +166,80 @@ def test_a_gripper_that_holds_something_is_no_fault() -> None:
         assert made.check_joints(sample(MIDDLE, tick / 10), tick / 10) is None
 
 
-def test_old_pictures() -> None:
+def test_measurements_may_lie_a_little_outside_the_limits() -> None:
     made = guard()
-    assert made.check_cameras({"head": 1.0, "wrist": 0.6}, 1.05) is None
-    stop = made.check_cameras({"head": 1.0, "wrist": 0.5}, 1.05)
+    made.begin(None)
+    for joint, beyond, stops in ((0, 0.34, False), (0, 0.36, True), (6, 0.049, False), (6, 0.051, True)):
+        for limit, sign in ((HIGH, 1), (LOW, -1)):
+            measured = MIDDLE.copy()
+            measured[joint] = limit[joint] + sign * beyond
+            stop = made.check_joints(sample(measured, 1.0), 1.0)
+            assert (stop is not None and stop.reason == StopReason.BAD_MEASUREMENT) == stops
+            assert stop is None or TASK.layout.names[joint] in stop.detail
+
+
+def test_zeros_of_one_arm_are_no_first_measurement() -> None:
+    made, position = guard(), MIDDLE + 0.01
+    assert made.check_reported(sample(position, 0.0)) is None
+    position[8:14] = 0.0
+    assert made.check_reported(sample(position, 0.0)) is None  # one joint of that arm has moved
+    position[7] = 0.0
+    stop = made.check_reported(sample(position, 0.0))
+    assert stop.reason == StopReason.BAD_MEASUREMENT
+    assert "right_joint1 to right_gripper" in stop.detail
+
+
+@given(st.lists(st.floats(-0.3, 0.3), min_size=1, max_size=30))
+def test_stamps_go_on_and_not_into_the_future(steps: list[float]) -> None:
+    made, now, newest = guard(stale_joints=math.inf), 100.0, -math.inf
+    for step in steps:
+        stamp = now + step
+        stop = made.check_joints(sample(MIDDLE, stamp), now, tracks=False)
+        if step > 0.1 or newest - stamp > 0.05:
+            assert stop.reason == StopReason.BAD_STAMP
+            return
+        assert stop is None
+        newest, now = stamp, now + 0.1
+
+
+def test_old_and_missing_pictures() -> None:
+    made, (first, second, third) = guard(), TASK.cameras
+    stamps = {first: 1.0, second: 0.6, third: 1.0}
+    assert made.check_cameras(stamps, 1.05) is None
+    made = guard()
+    stop = made.check_cameras(stamps | {second: 0.5}, 1.05)
     assert stop.reason == StopReason.STALE_CAMERA
-    assert "'wrist'" in stop.detail
-    assert made.check_cameras({"head": math.nan}, 1.0).reason == StopReason.STALE_CAMERA
+    assert repr(second) in stop.detail
+    assert made.check_cameras(stamps | {first: math.nan}, 1.0).reason == StopReason.BAD_STAMP
+    stop = made.check_cameras({first: 1.0, second: 1.0}, 1.0)
+    assert stop.reason == StopReason.BAD_PICTURE
+    assert repr(third) in stop.detail
 
 
 def look(image: np.ndarray, position: np.ndarray, now: float) -> Observation:
-    return Observation({"head": image}, sample(position, now), {"head": now})
+    other = {camera: np.full_like(image, round(now * 10)) for camera in [*TASK.cameras][1:]}
+    return Observation(
+        {next(iter(TASK.cameras)): image, **other}, sample(position, now), dict.fromkeys(TASK.cameras, now)
+    )
 
 
 def test_a_picture_that_repeats_although_the_arms_move() -> None:
-    image = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    image = np.random.default_rng(0).integers(0, 256, (*TASK.image_size, 3), np.uint8)
     for moves, frozen in ((0.02, True), (0.0, False)):
         made = guard()
         found = [
-            made.check_observation(look(image.copy(), MIDDLE + moves * tick, tick / 10), tick / 10)
+            made.check_observation(look(image.copy(), MIDDLE + moves * tick * ANGLES, tick / 10), tick / 10)
             for tick in range(20)
         ]
         assert any(stop is not None and stop.reason == StopReason.FROZEN_CAMERA for stop in found) is frozen
         assert found[:10] == [None] * 10
     made = guard(frozen_images=None)
-    assert not any(made.check_observation(look(image, MIDDLE + tick, tick / 10), tick / 10) for tick in range(30))
+    assert not any(
+        made.check_observation(look(image, MIDDLE + 0.02 * tick * ANGLES, tick / 10), tick / 10) for tick in range(30)
+    )
 
 
 # ---------------------------------------------------------------------- in the environment
-
-
-FAULTS = {
-    "stale_joints": StopReason.STALE_JOINTS,
-    "stale_camera": StopReason.STALE_CAMERA,
-    "frozen_joints": StopReason.FROZEN_JOINTS,
-    "frozen_camera": StopReason.FROZEN_CAMERA,
-    "nan_joints": StopReason.BAD_MEASUREMENT,
-    "blocked": StopReason.FROZEN_JOINTS,
-    "fault": StopReason.FAULT,
-    "link": StopReason.LINK,
-    "command": StopReason.LINK,
-    "tick": StopReason.LINK,
-}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -223,7 +256,10 @@ def test_every_fault_ends_the_episode_and_the_arm_holds(fault: str) -> None:
     assert info["failure_mode"] == f"stop_{FAULTS[fault]}"
     assert info["stop_detail"]
     assert env.observation_space.contains(observation)
-    assert inner.log[-1] == "hold"
+    if fault == "hold":  # the reason stays that of the stop, and both are told
+        assert "could not be told to hold: driver 'faulty-fake' raised OSError" in info["stop_detail"]
+    else:
+        assert inner.log[-1] == "hold"
     count = len(inner.sent)
     with pytest.raises(RobotError, match=r"no episode is running.*call reset"):
         env.step(chunk_near(fake_env(inner)))
@@ -347,9 +383,37 @@ def test_grippers_are_squeezed_on_the_way_out_and_never_creep() -> None:
 
 
 def test_an_episode_does_not_begin_with_a_robot_that_is_not_well() -> None:
-    for fault in ("fault", "stale_camera", "link", "nan_joints"):
+    for fault in ("fault", "stale_camera", "link", "nan_joints", "outside_joints", "future_joints", "io", "wrong_size"):
         driver = FaultyDriver(FakeRobot(TASK), fault, 0)
         driver.inner.ticks = 50
         with pytest.raises(RobotError):
             fake_env(driver).reset(seed=0)
         assert driver.inner.sent == []
+
+
+def test_an_arm_that_has_not_reported_is_not_moved() -> None:
+    for start in ((), tuple(MIDDLE)):
+        robot = FakeRobot(TASK, start=np.zeros(14))
+        env = fake_env(robot, robot_config(start=StartConfig(pose=start)))
+        env.reset(seed=0)  # a simulation may stand at 0
+        robot.real_time = True
+        count = len(robot.sent)
+        robot.position[:] = 0.0
+        with pytest.raises(RobotError, match="exactly 0, as before an arm has reported"):
+            env.reset(seed=0)
+        assert len(robot.sent) == count
+
+
+def test_an_answer_that_took_long_is_old() -> None:
+    robot = FakeRobot(TASK)
+    env = fake_env(robot)
+    env.reset(seed=0)
+    answer = robot.joints
+
+    def slow() -> JointSample:
+        found = answer()
+        robot.ticks += 3  # 0.3 s pass
+        return found
+
+    robot.joints = slow
+    assert env.step(chunk_near(fake_env(FakeRobot(TASK))))[-1]["stop_reason"] == StopReason.STALE_JOINTS
