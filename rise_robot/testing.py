@@ -131,7 +131,7 @@ class FaultyDriver:
     Args:
         driver: What works until then.
         fault: What breaks. "stale_*": the stamps stand still; "future_*": they lie 100 s ahead; "backward_joints": they
-            go back by 0.15 s; "frozen_*": the stamps go on, the values stand still; "nan_joints": the measurement is
+            go back by 0.18 s; "frozen_*": the stamps go on, the values stand still; "nan_joints": the measurement is
             NaN; "outside_joints": 5 rad; "wrong_size", "wrong_type", "missing_camera": of one camera's pictures;
             "blocked": commands are not followed; "fault": the robot reports one; "link", "command", "tick": everything,
             `command` or `tick` raises RobotError; "io", "bug": reading the joints raises OSError, TypeError; "hold":
@@ -186,7 +186,7 @@ class FaultyDriver:
         if self._is("outside_joints"):
             return replace(joints, position=np.concatenate([[5.0], joints.position[1:]]).astype(np.float32))
         if self._is("future_joints", "backward_joints"):
-            return replace(joints, stamp=joints.stamp + (100.0 if self._fault == "future_joints" else -0.15))
+            return replace(joints, stamp=joints.stamp + (100.0 if self._fault == "future_joints" else -0.18))
         return replace(self._joints, stamp=joints.stamp) if self._is("frozen_joints") else self._joints
 
     def camera_stamps(self) -> Mapping[str, float]:

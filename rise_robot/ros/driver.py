@@ -291,6 +291,8 @@ class RosDriver:
         for stream in (*self._images.values(), *self._joints.values()):
             if stream.ahead > self.config.clock_tolerance:
                 return f"stamps on {stream.topic} lie {stream.ahead:.3f} s in the future"
+            if stream.back > self.config.clock_tolerance:
+                return f"stamps on {stream.topic} went back by {stream.back:.3f} s: a clock was set, or it is replayed"
             if stream.without_stamp:
                 return f"messages on {stream.topic} have no stamp any more: how old they are cannot be told"
         return None

@@ -83,6 +83,7 @@ class Stream:
         refused: Messages at the beginning that `accept` refused; they are not kept.
         lost: Messages that the publisher numbered and that never came.
         ahead: The furthest a stamp lay in the future when it arrived, s.
+        back: The furthest a stamp went back behind the one before, s.
         gap: The longest time between two arrivals, s.
         delays: Time from stamp to arrival of the latest messages, s.
     """
@@ -90,7 +91,7 @@ class Stream:
     def __init__(self, topic: str, clock: StampClock, length: int, accept: Callable[[Any], bool] | None = None) -> None:
         self.topic, self._accept = topic, accept
         self.count = self.unstamped = self.lost = self.refused = 0
-        self.ahead = self.gap = 0.0
+        self.ahead = self.back = self.gap = 0.0
         self.without_stamp = False
         self._clock = clock
         self.delays: deque[float] = deque(maxlen=5000)
@@ -120,6 +121,7 @@ class Stream:
         with self._lock:
             if self._kept:
                 self.gap = max(self.gap, now - self._kept[-1].arrival)
+                self.back = max(self.back, self._kept[-1].stamp - stamp)
             self.ahead = max(self.ahead, stamp - now)
             self.delays.append(now - stamp)
             self._kept.append(Stamped(stamp, message, now))

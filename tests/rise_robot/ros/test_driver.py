@@ -17,7 +17,7 @@ import pytest
 
 from rise_env.errors import ConfigError, LayoutError, RobotError
 from rise_env.tasks import load_task
-from rise_robot.config import load_robot
+from rise_robot.config import RobotConfig, load_robot
 from rise_robot.drivers.base import Driver, SceneDriver
 from rise_robot.drivers.ros import make_driver
 from rise_robot.ros import ros1
@@ -25,6 +25,8 @@ from rise_robot.ros.children import ChildProcess
 from rise_robot.ros.config import ros_config
 from rise_robot.ros.driver import RosDriver
 from rise_robot.ros.master import RosMaster
+from rise_robot.ros.testing import ROS_FAULTS, FakeRosRobot, RosFault
+from rise_robot.session import RobotSession
 
 pytestmark = pytest.mark.ros
 
@@ -237,7 +239,7 @@ def test_zeros_before_the_arm_has_reported_are_no_pose(robot: Any, wait_for: Wai
 
 
 def test_clocks_that_disagree_are_refused(robot: Any, driver: RosDriver) -> None:
-    robot.shift = 5.0
+    robot.shift[""] = 5.0
     with pytest.raises(RobotError, match="in the future: the clocks"):
         driver.connect()
 
@@ -278,10 +280,11 @@ from rise_robot.ros.master import RosMaster
 master = RosMaster()
 os.environ |= master.environment
 sys.path.insert(0, sys.argv[1])
-from conftest import FakeRobot, patiently
+from conftest import patiently
 from rise_env.tasks import load_task
 from rise_robot.ros.driver import RosDriver
-robot = FakeRobot(load_task("brick_sorting", "tiny"))
+from rise_robot.ros.testing import FakeRosRobot
+robot = FakeRosRobot(load_task("brick_sorting", "tiny"))
 driver = RosDriver(robot.task, robot.config)
 driver.connect()
 driver.command(robot.position)
@@ -305,6 +308,22 @@ def test_a_master_that_dies_is_a_fault(wait_for: Wait) -> None:
         assert process._process.returncode == 0
     finally:
         process.stop()
+
+
+@pytest.mark.parametrize("fault", ROS_FAULTS)
+def test_every_fault_stops_the_robot(robot: FakeRosRobot, driver: RosDriver, fault: RosFault) -> None:
+    session = RobotSession(driver, RobotConfig("fake", robot.task.layout.name))
+    session.connect()
+    session.begin()
+    assert session.observe() is not None
+    assert session.tick(robot.position.copy()) is not None
+    robot.fail(fault)
+    deadline = time.monotonic() + 20
+    while session.stop is None and time.monotonic() < deadline:
+        session.observe()
+        session.tick(None)
+    assert session.stop is not None
+    assert session.stop.reason in ROS_FAULTS[fault], session.stop.detail
 
 
 def test_importing_the_driver_needs_no_ros() -> None:
