@@ -216,7 +216,7 @@ def test_what_was_recorded_until_a_stop_is_saved(fault: str, tmp_path: Path) -> 
             assert len(episodes) == 1  # people must look first
             assert stop.reason == episodes[0].stop.reason
     (record,) = read_episode_records(tmp_path / "data")
-    assert record.num_frames == 7
+    assert record.num_frames == (11 if fault == "stale_camera" else 7)  # a camera is old after 0.5 s
     assert not record.success
     assert record.failure_mode == ("interrupted" if fault == "interrupt" else f"stop_{stop.reason}")
     assert robot.log[-1] == "hold"
