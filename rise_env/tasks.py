@@ -113,9 +113,8 @@ class JointLayout:
             return None
         row = int(rows[:, joint].argmax() if over[joint] >= under[joint] else rows[:, joint].argmin())
         span, slack = (least[joint], most[joint]), 0.05 * (high[joint] - low[joint])
-        units = {**_UNITS[self.units[joint]]}
-        if self.units[joint] == "m":
-            units["0 to 1"] = high[joint]
+        share = {"0 to 1": float(high[joint])} if self.units[joint] == "m" else {}
+        units = {**share, **_UNITS[self.units[joint]]}
         fits = [
             name for name, size in units.items()
             if low[joint] - slack <= span[0] * size and span[1] * size <= high[joint] + slack

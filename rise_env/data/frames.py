@@ -47,16 +47,24 @@ def decoding_steps(source: Source, spec: TaskSpec) -> list[Step]:
     They raise DamagedError where a video or image is missing or damaged.
     """
     starts = np.cumsum(source.lengths) - source.lengths
+    whole = source.whole or source
+    index = {number: episode for episode, number in enumerate(source.numbers.tolist())}
     steps = []
     for view, key in enumerate(spec.cameras.values()):
         if key not in source.videos:
             steps += [_image_step(source, spec, starts, view, key, file) for file in source.data_files]
             continue
         members: dict[Path, list[Piece]] = {}
-        for episode, segment in enumerate(source.videos[key]):
-            piece = Piece(episode, segment, int(source.lengths[episode]), int(starts[episode]))
+        # Those that are left out take their place in the file all the same.
+        for number, segment in enumerate(whole.videos[key]):
+            episode = index.get(number)
+            target = -1 if episode is None else int(starts[episode])
+            piece = Piece(number, segment, int(whole.lengths[number]), episode, target)
             members.setdefault(segment.path, []).append(piece)
-        steps += [_video_step(source, spec, view, key, path, pieces) for path, pieces in members.items()]
+        steps += [
+            _video_step(source, spec, view, key, path, pieces)
+            for path, pieces in members.items() if any(piece.episode is not None for piece in pieces)
+        ]  # fmt: skip
     return steps
 
 
@@ -67,7 +75,7 @@ def _video_step(source: Source, spec: TaskSpec, view: int, key: str, path: Path,
             array[row, view] = image
             advance(1)
 
-    return Step(_name(view, source, path), sum(piece.length for piece in pieces), run)
+    return Step(_name(view, source, path), sum(piece.length for piece in pieces if piece.episode is not None), run)
 
 
 def _image_step(source: Source, spec: TaskSpec, starts: np.ndarray, view: int, key: str, file: DataFile) -> Step:
@@ -99,9 +107,10 @@ def _image_bytes(entry: Any, root: Path, table: Path, key: str, episode: int, fr
     named = entry.get("path") if isinstance(entry, dict) else entry
     folders = [root / "images" / key / f"episode{dash}{episode:06d}" for dash in "_-"]
     if isinstance(named, str) and named:
-        if ".." in Path(named).parts or (Path(named).is_absolute() and not Path(named).is_relative_to(root)):
+        if ".." in Path(named).parts:
             raise DatasetError(f"{where}: the picture {named!r:.200} lies outside the dataset")
-        places = [root / named, table.parent / named, *(folder / Path(named).name for folder in folders)]
+        moved = Path(named).is_absolute() and not Path(named).is_relative_to(root)  # as on the machine that recorded it
+        places = [*(() if moved else (root / named, table.parent / named)), *(f / Path(named).name for f in folders)]
     else:
         places = [folder / f"frame{dash}{frame:06d}{suffix}" for folder, dash in zip(folders, "_-", strict=True)
                   for suffix in (".png", ".jpg", ".jpeg")]  # fmt: skip
@@ -112,6 +121,8 @@ def _image_bytes(entry: Any, root: Path, table: Path, key: str, episode: int, fr
             continue
         except (OSError, ValueError) as error:
             raise DatasetError(f"{where}: {path} cannot be read: {error}") from error
+    if named and Path(str(named)).is_absolute():
+        raise DatasetError(f"{where}: the picture {named!r:.200} is missing, or lies outside the dataset")
     raise DatasetError(f"{where}: the file holds no image, and {places[0]} is missing")
 
 

@@ -63,7 +63,8 @@ class Pictures:
     def _refuse(self) -> None:
         raise DatasetError(
             f"{self.where} is {self.node.dtype} {self.node.shape}, expected uint8 (steps, height, width, 3) or "
-            "(steps, 3, height, width), one compressed image, or one path of an image, per step"
+            "(steps, 3, height, width), one compressed image, or one path of an image, per step. If it is no colour "
+            "camera, name those that are: --camera NAME=KEY"
         )
 
     def _raw_axes(self) -> tuple[int, ...] | None:
@@ -106,8 +107,8 @@ class Pictures:
     def frames(self, size: tuple[int, int]) -> Iterator[np.ndarray]:
         """The pictures in order, uint8 (H, W, 3), resized; DatasetError where one is damaged or of another size."""
         if self.video is not None:
-            piece = Piece(0, VideoSegment(self.video, 0.0, True), self.length, 0)
-            for _, image in decode_video(self.video, [piece], 1.0, size, self.size):
+            piece = Piece(0, VideoSegment(self.video, 0.0, True), self.length, 0, 0)
+            for _, image in decode_video(self.video, [piece], None, size, self.size):
                 yield image
             return
         for step in range(self.length):

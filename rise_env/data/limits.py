@@ -18,7 +18,7 @@ _ABSURD = {"rad": 1000.0, "m": 100.0}
 LARGEST = 1e6
 
 
-def check_limits(values: np.ndarray, layout: JointLayout, where: Callable[[int], str]) -> None:
+def check_limits(values: np.ndarray, layout: JointLayout, where: Callable[[int], str], way_out: str = "") -> None:
     """Check recorded values against the limits of a layout.
 
     Values beyond `layout.tolerance` are a warning: they may be right, and the layout too narrow. Values beyond 1000 rad
@@ -28,6 +28,7 @@ def check_limits(values: np.ndarray, layout: JointLayout, where: Callable[[int],
         values: float (N, D), finite.
         layout: Its limits.
         where: Says what row i is, for the message.
+        way_out: What else one can do about impossible values.
 
     Raises:
         DatasetError: If a value is impossible; the message, like the warning, names joint, value, place, limits,
@@ -45,7 +46,7 @@ def check_limits(values: np.ndarray, layout: JointLayout, where: Callable[[int],
         "`tolerance` of the layout"
     )
     if impossible(values, layout).any():
-        raise DatasetError(f"{problem}; or leave such episodes out: --skip-bad-episodes.")
+        raise DatasetError(f"{problem}{way_out}.")
     warnings.warn(problem, stacklevel=3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -114,16 +115,46 @@ class RecordedDataset(Dataset):
         fresh = not self._columns
         wanted = list(dict.fromkeys([name, *INDEX_COLUMNS, *self._keys.values()])) if fresh else [name]
         parts: dict[str, list[np.ndarray]] = {key: [] for key in wanted}
+        times: list[np.ndarray] = []
         for file in self.source.data_files:
             table, index = read_rows(self.source, file, wanted)
+            if fresh and "timestamp" in table.schema.names:
+                times.append(to_numpy(table["timestamp"], f"{file.path}, column 'timestamp'"))
             for key in wanted:
                 found = index[key] if key in index else to_numpy(table[key], f"{file.path}, column {key!r}")
                 parts[key].append(found)
         loaded = {key: join_rows(parts[key], key, self.root) for key in wanted}
         if fresh:
             self._order = frame_order(self.source, loaded["episode_index"], loaded["frame_index"])
+            if len(times) == len(self.source.data_files):
+                values = join_rows(times, "timestamp", self.root)
+                self._check_times(values if self._order is None else values[self._order])
         for key, values in loaded.items():
             self._columns[key] = read_only(values if self._order is None else values[self._order])
+
+    def _check_times(self, times: np.ndarray) -> None:
+        """Warn of time stamps that do not fit the frame rate: a policy would act at the wrong speed, or with jumps."""
+        if times.ndim != 1 or times.dtype.kind not in "fiu":
+            return
+        ends, fps = np.cumsum(self.source.lengths), self.source.fps
+        steps, inside = np.diff(times.astype(np.float64)) * fps, np.ones(len(times) - 1, bool)
+        inside[ends[:-1] - 1] = False
+        if not inside.any():
+            return
+        said, pace = f"{self.root}/meta/info.json says {fps:g} frames per second", float(np.median(steps[inside]))
+        uneven = np.flatnonzero(inside & ~(np.abs(steps - 1) <= 0.5))
+        if not 0.9 < pace < 1.1:
+            found = f"{fps / pace:.3g}" if pace > 0 else "that time stands still"
+            text = f"{said}, its column 'timestamp' {found}. One is wrong: a policy would act at the wrong speed."
+            warnings.warn(text, stacklevel=4)
+        elif len(uneven):
+            episode = int(np.searchsorted(ends, uneven[0], side="right"))
+            frame = int(uneven[0]) - int(ends[episode] - self.source.lengths[episode])
+            warnings.warn(
+                f"{said}; by its column 'timestamp' {len(uneven)} frames come earlier or later than that by more than "
+                f"half a frame, the first after frame {frame} of episode {episode}. Frames are missing, or were "
+                "recorded unevenly.", stacklevel=4,
+            )  # fmt: skip
 
     def frames(self, index: Any) -> np.ndarray:
         """Decoded frames; see `Dataset.frames`."""
@@ -170,7 +201,8 @@ class RecordedDataset(Dataset):
                 f"{values[row, joint]}, expected a finite number ({len(bad)} such values in all). "
                 "Drop or repair these episodes."
             )
-        check_limits(values, layout, lambda row: self._frame_name(row, key))
+        way_out = "; or leave such episodes out: --skip-bad-episodes"
+        check_limits(values, layout, lambda row: self._frame_name(row, key), way_out)
         return read_only(values)
 
     def _frame_name(self, row: int, key: str) -> str:

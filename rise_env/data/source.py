@@ -235,11 +235,14 @@ def _read_v3_tasks(root: Path) -> dict[int, str]:
 
 
 def _tasks_of(episode_tasks: list[Any] | None, info: Info, table: Path) -> dict[int, str] | None:
-    """Instructions as the episodes have them, where there is neither a table of them nor a frame that refers to it."""
-    if episode_tasks is None or "task_index" in info.features or table.is_file():
+    """Instructions as the episodes have them, where there is no table of them, and frames do not refer to it or all
+    episodes have the one same.
+    """
+    if episode_tasks is None or table.is_file():
         return None
     lists = ([tasks] if isinstance(tasks, str) else tasks for tasks in episode_tasks if isinstance(tasks, str | list))
-    return dict(enumerate(dict.fromkeys(str(text) for tasks in lists for text in tasks)))
+    texts = dict.fromkeys(str(text) for tasks in lists for text in tasks)
+    return None if "task_index" in info.features and len(texts) != 1 else dict(enumerate(texts))
 
 
 def _read_v2(root: Path, info: Info) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import io
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,11 +25,20 @@ _LOSSLESS_BELOW = 128  # pixels
 
 
 class Piece(NamedTuple):
-    """An episode in a video file: index, segment, number of frames, and the row that its first frame goes to."""
+    """An episode in a video file.
 
-    episode: int
+    Attributes:
+        number: Its number in the files of the dataset.
+        segment: Where it lies.
+        length: Its frames.
+        episode: Its index in what is read of the dataset; None if it is left out, and only takes its place in the file.
+        target: Row that its first frame goes to.
+    """
+
+    number: int
     segment: VideoSegment
     length: int
+    episode: int | None
     target: int
 
 
@@ -41,17 +51,17 @@ class DamagedError(DatasetError):
 
 
 def decode_video(
-    path: Path, pieces: list[Piece], fps: float, size: tuple[int, int], recorded: tuple[int, int] | None = None
+    path: Path, pieces: list[Piece], fps: float | None, size: tuple[int, int], recorded: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode the frames of some episodes in a video file, resized to a height and width (see `resize`).
+    """Decode the frames of the episodes in a video file that are read, resized to a height and width (see `resize`).
 
     Frames that the decoder reports as damaged are left out, with all that build on them; so are episodes whose place in
     the file is not certain. What can be had is yielded before the error is raised.
 
     Args:
         path: File.
-        pieces: The episodes in it.
-        fps: Frames per second.
+        pieces: All episodes in it, also those that are left out.
+        fps: Frames per second; None if nobody knows, and the file holds one episode.
         size: Height and width to give.
         recorded: Height and width that the pictures must have.
 
@@ -64,8 +74,8 @@ def decode_video(
     """
     import av
 
-    everyone = [piece.episode for piece in pieces]
-    listed = ", ".join(map(str, everyone[:4])) + (", ..." if len(pieces) > 4 else "")
+    everyone = [piece.episode for piece in pieces if piece.episode is not None]
+    listed = ", ".join(str(piece.number) for piece in pieces[:4]) + (", ..." if len(pieces) > 4 else "")
     where = f"{path} (episode{'s' if len(pieces) > 1 else ''} {listed})"
     rows: dict[int, int] = {}
     problems: dict[int, str] = {}
@@ -112,9 +122,9 @@ def decode_video(
     missing = np.array(sorted(rows.values()), np.int64)
     for piece in pieces:
         lost = int(((missing >= piece.target) & (missing < piece.target + piece.length)).sum())
-        if lost:
+        if lost and piece.episode is not None:
             problems[piece.episode] = (
-                f"video {where}: episode {piece.episode} has {piece.length} frames in the metadata, "
+                f"video {where}: episode {piece.number} has {piece.length} frames in the metadata, "
                 f"{piece.length - lost} could be decoded ({broken or 'they end before'}). The file is damaged or cut "
                 "short. Copy or record it again."
             )
@@ -122,50 +132,67 @@ def decode_video(
         raise DamagedError("\n".join(dict.fromkeys(problems.values())), problems)
 
 
-def _match(container: Any, pieces: list[Piece], fps: float) -> tuple[dict[int, int], dict[int, str]]:
+def _match(container: Any, pieces: list[Piece], rate: float | None) -> tuple[dict[int, int], dict[int, str]]:
     """Row of every wanted frame by its presentation timestamp, from the packets alone; what is wrong, by episode."""
-    path, stream = Path(container.name), container.streams.video[0]
+    path, stream, fps = Path(container.name), container.streams.video[0], rate or 1.0
     stamps = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
     times = [float(stamp * stream.time_base) for stamp in stamps]
     if twice := sum(a == b for a, b in itertools.pairwise(stamps)):
         text = f"video {path}: {twice} frames have the time stamp of another. The file is damaged: record it again."
-        return {}, {piece.episode: text for piece in pieces}
+        return {}, {piece.episode: text for piece in pieces if piece.episode is not None}
     pieces = sorted(pieces, key=lambda piece: piece.segment.start)
     tiles = sum(piece.length for piece in pieces) == len(times)
     firsts = np.cumsum([0, *(piece.length for piece in pieces)]).tolist()
     if tiles and all(abs(times[n] - p.segment.start) * fps < 1.5 for p, n in zip(pieces, firsts, strict=False)):
         # One after another without a gap: their numbers say where they are, whatever the rounding of the time stamps.
-        places = {piece.episode: (first, first + piece.length) for piece, first in zip(pieces, firsts, strict=False)}
+        places = {piece.number: (first, first + piece.length) for piece, first in zip(pieces, firsts, strict=False)}
     else:
-        places = {piece.episode: _span(piece, times, fps) for piece in pieces}
-    problems: dict[int, str] = {}
+        places = {piece.number: _span(piece, times, fps) for piece in pieces}
+    found: dict[int, str] = {}
     for piece in pieces:
-        first, last = places[piece.episode]
+        first, last = places[piece.number]
         if last - first != piece.length:
-            problems[piece.episode] = (
-                f"video {path}: episode {piece.episode} should have {piece.length} frames from "
+            found[piece.number] = (
+                f"video {path}: episode {piece.number} should have {piece.length} frames from "
                 f"{piece.segment.start:.3f} s on, found {last - first}. The video is cut short or does not belong to "
                 "this dataset."
             )
         elif not piece.segment.whole and abs(times[first] - piece.segment.start) * fps > (1.5 if tiles else 0.4):
-            problems[piece.episode] = (
-                f"video {path}: episode {piece.episode} should begin at {piece.segment.start:.3f} s, between two "
+            found[piece.number] = (
+                f"video {path}: episode {piece.number} should begin at {piece.segment.start:.3f} s, between two "
                 f"frames; the nearest is at {times[first]:.3f} s. Correct from_timestamp in meta/episodes."
             )
     for before, after in itertools.pairwise(pieces):
-        if places[after.episode][0] < places[before.episode][1]:
+        if places[after.number][0] < places[before.number][1]:
             text = (
-                f"video {path}: episodes {before.episode} and {after.episode} both claim the frame at "
-                f"{times[places[after.episode][0]]:.3f} s: episode {before.episode} has {before.length} frames from "
-                f"{before.segment.start:.3f} s on, episode {after.episode} begins at {after.segment.start:.3f} s. "
+                f"video {path}: episodes {before.number} and {after.number} both claim the frame at "
+                f"{times[places[after.number][0]]:.3f} s: episode {before.number} has {before.length} frames from "
+                f"{before.segment.start:.3f} s on, episode {after.number} begins at {after.segment.start:.3f} s. "
                 "Correct from_timestamp in meta/episodes."
             )
-            problems |= dict.fromkeys((before.episode, after.episode), text)
+            found |= dict.fromkeys((before.number, after.number), text)
+    if not found:
+        _warn_of_pace(path, pieces, times, rate)
+    problems = {p.episode: found[p.number] for p in pieces if p.number in found and p.episode is not None}
     rows = {
-        stamps[places[piece.episode][0] + i]: piece.target + i
-        for piece in pieces if piece.episode not in problems for i in range(piece.length)
+        stamps[places[piece.number][0] + i]: piece.target + i
+        for piece in pieces if piece.episode is not None and piece.number not in found for i in range(piece.length)
     }  # fmt: skip
     return rows, problems
+
+
+def _warn_of_pace(path: Path, pieces: list[Piece], times: list[float], rate: float | None) -> None:
+    """Warn of what is no error by itself, and yet pictures and table may not belong together."""
+    if spare := len(times) - sum(piece.length for piece in pieces):
+        warnings.warn(
+            f"video {path} has {spare} frames that belong to no episode. If pictures come earlier or "
+            "later than the table says, correct from_timestamp in meta/episodes.", stacklevel=2,
+        )  # fmt: skip
+    if rate and len(times) > 1 and not 0.9 < (pace := float(np.median(np.diff(times))) * rate) < 1.1:
+        warnings.warn(
+            f"video {path} has {rate / pace:.3g} frames per second, info.json says {rate:g}. One of them is wrong: a "
+            "policy would act at the wrong speed.", stacklevel=2,
+        )  # fmt: skip
 
 
 def _span(piece: Piece, times: list[float], fps: float) -> tuple[int, int]:
@@ -230,6 +257,8 @@ def decode_image(
                     "{}: the picture has {}x{} pixels, {} has {}x{} (height x width). Put the right one there, or "
                     "correct the other.".format(where, *found, said_by, *recorded)
                 )
+            if image.mode.startswith(("I", "F")):  # PIL would clip them to white
+                raise DatasetError(f"{where}: a picture of mode {image.mode} (depth, 16 bits), expected 8-bit colour")
             return resize(np.asarray(image.convert("RGB")), size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, DatasetError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -14,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from rise_agents.cli.main import main
 from rise_env.data import DatasetError, open_dataset
 from rise_env.data.cache import Step, cached_array
 from rise_env.data.schema import Feature
-from rise_env.tasks import TaskSpec, flatten_names
+from rise_env.data.video import decode_image
+from rise_env.tasks import JointLayout, TaskSpec, flatten_names
 from tests.rise_env.data.conftest import FPS, JOINTS, SIZE, Toy, picture, png, write_video
 
 Make = Callable[..., Path]
@@ -92,6 +95,46 @@ def test_episodes_that_share_frames(root: Path, one: TaskSpec, change: Any, matc
     edit_column(root / TABLE, START, change)
     with pytest.raises(DatasetError, match=match):
         open_dataset(root, one).frames([0])
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.6, 1.0])
+@pytest.mark.parametrize("bad", [0, 1])
+def test_episodes_that_are_left_out_keep_their_place(root: Path, one: TaskSpec, shift: float, bad: int) -> None:
+    edit_column(root / TABLE, START, lambda times: [times[0], *(time + shift / FPS for time in times[1:])])
+    set_state(root, 1e9, row=(3, 10)[bad])
+    dataset = open_dataset(root, one, skip_bad_episodes=True)
+    kept = [(episode, length) for episode, length in enumerate((7, 12, 9)) if episode != bad]
+    expected = [picture(episode, i, 0) for episode, length in kept for i in range(length)]
+    assert np.abs(dataset.frames(np.arange(dataset.num_frames))[:, 0].astype(int) - np.stack(expected)).max() <= 3
+
+
+def test_frames_that_belong_to_no_episode_are_told(root: Path, one: TaskSpec) -> None:
+    images = [picture(episode, i, 0) for episode, length in enumerate((7, 12, 9)) for i in range(length)]
+    write_video(root / HEAD, [*images, images[0]])
+    with pytest.warns(UserWarning, match="has 1 frames that belong to no episode"):
+        assert_pictures(root, one)
+
+
+def test_a_frame_rate_that_contradicts_the_rest_is_told(root: Path, one: TaskSpec, new_dataset: Make) -> None:
+    table = root / "data/chunk-000/file-000.parquet"
+    edit_column(table, "timestamp", lambda times: [time + 0.2 * (9 < i < 19) for i, time in enumerate(times)])
+    with pytest.warns(UserWarning, match=r"1 frames come earlier or later .*the first after frame 2 of episode 1\."):
+        open_dataset(root, one)
+    edit_column(table, "timestamp", lambda times: [time / 3 for time in times])
+    with pytest.warns(UserWarning, match="says 10 frames per second, its column 'timestamp' 30"):
+        open_dataset(root, one)
+    v2 = new_dataset("v2", version="v2.1", lengths=(7,), success=(True,), cameras=Toy(Path()).cameras[:1])
+    path = next(v2.rglob("*.mp4"))
+    write_video(path, [picture(0, i, 0) for i in range(7)], fps=15)
+    with pytest.warns(UserWarning, match="has 15 frames per second, info.json says 10"):
+        assert_pictures(v2, one, (7,))
+
+
+def test_the_one_instruction_of_all_episodes_needs_no_table(root: Path, one: TaskSpec) -> None:
+    (root / "meta/tasks.parquet").unlink()
+    edit_column(root / "data/chunk-000/file-000.parquet", "task_index", lambda numbers: [0] * len(numbers))
+    edit_column(root / TABLE, "tasks", lambda texts: [["do it"]] * len(texts))
+    assert set(open_dataset(root, one).tasks.values()) == {"do it"}
 
 
 def test_a_place_between_two_frames(root: Path, one: TaskSpec) -> None:
@@ -179,7 +222,7 @@ def test_what_is_not_said_is_derived(new_dataset: Make, spec: Spec) -> None:
     assert_pictures(root, spec(), (3, 4), 0)
 
 
-@pytest.mark.parametrize("kind", ["struct", "text", "absent"])
+@pytest.mark.parametrize("kind", ["struct", "text", "absent", "moved"])
 def test_images_beside_the_parquet(new_dataset: Make, spec: Spec, kind: str) -> None:
     root = new_dataset(lengths=(3, 2), success=(True, False), images_in_parquet=True)
     path = root / "data/chunk-000/file-000.parquet"
@@ -190,12 +233,26 @@ def test_images_beside_the_parquet(new_dataset: Make, spec: Spec, kind: str) -> 
             name = f"images/{key}/episode_{episode:06d}/frame_{frame:06d}.png"
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(png(picture(episode, frame, view)))
-            entries.append(name if kind == "text" else {"bytes": None, "path": Path(name).name})
+            moved = f"/home/other/{name}" if kind == "moved" else Path(name).name
+            entries.append(name if kind == "text" else {"bytes": None, "path": moved})
         table[key] = entries
         if kind == "absent":
             del table[key]
     pq.write_table(pa.table(table), path)
     assert_pictures(root, spec(), (3, 2), 0)
+
+
+def test_pictures_of_sixteen_bits_are_not_taken_for_white() -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.full((4, 6), 3000, np.uint16)).save(content, "PNG")
+    with pytest.raises(DatasetError, match=r"mode I;16 \(depth, 16 bits\)"):
+        decode_image(content.getvalue(), (4, 6), "here")
+
+
+def test_the_unit_that_would_fit() -> None:
+    layout = JointLayout("one", ("grip",), ("m",), (0.0,), (0.07,))
+    for values, hint in (([[0.0], [1.0]], "0 to 1"), ([[0.0], [70.0]], "millimetres")):
+        assert f"({hint} would fit)" in layout.furthest_outside(values).message
 
 
 def test_pictures_outside_the_dataset_are_not_read(new_dataset: Make, spec: Spec, tmp_path: Path) -> None:
