@@ -26,5 +26,5 @@ gymnasium.register(
 )
 register_task("brick_sorting", cell="rise_robot.cell.tasks.brick_sorting.task:BrickSorting")
 register_task("backpack_packing")
-register_task("box_closing")
+register_task("box_closing", cell="rise_robot.cell.tasks.box_closing.task:BoxClosing")
 load_plugins()

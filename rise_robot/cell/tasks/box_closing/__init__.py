@@ -1,0 +1,1 @@
+"""Box closing: task, expert, imperfect operators."""
