@@ -6,6 +6,7 @@ Frame of the box: origin in the middle of its bottom, x forward, y to the left, 
 
 from __future__ import annotations
 
+import itertools
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from rise_robot.cell.mjcf import element
 from rise_robot.cell.scene import SCENE_CONTACT
 
-__all__ = ["add_box", "add_cup"]
+__all__ = ["add_box", "add_cup", "tab_tip"]
 
 #: Half extents of the box's inside along x and y, height of its rim, m.
 HALF_X, HALF_Y, HEIGHT = 0.062, 0.062, 0.060
@@ -33,6 +34,12 @@ _GHOST = {"contype": "0", "conaffinity": "0", "mass": "0"}
 _CARDBOARD, _INSIDE, _EDGE = "0.66 0.46 0.26 1", "0.80 0.63 0.42 1", "0.50 0.33 0.17 1"
 _LABEL, _TAB, _SLOT = "0.93 0.90 0.83 1", "0.86 0.26 0.16 1", "0.06 0.05 0.05 1"
 _CUP, _COFFEE = "0.13 0.42 0.78 1", "0.10 0.10 0.16 1"
+
+
+def tab_tip(flap: float, tab: float) -> np.ndarray:
+    """Where the tab's edge is in the box, (y, z) m, for angles of both creases, rad."""
+    along = np.array([-np.cos(flap), np.sin(flap)])
+    return HINGE + FLAP_LENGTH * along + TAB_LENGTH * np.array([-np.cos(flap - tab), np.sin(flap - tab)])
 
 
 def add_box(root: Element, gap: float) -> None:
@@ -59,8 +66,8 @@ def add_box(root: Element, gap: float) -> None:
             pos=(0, across + _WALL, HEIGHT - depth), **friction, **SCENE_CONTACT)  # fmt: skip
     for sign in (-1, 1):
         half = (HALF_X - SLOT_HALF) / 2
-        element(box, "geom", name=f"box_shoulder{(sign + 1) // 2}", type="box", size=(half, gap / 2, depth), mass="0.01",
-                pos=(sign * (HALF_X - half), -HALF_Y + gap / 2, HEIGHT - depth), rgba=_INSIDE,
+        element(box, "geom", name=f"box_shoulder{(sign + 1) // 2}", type="box", size=(half, gap / 2, depth),
+                mass="0.01", pos=(sign * (HALF_X - half), -HALF_Y + gap / 2, HEIGHT - depth), rgba=_INSIDE,
                 **friction, **SCENE_CONTACT)  # fmt: skip
     element(box, "geom", type="box", size=(SLOT_HALF, gap / 2, 0.001), pos=(0, -HALF_Y + gap / 2, HEIGHT - _POCKET),
             rgba=_SLOT, **_GHOST)  # fmt: skip
@@ -107,7 +114,7 @@ def add_cup(root: Element) -> None:
                 pos=(radius * np.cos(turn), radius * np.sin(turn), 0), **_GHOST)  # fmt: skip
     element(cup, "geom", type="cylinder", size=(CUP_RADIUS - thick, 0.001), pos=(0, 0, 0.012), rgba=_COFFEE, **_GHOST)
     handle = ((0.0, 0.015), (0.016, 0.012), (0.016, -0.012), (0.0, -0.015))
-    for (x0, z0), (x1, z1) in zip(handle[:-1], handle[1:], strict=True):
+    for (x0, z0), (x1, z1) in itertools.pairwise(handle):
         ends = (CUP_RADIUS + x0, 0, z0, CUP_RADIUS + x1, 0, z1)
         element(cup, "geom", type="capsule", size="0.0035", fromto=ends, rgba=_CUP, mass="0.001",
                 **SCENE_CONTACT)  # fmt: skip
