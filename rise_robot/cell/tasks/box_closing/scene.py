@@ -28,7 +28,7 @@ _WALL = 0.002
 _POCKET = 0.032
 CUP_RADIUS, CUP_HEIGHT = 0.023, 0.050
 #: The crease of the flap and of the tab: stiffness (N m/rad) and elastic range (rad), beyond which cardboard gives.
-_FLAP_CREASE, _TAB_CREASE = (0.10, 0.40), (0.05, 0.60)
+_FLAP_CREASE, _TAB_CREASE = (0.10, 0.40), (0.03, 0.60)
 
 _GHOST = {"contype": "0", "conaffinity": "0", "mass": "0"}
 _CARDBOARD, _INSIDE, _EDGE = "0.66 0.46 0.26 1", "0.80 0.63 0.42 1", "0.50 0.33 0.17 1"

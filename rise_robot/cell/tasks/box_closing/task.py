@@ -15,6 +15,7 @@ from rise_robot.cell.scene import SIDES
 from rise_robot.cell.scripted import ScriptedPolicy
 from rise_robot.cell.task import CellTask, TaskStatus
 from rise_robot.cell.tasks.box_closing import scene
+from rise_robot.cell.tasks.box_closing.expert import BoxExpert
 
 if TYPE_CHECKING:
     from rise_robot.cell.cell import WorkCell
@@ -59,7 +60,7 @@ class BoxRanges:
     def __post_init__(self) -> None:
         if not 0.005 <= self.slot <= 0.02:
             raise ConfigError(f"slot {self.slot} must be within 0.005 to 0.02 m")
-        for name, low, high in (("flap", 1.3, 2.3), ("tab", 0.0, 1.2)):
+        for name, low, high in (("flap", 1.3, 2.3), ("tab", 0.4, 1.6)):
             span = getattr(self, name)
             if not low <= span[0] <= span[1] <= high:
                 raise ConfigError(f"{name} {list(span)} must be a range within {low} to {high} rad")
@@ -271,5 +272,5 @@ class BoxClosing(CellTask):
         self.status = self._status(self.touching())
 
     def expert(self) -> ScriptedPolicy:
-        """Not written yet."""
-        raise NotImplementedError("box_closing has no expert yet")
+        """Make the expert; it sees the ground truth."""
+        return BoxExpert(self.cell, self)
