@@ -30,8 +30,10 @@ _GRASP_HEIGHT, _CARRY_HEIGHT, _RELEASE_HEIGHT = 0.036, 0.130, 0.044
 _DEPTH, _BELOW = 0.011, 0.010
 #: Where the fingers press on the flap, m from its crease: when it stands, and when it lies.
 _PRESS_FAR, _PRESS_NEAR = 0.088, 0.066
-#: Angle at which the flap is held while the tab is bent, and angles between which the tab is bent enough, rad.
-_HOLD, _BENT = 0.30, 1.45
+#: Angle at which the flap is held while the tab is bent, and .
+_HOLD = 0.38
+#: Where the right fingers bend the tab, m from its crease.
+_GRIP = 0.019
 _THICK = 0.003
 
 
@@ -168,15 +170,16 @@ class BoxExpert(Planner):
         inside = self._into(point)
         if point[2] < 0.11 and away > 0.03:  # over the rim first
             return arm.reach(np.array([*point[:2], _CARRY_HEIGHT]), yaw), _SQUEEZE
-        if away > 0.008 and inside[2] > 0.075:
+        if away > (0.008 if inside[2] > 0.115 else 0.025):
             return arm.reach(goal, self._across(arm)), _SQUEEZE
-        goal[2] = _RELEASE_HEIGHT - 0.004
-        return arm.reach(goal, self._across(arm)), _OPEN if point[2] < _RELEASE_HEIGHT else _SQUEEZE
+        standing = self._cup[2] - scene.CUP_HEIGHT / 2 < 0.010 or point[2] < 0.036
+        goal[2] = point[2] - (self._cup[2] - scene.CUP_HEIGHT / 2 - 0.004)
+        return arm.reach(goal, self._across(arm)), _OPEN if standing else _SQUEEZE
 
     def _fold(self, arm: Arm) -> tuple[np.ndarray, float]:
         edge, right = self._edge(arm), self._into(self.arms[1].tool()[0])
         along = edge - scene.HINGE
-        closed = self._flap < 0.08 and self._tab > 1.2
+        closed = self._flap < 0.08 and self._in_slot()
         right_busy = right[1] > -0.10 and right[2] < 0.2
         cup_in = self._inside() and self._holder < 0
         if closed and not right_busy:  # done: up and away
@@ -205,27 +208,37 @@ class BoxExpert(Planner):
         tip = scene.tab_tip(self._flap, self._tab)
         return self._flap < 0.45 and tip[0] > -scene.HALF_Y + 0.001
 
+    def _in_slot(self) -> bool:
+        return self._task.in_slot(scene.tab_tip(self._flap, self._tab))
+
     def _tuck(self, arm: Arm) -> tuple[np.ndarray, float]:
         point = self._into(arm.tool()[0])
         edge, end = self._edge(arm, -1), self._end()
-        closed = self._flap < 0.08 and self._tab > 1.2
-        if closed:
+        if self._flap < 0.08 and self._in_slot():
             if point[1] > -scene.HALF_Y - 0.04:
                 return self._to(arm, -scene.HALF_Y - 0.06, point[2] + 0.012), _CLOSED
             return self._to(arm, -0.17, 0.17), _CLOSED
-        if point[2] < 0.12 and point[1] > -0.055:  # out of the box
+        if point[2] < 0.12 and point[1] > -0.045:  # out of the box, once the cup is let go
+            if arm.opening < _CUP_WIDTH + 0.012 and np.linalg.norm(self._out_of(point) - self._cup) < 0.03:
+                return arm.reach(self._out_of(point), arm.tool()[1]), _OPEN
             return arm.reach(self._out_of(np.array([point[0], point[1], 0.17])), arm.tool()[1]), _OPEN
-        ready = self._flap < _HOLD + 0.15
-        over = -scene.HALF_Y - 0.002
-        if not ready:
-            return self._to(arm, over - 0.045, 0.165), _CLOSED
-        down = edge[1] < scene.HEIGHT + 0.012
-        above = edge[1] > end[1] + 0.008
-        if down:
-            face = -scene.HALF_Y + 0.003 - 0.0035 * float(np.clip((0.2 - self._flap) / 0.2, 0, 1))
-            return self._to(arm, face - _DEPTH, scene.HEIGHT + 0.006 + _BELOW), _CLOSED
-        if abs(edge[0] - over) < 0.006 or (not above and edge[0] < over + 0.006 and self._tab > 1.0):
-            return self._to(arm, over - _DEPTH, scene.HEIGHT + 0.005 + _BELOW), _CLOSED
-        if above:
-            return self._to(arm, over - _DEPTH, end[1] + 0.022 + _BELOW), _CLOSED
-        return self._to(arm, point[1], end[1] + 0.03 + _BELOW), _CLOSED
+        if self._flap > _HOLD + 0.2:
+            return self._to(arm, -scene.HALF_Y - 0.06, 0.165), _CLOSED
+        slant = self._tab - self._flap
+        tab = np.array([-np.cos(slant), -np.sin(slant)])
+        off = edge - end
+        across, along = off @ np.array([-tab[1], tab[0]]), off @ tab  # towards the inside of the box, and the tab's edge
+        if across > 0.003:  # not outside of the tab: over it
+            return self._to(arm, -scene.HALF_Y - 0.02 - _DEPTH, 0.15), _CLOSED
+        if self._bent():
+            face = -scene.HALF_Y + 0.5 * self._task.ranges.slot - 0.0014
+            face -= 0.0035 * float(np.clip((0.2 - self._flap) / 0.2, 0, 1))
+            return self._to(arm, face - _DEPTH, max(scene.HEIGHT + 0.006, edge[1] - 0.01) + _BELOW), _CLOSED
+        if across < -0.012 and along > 0.005:  # come near
+            place = end + _GRIP * tab + np.array([-0.003, 0.006])
+            if edge[1] < place[1] - 0.004:
+                return self._to(arm, min(edge[0], place[0] - 0.02) - _DEPTH, 0.15), _CLOSED
+            return self._to(arm, place[0] - _DEPTH, place[1] + _BELOW), _CLOSED
+        turned = min(slant + 0.3, 1.75 - self._flap)
+        place = end + _GRIP * np.array([-np.cos(turned), -np.sin(turned)])
+        return self._to(arm, place[0] - _DEPTH, place[1] + _BELOW), _CLOSED
