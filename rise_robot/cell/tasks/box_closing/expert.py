@@ -165,7 +165,7 @@ class BoxExpert(Planner):
 
     def _carry(self, arm: Arm) -> tuple[np.ndarray, float]:
         point, yaw = arm.tool()
-        goal = self._out_of(np.array([0.0, 0.006, _CARRY_HEIGHT]))
+        goal = self._out_of(np.array([0.0, 0.004, _CARRY_HEIGHT]))
         away = np.hypot(*(point[:2] - goal[:2]))
         inside = self._into(point)
         if point[2] < 0.11 and away > 0.03:  # over the rim first
@@ -188,7 +188,7 @@ class BoxExpert(Planner):
                 return self._to(arm, point[1] + 0.01, 0.16), _CLOSED
             return self._to(arm, 0.17, 0.17), _CLOSED
         outside = along @ np.array([np.sin(self._flap), np.cos(self._flap)])
-        beside = scene.HALF_Y + 0.075
+        beside = scene.HALF_Y + 0.075 + 0.12 * max(0.0, self._flap - 1.7)
         if outside < -0.004:  # on the wrong side of the flap: over it
             return self._to(arm, beside, 0.2), _CLOSED
         hand_in_the_way = not cup_in or (right[1] > -0.045 and self._flap > 0.5)
@@ -206,7 +206,7 @@ class BoxExpert(Planner):
     def _bent(self) -> bool:
         """Whether the tab is bent so far that it would enter the slot, or is in it."""
         tip = scene.tab_tip(self._flap, self._tab)
-        return self._flap < 0.45 and tip[0] > -scene.HALF_Y + 0.001
+        return self._flap < 0.45 and tip[0] > -scene.HALF_Y + (0.001 if tip[1] > scene.HEIGHT else 0.0)
 
     def _in_slot(self) -> bool:
         return self._task.in_slot(scene.tab_tip(self._flap, self._tab))
@@ -231,14 +231,17 @@ class BoxExpert(Planner):
         if across > 0.003:  # not outside of the tab: over it
             return self._to(arm, -scene.HALF_Y - 0.02 - _DEPTH, 0.15), _CLOSED
         if self._bent():
-            face = -scene.HALF_Y + 0.5 * self._task.ranges.slot - 0.0014
-            face -= 0.0035 * float(np.clip((0.2 - self._flap) / 0.2, 0, 1))
+            face = -scene.HALF_Y + 0.5 * self._task.ranges.slot
+            face -= 0.004 * float(np.clip((0.15 - self._flap) / 0.15, 0, 1))
             return self._to(arm, face - _DEPTH, max(scene.HEIGHT + 0.006, edge[1] - 0.01) + _BELOW), _CLOSED
-        if across < -0.012 and along > 0.005:  # come near
-            place = end + _GRIP * tab + np.array([-0.003, 0.006])
-            if edge[1] < place[1] - 0.004:
-                return self._to(arm, min(edge[0], place[0] - 0.02) - _DEPTH, 0.15), _CLOSED
-            return self._to(arm, place[0] - _DEPTH, place[1] + _BELOW), _CLOSED
+        tip = scene.tab_tip(self._flap, self._tab)
+        if self._flap < _HOLD - 0.12 and tip[1] < scene.HEIGHT + 0.004:  # beside the slot: up, so that it springs back
+            return self._to(arm, -scene.HALF_Y - 0.03 - _DEPTH, 0.15), _CLOSED
+        near = tip + np.array([-0.002, 0.012])
+        if edge[1] > near[1] + 0.010 or edge[0] < near[0] - 0.010:
+            if edge[1] < near[1] - 0.003:
+                return self._to(arm, min(edge[0], near[0] - 0.02) - _DEPTH, 0.15), _CLOSED
+            return self._to(arm, near[0] - _DEPTH, near[1] + _BELOW), _CLOSED
         turned = min(slant + 0.3, 1.75 - self._flap)
         place = end + _GRIP * np.array([-np.cos(turned), -np.sin(turned)])
         return self._to(arm, place[0] - _DEPTH, place[1] + _BELOW), _CLOSED
