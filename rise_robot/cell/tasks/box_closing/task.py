@@ -16,6 +16,7 @@ from rise_robot.cell.scripted import ScriptedPolicy
 from rise_robot.cell.task import CellTask, TaskStatus
 from rise_robot.cell.tasks.box_closing import scene
 from rise_robot.cell.tasks.box_closing.expert import BoxExpert
+from rise_robot.cell.tasks.box_closing.operators import OPERATORS, BoxOperator
 
 if TYPE_CHECKING:
     from rise_robot.cell.cell import WorkCell
@@ -84,6 +85,7 @@ class BoxClosing(CellTask):
     """
 
     failure_modes = ("cup_tipped", "flap_sprang_back", "tab_beside", "box_pushed")
+    operator_kinds = tuple(OPERATORS)
 
     def __init__(self, ranges: Mapping[str, Any]) -> None:
         self.ranges = decode(BoxRanges, ranges, "difficulty of box_closing")
@@ -274,3 +276,7 @@ class BoxClosing(CellTask):
     def expert(self) -> ScriptedPolicy:
         """Make the expert; it sees the ground truth."""
         return BoxExpert(self.cell, self)
+
+    def operator(self, kind: str | None, seed: int) -> ScriptedPolicy:
+        """Make an imperfect operator: one of `operator_kinds`, or a mixture of them."""
+        return BoxOperator(self.cell, self, kind, seed)
