@@ -23,8 +23,8 @@ __all__ = ["SupervisedPolicy", "TakeoverGate"]
 
 #: How far ahead both plans are compared, s.
 _LOOKAHEAD = 0.5
-#: Distance of the grasp points, and difference of the gripper openings, above which the policy drifts, m.
-_TOOL, _OPENING = 0.06, 0.025
+#: Difference of the gripper openings above which the policy drifts, m.
+_OPENING = 0.025
 #: Time the policy may drift before the expert takes over, and least duration of an intervention, s.
 _PATIENCE, _LEAST = 0.3, 1.2
 
@@ -43,7 +43,7 @@ class TakeoverGate:
     def __init__(self, cell: WorkCell) -> None:
         self._cell = cell
         self.ahead = round(_LOOKAHEAD * cell.spec.fps)
-        self._tool = _TOOL * self.ahead / max(1.0, _LOOKAHEAD * cell.spec.fps)  # as far as whole steps look ahead
+        self._tool = cell.task.drift * self.ahead / max(1.0, _LOOKAHEAD * cell.spec.fps)  # as far as whole steps look ahead
         self.reset()
 
     def reset(self) -> None:

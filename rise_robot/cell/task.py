@@ -59,6 +59,8 @@ class CellTask(ABC):
     failure_modes: tuple[str, ...] = ()
     #: Kinds of imperfect operators that `operator` can make; none where it is not implemented.
     operator_kinds: tuple[str, ...] = ()
+    #: Distance of the grasp points, half a second ahead, above which a policy drifts away from its expert, m.
+    drift: float = 0.06
 
     @abstractmethod
     def add_to_scene(self, root: Element) -> None:

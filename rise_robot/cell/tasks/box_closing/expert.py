@@ -47,8 +47,8 @@ class BoxStyle(Style):
         drop: Height above the bottom of the box at which the cup is let go, m.
         slot: Error in where the slot is thought to be, m; negative is too far out.
         bends: Whether the tab is bent before the flap is pressed shut.
-        holds: Whether the flap is held until the tab is in the slot.
-        lower: How much too low the left arm comes to the flap, m.
+        lets_go: Whether the flap is let go, whatever becomes of it.
+        lower: How much too low the left arm comes to the open flap, m.
     """
 
     aim: tuple[float, float] = (0.0, 0.0)
@@ -56,7 +56,7 @@ class BoxStyle(Style):
     drop: float = 0.0
     slot: float = 0.0
     bends: bool = True
-    holds: bool = True
+    lets_go: bool = False
     lower: float = 0.0
 
 
@@ -208,19 +208,21 @@ class BoxExpert(Planner):
         edge, (_, y, z) = self._edge(arm), self._into(arm.tool()[0])
         other = self._into(self.arms[1].tool()[0])
         done = self._shut() and (other[1] < -0.10 or other[2] > 0.2)
-        if done or (not style.holds and flap < 0.3 and self._bent()):
+        if done or style.lets_go:
             return self._move(arm, y + 0.01, 0.16) if z < 0.13 else self._move(arm, 0.17, 0.17)
         beside = scene.HALF_Y + 0.075 + 0.12 * max(0.0, flap - 1.7)
         if (edge - scene.HINGE) @ np.array([np.sin(flap), np.cos(flap)]) < -0.004 and not style.lower:
             return self._move(arm, beside, 0.2)  # on the wrong side of the flap: over it
         if self._held or not self._cup_inside() or (other[1] > -0.045 and flap > 0.5):
-            return self._move(arm, beside, 0.16)  # the other hand is in the way
+            return self._move(arm, beside, max(0.16 - style.lower, 0.04))  # the other hand is in the way
         lowest, step = (-0.12, 0.2) if self._bent() or not style.bends else (_HOLD, 0.35)
         angle = max(lowest, min(flap, 1.75) - step)
         radius = np.interp(angle, (0.5, 1.2), _PRESS)
         along, normal = np.array([-np.cos(angle), np.sin(angle)]), np.array([np.sin(angle), np.cos(angle)])
         place = scene.HINGE + radius * along + 0.0015 * normal
-        return self._move_edge(arm, np.array([place[0], max(place[1] - style.lower, 0.02)]))
+        if flap > 1.0:
+            place[1] = max(place[1] - style.lower, 0.02)
+        return self._move_edge(arm, place)
 
     def _tuck(self, arm: Arm) -> tuple[np.ndarray, float]:
         point, yaw = arm.tool()
@@ -232,7 +234,7 @@ class BoxExpert(Planner):
             if arm.opening < _CUP_WIDTH + 0.012 and np.linalg.norm(point - self._cup) < 0.03:
                 return arm.reach(point, yaw), _OPEN
             return arm.reach(self._out_of(x, y, 0.17), yaw), _OPEN
-        if self._flap > _LOW or not self.style.bends:
+        if self._flap > _LOW or self.style.lets_go or not self.style.bends:
             return self._move(arm, outside, _FREE_HEIGHT)
         slant = self._tab - self._flap
         if (edge - end) @ np.array([np.sin(slant), -np.cos(slant)]) > 0.003:  # on the tab's inner side: over it

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["OPERATORS", "BoxOperator"]
 
+#: Angle of the flap at which the impatient think that it is done, rad.
+_ALMOST = 0.25
 #: How long a mistake lasts before an operator that learns sees it, s, and how far a box is pushed by then, m.
-_NOTICED, _MOVED = 0.5, 0.02
+_NOTICED, _MOVED = 0.2, 0.02
 
 
 def _noisy(rng: np.random.Generator) -> Habit:
@@ -35,7 +37,7 @@ def _hasty(rng: np.random.Generator) -> Habit:
 
 def _impatient(rng: np.random.Generator) -> Habit:
     """Lets the flap go before its tab is in the slot; notices in time, or does not."""
-    return Habit({"holds": False, "speed": rng.uniform(0.9, 1.6)}, learns=bool(rng.random() < 0.4))
+    return Habit({"speed": rng.uniform(0.9, 1.6)}, learns=bool(rng.random() < 0.4))
 
 
 def _forgetful(rng: np.random.Generator) -> Habit:
@@ -46,7 +48,7 @@ def _forgetful(rng: np.random.Generator) -> Habit:
 
 def _clumsy(rng: np.random.Generator) -> Habit:
     """Comes to the flap too low and pushes the box; notices in time, or does not."""
-    return Habit({"lower": rng.uniform(0.04, 0.11), "speed": rng.uniform(0.9, 1.4)}, learns=bool(rng.random() < 0.4))
+    return Habit({"lower": rng.uniform(0.07, 0.12), "speed": rng.uniform(0.9, 1.4)}, learns=bool(rng.random() < 0.4))
 
 
 #: Kinds of operators, each with its share in the mixture "operator".
@@ -71,9 +73,17 @@ class BoxOperator(ImperfectOperator):
         self._task = task
         super().__init__(cell, BoxExpert(cell, task), OPERATORS, kind, seed)
 
+    def reset(self) -> None:
+        """Draw the episode's habit."""
+        super().reset()
+        self._impatient = self.kind == "impatient"
+
     def adapt(self) -> None:
-        """Hold the flap, bend the tab, come higher: whatever went wrong, if it is seen."""
-        task = self._task
+        """Lose patience with the flap; hold it, bend the tab, come higher: whatever went wrong, if it is seen."""
+        task, expert = self._task, self.expert
+        if self._impatient and task.angle("flap") < _ALMOST:
+            self._impatient = False
+            expert.style = replace(expert.style, lets_go=True)
         pushed = np.hypot(*(task.box_pose() - task.start[:3])[:2]) > _MOVED
         if self.habit.learns and (pushed or task.lasting[1:3].max() > _NOTICED):  # let go and open, or beside its slot
-            self.expert.style = replace(self.expert.style, holds=True, bends=True, lower=0.0)
+            expert.style = replace(expert.style, lets_go=False, bends=True, lower=0.0)

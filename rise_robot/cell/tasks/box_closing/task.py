@@ -86,6 +86,7 @@ class BoxClosing(CellTask):
 
     failure_modes = ("cup_tipped", "flap_sprang_back", "tab_beside", "box_pushed")
     operator_kinds = tuple(OPERATORS)
+    drift = 0.02
 
     def __init__(self, ranges: Mapping[str, Any]) -> None:
         self.ranges = decode(BoxRanges, ranges, "difficulty of box_closing")
