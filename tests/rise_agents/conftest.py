@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 
+from rise_env.registry import TASKS, register_task
 from rise_env.tasks import TaskSpec
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """A task without a work cell, registered meanwhile."""
+    env_id = register_task("hanging").env_id()
+    yield "hanging"
+    del TASKS._known["hanging"]
+    gymnasium.registry.pop(env_id)
 
 
 @pytest.fixture(scope="session")

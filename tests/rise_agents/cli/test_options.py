@@ -60,11 +60,12 @@ def test_wrong_arguments_are_usage_errors(
     ("command", "told"),
     [
         ("evaluate --policy expert --task brick_sort", "Did you mean 'brick_sorting'?"),
-        ("evaluate --policy expert --task box_closing", "task 'box_closing' has no work cell"),
+        ("evaluate --policy expert --task hanging", "task 'hanging' has no work cell"),
         ("improve --env RISE-BrickSorting-Cell-v0 --out OUT", "RISE-BrickSorting-Cell-v0 is no imagination; --oracle"),
         ("improve --agent ries --out OUT", "unknown algorithm 'ries'. Did you mean 'rise'?"),
     ],
 )
+@pytest.mark.usefixtures("hanging")
 def test_what_does_not_fit_is_told(command: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command.replace("OUT", str(tmp_path)).split()) == 2
     assert told in capsys.readouterr().err

@@ -176,9 +176,10 @@ def test_shipped_settings_are_sound() -> None:
         ("episods=3", "Did you mean 'episodes'"),
         ("episodes=0", "episodes"),
         ("seeds=[1,1]", "seeds"),
-        ("tasks=[box_closing]", "no work cell"),
+        ("tasks=[hanging]", "no work cell"),
     ],
 )
+@pytest.mark.usefixtures("hanging")
 def test_what_is_wrong_is_told_at_once(override: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         load_compare_config("short", "brick_sorting", [override])

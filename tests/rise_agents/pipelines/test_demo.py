@@ -97,14 +97,14 @@ def test_it_ends_the_same_after_an_interruption_and_on_a_machine_four_times_slow
     assert (again / "rise" / "model" / "model.safetensors").read_bytes() == trained
 
 
-def test_settings(tmp_path: Path) -> None:
+def test_settings(tmp_path: Path, hanging: str) -> None:
     shipped = load_demo_config("brick_sorting")
     assert (shipped.agent, shipped.episodes, len(shipped.recordings)) == ("selective_rise", 200, 3)
     demo = Demo(shipped, "brick_sorting", "small", tmp_path, seed=5, chunks=9, settings={"top_k": 1})
     assert (demo.agent().chunks, demo.agent().config) == (9, {"top_k": 1, "seed": 5})
     assert demo.cell_id == "RISE-BrickSorting-Cell-v0"
     with pytest.raises(ConfigError, match="no work cell"):
-        _ = Demo(shipped, "box_closing", "small", tmp_path).cell_id
+        _ = Demo(shipped, hanging, "small", tmp_path).cell_id
     for wrong, match in (({"episodes": 0}, "episodes"), ({"recordings": ()}, "nothing to start from"),
                          ({"bundle_recordings": shipped.recordings}, "before there is a bundle")):  # fmt: skip
         with pytest.raises(ConfigError, match=match):

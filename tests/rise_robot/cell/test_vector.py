@@ -51,9 +51,12 @@ def workers() -> Iterator[CellVectorEnv]:
     envs.close()
 
 
-@pytest.mark.parametrize("mode", ["next_step", "same_step", "disabled"])
-def test_vector_rules_in_this_process(mode: str) -> None:
-    envs = gymnasium.make_vec(ID, num_envs=2, num_workers=0, autoreset_mode=mode, **SHORT)
+@pytest.mark.parametrize(
+    ("env_id", "mode"),
+    [(ID, "next_step"), (ID, "same_step"), (ID, "disabled"), ("RISE-BoxClosing-Cell-v0", "same_step")],
+)
+def test_vector_rules_in_this_process(env_id: str, mode: str) -> None:
+    envs = gymnasium.make_vec(env_id, num_envs=2, num_workers=0, autoreset_mode=mode, **SHORT)
     report = check_vector_env(envs, act=staggered)
     assert (report.passed, report.skipped) == (list(CHECKS), {})
     envs.close()

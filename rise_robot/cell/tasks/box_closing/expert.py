@@ -211,7 +211,8 @@ class BoxExpert(Planner):
         if done or style.lets_go:
             return self._move(arm, y + 0.01, 0.16) if z < 0.13 else self._move(arm, 0.17, 0.17)
         beside = scene.HALF_Y + 0.075 + 0.12 * max(0.0, flap - 1.7)
-        if (edge - scene.HINGE) @ np.array([np.sin(flap), np.cos(flap)]) < -0.004 and not style.lower:
+        outside = (edge - scene.HINGE) @ np.array([np.sin(flap), np.cos(flap)])
+        if outside < (-0.004 if flap > 0.5 else -0.015) and not style.lower:  # a flap that lies is pressed against
             return self._move(arm, beside, 0.2)  # on the wrong side of the flap: over it
         if self._held or not self._cup_inside() or (other[1] > -0.045 and flap > 0.5):
             return self._move(arm, beside, max(0.16 - style.lower, 0.04))  # the other hand is in the way
