@@ -43,7 +43,8 @@ class TakeoverGate:
     def __init__(self, cell: WorkCell) -> None:
         self._cell = cell
         self.ahead = round(_LOOKAHEAD * cell.spec.fps)
-        self._tool = cell.task.drift * self.ahead / max(1.0, _LOOKAHEAD * cell.spec.fps)  # as far as whole steps look ahead
+        whole = self.ahead / max(1.0, _LOOKAHEAD * cell.spec.fps)  # as far as whole steps look ahead
+        self._tool = cell.task.drift * whole
         self.reset()
 
     def reset(self) -> None:

@@ -35,7 +35,9 @@ def put(cell: WorkCell, name: str, **pose: object) -> None:
         data.qpos[address] = pose["angle"]
         data.plastic[task._plastic[name]] = pose.get("rest", pose["angle"])
     else:
-        data.qpos[address : address + 7] = np.r_[np.asarray(pose["position"]), np.asarray(pose.get("turn", [1, 0, 0, 0]))]
+        data.qpos[address : address + 7] = np.r_[
+            np.asarray(pose["position"]), np.asarray(pose.get("turn", [1, 0, 0, 0]))
+        ]
     data.qvel[:] = 0
     mujoco.mj_forward(cell.model, cell.data)
 
@@ -63,7 +65,7 @@ def test_a_cup_inside_counts_and_a_flap_that_is_never_folded_fails_nothing(cell:
 
 @pytest.mark.parametrize("rest", [1.1, 1.5])
 def test_a_tab_in_the_slot_holds_the_flap(cell: WorkCell, rest: float) -> None:
-    """It wants out and leans on the wall: friction holds it although the flap springs. Creased for good, it does not."""
+    """It leans on the wall, and friction holds it although the flap springs. Creased for good, it does not lean."""
     put_cup_inside(cell)
     put(cell, "tab", angle=1.5, rest=rest)
     put(cell, "flap", angle=0.0, rest=0.4)
@@ -87,7 +89,8 @@ def test_a_cup_that_lies_and_a_box_that_was_moved(cell: WorkCell, name: str) -> 
     if name == "cup":
         put(cell, "cup", position=[0.25, -0.25, 0.03], turn=[0.707, 0.707, 0, 0])
     else:
-        put(cell, "box", position=[*cell.task.box_pose()[:2] + [0.0, 0.06], 0.0])
+        x, y, _ = cell.task.box_pose()
+        put(cell, "box", position=[x, y + 0.06, 0.0])
     status = wait(cell, 2)
     assert (status.finished, status.failure_mode) == (True, {"cup": "cup_tipped", "box": "box_pushed"}[name])
 
