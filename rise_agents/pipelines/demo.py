@@ -17,7 +17,7 @@ from typing import Any
 from rise_agents.evaluation.evaluate import evaluate
 from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.pipelines.config import DemoConfig
-from rise_agents.pipelines.improve import Ingredients, check_same_run, improve
+from rise_agents.pipelines.improve import Ingredients, check_same_run, content_fingerprint, improve
 from rise_agents.pipelines.recording import label, record
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
@@ -114,7 +114,7 @@ class Demo:
             described = {
                 "task": self.task, "policy": path, "agent": to_plain(agent), "episodes": self.config.episodes,
                 "recordings": to_plain(self.config.recordings), "seed": self.seed, "preset": self.preset,
-                "bundle": bundle.path.name,
+                "bundle": bundle.path.name, "bundle_content": content_fingerprint(bundle.path),
             }  # fmt: skip
             check_same_run(self.out, {name: value for name, value in described.items() if name != "agent"})
             self.check_improvement(agent)

@@ -36,7 +36,7 @@ from rise_env.registry import ALGORITHMS, TASKS
 from rise_env.threads import single_threaded
 from rise_env.value.labelling import ranking_problem_of
 
-__all__ = ["Ingredients", "check_same_run", "improve"]
+__all__ = ["Ingredients", "check_same_run", "content_fingerprint", "improve"]
 
 #: The oracle starts from states of so many episodes.
 _ORACLE_POOL = 560
@@ -104,10 +104,15 @@ def improve(
         raise ConfigError(f"{agent.algorithm} acts in the work cell itself: leave oracle and audit out")
     out, budget = Path(out), Budget(agent.chunks, minutes, agent.real_steps)
     described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": ingredients.bundle.path.name,
+                 "bundle_content": content_fingerprint(ingredients.bundle.path), "labels": ingredients.labels,
                  "data": [path.name for path in ingredients.data], "oracle": ingredients.oracle,
                  "base_policy": _fingerprint(policy.state_dict())}  # fmt: skip
     check_same_run(out, described, more_chunks=True)
     env, offline, film_env = _surroundings(agent, policy, ingredients, note)
+    if isinstance(offline, RecordedChunks):
+        columns = {"state": offline.dataset.state, "action": offline.dataset.action, "bins": offline.advantage_bins}
+        described["recordings"] = _fingerprint(columns)
+        check_same_run(out, described, more_chunks=True)
     if isinstance(getattr(env, "starts", None), StartStates):
         columns = {name: getattr(env.starts, name) for name in ("frames", "states", "episode_index", "frame_index")}
         described["start_states"] = _fingerprint(columns)
@@ -154,6 +159,14 @@ def check_same_run(folder: Path, described: Mapping[str, Any], more_chunks: bool
         raise CheckpointError(
             f"{folder} holds a run with other settings ({', '.join(changed)}): give another folder, or remove it"
         )
+
+
+def content_fingerprint(folder: Path) -> str:
+    """Hash of all weights and arrays below a folder, wherever it lies and whatever it is called."""
+    found = hashlib.blake2b(digest_size=8)
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".npy", ".npz")):
+        found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def _fingerprint(arrays: Mapping[str, Any]) -> str:

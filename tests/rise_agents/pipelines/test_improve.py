@@ -59,12 +59,14 @@ def test_a_run_goes_on_with_its_own_base_policy_and_start_states_alone(
         next(other.parameters()).add_(0.5)
     with pytest.raises(CheckpointError, match=r"other settings \(base_policy\)"):
         improve(preset.replace(chunks=8), other, ingredients, tmp_path / "run", progress_bar=False)
+    with pytest.raises(CheckpointError, match=r"other settings \(labels\)"):
+        improve(preset, base, dataclasses.replace(ingredients, labels="other"), tmp_path / "run", progress_bar=False)
     copied = tmp_path / bundle.name
     shutil.copytree(bundle, copied)
     starts = StartStates.load(copied / "starts")
     moved = dataclasses.replace(starts, states=starts.states + np.float32(0.01))
     moved.save(copied / "starts", compress=True)
-    with pytest.raises(CheckpointError, match=r"other settings \(start_states\)"):
+    with pytest.raises(CheckpointError, match=r"other settings \(bundle_content\)"):  # of the same name
         improve(preset.replace(chunks=8), base, Ingredients(load_bundle(copied), "RISE-BrickSorting-v0"),
                 tmp_path / "run", progress_bar=False)  # fmt: skip
 
