@@ -214,6 +214,8 @@ def decode[T](cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """
     import draccus  # 0.1 s: only where a configuration is read
 
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r:.80}, expected a mapping")
     _reject_unknown_keys(cls, values, where)
     _reject_nan(values, where)
     try:

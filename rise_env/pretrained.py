@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rise_env.errors import CheckpointError, ConfigError
@@ -40,6 +42,8 @@ __all__ = [
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _CURE = "Copy the checkpoint again, or make it again."
+#: What a model may be made of while it is loaded, beyond its weights; these numbers take 2 GiB.
+_SPARE_NUMBERS, _MOST_TENSORS = 2**29, 50_000
 _OURS = re.compile(r"rise_env(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
 
 type Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -133,11 +137,45 @@ class PretrainedMixin(_Module):
         folder = local_directory(path, cls.title)
         config = read_config(folder, cls.kind, cls.format_version, cls.upgrades)
         try:
-            model = cls.from_config(config, folder, device)
-        except (ConfigError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
+            with _bounded(folder):
+                model = cls.from_config(config, folder, device)
+        except CheckpointError:
+            raise
+        except Exception as error:  # layers of a wrong size fail in many ways
+            raise CheckpointError(f"{folder / CONFIG} is damaged: {shorten(str(error), 300)}. {_CURE}") from error
         model.load_state_dict(read_weights(folder, model.state_dict()))
         return model.to(device).eval()
+
+
+@contextlib.contextmanager
+def _bounded(folder: Path) -> Iterator[None]:
+    """Refuse to make many more numbers than a checkpoint has: a damaged size must not fill the memory.
+
+    Raises:
+        CheckpointError: As soon as that is asked for.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    makers = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace}
+    # A byte of a file is at most a number; some more are made on the way, such as positions.
+    numbers = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) + _SPARE_NUMBERS
+    tensors = _MOST_TENSORS
+
+    class Counting(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal numbers, tensors
+            if func in makers:
+                numbers -= func(*args, **{**(kwargs or {}), "device": "meta"}).numel()
+                tensors -= 1
+                if min(numbers, tensors) < 0:
+                    raise CheckpointError(
+                        f"{folder / CONFIG} is damaged: it describes a much larger model than there are weights. {_CURE}"
+                    )
+            return func(*args, **(kwargs or {}))
+
+    with Counting():
+        yield
 
 
 def read_config(

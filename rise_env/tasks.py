@@ -269,6 +269,8 @@ def load_task(task: str = "brick_sorting", preset: str = "small", overrides: Seq
 
 def task_from_section(section: Mapping[str, Any]) -> TaskSpec:
     """Build a TaskSpec from a plain mapping: `layout` may be a name, and `cameras` a list of `observation.images.*`."""
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"section 'task' is {section!r:.80}, expected a mapping")
     values = dict(section)
     if "layout" in values:
         values["layout"] = asdict(load_layout(values["layout"]))

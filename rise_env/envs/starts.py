@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ SPLITS = ("train", "heldout")
 FILTERS = ("episode_index", "frame_index", "group", "start_index")
 _VERSION = 1
 _MANIFEST = "starts.json"
+#: Kinds of numbers, as NumPy's `dtype.kind`.
+_KINDS = {**dict.fromkeys(("states", "actions"), "f"), "split": "U",
+          **dict.fromkeys(("episode_index", "frame_index", "prompt_index", "success", "group"), "iu")}  # fmt: skip
 _COLUMNS = ("states", "episode_index", "frame_index", "prompt_index", "split", "success", "group")
 
 
@@ -79,19 +83,27 @@ class StartStates:
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require, count, frames = requirement("start states"), len(self.frames), self.frames
-        require(count, "there are none")
+        require, frames = requirement("start states"), self.frames
         require(
             frames.ndim == 6 and frames.shape[-1] == 3 and frames.dtype == np.uint8,
             f"frames are {frames.dtype} {frames.shape}, expected uint8 (M, T, V, H, W, 3)",
         )
+        count = len(frames)
+        require(count, "there are none")
+        require(all(isinstance(prompt, str) for prompt in self.prompts), f"prompts are {self.prompts!r:.80}")
         fits = self.states.ndim == 3 and self.states.shape[:2] == frames.shape[:2]
         require(fits, f"states have shape {self.states.shape}, expected {(*frames.shape[:2], 'D')}")
         for name in _COLUMNS[1:]:
             shape = getattr(self, name).shape
             require(shape == (count,), f"{name} has shape {shape}, expected {(count,)}")
+        for name, kinds in _KINDS.items():
+            array = getattr(self, name)
+            if array is not None:
+                require(array.dtype.kind in kinds, f"{name} holds {array.dtype}")
+                require(kinds != "f" or np.isfinite(array).all(), f"{name} holds NaN or infinity")
         if self.actions is not None:
-            fits = (len(self.actions), self.actions.shape[-1]) == (count, self.states.shape[-1])
+            shape = self.actions.shape
+            fits = len(shape) == 3 and (shape[0], shape[-1]) == (count, self.states.shape[-1])
             require(fits, f"actions have shape {self.actions.shape}, expected {(count, 'chunk', 'D')}")
         check_splits(self.split.tolist())
         low, high, known = self.prompt_index.min(), self.prompt_index.max(), len(self.prompts)
@@ -246,7 +258,10 @@ class StartStates:
         columns = {name: _read(path / f"{name}.npy") for name in _COLUMNS}
         frames = _read(path / ("frames.npz" if compressed else "frames.npy"))
         actions = _read(path / "actions.npy") if (path / "actions.npy").is_file() else None
-        return cls(frames=frames, actions=actions, prompts=prompts, about=about, **columns)
+        try:
+            return cls(frames=frames, actions=actions, prompts=prompts, about=about, **columns)
+        except ConfigError as error:
+            raise CheckpointError(f"{path} is damaged: {error}. Build the start states again.") from error
 
     @classmethod
     def build(
@@ -316,7 +331,10 @@ def _read(path: Path) -> np.ndarray:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 return archive["frames"]
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.dtype.kind == "U" and (array.ravel().view(f"{array.dtype.byteorder}u4") > sys.maxunicode).any():
+            raise ValueError("it holds what is no text")
+        return array
     except FileNotFoundError:
         raise CheckpointError(f"start states lack {path}. Build them again.") from None
     except Exception as error:  # a damaged archive fails in many ways

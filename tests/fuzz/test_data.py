@@ -1,18 +1,11 @@
-"""Whatever is written in metadata, HDF5 files or YAML: an error of ours, or a dataset; never a raw error, never a hang.
-
-`make fuzz` runs the same with 10,000 mutations.
-"""
+"""Whatever is written in metadata, tables or HDF5: an error of ours, or a dataset; never a raw error or a hang."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import json
 import math
-import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,72 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rise_env.data import open_dataset
 from rise_env.data.hdf5 import hdf5_spec, inspect_episodes
-from rise_env.errors import RiseError
-from rise_env.tasks import load_task
+from tests.fuzz.fuzzing import budget, damaged, mutate, survives
 from tests.rise_env.data.conftest import Toy
-
-EXAMPLES = int(os.environ.get("RISE_FUZZ_EXAMPLES", "40"))
-budget = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 100, database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
-
-
-def nested(depth: int) -> Any:
-    value: Any = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-WRONG = [
-    None, True, False, -1, 0, 1, 2, 3.5, 1e308, -1e308, 2**40, 2**70, math.nan, math.inf, "", "x", "3", "a/../b", "\0",
-    "{}", "{0}", "{episode_index}", "{video_key!r}", "{x.y}", [], [None], [[]], {}, {"a": 1}, {"a": 0, "b": 0},
-    [1, 2, 3], ["left", "right", "gripper"], [3, 0, 5], [10**6, 10**6, 3], nested(60), "video", "image",
-]  # fmt: skip
-DROP = object()
-
-
-def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Paths of everything in a document."""
-    yield path
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(item, (*path, key))
-
-
-def changed(document: Any, path: tuple, value: Any) -> Any:
-    if not path:
-        return None if value is DROP else value
-    result = copy.deepcopy(document)
-    owner = result
-    for key in path[:-1]:
-        owner = owner[key]
-    if value is DROP:
-        del owner[path[-1]]
-    else:
-        owner[path[-1]] = value
-    return result
-
-
-def mutate(draw: Any, document: Any, times: int = 2) -> Any:
-    for _ in range(draw(st.integers(1, times))):
-        path = draw(st.sampled_from(sorted(places(document), key=str)))
-        document = changed(document, path, draw(st.sampled_from([*WRONG, DROP])))
-    return document
-
-
-def survives(action: Callable[[], Any]) -> None:
-    """The action works, or raises an error of ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with contextlib.suppress(RiseError):
-            action()
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +38,7 @@ def use(root: Path) -> None:
 
 
 @given(data=st.data())
-@budget
+@budget(20)
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_info(originals: dict[str, Path], tmp_path: Path, version: str, data: Any) -> None:
     root = tmp_path / "set"
@@ -112,11 +46,11 @@ def test_info(originals: dict[str, Path], tmp_path: Path, version: str, data: An
         shutil.copytree(originals[version], root)
     path = root / "meta/info.json"
     path.write_text(json.dumps(mutate(data.draw, json.loads((originals[version] / "meta/info.json").read_text()))))
-    survives(lambda: use(root))
+    survives(lambda: use(root), tmp_path)
 
 
 @given(data=st.data())
-@budget
+@budget(20)
 @pytest.mark.parametrize("name", ["episodes", "tasks"])
 def test_json_lines(originals: dict[str, Path], tmp_path: Path, name: str, data: Any) -> None:
     root = tmp_path / "set"
@@ -127,7 +61,7 @@ def test_json_lines(originals: dict[str, Path], tmp_path: Path, name: str, data:
     changed_rows = mutate(data.draw, rows)
     lines = changed_rows if isinstance(changed_rows, list) else [changed_rows]
     (root / path).write_text("\n".join(map(json.dumps, lines)))
-    survives(lambda: use(root))
+    survives(lambda: use(root), tmp_path)
 
 
 TABLES = ["meta/episodes/chunk-000/file-000.parquet", "meta/tasks.parquet", "data/chunk-000/file-000.parquet"]
@@ -155,7 +89,7 @@ COLUMNS: dict[str, Callable[[int], Any]] = {
 
 
 @given(data=st.data())
-@budget
+@budget(20)
 @pytest.mark.parametrize("name", TABLES)
 def test_tables(originals: dict[str, Path], tmp_path: Path, name: str, data: Any) -> None:
     root = tmp_path / "set"
@@ -173,28 +107,18 @@ def test_tables(originals: dict[str, Path], tmp_path: Path, name: str, data: Any
         elif kind in COLUMNS and table.num_rows:
             table = table.set_column(position, column, COLUMNS[kind](table.num_rows))
     pq.write_table(table, root / name)
-    survives(lambda: use(root))
+    survives(lambda: use(root), tmp_path)
 
 
 @given(data=st.data())
-@budget
+@budget(20)
 @pytest.mark.parametrize("name", ["meta/info.json", *TABLES])
 def test_damaged_bytes(originals: dict[str, Path], tmp_path: Path, name: str, data: Any) -> None:
     root = tmp_path / "set"
     if not root.exists():
         shutil.copytree(originals["v3.0"], root)
     (root / name).write_bytes(damaged(data.draw, (originals["v3.0"] / name).read_bytes()))
-    survives(lambda: use(root))
-
-
-def damaged(draw: Any, content: bytes) -> bytes:
-    """Cut off, or with some bytes replaced."""
-    if draw(st.booleans()):
-        return content[: draw(st.integers(0, len(content)))]
-    changed_bytes = bytearray(content)
-    for _ in range(draw(st.integers(1, 8))):
-        changed_bytes[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
-    return bytes(changed_bytes)
+    survives(lambda: use(root), tmp_path)
 
 
 def nodes(group: Any, kind: str, key: str) -> None:
@@ -241,7 +165,7 @@ OUTCOMES = [None, True, "False", b"fail", "no", math.nan, 2, "maybe", "", [1, 0]
 
 
 @given(data=st.data())
-@budget
+@budget(20)
 def test_hdf5(tmp_path: Path, data: Any) -> None:
     h5py = pytest.importorskip("h5py", reason="h5py comes with the hdf5 extra")
     path = tmp_path / "episode.hdf5"
@@ -264,21 +188,4 @@ def test_hdf5(tmp_path: Path, data: Any) -> None:
         spec, sources = hdf5_spec([path], "set", task=None, **options)
         inspect_episodes([path], spec, sources, {}, None)
 
-    survives(check)
-
-
-@given(data=st.data())
-@budget
-def test_yaml(tmp_path: Path, data: Any) -> None:
-    task = {
-        "name": "toy", "prompt": "Do it.", "cameras": {"head": "observation.images.head"}, "image_size": [16, 24],
-        "layout": {"names": ["a", "b"], "units": ["rad", "m"], "lower": [0.0, 0.0], "upper": [1.0, 1.0]},
-        "fps": 10, "chunk": 4, "stride": 2, "history": 3, "execute": 2, "max_seconds": 5.0,
-    }  # fmt: skip
-    path = tmp_path / "task.yaml"
-    text = yaml.safe_dump(mutate(data.draw, {"small": {"task": task}}["small"]), allow_unicode=True)
-    if data.draw(st.integers(0, 3)) == 0:
-        path.write_bytes(damaged(data.draw, text.encode()))
-    else:
-        path.write_text(text)
-    survives(lambda: load_task(str(path), None))
+    survives(check, tmp_path)
