@@ -9,6 +9,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 FUZZ ?= 10000
+SEED ?= $(shell date +%s)
 
 # The environment is up to date when this file exists: it is named after what the environment is made from and where.
 RECIPE := requirements.lock pyproject.toml scripts/common.sh scripts/setup.sh
@@ -45,9 +46,11 @@ test-fast: $(STAMP) ## run the tests that take seconds
 	@scripts/setup_ros.sh --optional
 	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
-fuzz: $(STAMP) ## try 10,000 mutations of metadata, tables, HDF5 files and YAML (FUZZ=1000 for fewer)
-	@RISE_FUZZ_EXAMPLES=$$(( ($(FUZZ) + 11) / 12 )) $(PYTHON) -m pytest -n $(JOBS) -o timeout=0 -q \
-		tests/rise_env/data/test_fuzz.py $(PYTEST_ARGS)
+# The mutations are divided among the 53 tests of tests/fuzz.
+fuzz: $(STAMP) ## try 10,000 mutations of data, checkpoints, presets and commands (FUZZ=1000 for fewer; SEED=...)
+	@echo 'again with the same mutations: make fuzz FUZZ=$(FUZZ) SEED=$(SEED)'
+	@RISE_FUZZ_EXAMPLES=$$(( ($(FUZZ) + 52) / 53 )) $(PYTHON) -m pytest -n $(JOBS) -o timeout=1200 -q \
+		--hypothesis-seed=$(SEED) tests/fuzz $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## run every test and list the lines that none reaches
 	@scripts/setup_ros.sh --optional

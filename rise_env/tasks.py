@@ -275,5 +275,7 @@ def task_from_section(section: Mapping[str, Any]) -> TaskSpec:
     if "layout" in values:
         values["layout"] = asdict(load_layout(values["layout"]))
     if isinstance(values.get("cameras"), list):
+        named = all(isinstance(name, str) for name in values["cameras"])
+        requirement("section 'task'")(named, f"cameras are {values['cameras']!r:.80}, expected names")
         values["cameras"] = {name: f"observation.images.{name}" for name in values["cameras"]}
     return decode(TaskSpec, values, "section 'task'")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from rise_env.errors import RiseError
@@ -29,6 +29,7 @@ def budget(examples: int) -> Any:
     """Settings of a test: so many mutations within the suite."""
     return settings(
         max_examples=_LONG or examples, deadline=None, derandomize=not _LONG, database=None,
+        phases=[Phase.explicit, Phase.generate],  # as it is found: shrinking takes minutes
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )  # fmt: skip
 
@@ -41,7 +42,8 @@ def nested(depth: int) -> Any:
 
 
 WRONG = [
-    None, True, False, -1, 0, 1, 2, 3.5, 1e308, -1e308, 10**6, 2**40, 2**70, math.nan, math.inf, "", "x", "3", "a/../b", "\0",
+    None, True, False, -1, 0, 1, 2, 3.5, 1e308, -1e308, 10**6, 2**40, 2**70, math.nan, math.inf, "", "x", "3",
+    "a/../b", "\0",
     "{}", "{0}", "{episode_index}", "{video_key!r}", "{x.y}", [], [None], [[]], {}, {"a": 1}, {"a": 0, "b": 0},
     [1, 2, 3], ["left", "right", "gripper"], [3, 0, 5], [10**6, 10**6, 3], nested(60), "video", "image",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whatever is in a YAML file, or set on the command line: an error of ours, or settings; never a raw error or a hang."""
+"""Whatever is in a YAML file or an override: an error of ours, or settings; never a raw error or a hang."""
 
 from __future__ import annotations
 
