@@ -46,10 +46,10 @@ test-fast: $(STAMP) ## run the tests that take seconds
 	@scripts/setup_ros.sh --optional
 	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
-# The mutations are divided among the 53 tests of tests/fuzz.
+# The mutations are divided among the 54 tests of tests/fuzz.
 fuzz: $(STAMP) ## try 10,000 mutations of data, checkpoints, presets and commands (FUZZ=1000 for fewer; SEED=...)
 	@echo 'again with the same mutations: make fuzz FUZZ=$(FUZZ) SEED=$(SEED)'
-	@RISE_FUZZ_EXAMPLES=$$(( ($(FUZZ) + 52) / 53 )) $(PYTHON) -m pytest -n $(JOBS) -o timeout=1200 -q \
+	@RISE_FUZZ_EXAMPLES=$$(( ($(FUZZ) + 53) / 54 )) $(PYTHON) -m pytest -n $(JOBS) -o timeout=1200 -q \
 		--hypothesis-seed=$(SEED) tests/fuzz $(PYTEST_ARGS)
 
 coverage: $(STAMP) ## run every test and list the lines that none reaches

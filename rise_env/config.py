@@ -79,6 +79,8 @@ def config_files(folder: str) -> dict[str, Path]:
     Names that begin with an underscore are left out: those are only extended by others.
     """
     found: dict[str, Path] = {}
+    if Path(folder).is_absolute():  # of a task whose name is empty or a path: there is none
+        return found
     for root in config_roots():
         for path in sorted(root.glob(f"{folder}/*.yaml")):
             if not path.stem.startswith("_"):

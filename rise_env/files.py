@@ -140,21 +140,32 @@ def _unlock(descriptor: int | None) -> None:
 def exclusive(folder: str | Path) -> Iterator[None]:
     """Keep other processes out of a folder while something is made in it; a killed process lets go of it.
 
-    The folder is made where it is missing, and keeps an empty file `.lock`.
+    The folder is made where it is missing, and keeps an empty file `.lock`. If nothing else came to be in a folder that
+    was made for this, it is removed again.
 
     Raises:
         ConfigError: If another process is at work in it.
     """
     folder = Path(folder)
+    made, lock = not folder.exists(), folder / ".lock"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not (
+                lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))
+            ):  # it was removed meanwhile
+                raise BlockingIOError
         except BlockingIOError:
             raise ConfigError(
                 f"another process is at work in {folder}: wait for it, end it, or give another folder"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if made and list(folder.iterdir()) == [lock]:
+                lock.unlink()
+                folder.rmdir()
 
 
 def _sync(path: Path) -> None:

@@ -114,7 +114,11 @@ def test_a_folder_belongs_to_one_at_a_time(tmp_path: Path) -> None:
     with exclusive(folder), pytest.raises(ConfigError, match="another process is at work"), exclusive(folder):
         pass
     with exclusive(folder):
-        pass
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert not folder.exists()  # nothing was made in it
+    with exclusive(folder):
+        (folder / "model").touch()
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
