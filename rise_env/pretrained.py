@@ -170,7 +170,7 @@ def _bounded(folder: Path) -> Iterator[None]:
                 tensors -= 1
                 if min(numbers, tensors) < 0:
                     raise CheckpointError(
-                        f"{folder / CONFIG} is damaged: it describes a much larger model than there are weights. {_CURE}"
+                        f"{folder / CONFIG} is damaged: it describes far more than there are weights for. {_CURE}"
                     )
             return func(*args, **(kwargs or {}))
 
