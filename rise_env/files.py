@@ -152,10 +152,8 @@ def exclusive(folder: str | Path) -> Iterator[None]:
     with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not (
-                lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))
-            ):  # it was removed meanwhile
-                raise BlockingIOError
+            if not (lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))):
+                raise BlockingIOError  # another process has just removed it
         except BlockingIOError:
             raise ConfigError(
                 f"another process is at work in {folder}: wait for it, end it, or give another folder"
