@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import glob
 import json
@@ -17,9 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.errors import ConfigError
+from rise_env.errors import CheckpointError, ConfigError, RiseError
 
-__all__ = ["atomic_directory", "atomic_path", "exclusive", "to_json", "to_plain", "write_json", "write_text"]
+__all__ = [
+    "atomic_directory",
+    "atomic_path",
+    "exclusive",
+    "read_json",
+    "to_json",
+    "to_plain",
+    "write_json",
+    "write_text",
+]
+
+#: A disk with less room, in bytes, is full.
+_FULL = 2**16
 
 
 @contextlib.contextmanager
@@ -99,6 +112,11 @@ def _workplace(path: Path) -> Iterator[Path]:
         _unlock(descriptor)
     try:
         yield folder
+    except Exception as error:
+        # torch, safetensors and NumPy say it in words of their own; what they wrote still fills the disk.
+        if not isinstance(error, RiseError) and shutil.disk_usage(folder.parent).free < _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _unlock(descriptor)
@@ -184,6 +202,42 @@ def write_text(path: str | Path, content: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Make or replace a JSON file in one step; see `to_json` for what may be in it."""
     write_text(path, to_json(content) + "\n")
+
+
+_MISSING: Any = object()
+
+
+def read_json[T](path: str | Path, kind: type[T], missing: T = _MISSING, cure: str = "") -> T:
+    """Content of a JSON file that a program of ours wrote.
+
+    Args:
+        path: File.
+        kind: What it holds, such as `dict[str, float]`.
+        missing: What to return where there is no such file; an error when omitted.
+        cure: What to do about a damaged one; when omitted, to remove its folder.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or holds something else.
+    """
+    import pydantic
+
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        return pydantic.TypeAdapter(kind).validate_json(content)
+    except FileNotFoundError:
+        if missing is not _MISSING:
+            return missing
+        raise CheckpointError(f"{path} is missing. {cure or _again(path)}") from None
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        why = f"{where}: {first['msg']}" if where else first["msg"]
+        raise CheckpointError(f"{path} is damaged ({why}). {cure or _again(path)}") from error
+
+
+def _again(path: Path) -> str:
+    return f"Copy it again, or remove {path.parent} and start anew."
 
 
 def to_json(content: Any) -> str:

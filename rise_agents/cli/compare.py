@@ -17,8 +17,10 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from rise_agents.cli.options import at_least, folder
+from rise_env.files import read_json
 
 __all__ = ["add_arguments", "run"]
 
@@ -39,8 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser, default: str = "short") -> No
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print the table, write the page."""
-    import json
-
     from rise_agents.pipelines.compare import Comparison
     from rise_agents.pipelines.compare_config import load_compare_config
     from rise_agents.reporting.comparison import docs_section, markdown_table, replace_section
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     rows = Comparison(config, out, args.policy, args.bundle, args.jobs, title, command).run()
     print(markdown_table(rows))
     if args.docs:
-        content = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+        content = read_json(out / "comparison.json", dict[str, Any])
         replace_section(args.docs, title, docs_section(content, rows))
     print(f"report: {(out / 'report.html').resolve()}")
     return 0

@@ -6,7 +6,6 @@ are left alone once they are done, and go on after a kill. The table is made of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,8 @@ from rise_agents.reporting.media import Film
 from rise_agents.reporting.report import write_page
 from rise_agents.training.runner import read_history
 from rise_env.bundle import find_bundle, load_bundle
-from rise_env.errors import ConfigError, TrainingError
-from rise_env.files import exclusive, to_plain, write_json, write_text
+from rise_env.errors import CheckpointError, ConfigError, TrainingError
+from rise_env.files import exclusive, read_json, to_plain, write_json, write_text
 from rise_env.provenance import provenance
 from rise_env.threads import single_threaded
 
@@ -96,7 +95,9 @@ class Comparison:
         """Refuse to go on with another comparison; more variants and seeds are fine."""
         file = self.out / "config.json"
         mine = to_plain({"policy": self.policy, "bundle": self.bundle and self.bundle.name, **vars(self.config)})
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else mine
+        known = {**mine, **read_json(file, dict[str, Any], mine)}
+        if not isinstance(known["variants"], dict):
+            raise CheckpointError(f"{file} is damaged: variants is {known['variants']!r:.80}")
         changed = [name for name in mine if name not in ("variants", "seeds", "not_run") and mine[name] != known[name]]
         changed += [f"variant {name}" for name, one in mine["variants"].items()
                     if known["variants"].get(name, one) != one]  # fmt: skip
@@ -119,7 +120,7 @@ class Comparison:
             with clock.timed("labelling"), single_threaded():
                 label(found, LABELS, bundle.world_model().value, bundle.spec)
             write_json(recorded, [folder.name for folder in found])
-        data = [root / name for name in json.loads(recorded.read_text(encoding="utf-8"))]
+        data = [root / name for name in read_json(recorded, list[str])]
         runs = []
         for name, variant in config.variants.items():
             for seed in (variant.seeds or config.seeds) if variant.agent else config.seeds[:1]:
@@ -172,7 +173,7 @@ class Comparison:
 
 
 def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_json(file, object, None)
 
 
 def _result(run: Run) -> RunResult:

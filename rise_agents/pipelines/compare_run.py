@@ -5,7 +5,6 @@ Every step leaves its result in the folder and is skipped where it is there: a k
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from rise_agents.policies.resolve import resolve_actor
 from rise_env.acting import needed_by
 from rise_env.bundle import Bundle, load_bundle
 from rise_env.data import open_dataset
-from rise_env.files import write_json
+from rise_env.files import read_json, write_json
 from rise_env.provenance import provenance
 from rise_env.registry import TASKS
 from rise_env.threads import single_threaded
@@ -133,7 +132,7 @@ def _train(run: Run, bundle: Bundle, report: Report) -> dict[str, Any]:
 
     ingredients = Ingredients(bundle, run.env_id(), run.data, LABELS, run.variant.oracle)
     trained = improve(agent, base, ingredients, run.folder, progress_bar=False, on_round=on_round)
-    seconds = float(json.loads((run.folder / "seconds.json").read_text(encoding="utf-8")))
+    seconds = read_json(run.folder / "seconds.json", float)
     imagined = trained.imagines and not run.variant.oracle
     return {
         "imagined_chunks": trained.num_timesteps if imagined else 0,
@@ -178,7 +177,7 @@ class _Curve:
 
     def __init__(self, run: Run, bundle: Bundle) -> None:
         self._run, self._file = run, run.folder / CURVE
-        self._rows = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else []
+        self._rows = read_json(self._file, list[dict[str, Any]], [])
         self._bundle = bundle
         self._returns: ImaginedReturns | None = None
 

@@ -7,12 +7,11 @@ episodes and imagined chunks: a slow or busy machine takes longer and gets the s
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rise_agents.evaluation.evaluate import evaluate
 from rise_agents.evaluation.results import EvaluationResult
@@ -27,7 +26,7 @@ from rise_agents.progress import episode_bar, say
 from rise_agents.training.presets import AgentPreset, load_agent_preset
 from rise_env.bundle import Bundle, find_bundle, load_bundle
 from rise_env.errors import CheckpointError, ConfigError
-from rise_env.files import exclusive, to_plain, write_json
+from rise_env.files import exclusive, read_json, to_plain, write_json
 from rise_env.provenance import provenance
 from rise_env.registry import TASKS
 from rise_env.threads import single_threaded
@@ -38,6 +37,13 @@ __all__ = ["LABELS", "Demo", "DemoResult"]
 LABELS = "demo"
 #: What the improvement came to, written when it has.
 _DONE = "done.json"
+_EVALUATED = "Delete it: the same command evaluates once more."
+
+
+class _Described(TypedDict, total=False):
+    """What an improvement says of itself, as far as it matters here."""
+
+    agent: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,10 @@ class Demo:
         """Evaluate a policy in the cell, or read what is there already."""
         file = self.out / f"{name}.json"
         if file.exists():
-            return EvaluationResult.from_dict(json.loads(file.read_text(encoding="utf-8")))
+            try:
+                return EvaluationResult.from_dict(read_json(file, dict[str, Any], cure=_EVALUATED))
+            except ConfigError as error:
+                raise CheckpointError(f"{file} is damaged: {error}. {_EVALUATED}") from error
         with episode_bar(self.config.episodes, f"{name} policy in the cell") as on_episode:
             actor, kwargs = PolicyActor(policy), {"preset": self.preset}
             result = evaluate(
@@ -190,7 +199,7 @@ class Demo:
         if not (folder / "config.json").exists():
             return
         # Runs of older builds do not say all of it.
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("agent") or {}
+        found = read_json(folder / "config.json", _Described).get("agent") or {}
         wanted = to_plain(agent)
         before, now = ([one.pop(name, None) or 0 for name in ("chunks", "real_steps")] for one in (found, wanted))
         if found != wanted or now < before:
@@ -220,7 +229,7 @@ class Clock:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.seconds: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.seconds: dict[str, float] = read_json(file, dict[str, float], {}, "Delete it: only times are lost.")
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from rise_agents.reporting.value_curves import remaining, value_curve
 from rise_agents.training.presets import AgentPreset
 from rise_agents.training.runner import read_history
 from rise_env.bundle import Bundle
+from rise_env.files import read_json
 from rise_env.provenance import provenance
 from rise_env.spaces import image_key
 from rise_env.world_model import CompositionalWorldModel
@@ -65,7 +65,7 @@ def write_demo_report(
         if (lines := {label: [(row["chunks"], row[tag]) for row in history if tag in row] for tag, label in tags.items()
                       if any(tag in row for row in history)})
     ]  # fmt: skip
-    done = json.loads((demo.out / "rise" / "done.json").read_text(encoding="utf-8"))
+    done = read_json(demo.out / "rise" / "done.json", dict[str, Any])
     rows = [Row("base", before, "the policy before"), Row(agent.algorithm, after, f"{done['chunks']} imagined chunks")]
     return write_report(
         demo.out / "report.html",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from rise_env.data import open_dataset, read_advantages, split_episodes
 from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
-from rise_env.files import exclusive, to_plain, write_json
+from rise_env.files import exclusive, read_json, to_plain, write_json
 from rise_env.provenance import provenance
 from rise_env.registry import ALGORITHMS, TASKS
 from rise_env.threads import single_threaded
@@ -149,7 +148,7 @@ def check_same_run(folder: Path, described: Mapping[str, Any], more_chunks: bool
         CheckpointError: If the folder holds another run.
     """
     file = folder / "config.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    found = read_json(file, dict[str, Any], {})
     plain = to_plain(described)
     for one in (found, plain) if more_chunks else ():
         if isinstance(one.get("agent"), dict):
@@ -255,7 +254,7 @@ class _Audit:
             raise ConfigError("an audit compares imagination with the oracle: it makes no sense with the oracle alone")
         self._file, self._note, spec = file, note, ingredients.bundle.spec
         self._oracle, self._rounds = audit_oracle(copy.deepcopy(base), spec, states, _AUDIT_CANDIDATES)
-        self._rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []  # of a run that goes on
+        self._rows = read_json(file, list[dict[str, Any]], [])  # of a run that goes on
 
     def __call__(self, algorithm: Algorithm[Any]) -> None:
         proposals = PolicyActor(algorithm.policy, guidance=1.0, noise_scale=1.0)

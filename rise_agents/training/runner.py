@@ -7,7 +7,6 @@ Time decides only when a checkpoint or a film is written.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from rise_agents.algorithms.base import Algorithm
 from rise_env.errors import ConfigError, requirement
-from rise_env.files import write_json
+from rise_env.files import read_json, write_json
 
 __all__ = ["Budget", "Film", "Probe", "Runner", "read_history"]
 
@@ -130,7 +129,7 @@ class Runner:
                    if row["chunks"] <= chunks_before
                    and row.get("time/real_steps", 0) <= algorithm.num_real_steps]  # fmt: skip
         file = self.folder / "seconds.json"  # of the run, those before an interruption included
-        spent = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
+        spent = read_json(file, float, 0.0, "Delete it: only times are lost.")
         self.on_start(before)
         if before >= budget or spent >= limit:
             return algorithm
@@ -178,8 +177,7 @@ class Runner:
 def read_history(folder: str | Path) -> list[dict[str, float]]:
     """Metrics of every tenth round of a run: rows with "chunks", the imagined chunks so far, and metrics by tag."""
     file = Path(folder) / _HISTORY
-    rows: list[dict[str, float]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    return rows
+    return read_json(file, list[dict[str, Any]], [], "Delete it: only curves are lost.")
 
 
 def _write_film(logger: Logger, tag: str, frames: np.ndarray, fps: float, step: int) -> None:

@@ -9,13 +9,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rise_env.errors import ConfigError
-from rise_env.files import atomic_directory, atomic_path, exclusive, to_json, write_json, write_text
+from rise_env.errors import CheckpointError, ConfigError
+from rise_env.files import atomic_directory, atomic_path, exclusive, read_json, to_json, write_json, write_text
 
 
 def test_written_file_is_complete_and_alone(tmp_path: Path) -> None:
@@ -174,3 +175,33 @@ def test_taken_for_a_leftover_before_it_was_locked(tmp_path: Path, monkeypatch: 
     write_text(tmp_path / "a.txt", "x")
     assert taken
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "told"),
+    [(float, b"{", "EOF"), (float, b'"x"', "number"), (dict[str, float], b'{"a": null}', "a: "),
+     (list[str], b"{}", "array"), (dict[str, float], b"\xff", "JSON"), (list[dict[str, Any]], b"[3]", "0: ")],
+)  # fmt: skip
+def test_damaged_json_names_the_file_and_what_to_do(tmp_path: Path, kind: Any, content: bytes, told: str) -> None:
+    file = tmp_path / "config.json"
+    assert read_json(file, kind, "nothing") == "nothing"
+    with pytest.raises(CheckpointError, match=r"config.json is missing. Copy it again, or remove .* and start anew"):
+        read_json(file, kind)
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"config.json is damaged \(.*{told}.*\). Delete it.$") as caught:
+        read_json(file, kind, cure="Delete it.")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_told_whatever_the_writer_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> None:
+        with atomic_path(path) as aside:
+            aside.write_text("half")
+            raise RuntimeError("unexpected pos 576 vs 534")
+
+    with pytest.raises(RuntimeError, match="unexpected"):
+        fails(tmp_path / "state.pt")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"No space left on device: '.*state.pt'"):
+        fails(tmp_path / "state.pt")
+    assert not list(tmp_path.iterdir())

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from rise_agents.cli.main import main
-from rise_agents.pipelines.improve import Ingredients, improve
+from rise_agents.pipelines.config import load_demo_config
+from rise_agents.pipelines.demo import Clock, Demo
+from rise_agents.pipelines.improve import Ingredients, check_same_run, improve
 from rise_agents.policies.loading import load_policy
 from rise_agents.training.presets import AgentPreset
+from rise_agents.training.runner import read_history
 from rise_env.bundle import load_bundle
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError
@@ -78,3 +81,19 @@ def test_a_budget_that_only_scores_start_states_is_an_error(
                "--bundle", str(bundle)]  # fmt: skip
     assert main([*command, "--num-envs", "8", "--chunks", "16"]) == 2
     assert "larger budget" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", '{"agent": ', "[3]"])
+def test_damaged_files_of_a_run_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "rise").mkdir()
+    for name in ("config.json", "seconds.json", "history.json", "rise/config.json"):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    demo = Demo(load_demo_config("brick_sorting", "tiny"), "brick_sorting", "tiny", tmp_path)
+    for name, read in {
+        "config.json": lambda: check_same_run(tmp_path, {"agent": {"chunks": 3}}),
+        "seconds.json": lambda: Clock(tmp_path / "seconds.json"),
+        "history.json": lambda: read_history(tmp_path),
+        "rise/config.json": lambda: demo.check_improvement(demo.agent()),
+    }.items():
+        with pytest.raises(CheckpointError, match=rf"{name} is damaged .* (Delete it|remove .* and start anew)"):
+            read()
