@@ -9,10 +9,10 @@ import gymnasium
 import numpy as np
 import torch
 
-from rise_env.envs.arguments import options_of
+from rise_env.envs.arguments import options_of, seeds_of
 from rise_env.envs.infos import info_of
 from rise_env.envs.vector import ImaginationVectorEnv
-from rise_env.errors import ConfigError, requirement
+from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 from rise_env.threads import forked
 
@@ -66,10 +66,10 @@ class ImaginationEnv(gymnasium.Env[dict[str, Any], Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Start from a recorded state; `options` as for the vector environment, `reset_mask` aside."""
-        requirement("reset").whole(0, seed=seed)
-        super().reset(seed=seed)
+        (number,) = seeds_of(seed, 1)
+        super().reset(seed=number)
         kept = {key: value for key, value in options_of(options).items() if key not in ("reset_mask", "group_size")}
-        observation, infos = self.core.reset(seed=seed, options=kept)
+        observation, infos = self.core.reset(seed=number, options=kept)
         return self._single(observation), info_of(infos, 0)
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:

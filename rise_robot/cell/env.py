@@ -10,7 +10,8 @@ import gymnasium
 import numpy as np
 
 from rise_env.acting import ObservationHistory
-from rise_env.errors import ConfigError, requirement
+from rise_env.envs.arguments import options_of, seeds_of
+from rise_env.errors import ConfigError
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_robot.cell.acting import cell_observation
 from rise_robot.cell.cell import CellState, WorkCell
@@ -96,8 +97,9 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Start an episode; the same seed gives the same bytes. Options are ignored."""
-        requirement("reset").whole(0, seed=seed)
-        super().reset(seed=seed)
+        options_of(options)
+        (number,) = seeds_of(seed, 1)
+        super().reset(seed=number)
         self.cell.reset(self.np_random)
         self._scripted.clear()
         self._gate.reset()

@@ -79,7 +79,7 @@ def test_single_environment(saved: dict[str, str]) -> None:
         check_env(env.unwrapped)
     copied = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
     batch = counting_envs(1, world_model=counting_world_model(doubt=0.5), autoreset_mode="disabled")
-    observation, info = copied.reset(seed=5, options={"episode_index": 1})
+    observation, info = copied.reset(seed=np.int64(5), options={"episode_index": 1})
     (many, infos), action = batch.reset(seed=5, options={"episode_index": 1}), copied.action_space.sample()
     assert info["episode_index"] == 1
     for _ in range(2):

@@ -34,6 +34,17 @@ def episode_fingerprint(env: CellEnv, seed: int = 5, chunks: int = 3) -> list[st
     return prints
 
 
+def test_arguments_of_a_reset(env: CellEnv) -> None:
+    of_numpy, _ = env.reset(seed=np.int64(3))  # type: ignore[arg-type]
+    plain, _ = env.reset(seed=3)
+    np.testing.assert_array_equal(of_numpy["state"], plain["state"])
+    for wrong in ([1], "x"):
+        with pytest.raises(ConfigError, match="expected a dict or None"):
+            env.reset(options=wrong)
+    with pytest.raises(ConfigError, match="got 2 seeds for 1 environments"):
+        env.reset(seed=[3, 4])  # type: ignore[arg-type]
+
+
 def test_same_seed_same_bytes_across_instances_and_processes(env: CellEnv) -> None:
     first = episode_fingerprint(env)
     assert episode_fingerprint(env) == first
