@@ -25,6 +25,6 @@ gymnasium.register(
     vector_entry_point="rise_env.envs.reach:ReachVectorEnv",
 )
 register_task("brick_sorting", cell="rise_robot.cell.tasks.brick_sorting.task:BrickSorting")
-register_task("backpack_packing")
+register_task("backpack_packing", cell="rise_robot.cell.tasks.backpack_packing.task:BackpackPacking")
 register_task("box_closing", cell="rise_robot.cell.tasks.box_closing.task:BoxClosing")
 load_plugins()

@@ -1,0 +1,1 @@
+"""Backpack packing: task, expert, imperfect operators."""

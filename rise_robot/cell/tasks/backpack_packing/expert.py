@@ -1,0 +1,229 @@
+"""The expert of backpack packing: the left arm holds the mouth open, the right one packs and zips, both lift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rise_robot.cell.piper import ARM_JOINTS
+from rise_robot.cell.planner import Arm, Planner, Style
+from rise_robot.cell.scene import SIDES
+from rise_robot.cell.tasks.backpack_packing import scene
+
+if TYPE_CHECKING:
+    from rise_robot.cell.cell import WorkCell
+    from rise_robot.cell.tasks.backpack_packing.task import BackpackPacking
+
+__all__ = ["BackpackExpert", "BackpackStyle"]
+
+_OPEN, _CLOSED, _PART = 0.06, 0.0, 0.035
+#: Heights of the grasp point: over things, carrying the shirt, letting it go in the bag, pinching it, m.
+_CLEARANCE, _CARRY, _RELEASE, _PINCH = 0.07, 0.225, 0.075, 0.014
+#: Thickness of loops, tab and a pinched shirt between closed fingers, m.
+_WIDTH = 0.008
+#: Angle to which the flap is held, and from which the mouth is wide enough, rad from shut.
+_HOLD, _WIDE = 1.45, 1.15
+_LIFT = 0.075
+
+
+@dataclass(frozen=True)
+class BackpackStyle(Style):
+    """How the bag is packed.
+
+    Attributes:
+        aim: Offset of the grasp from the shirt's middle, (x, y) m.
+        release: Offset of the release from the bag's middle, (x, y) m.
+        release_height: Height at which the shirt is let go, m.
+        pinch: Offset of the grasp's height, m.
+        hold: Angle to which the flap is held open, rad.
+        zip_until: Share of the slider's way that is pulled.
+        early_release: Share of the way to the bag after which the shirt is let go (1: in the bag).
+        skips_shirt: Whether it zips the bag without the shirt.
+        patient: Whether it waits for the mouth to be open.
+    """
+
+    speed: float = 1.8
+    aim: tuple[float, float] = (0.0, 0.0)
+    release: tuple[float, float] = (0.0, 0.0)
+    release_height: float = _RELEASE
+    pinch: float = 0.0
+    hold: float = _HOLD
+    zip_until: float = 1.0
+    early_release: float = 1.0
+    skips_shirt: bool = False
+    patient: bool = True
+
+
+class BackpackExpert(Planner):
+    """Holds the mouth open, packs the shirt, zips the bag shut and lifts it."""
+
+    style: BackpackStyle
+
+    def __init__(self, cell: WorkCell, task: BackpackPacking, style: BackpackStyle | None = None) -> None:
+        super().__init__(cell, style or BackpackStyle())
+        self._task = task
+
+    def look(self) -> None:
+        """Bag, flap, slider, shirt, and what is held."""
+        task = self._task
+        self._bag, self._yaw = task.bag_pose()
+        self._flap, self._zipped, self._inside = task.flap, task.zipped, task.inside()
+        self._loop, self._tab = task.place("loop"), task.place("tab")
+        self._handles = [task.place(f"{side}_handle") for side in SIDES]
+        points = task.shirt_points()
+        self._shirt = points.mean(0)
+        out = ~task.points_inside()
+        self._shirt_lies = bool(points[:, 2].min() < 0.05)
+        if self._inside > 0.3 and out.any():  # what hangs out
+            self._shirt = points[out].mean(0)
+        self._holds_loop = task.grips("loop")[0]
+        self._holds_tab = task.grips("tab")[1]
+        self._holds_shirt = task.grips("shirt")[1] and not self._holds_tab
+        lefts, rights = task.grips("left_handle"), task.grips("right_handle")
+        self._holds_handle = [lefts[0], rights[1]]
+
+    def held_width(self, arm: Arm) -> float:
+        """Loops, tab and shirt are about as thick."""
+        holds = (self._holds_loop, self._holds_tab or self._holds_shirt)[arm.index] or self._holds_handle[arm.index]
+        return _WIDTH if holds else 0.0
+
+    def advance(self) -> None:
+        """What is held goes with the hand."""
+        left, right = (arm.tool()[0] for arm in self.arms)
+        if self._holds_loop:
+            self._loop = left
+            hinge = self._hinge()
+            self._flap = float(np.arctan2(left[2] - scene.LOOP_UP - hinge[2], hinge[0] - left[0]) % (2 * np.pi))
+            self._holds_loop = self.arms[0].opening < 0.02
+        if self._holds_tab:
+            self._tab = np.array([self._tab[0], right[1], self._tab[2]])
+            self._zipped = float(np.clip((scene.ZIP - (right[1] - self._bag[1])) / (2 * scene.ZIP), 0, 1))
+            self._holds_tab = self.arms[1].opening < 0.02
+        if self._holds_shirt:
+            self._shirt = right - np.array([0, 0, 0.03])
+            if self.arms[1].opening > 0.02:
+                self._holds_shirt = False
+                self._inside = 1.0 if np.hypot(*(right - self._bag)[:2]) < 0.05 else 0.0
+        for arm, thing in zip(self.arms, self._handles, strict=True):
+            near = np.linalg.norm(arm.tool()[0] - thing) < 0.015
+            self._holds_handle[arm.index] = bool(near and arm.opening < 0.012)
+        self._holds_loop |= bool(np.linalg.norm(left - self._loop) < 0.012 and self.arms[0].opening < 0.012)
+        self._holds_tab |= bool(np.linalg.norm(right - self._tab) < 0.012 and self.arms[1].opening < 0.012)
+        low = np.hypot(*(right - self._shirt)[:2]) < 0.03 and right[2] < 0.03
+        self._holds_shirt |= bool(low and self.arms[1].opening < 0.012)
+
+    def decide(self) -> None:
+        """What is done, and what is next."""
+        style = self.style
+        self._packed = (self._inside > 0.97 and not self._holds_shirt) or style.skips_shirt or self._zipped > 0.3
+        self._shut = self._zipped > min(0.985, style.zip_until - 0.015)
+
+    def act(self, arm: Arm) -> tuple[np.ndarray, float]:
+        """The left arm holds the mouth, the right one packs and zips; then each takes its loop."""
+        if arm.index == 0:
+            return self._hold_mouth(arm) if not self._packed else self._leave_mouth(arm)
+        if not self._packed:
+            return self._pack(arm)
+        return self._zip(arm) if not self._shut else self._lift(arm)
+
+    def _hinge(self) -> np.ndarray:
+        out = scene.BAG_HALF[0] + scene.WALL
+        return self._bag + np.array([out * np.cos(self._yaw), out * np.sin(self._yaw), scene.BAG_HEIGHT + 0.003])
+
+    def _edge(self, angle: float) -> np.ndarray:
+        """Where the loop is when the flap stands at an angle, (3,) m."""
+        out, up = np.cos(angle) * scene.FLAP_LENGTH, np.sin(angle) * scene.FLAP_LENGTH
+        where = self._hinge() + np.array([-out * np.cos(self._yaw), -out * np.sin(self._yaw), up + scene.LOOP_UP])
+        where[1] = self._loop[1]
+        return where
+
+    def _hold_mouth(self, arm: Arm) -> tuple[np.ndarray, float]:
+        yaw = self._across(arm, np.pi / 2 + self._yaw)
+        if self._holds_loop:
+            angle = min(self._flap + 0.45, self.style.hold)
+            return arm.reach(self._edge(angle), yaw), _CLOSED
+        return self._grasp(arm, self._loop, yaw)
+
+    def _leave_mouth(self, arm: Arm) -> tuple[np.ndarray, float]:
+        (point, _), yaw = arm.tool(), self._across(arm, np.pi / 2 + self._yaw)
+        if self._holds_loop and self._flap > 0.85:
+            return arm.reach(self._edge(max(self._flap - 0.45, 0.6)), yaw), _CLOSED
+        near_loop = np.hypot(*(point - self._loop)[:2]) < 0.06
+        if near_loop and point[2] < self._loop[2] + 0.05 and point[1] < self._bag[1] + 0.09:
+            return arm.reach(np.array([*point[:2], self._loop[2] + 0.08]), yaw), _OPEN
+        if self._zipped < 0.6:
+            return arm.reach(np.array([*self._handles[0][:2], 0.15]) + [0, 0.03, 0], yaw), _OPEN
+        return self._lift(arm)
+
+    def _pack(self, arm: Arm) -> tuple[np.ndarray, float]:
+        style, (point, yaw) = self.style, arm.tool()
+        over = self._bag[:2] + np.array([-0.005, -0.02]) + style.release
+        away = float(np.hypot(*(point[:2] - over)))
+        drop_yaw = self._across(arm, self._yaw)
+        if self._holds_shirt:
+            wide = self._flap > _WIDE or not style.patient
+            way = float(np.hypot(*(self._bag[:2] - [scene.SHIRT_X, scene.SHIRT_Y])))
+            if style.early_release < 1 and point[2] > 0.1 and away < (1 - style.early_release) * way:
+                return arm.reach(point, yaw), _OPEN
+            if point[2] < _CARRY - 0.03 and away > 0.04:  # up first
+                return arm.reach(np.array([*point[:2], _CARRY + 0.01]), yaw), _CLOSED
+            if not wide and away > 0.04:
+                return arm.reach(np.array([self._bag[0] - 0.02, self._bag[1] - 0.16, _CARRY]), drop_yaw), _CLOSED
+            if away > 0.03:
+                return arm.reach(np.array([*over, _CARRY]), drop_yaw), _CLOSED
+            release = point[2] < style.release_height + 0.012
+            return arm.reach(np.array([*over, style.release_height]), drop_yaw), _OPEN if release else _CLOSED
+        if away < 0.06 and point[2] < 0.16 and arm.opening > 0.015:  # out of the bag again
+            return arm.reach(np.array([*point[:2], 0.19]), yaw), _OPEN
+        target = self._shirt[:2] + np.asarray(style.aim)
+        height = max(_PINCH, self._shirt[2]) if self._inside > 0.3 else _PINCH
+        return self._grasp(arm, np.array([*target, height + style.pinch]), self._across(arm, arm.azimuth(target)))
+
+    def _zip(self, arm: Arm) -> tuple[np.ndarray, float]:
+        yaw = self._across(arm, self._yaw)
+        if not self._holds_tab:
+            (point, _) = arm.tool()
+            if np.hypot(*(point[:2] - self._bag[:2])) < 0.05 and point[2] < 0.15:
+                return arm.reach(np.array([*point[:2], 0.19]), yaw), _OPEN
+            return self._grasp(arm, self._tab, yaw)
+        goal = self._tab.copy()
+        end = self._bag[1] + scene.ZIP - 2 * scene.ZIP * self.style.zip_until - 0.01
+        goal[1] = max(self._tab[1] - 0.05, end)
+        return arm.reach(goal, yaw), _CLOSED
+
+    def _lift(self, arm: Arm) -> tuple[np.ndarray, float]:
+        (point, _), yaw = arm.tool(), self._across(arm, np.pi / 2 + self._yaw)
+        if arm.index == 1 and self._holds_tab:
+            return arm.reach(point, self._across(arm, self._yaw)), _OPEN
+        if arm.index == 1 and np.linalg.norm((point - self._tab)[:2]) < 0.04 and point[2] < self._tab[2] + 0.04:
+            return arm.reach(np.array([*point[:2], self._tab[2] + 0.06]), self._across(arm, self._yaw)), _OPEN
+        handle = self._handles[arm.index]
+        if not self._holds_handle[arm.index]:
+            return self._grasp(arm, handle, yaw)
+        if not all(self._holds_handle) or not self._shut:
+            return arm.reach(handle, yaw), _CLOSED
+        return arm.reach(np.array([*handle[:2], min(handle[2] + 0.03, scene.HANDLE[2] + _LIFT)]), yaw), _CLOSED
+
+    def _grasp(self, arm: Arm, thing: np.ndarray, yaw: float) -> tuple[np.ndarray, float]:
+        """Come down on a thing with open fingers and close them."""
+        point, now = arm.tool()
+        off = float(np.hypot(*(point - thing)[:2]))
+        turned = abs((yaw - now + np.pi / 2) % np.pi - np.pi / 2) < 0.25
+        closing = arm.command[ARM_JOINTS] < _OPEN - 0.012
+        if abs(point[2] - thing[2]) < 0.010 and off < (0.02 if closing else 0.010) and turned:
+            return arm.reach(thing, yaw), _CLOSED
+        if off < 0.014 and turned and arm.opening > _PART:
+            return arm.reach(thing, yaw), _OPEN
+        height = thing[2] + _CLEARANCE
+        if point[2] < thing[2] + 0.03 and off > 0.03:  # rise first
+            return arm.reach(np.array([*point[:2], height]), now), _OPEN
+        return arm.reach(np.array([*thing[:2], height]), yaw), _OPEN
+
+    @staticmethod
+    def _across(arm: Arm, yaw: float) -> float:
+        """Of all half turns of a closing direction, the one nearest to the wrist's neutral."""
+        point, _ = arm.tool()
+        neutral = arm.azimuth(point)
+        return float(neutral + (yaw - neutral + np.pi / 2) % np.pi - np.pi / 2)
