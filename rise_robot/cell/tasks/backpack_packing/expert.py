@@ -24,7 +24,7 @@ _CLEARANCE, _CARRY, _RELEASE, _PINCH = 0.07, 0.225, 0.075, 0.014
 #: Thickness of loops, tab and a pinched shirt between closed fingers, m.
 _WIDTH = 0.008
 #: Angle to which the flap is held, and from which the mouth is wide enough, rad from shut.
-_HOLD, _WIDE = 1.45, 1.15
+_HOLD, _WIDE = 1.35, 1.0
 _LIFT = 0.075
 
 
@@ -80,7 +80,9 @@ class BackpackExpert(Planner):
             self._shirt = points[out].mean(0)
         self._holds_loop = task.grips("loop")[0]
         self._holds_tab = task.grips("tab")[1]
-        self._holds_shirt = task.grips("shirt")[1] and not self._holds_tab
+        # Both pads touch the cloth long before it is pinched.
+        pinched = self.cell.opening("right") < 0.022 and self.cell.command[-1] < 0.012
+        self._holds_shirt = task.grips("shirt")[1] and pinched and not self._holds_tab
         lefts, rights = task.grips("left_handle"), task.grips("right_handle")
         self._holds_handle = [lefts[0], rights[1]]
 
