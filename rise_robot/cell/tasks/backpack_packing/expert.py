@@ -20,12 +20,14 @@ __all__ = ["BackpackExpert", "BackpackStyle"]
 
 _OPEN, _CLOSED, _PART = 0.06, 0.0, 0.035
 #: Heights of the grasp point: over things, carrying the shirt, letting it go in the bag, pinching it, m.
-_CLEARANCE, _CARRY, _RELEASE, _PINCH = 0.07, 0.225, 0.075, 0.014
+_CLEARANCE, _CARRY, _RELEASE, _PINCH = 0.07, 0.225, 0.075, 0.018
 #: Thickness of loops, tab and a pinched shirt between closed fingers, m.
 _WIDTH = 0.008
 #: Angle to which the flap is held, and from which the mouth is wide enough, rad from shut.
 _HOLD, _WIDE = 1.35, 1.0
 _LIFT = 0.075
+#: How far ahead of the hand its goal is while a shirt hangs from it, m.
+_STRIDE = 0.05
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,12 @@ class BackpackExpert(Planner):
         self._loop, self._tab = task.place("loop"), task.place("tab")
         self._handles = [task.place(f"{side}_handle") for side in SIDES]
         points = task.shirt_points()
-        self._shirt = points.mean(0)
+        self._shirt, self._fold = points.mean(0), None
+        high = points[points[:, 2] > max(0.012, 0.45 * points[:, 2].max())]
+        if len(high) > 2:  # a standing fold: close across it
+            self._shirt = high.mean(0)
+            line = np.linalg.svd(high[:, :2] - high[:, :2].mean(0))[2][0]
+            self._fold = float(np.arctan2(line[1], line[0]))
         out = ~task.points_inside()
         self._shirt_lies = bool(points[:, 2].min() < 0.05)
         if self._inside > 0.3 and out.any():  # what hangs out
@@ -81,8 +88,9 @@ class BackpackExpert(Planner):
         self._holds_loop = task.grips("loop")[0]
         self._holds_tab = task.grips("tab")[1]
         # Both pads touch the cloth long before it is pinched.
-        pinched = self.cell.opening("right") < 0.022 and self.cell.command[-1] < 0.012
-        self._holds_shirt = task.grips("shirt")[1] and pinched and not self._holds_tab
+        pinched = 0.003 < self.cell.opening("right") < 0.016 and self.cell.command[-1] < 0.001
+        near = np.linalg.norm(points - self.cell.grasp_point("right"), axis=-1).min() < 0.025
+        self._holds_shirt = bool(near) and pinched and not self._holds_tab
         lefts, rights = task.grips("left_handle"), task.grips("right_handle")
         self._holds_handle = [lefts[0], rights[1]]
 
@@ -144,6 +152,8 @@ class BackpackExpert(Planner):
     def _hold_mouth(self, arm: Arm) -> tuple[np.ndarray, float]:
         yaw = self._across(arm, np.pi / 2 + self._yaw)
         if self._holds_loop:
+            if self._flap > self.style.hold - 0.12:
+                return arm.command[:ARM_JOINTS], _CLOSED
             angle = min(self._flap + 0.45, self.style.hold)
             return arm.reach(self._edge(angle), yaw), _CLOSED
         return self._grasp(arm, self._loop, yaw)
@@ -170,18 +180,20 @@ class BackpackExpert(Planner):
             if style.early_release < 1 and point[2] > 0.1 and away < (1 - style.early_release) * way:
                 return arm.reach(point, yaw), _OPEN
             if point[2] < _CARRY - 0.03 and away > 0.04:  # up first
-                return arm.reach(np.array([*point[:2], _CARRY + 0.01]), yaw), _CLOSED
+                return self._gently(arm, np.array([*point[:2], _CARRY + 0.01]), yaw), _CLOSED
             if not wide and away > 0.04:
-                return arm.reach(np.array([self._bag[0] - 0.02, self._bag[1] - 0.16, _CARRY]), drop_yaw), _CLOSED
+                wait = np.array([self._bag[0] - 0.02, self._bag[1] - 0.16, _CARRY])
+                return self._gently(arm, wait, drop_yaw), _CLOSED
             if away > 0.03:
-                return arm.reach(np.array([*over, _CARRY]), drop_yaw), _CLOSED
+                return self._gently(arm, np.array([*over, _CARRY]), drop_yaw), _CLOSED
             release = point[2] < style.release_height + 0.012
-            return arm.reach(np.array([*over, style.release_height]), drop_yaw), _OPEN if release else _CLOSED
+            return self._gently(arm, np.array([*over, style.release_height]), drop_yaw), _OPEN if release else _CLOSED
         if away < 0.06 and point[2] < 0.16 and arm.opening > 0.015:  # out of the bag again
             return arm.reach(np.array([*point[:2], 0.19]), yaw), _OPEN
         target = self._shirt[:2] + np.asarray(style.aim)
         height = max(_PINCH, self._shirt[2]) if self._inside > 0.3 else _PINCH
-        return self._grasp(arm, np.array([*target, height + style.pinch]), self._across(arm, arm.azimuth(target)))
+        yaw = arm.azimuth(target) if self._fold is None else self._fold
+        return self._grasp(arm, np.array([*target, height + style.pinch]), self._across(arm, yaw))
 
     def _zip(self, arm: Arm) -> tuple[np.ndarray, float]:
         yaw = self._across(arm, self._yaw)
@@ -214,7 +226,7 @@ class BackpackExpert(Planner):
         off = float(np.hypot(*(point - thing)[:2]))
         turned = abs((yaw - now + np.pi / 2) % np.pi - np.pi / 2) < 0.25
         closing = arm.command[ARM_JOINTS] < _OPEN - 0.012
-        if abs(point[2] - thing[2]) < 0.010 and off < (0.02 if closing else 0.010) and turned:
+        if abs(point[2] - thing[2]) < 0.007 and off < (0.02 if closing else 0.010) and turned:
             return arm.reach(thing, yaw), _CLOSED
         if off < 0.014 and turned and arm.opening > _PART:
             return arm.reach(thing, yaw), _OPEN
@@ -222,6 +234,14 @@ class BackpackExpert(Planner):
         if point[2] < thing[2] + 0.03 and off > 0.03:  # rise first
             return arm.reach(np.array([*point[:2], height]), now), _OPEN
         return arm.reach(np.array([*thing[:2], height]), yaw), _OPEN
+
+    @staticmethod
+    def _gently(arm: Arm, goal: np.ndarray, yaw: float) -> np.ndarray:
+        """Joints on the way to a goal, so near that what hangs between the fingers is not flung."""
+        point, now = arm.tool()
+        way = goal - point
+        share = min(1.0, _STRIDE / max(float(np.linalg.norm(way)), 1e-9))
+        return arm.reach(point + share * way, now + np.clip(yaw - now, -0.35, 0.35))
 
     @staticmethod
     def _across(arm: Arm, yaw: float) -> float:

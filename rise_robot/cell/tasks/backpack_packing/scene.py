@@ -25,6 +25,8 @@ BAG_HALF, BAG_HEIGHT, WALL = np.array([0.056, 0.092]), 0.085, 0.003
 BAG_X, BAG_Y = 0.29, 0.0
 #: Where the shirt lies by default, m.
 SHIRT_X, SHIRT_Y = 0.27, -0.225
+#: How far its firm underside stands out in front and behind, so that it does not tip merely from being held, m.
+FOOT = 0.012
 STRIPS = 5
 #: Angle at which the flap rests, that of its springs, and how far it opens, rad from shut.
 FLAP_REST, FLAP_SPRING, FLAP_MOST = 0.5, 0.7, 1.9
@@ -44,7 +46,7 @@ def set_physics(root: Element) -> None:
     """What a deforming garment needs: an integrator that takes its elasticity implicitly, and firm friction."""
     option = root.find("option")
     assert option is not None
-    option.attrib.update(integrator="discrete", solver="Newton", cone="elliptic", impratio="10", iterations="20",
+    option.attrib.update(integrator="discrete", solver="CG", cone="elliptic", impratio="10", iterations="20",
                          ls_iterations="20", jacobian="sparse")  # fmt: skip
 
 
@@ -62,7 +64,7 @@ def add_bag(root: Element) -> None:
     wall = {"type": "box", "friction": "0.8 0.01 0.001", **SCENE_CONTACT}
     outer_x, outer_y = half_x + 2 * WALL, half_y + 2 * WALL
     parts = {
-        "floor": ((outer_x, outer_y, WALL), (0, 0, WALL), 0.12),
+        "floor": ((outer_x + FOOT, outer_y, WALL), (0, 0, WALL), 0.60),
         "near": ((WALL, outer_y, middle), (-half_x - WALL, 0, middle), 0.08),
         "far": ((WALL, outer_y, middle), (half_x + WALL, 0, middle), 0.08),
         "left": ((half_x, WALL, middle), (0, half_y + WALL, middle), 0.06),
@@ -95,7 +97,7 @@ def add_bag(root: Element) -> None:
             element(loop, "geom", name="loop", size=(0.004, 0.011, 0.014), pos=(0, 0, LOOP_UP), mass="0.004",
                     rgba=_STRAP, **wall)  # fmt: skip
         if index:
-            tendon = element(tendons, "fixed", name=f"flap{index}", stiffness="0.10", damping="0.002")
+            tendon = element(tendons, "fixed", name=f"flap{index}", stiffness="0.5", damping="0.004")
             element(tendon, "joint", joint=f"strip{index - 1}", coef="1")
             element(tendon, "joint", joint=f"strip{index}", coef="-1")
 
