@@ -95,9 +95,10 @@ class BackpackExpert(Planner):
         self._holds_handle = [lefts[0], rights[1]]
 
     def held_width(self, arm: Arm) -> float:
-        """Loops, tab and shirt are about as thick."""
-        holds = (self._holds_loop, self._holds_tab or self._holds_shirt)[arm.index] or self._holds_handle[arm.index]
-        return _WIDTH if holds else 0.0
+        """Loop, tab and shirt are about as thick; the handles are padded."""
+        if self._holds_handle[arm.index]:
+            return 2 * scene.HANDLE_HALF
+        return _WIDTH if (self._holds_loop, self._holds_tab or self._holds_shirt)[arm.index] else 0.0
 
     def advance(self) -> None:
         """What is held goes with the hand."""
@@ -118,7 +119,7 @@ class BackpackExpert(Planner):
                 self._inside = 1.0 if np.hypot(*(right - self._bag)[:2]) < 0.05 else 0.0
         for arm, thing in zip(self.arms, self._handles, strict=True):
             near = np.linalg.norm(arm.tool()[0] - thing) < 0.015
-            self._holds_handle[arm.index] = bool(near and arm.opening < 0.012)
+            self._holds_handle[arm.index] = bool(near and arm.opening < 2 * scene.HANDLE_HALF + 0.004)
         self._holds_loop |= bool(np.linalg.norm(left - self._loop) < 0.012 and self.arms[0].opening < 0.012)
         self._holds_tab |= bool(np.linalg.norm(right - self._tab) < 0.012 and self.arms[1].opening < 0.012)
         low = np.hypot(*(right - self._shirt)[:2]) < 0.03 and right[2] < 0.03

@@ -37,6 +37,8 @@ LOOP_STRIP, LOOP_UP = 3, 0.02
 ZIP, TAB_OUT, TAB_UP = 0.072, 0.022, 0.022
 #: Middle of the carrying loops, from the bag's origin, m; they are mirrored in y.
 HANDLE = np.array([0.0, 0.116, 0.070])
+#: Half of their thickness, m: padded, so that the grippers' springs squeeze them firmly.
+HANDLE_HALF = 0.011
 
 #: Side of the T-shirt's triangles and its radius (half of its thickness), m; its mass, kg.
 GRID, RADIUS, MASS = 0.0225, 0.004, 0.08
@@ -64,7 +66,7 @@ def add_bag(root: Element) -> None:
     wall = {"type": "box", "friction": "0.8 0.01 0.001", **SCENE_CONTACT}
     outer_x, outer_y = half_x + 2 * WALL, half_y + 2 * WALL
     parts = {
-        "floor": ((outer_x + FOOT, outer_y, WALL), (0, 0, WALL), 0.60),
+        "floor": ((outer_x + FOOT, outer_y, WALL), (0, 0, WALL), 0.50),
         "near": ((WALL, outer_y, middle), (-half_x - WALL, 0, middle), 0.08),
         "far": ((WALL, outer_y, middle), (half_x + WALL, 0, middle), 0.08),
         "left": ((half_x, WALL, middle), (0, half_y + WALL, middle), 0.06),
@@ -74,7 +76,7 @@ def add_bag(root: Element) -> None:
         element(bag, "geom", name=f"bag_{name}", size=size, pos=pos, mass=mass, rgba=_FABRIC, **wall)
     _add_looks(bag, outer_x, outer_y)
     for name, sign in (("left", 1), ("right", -1)):  # loops to lift it by
-        element(bag, "geom", name=f"bag_{name}_loop", size=(0.004, 0.020, 0.014), mass="0.01", rgba=_STRAP,
+        element(bag, "geom", name=f"bag_{name}_loop", size=(HANDLE_HALF, 0.020, 0.014), mass="0.01", rgba=_STRAP,
                 pos=HANDLE * (1, sign, 1), **wall)  # fmt: skip
 
     width = outer_y / STRIPS
