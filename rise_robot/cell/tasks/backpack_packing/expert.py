@@ -20,14 +20,18 @@ __all__ = ["BackpackExpert", "BackpackStyle"]
 
 _OPEN, _CLOSED, _PART = 0.06, 0.0, 0.035
 #: Heights of the grasp point: over things, carrying the shirt, letting it go in the bag, pinching it, m.
-_CLEARANCE, _CARRY, _RELEASE, _PINCH = 0.07, 0.225, 0.075, 0.018
+_CLEARANCE, _CARRY, _RELEASE, _PINCH, _FLAT = 0.07, 0.225, 0.075, 0.018, 0.013
 #: Thickness of loops, tab and a pinched shirt between closed fingers, m.
 _WIDTH = 0.008
 #: Angle to which the flap is held, and from which the mouth is wide enough, rad from shut.
 _HOLD, _WIDE = 1.35, 1.0
 _LIFT = 0.075
+#: Where the left arm waits while the right one zips, m beside the bag's middle.
+_ASIDE = 0.19
 #: How far ahead of the hand its goal is while a shirt hangs from it, m.
 _STRIDE = 0.05
+#: Speed of a finger that closes no further, m/s.
+_STILL = 0.03
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class BackpackExpert(Planner):
     def __init__(self, cell: WorkCell, task: BackpackPacking, style: BackpackStyle | None = None) -> None:
         super().__init__(cell, style or BackpackStyle())
         self._task = task
+        self._finger = int(cell.model.joint("right_finger1").dofadr[0])
 
     def look(self) -> None:
         """Bag, flap, slider, shirt, and what is held."""
@@ -89,6 +94,8 @@ class BackpackExpert(Planner):
         self._holds_tab = task.grips("tab")[1]
         # Both pads touch the cloth long before it is pinched.
         pinched = 0.003 < self.cell.opening("right") < 0.016 and self.cell.command[-1] < 0.001
+        still = abs(self.cell.data.qvel[self._finger]) < _STILL or points[:, 2].max() > 0.06
+        pinched = pinched and bool(still)
         near = np.linalg.norm(points - self.cell.grasp_point("right"), axis=-1).min() < 0.025
         self._holds_shirt = bool(near) and pinched and not self._holds_tab
         lefts, rights = task.grips("left_handle"), task.grips("right_handle")
@@ -129,12 +136,17 @@ class BackpackExpert(Planner):
         """What is done, and what is next."""
         style = self.style
         self._packed = (self._inside > 0.97 and not self._holds_shirt) or style.skips_shirt or self._zipped > 0.3
+        right, left = self.arms[1].tool()[0], self.arms[0].tool()[0]
+        #: Whether the right hand is out of the bag, and the left one out of the right one's way.
+        within = np.abs(right - self._bag)[:2] < scene.BAG_HALF + (0.005, 0.02)
+        self._out = right[2] > 0.165 or not within.all() or self._zipped > 0.1
+        self._aside = left[1] > self._bag[1] + _ASIDE - 0.05
         self._shut = self._zipped > min(0.985, style.zip_until - 0.015)
 
     def act(self, arm: Arm) -> tuple[np.ndarray, float]:
         """The left arm holds the mouth, the right one packs and zips; then each takes its loop."""
         if arm.index == 0:
-            return self._hold_mouth(arm) if not self._packed else self._leave_mouth(arm)
+            return self._leave_mouth(arm) if self._packed and self._out else self._hold_mouth(arm)
         if not self._packed:
             return self._pack(arm)
         return self._zip(arm) if not self._shut else self._lift(arm)
@@ -160,15 +172,17 @@ class BackpackExpert(Planner):
         return self._grasp(arm, self._loop, yaw)
 
     def _leave_mouth(self, arm: Arm) -> tuple[np.ndarray, float]:
+        """Let the flap down and get out of the other arm's way, until the bag can be lifted."""
         (point, _), yaw = arm.tool(), self._across(arm, np.pi / 2 + self._yaw)
         if self._holds_loop and self._flap > 0.85:
             return arm.reach(self._edge(max(self._flap - 0.45, 0.6)), yaw), _CLOSED
+        aside = self._bag + np.array([-0.01, _ASIDE, 0.20])
+        if self._zipped > 0.6 and point[1] > self._bag[1] + 0.10:
+            return self._lift(arm)
         near_loop = np.hypot(*(point - self._loop)[:2]) < 0.06
-        if near_loop and point[2] < self._loop[2] + 0.05 and point[1] < self._bag[1] + 0.09:
-            return arm.reach(np.array([*point[:2], self._loop[2] + 0.08]), yaw), _OPEN
-        if self._zipped < 0.6:
-            return arm.reach(np.array([*self._handles[0][:2], 0.15]) + [0, 0.03, 0], yaw), _OPEN
-        return self._lift(arm)
+        if near_loop and point[2] < min(self._loop[2] + 0.04, 0.2):
+            return arm.reach(np.array([*point[:2], self._loop[2] + 0.07]), yaw), _OPEN
+        return arm.reach(aside, yaw), _OPEN
 
     def _pack(self, arm: Arm) -> tuple[np.ndarray, float]:
         style, (point, yaw) = self.style, arm.tool()
@@ -183,7 +197,7 @@ class BackpackExpert(Planner):
             if point[2] < _CARRY - 0.03 and away > 0.04:  # up first
                 return self._gently(arm, np.array([*point[:2], _CARRY + 0.01]), yaw), _CLOSED
             if not wide and away > 0.04:
-                wait = np.array([self._bag[0] - 0.02, self._bag[1] - 0.16, _CARRY])
+                wait = np.array([self._bag[0] - 0.02, self._bag[1] - 0.22, _CARRY])
                 return self._gently(arm, wait, drop_yaw), _CLOSED
             if away > 0.03:
                 return self._gently(arm, np.array([*over, _CARRY]), drop_yaw), _CLOSED
@@ -191,17 +205,37 @@ class BackpackExpert(Planner):
             return self._gently(arm, np.array([*over, style.release_height]), drop_yaw), _OPEN if release else _CLOSED
         if away < 0.06 and point[2] < 0.16 and arm.opening > 0.015:  # out of the bag again
             return arm.reach(np.array([*point[:2], 0.19]), yaw), _OPEN
+        return self._pinch(arm)
+
+    def _pinch(self, arm: Arm) -> tuple[np.ndarray, float]:
+        """Straddle the shirt's fold, come down and close; cloth gives way, so the last of the way is straight down."""
+        style, (point, now) = self.style, arm.tool()
         target = self._shirt[:2] + np.asarray(style.aim)
-        height = max(_PINCH, self._shirt[2]) if self._inside > 0.3 else _PINCH
-        yaw = arm.azimuth(target) if self._fold is None else self._fold
-        return self._grasp(arm, np.array([*target, height + style.pinch]), self._across(arm, yaw))
+        yaw = self._across(arm, arm.azimuth(target) if self._fold is None else self._fold)
+        height = _PINCH if self._fold is not None else _FLAT
+        if self._inside > 0.3:
+            height = max(height, self._shirt[2])
+        height += style.pinch
+        error = target - point[:2]
+        off, turned = float(np.hypot(*error)), abs((yaw - now + np.pi / 2) % np.pi - np.pi / 2) < 0.2
+        closing, empty = arm.command[ARM_JOINTS] < _OPEN - 0.012, arm.opening < 0.003
+        low = point[2] < height + 0.007
+        if low and not empty and (closing or off < 0.03):
+            return arm.reach(np.array([*point[:2], height]), now), _CLOSED
+        if not closing and off < (0.014 if point[2] > height + 0.04 else 0.03) and arm.opening > _PART and (turned or point[2] < 0.04):
+            return arm.reach(np.array([*point[:2] + np.clip(error, -0.01, 0.01), height]), yaw if turned else now), _OPEN
+        if point[2] < height + 0.03:  # rise first
+            return arm.reach(np.array([*point[:2], height + _CLEARANCE]), now), _OPEN
+        return arm.reach(np.array([*target, height + _CLEARANCE]), yaw), _OPEN
 
     def _zip(self, arm: Arm) -> tuple[np.ndarray, float]:
         yaw = self._across(arm, self._yaw)
         if not self._holds_tab:
             (point, _) = arm.tool()
-            if np.hypot(*(point[:2] - self._bag[:2])) < 0.05 and point[2] < 0.15:
-                return arm.reach(np.array([*point[:2], 0.19]), yaw), _OPEN
+            if not self._out or (np.hypot(*(point[:2] - self._bag[:2])) < 0.07 and point[2] < 0.13):
+                return arm.reach(np.array([*point[:2], 0.21]), yaw), _OPEN
+            if not self._aside and self._zipped < 0.1:
+                return arm.reach(self._bag + np.array([-0.04, -0.12, 0.21]), yaw), _OPEN
             return self._grasp(arm, self._tab, yaw)
         goal = self._tab.copy()
         end = self._bag[1] + scene.ZIP - 2 * scene.ZIP * self.style.zip_until - 0.01

@@ -37,7 +37,7 @@ _JOINED = scene.ZIP * (2 * np.arange(scene.STRIPS) + 1 - scene.STRIPS) / scene.S
 #: Tilt from which the bag has fallen over, rad.
 _TIPPED = 0.9
 #: Time a shirt lies beside the bag before it is dropped, s.
-_DROP_SECONDS = 0.8
+_DROP_SECONDS = 3.0
 
 _MODES = ("none", "dropped", "outside", "snagged", "open", "tipped")
 _MILESTONES = ("mouth", "gripped", "raised", "over", "inside", "half", "shut", "lifted")
