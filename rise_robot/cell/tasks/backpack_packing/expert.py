@@ -32,6 +32,8 @@ _ASIDE = 0.19
 _STRIDE = 0.05
 #: Speed of a finger that closes no further, m/s.
 _STILL = 0.03
+#: Nearest to the bag's middle that a shirt beside it is pinched, m.
+_ROOM = 0.19
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class BackpackExpert(Planner):
         self._holds_tab = task.grips("tab")[1]
         # Both pads touch the cloth long before it is pinched.
         pinched = 0.003 < self.cell.opening("right") < 0.016 and self.cell.command[-1] < 0.001
-        still = abs(self.cell.data.qvel[self._finger]) < _STILL or points[:, 2].max() > 0.06
+        lifting = self.cell.grasp_point("right")[2] > _PINCH + 0.010
+        still = abs(self.cell.data.qvel[self._finger]) < _STILL or lifting
         pinched = pinched and bool(still)
         near = np.linalg.norm(points - self.cell.grasp_point("right"), axis=-1).min() < 0.025
         self._holds_shirt = bool(near) and pinched and not self._holds_tab
@@ -135,7 +138,7 @@ class BackpackExpert(Planner):
     def decide(self) -> None:
         """What is done, and what is next."""
         style = self.style
-        self._packed = (self._inside > 0.97 and not self._holds_shirt) or style.skips_shirt or self._zipped > 0.3
+        self._packed = (self._inside >= scene.INSIDE and not self._holds_shirt) or style.skips_shirt or self._zipped > 0.3
         right, left = self.arms[1].tool()[0], self.arms[0].tool()[0]
         #: Whether the right hand is out of the bag, and the left one out of the right one's way.
         within = np.abs(right - self._bag)[:2] < scene.BAG_HALF + (0.005, 0.02)
@@ -211,6 +214,8 @@ class BackpackExpert(Planner):
         """Straddle the shirt's fold, come down and close; cloth gives way, so the last of the way is straight down."""
         style, (point, now) = self.style, arm.tool()
         target = self._shirt[:2] + np.asarray(style.aim)
+        if self._inside < 0.3:  # beside the bag there must be room for a finger
+            target[1] = min(target[1], self._bag[1] - _ROOM)
         yaw = self._across(arm, arm.azimuth(target) if self._fold is None else self._fold)
         height = _PINCH if self._fold is not None else _FLAT
         if self._inside > 0.3:
@@ -280,7 +285,8 @@ class BackpackExpert(Planner):
 
     @staticmethod
     def _across(arm: Arm, yaw: float) -> float:
-        """Of all half turns of a closing direction, the one nearest to the wrist's neutral."""
-        point, _ = arm.tool()
-        neutral = arm.azimuth(point)
-        return float(neutral + (yaw - neutral + np.pi / 2) % np.pi - np.pi / 2)
+        """Of all half turns of a closing direction that the wrist allows, the one nearest to the tool."""
+        point, now = arm.tool()
+        candidates = yaw + np.pi * np.arange(-3, 4)
+        allowed = candidates[np.abs(candidates - arm.azimuth(point)) < 1.85]
+        return float(allowed[np.argmin(np.abs(allowed - now))])

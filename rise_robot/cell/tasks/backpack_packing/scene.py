@@ -40,6 +40,8 @@ HANDLE = np.array([0.0, 0.116, 0.070])
 #: Half of their thickness, m: padded, so that the grippers' springs squeeze them firmly.
 HANDLE_HALF = 0.011
 
+#: Share of the shirt's vertices that must be in the bag.
+INSIDE = 0.95
 #: Side of the T-shirt's triangles and its radius (half of its thickness), m; its mass, kg.
 GRID, RADIUS, MASS = 0.0225, 0.004, 0.08
 

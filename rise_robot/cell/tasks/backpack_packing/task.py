@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BackpackPacking", "BackpackRanges"]
 
-#: Share of the shirt's vertices that must be in the bag; above the rim a cloth's own thickness still counts.
-INSIDE, RIM_SLACK = 0.97, 0.015
+#: Cloth that stands over the rim by so much is pressed in by the flap, m.
+RIM_SLACK = 0.020
 #: Angle of the flap from which the mouth is held open, rad; height at which the bag counts as lifted, m.
 OPEN_ANGLE, LIFTED = 1.1, 0.03
 #: Share of the slider's way from which the zipper is shut, and from which cloth outside is caught in it.
@@ -155,14 +155,14 @@ class BackpackPacking(CellTask):
                 (tilt > _TIPPED, "tipped"),
                 (self.astray > _DROP_SECONDS, "dropped"),
                 (share > CAUGHT and inside < 0.3, "outside"),
-                (share > SHUT and inside < INSIDE, "snagged"),
+                (share > SHUT and inside < scene.INSIDE, "snagged"),
                 (lifted and share < SHUT and self._clear(), "open"),
             )
             for condition, mode in conditions:
                 if condition:
                     self.fate = np.array(_MODES.index(mode))
                     break
-        packed = inside >= INSIDE and not held
+        packed = inside >= scene.INSIDE and not held
         shut = share > SHUT and packed and bool(data.eq_active[self._zips].all())
         milestones = (self.flap > OPEN_ANGLE and max(self.grips("loop")), held, raised, raised and over, packed,
                       packed and share > 0.5, shut, shut and lifted and self._clear())  # fmt: skip
@@ -183,7 +183,7 @@ class BackpackPacking(CellTask):
             return TaskStatus(float(success), score, success, _MODES[int(self.fate)], True)
         inside, height, flap = self.inside(), float(self.cell.data.xpos[self._bag][2]), self.flap
         held = max(self.grips("shirt"))
-        if inside >= INSIDE and not held:
+        if inside >= scene.INSIDE and not held:
             lift = np.clip(height / LIFTED, 0, 1) * (self.zipped > SHUT)
             progress = 0.5 + 0.3 * self.zipped + 0.19 * lift
         else:
