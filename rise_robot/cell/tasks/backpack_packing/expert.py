@@ -20,7 +20,7 @@ __all__ = ["BackpackExpert", "BackpackStyle"]
 
 _OPEN, _CLOSED, _PART = 0.06, 0.0, 0.035
 #: Heights of the grasp point: over things, carrying the shirt, letting it go in the bag, pinching it, m.
-_CLEARANCE, _CARRY, _RELEASE, _PINCH, _FLAT = 0.07, 0.225, 0.075, 0.018, 0.013
+_CLEARANCE, _CARRY, _RELEASE, _PINCH, _FLAT = 0.07, 0.225, 0.115, 0.018, 0.013
 #: Thickness of loops, tab and a pinched shirt between closed fingers, m.
 _WIDTH = 0.008
 #: Angle to which the flap is held, and from which the mouth is wide enough, rad from shut.
