@@ -32,6 +32,8 @@ _ASIDE = 0.19
 _STRIDE = 0.05
 #: Speed of a finger that closes no further, m/s.
 _STILL = 0.03
+#: Period of shaking a hand, s.
+_SHAKE_SECONDS = 0.4
 #: Nearest to the bag's middle that a shirt beside it is pinched, m.
 _ROOM = 0.19
 
@@ -100,6 +102,8 @@ class BackpackExpert(Planner):
         still = abs(self.cell.data.qvel[self._finger]) < _STILL or lifting
         pinched = pinched and bool(still)
         near = np.linalg.norm(points - self.cell.grasp_point("right"), axis=-1).min() < 0.025
+        touching = np.linalg.norm(points - self.cell.grasp_point("right"), axis=-1) < 0.035
+        self._clings = bool(touching.any()) and not pinched
         self._holds_shirt = bool(near) and pinched and not self._holds_tab
         lefts, rights = task.grips("left_handle"), task.grips("right_handle")
         self._holds_handle = [lefts[0], rights[1]]
@@ -206,9 +210,19 @@ class BackpackExpert(Planner):
                 return self._gently(arm, np.array([*over, _CARRY]), drop_yaw), _CLOSED
             release = point[2] < style.release_height + 0.012
             return self._gently(arm, np.array([*over, style.release_height]), drop_yaw), _OPEN if release else _CLOSED
-        if away < 0.06 and point[2] < 0.16 and arm.opening > 0.015:  # out of the bag again
-            return arm.reach(np.array([*point[:2], 0.19]), yaw), _OPEN
+        if away < 0.06 and arm.opening > 0.008 and (point[2] < 0.17 or self._clings):  # out of the bag again
+            return self._let_go(arm, over), _OPEN
         return self._pinch(arm)
+
+    def _let_go(self, arm: Arm, over: np.ndarray) -> np.ndarray:
+        """Rise out of the bag so slowly that cloth stays behind; shake off what clings to a finger."""
+        (point, yaw), height = arm.tool(), self.style.release_height
+        if arm.opening < _OPEN - 0.008:
+            return arm.reach(np.array([*point[:2], min(point[2], height)]), yaw)
+        if self._clings and point[2] > height + 0.015:
+            swing = np.sin(2 * np.pi * self.cell.seconds / _SHAKE_SECONDS)
+            return arm.reach(np.array([over[0] + 0.02 * swing, over[1], height + 0.02 + 0.02 * swing]), yaw)
+        return arm.reach(np.array([*point[:2], point[2] + 0.025]), yaw)
 
     def _pinch(self, arm: Arm) -> tuple[np.ndarray, float]:
         """Straddle the shirt's fold, come down and close; cloth gives way, so the last of the way is straight down."""
