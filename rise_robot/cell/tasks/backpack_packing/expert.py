@@ -20,7 +20,7 @@ __all__ = ["BackpackExpert", "BackpackStyle"]
 
 _OPEN, _CLOSED, _PART = 0.06, 0.0, 0.035
 #: Heights of the grasp point: over things, carrying the shirt, letting it go in the bag, pinching it, m.
-_CLEARANCE, _CARRY, _RELEASE, _PINCH, _FLAT = 0.07, 0.225, 0.115, 0.018, 0.013
+_CLEARANCE, _CARRY, _RELEASE, _PINCH, _FLAT = 0.07, 0.225, 0.115, 0.020, 0.018
 #: Thickness of loops, tab and a pinched shirt between closed fingers, m.
 _WIDTH = 0.008
 #: Angle to which the flap is held, and from which the mouth is wide enough, rad from shut.
@@ -242,7 +242,8 @@ class BackpackExpert(Planner):
         if low and not empty and (closing or off < 0.03):
             return arm.reach(np.array([*point[:2], height]), now), _CLOSED
         if not closing and off < (0.014 if point[2] > height + 0.04 else 0.03) and arm.opening > _PART and (turned or point[2] < 0.04):
-            return arm.reach(np.array([*point[:2] + np.clip(error, -0.01, 0.01), height]), yaw if turned else now), _OPEN
+            down = np.array([*point[:2] + np.clip(error, -0.01, 0.01), max(height, point[2] - 0.03)])
+            return arm.reach(down, yaw if turned else now), _OPEN
         if point[2] < height + 0.03:  # rise first
             return arm.reach(np.array([*point[:2], height + _CLEARANCE]), now), _OPEN
         return arm.reach(np.array([*target, height + _CLEARANCE]), yaw), _OPEN
