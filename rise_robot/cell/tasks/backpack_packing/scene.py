@@ -44,6 +44,8 @@ HANDLE_HALF = 0.011
 INSIDE = 0.95
 #: Side of the T-shirt's triangles and its radius (half of its thickness), m; its mass, kg.
 GRID, RADIUS, MASS = 0.0225, 0.004, 0.08
+#: Height of its fold, m, and the width of the fold's foot as a share of it.
+FOLD, FOLD_FOOT = 0.04, 0.12
 
 
 def set_physics(root: Element) -> None:
@@ -125,8 +127,8 @@ def _add_looks(bag: Element, outer_x: float, outer_y: float) -> None:
 
 
 def garment_points() -> tuple[np.ndarray, np.ndarray]:
-    """Outline of the T-shirt on a grid: points (n, 2) in units of the grid, around the middle of its body, and
-    triangles (m, 3).
+    """T-shirt that lies with a standing fold down its middle, as it does when dropped: points (n, 3) m around the
+    middle of its body, and triangles (m, 3).
     """
     cells = [(i, j) for i in range(4) for j in range(6)]  # body: i across, j from the hem up
     cells += [(i, j) for i in (-2, -1, 4, 5) for j in (4, 5)]  # sleeves
@@ -136,16 +138,20 @@ def garment_points() -> tuple[np.ndarray, np.ndarray]:
     for i, j in cells:
         a, b, c, d = (number[i + p, j + q] for p, q in ((0, 0), (1, 0), (1, 1), (0, 1)))
         triangles += [(a, b, c), (a, c, d)] if (i + j) % 2 else [(a, b, d), (b, c, d)]
-    return np.array(corners, float) - (2, 3), np.array(triangles)
+    flat = GRID * (np.array(corners, float) - (2, 3))
+    # Cloth within the fold's height of its line stands up, the rest comes nearer.
+    drawn = np.minimum(np.abs(flat[:, 0]), FOLD)
+    across = flat[:, 0] - np.sign(flat[:, 0]) * (1 - FOLD_FOOT) * drawn
+    return np.c_[across, flat[:, 1], FOLD - drawn], np.array(triangles)
 
 
 def add_garment(root: Element) -> None:
-    """Add the T-shirt, flat, at the origin of the world."""
+    """Add the T-shirt at the origin of the world."""
     world = root.find("worldbody")
     assert world is not None
     points, triangles = garment_points()
     shirt = element(world, "flexcomp", name="shirt", type="direct", dim="2", mass=MASS, radius=RADIUS,
-                    point=np.c_[points * GRID, np.zeros(len(points))], rgba="0.80 0.12 0.15 1",
+                    point=points, rgba="0.80 0.12 0.15 1",
                     element=" ".join(map(str, triangles.ravel())))  # fmt: skip
     element(shirt, "contact", condim="3", friction="1.5 0.005 0.0001", solref="0.008 1", selfcollide="none",
             **SCENE_CONTACT)  # fmt: skip

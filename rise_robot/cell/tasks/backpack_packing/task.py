@@ -30,8 +30,6 @@ OPEN_ANGLE, LIFTED = 1.1, 0.03
 SHUT, CAUGHT = 0.96, 0.5
 #: Greatest angle of a strip at which the slider takes it along, rad.
 _TEETH = 0.85
-#: Width of a standing fold's foot, as a share of its height.
-_FOLD_WIDTH = 0.12
 #: Where the slider joins each strip, along y from the bag's middle, m.
 _JOINED = scene.ZIP * (2 * np.arange(scene.STRIPS) + 1 - scene.STRIPS) / scene.STRIPS
 #: Tilt from which the bag has fallen over, rad.
@@ -53,21 +51,17 @@ class BackpackRanges:
         bag: Half-ranges of the bag's place along x and y, m.
         shirt: Half-ranges of the shirt's place along x and y, m.
         turn: Half-range of the shirt's rotation about the vertical, rad.
-        fold: Lowest and highest standing fold of the shirt, m.
     """
 
     bag: tuple[float, float]
     shirt: tuple[float, float]
     turn: float
-    fold: tuple[float, float]
 
     def __post_init__(self) -> None:
         require = requirement("difficulty of backpack_packing")
         require(0 <= min(self.bag) <= max(self.bag) <= 0.03, f"bag is {self.bag}, expected 0 to 0.03 m each")
         require(0 <= min(self.shirt) <= max(self.shirt) <= 0.05, f"shirt is {self.shirt}, expected 0 to 0.05 m each")
         require(0 <= self.turn <= np.pi, f"turn is {self.turn}, expected 0 to pi rad")
-        low, high = self.fold
-        require(0 <= low <= high <= 0.05, f"fold is {self.fold}, expected a range within 0 to 0.05 m")
 
 
 class BackpackPacking(CellTask):
@@ -124,16 +118,8 @@ class BackpackPacking(CellTask):
         data.qpos[self._slider] = scene.ZIP
         place = np.array([scene.SHIRT_X, scene.SHIRT_Y]) + rng.uniform(-1, 1, 2) * ranges.shirt
         turn = np.pi / 2 + rng.uniform(-ranges.turn, ranges.turn)
-        flat = scene.garment_points()[0] * scene.GRID
-        # Dropped in a standing fold: cloth within a fold's height of its line goes up, the rest comes nearer.
-        height, across = rng.uniform(*ranges.fold), rng.uniform(0, np.pi)
-        normal = np.array([np.cos(across), np.sin(across)])
-        along = flat @ normal
-        drawn = np.clip(np.abs(along), 0, height)
-        bump = height - drawn
-        flat = flat - np.outer(np.sign(along) * (1 - _FOLD_WIDTH) * drawn, normal)
-        c, s = np.cos(turn), np.sin(turn)
-        where = np.c_[flat @ np.array([[c, s], [-s, c]]) + place, scene.RADIUS + 0.001 + bump]
+        points, (c, s) = scene.garment_points()[0], (np.cos(turn), np.sin(turn))
+        where = np.c_[points[:, :2] @ np.array([[c, s], [-s, c]]) + place, points[:, 2] + scene.RADIUS + 0.001]
         data.qpos[self._shirt_qpos] = where - self._shirt_home
         self.reached = np.zeros_like(self.reached)
         self.fate, self.astray = np.array(0), np.array(0.0)
