@@ -32,7 +32,7 @@ def test_make_without_an_import() -> None:
     assert "Warning" not in done.stderr
 
 
-@pytest.mark.parametrize("env_id", [ID, "RISE-BoxClosing-Cell-v0"])
+@pytest.mark.parametrize("env_id", [ID, "RISE-BoxClosing-Cell-v0", "RISE-BackpackPacking-Cell-v0"])
 def test_gymnasium_and_sb3_check_env(env_id: str) -> None:
     from stable_baselines3.common.env_checker import check_env as sb3_check_env
 

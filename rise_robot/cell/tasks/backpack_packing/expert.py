@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["BackpackExpert", "BackpackStyle"]
 
 _OPEN, _CLOSED, _PART = 0.06, 0.0, 0.035
-#: Heights of the grasp point: over things, carrying the shirt, letting it go in the bag, pinching it, m.
+#: Heights of the grasp point: over things, carrying the shirt, letting it go in the bag, pinching its fold (fingertips
+#: stay above the cloth that lies flat) and pinching it without one, m.
 _CLEARANCE, _CARRY, _RELEASE, _PINCH, _FLAT = 0.07, 0.225, 0.115, 0.020, 0.018
 #: Thickness of loops, tab and a pinched shirt between closed fingers, m.
 _WIDTH = 0.008
@@ -91,20 +92,17 @@ class BackpackExpert(Planner):
             line = np.linalg.svd(high[:, :2] - high[:, :2].mean(0))[2][0]
             self._fold = float(np.arctan2(line[1], line[0]))
         out = ~task.points_inside()
-        self._shirt_lies = bool(points[:, 2].min() < 0.05)
         if self._inside > 0.3 and out.any():  # what hangs out
             self._shirt = points[out].mean(0)
         self._holds_loop = task.grips("loop")[0]
         self._holds_tab = task.grips("tab")[1]
         # Both pads touch the cloth long before it is pinched.
         pinched = 0.003 < self.cell.opening("right") < 0.016 and self.cell.command[-1] < 0.001
-        lifting = self.cell.grasp_point("right")[2] > _PINCH + 0.010
-        still = abs(self.cell.data.qvel[self._finger]) < _STILL or lifting
-        pinched = pinched and bool(still)
-        near = np.linalg.norm(points - self.cell.grasp_point("right"), axis=-1).min() < 0.025
-        touching = np.linalg.norm(points - self.cell.grasp_point("right"), axis=-1) < 0.035
-        self._clings = bool(touching.any()) and not pinched
-        self._holds_shirt = bool(near) and pinched and not self._holds_tab
+        hand = self.cell.grasp_point("right")
+        pinched &= abs(self.cell.data.qvel[self._finger]) < _STILL or hand[2] > _PINCH + 0.010
+        nearest = float(np.linalg.norm(points - hand, axis=-1).min())
+        self._clings = nearest < 0.035 and not pinched
+        self._holds_shirt = nearest < 0.025 and bool(pinched) and not self._holds_tab
         lefts, rights = task.grips("left_handle"), task.grips("right_handle")
         self._holds_handle = [lefts[0], rights[1]]
 
@@ -142,10 +140,11 @@ class BackpackExpert(Planner):
     def decide(self) -> None:
         """What is done, and what is next."""
         style = self.style
-        self._packed = (self._inside >= scene.INSIDE and not self._holds_shirt) or style.skips_shirt or self._zipped > 0.3
+        packed = self._inside >= scene.INSIDE and not self._holds_shirt
+        self._packed = packed or style.skips_shirt or self._zipped > 0.3
         right, left = self.arms[1].tool()[0], self.arms[0].tool()[0]
         #: Whether the right hand is out of the bag, and the left one out of the right one's way.
-        within = np.abs(right - self._bag)[:2] < scene.BAG_HALF + (0.005, 0.02)
+        within = np.abs(right - self._bag)[:2] - scene.BAG_HALF < (0.005, 0.02)
         self._out = right[2] > 0.165 or not within.all() or self._zipped > 0.1
         self._aside = left[1] > self._bag[1] + _ASIDE - 0.05
         self._shut = self._zipped > min(0.985, style.zip_until - 0.015)
@@ -241,7 +240,8 @@ class BackpackExpert(Planner):
         low = point[2] < height + 0.007
         if low and not empty and (closing or off < 0.03):
             return arm.reach(np.array([*point[:2], height]), now), _CLOSED
-        if not closing and off < (0.014 if point[2] > height + 0.04 else 0.03) and arm.opening > _PART and (turned or point[2] < 0.04):
+        above = off < (0.014 if point[2] > height + 0.04 else 0.03) and (turned or point[2] < 0.04)
+        if above and not closing and arm.opening > _PART:
             down = np.array([*point[:2] + np.clip(error, -0.01, 0.01), max(height, point[2] - 0.03)])
             return arm.reach(down, yaw if turned else now), _OPEN
         if point[2] < height + 0.03:  # rise first

@@ -96,7 +96,9 @@ def add_bag(root: Element) -> None:
         element(equality, "connect", name=f"zip{index}", body1=f"strip{index}", body2="bag", active="false",
                 anchor=(-FLAP_LENGTH - WALL, 0, 0), solref="0.06 1")  # fmt: skip
         if index == LOOP_STRIP:
-            loop = element(strip, "body", name="loop", pos=(-FLAP_LENGTH - WALL + 0.003, 0, 0), euler=(0, -FLAP_REST, 0))
+            loop = element(
+                strip, "body", name="loop", pos=(-FLAP_LENGTH - WALL + 0.003, 0, 0), euler=(0, -FLAP_REST, 0)
+            )
             element(loop, "joint", name="loop_slide", type="slide", axis="0 0 1", range="-0.01 0.02", stiffness="60",
                     damping="1", armature="0.002")  # fmt: skip
             element(loop, "joint", name="loop", type="ball", damping="0.0005", stiffness="0.003", armature="2e-5")

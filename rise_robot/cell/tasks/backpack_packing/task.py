@@ -68,8 +68,8 @@ class BackpackPacking(CellTask):
     """The cell's side of `backpack_packing`.
 
     Sub-goals: mouth held open 1, shirt gripped 1, raised 1, over the mouth 1, inside 2, zipper half shut 1, shut 1, bag
-    lifted 2. Progress: up to 0.1 for the open mouth, 0.1 to 0.5 for the shirt's way, 0.5 to 0.8 for the zipper, then the
-    bag's height; 1 at success, 0 once it has failed.
+    lifted 2. Progress: up to 0.1 for the open mouth, 0.1 to 0.5 for the shirt's way, 0.5 to 0.8 for the zipper, then
+    the bag's height; 1 at success, 0 once it has failed.
 
     Failure modes: `dropped` (the shirt was raised and lies beside the bag), `outside` (the zipper closed over a bag
     without it), `snagged` (the zipper closed over a shirt that hangs out), `open` (the bag was lifted unzipped),
