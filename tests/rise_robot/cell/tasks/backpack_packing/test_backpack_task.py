@@ -109,7 +109,8 @@ def test_the_expert_packs_the_bag_and_a_snapshot_continues_bit_for_bit() -> None
             saved = cell.save()
         targets.append((cell.steps, expert.plan(1)[0]))
         status = cell.step(targets[-1][1])
-        assert status.score >= score and cell.clamped == 0
+        assert status.score >= score
+        assert cell.clamped == 0
         score = status.score
     assert (cell.status.success, score) == (True, 10)
     after = [target for step, target in targets if step >= saved.arrays["steps"]][:5]
