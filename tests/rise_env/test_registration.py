@@ -36,7 +36,8 @@ def test_make_without_an_import() -> None:
 def test_gymnasium_and_sb3_check_env(env_id: str) -> None:
     from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-    env = gymnasium.make(env_id, preset="tiny", render_mode="rgb_array", overrides=["task.max_seconds=1.0", "task.execute=1"])
+    short = ["task.max_seconds=1.0", "task.execute=1"]
+    env = gymnasium.make(env_id, preset="tiny", render_mode="rgb_array", overrides=short)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*spec.*max_episode_steps.*")
