@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OPERATORS", "BoxOperator"]
 
-#: Angle of the flap at which the impatient think that it is done, rad.
-_ALMOST = 0.25
+#: Angles of the flap between which the impatient think that it is done, rad.
+_ALMOST = (0.2, 0.5)
 #: How long a mistake lasts before an operator that learns sees it, s, and how far a box is pushed by then, m.
 _NOTICED, _MOVED = 0.2, 0.02
 
@@ -76,13 +76,14 @@ class BoxOperator(ImperfectOperator):
     def reset(self) -> None:
         """Draw the episode's habit."""
         super().reset()
-        self._impatient = self.kind == "impatient"
+        #: Angle of the flap at which it will be let go, rad.
+        self._almost = self._rng.uniform(*_ALMOST) if self.kind == "impatient" else 0.0
 
     def adapt(self) -> None:
         """Lose patience with the flap; hold it, bend the tab, come higher: whatever went wrong, if it is seen."""
         task, expert = self._task, self.expert
-        if self._impatient and task.angle("flap") < _ALMOST:
-            self._impatient = False
+        if task.angle("flap") < self._almost:
+            self._almost = 0.0
             expert.style = replace(expert.style, lets_go=True)
         pushed = np.hypot(*(task.box_pose() - task.start[:3])[:2]) > _MOVED
         if self.habit.learns and (pushed or task.lasting[1:3].max() > _NOTICED):  # let go and open, or beside its slot
