@@ -18,6 +18,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] | No
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
+    if argv is None and not _wants_traceback(arguments):
+        threading.excepthook = _in_one_line
     try:
         try:
             return _dispatch(arguments, COMMANDS if commands is None else commands)
@@ -123,6 +126,15 @@ class _Terminated(BaseException):
 def _terminate(number: int, _: object) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one ends the program at once
     raise _Terminated
+
+
+def _in_one_line(happened: threading.ExceptHookArgs) -> None:
+    """What the file system refuses a thread, such as TensorBoard's on a full disk, is no traceback either."""
+    if isinstance(happened.exc_value, OSError):
+        name = happened.thread.name if happened.thread else "a thread"
+        print(f"error: {happened.exc_value} ({name})", file=sys.stderr)
+    else:
+        threading.__excepthook__(happened)
 
 
 def _dispatch(arguments: list[str], commands: Mapping[str, Command]) -> int:
