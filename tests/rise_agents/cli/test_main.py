@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -194,3 +195,32 @@ def test_info_says_none_where_there_is_nothing() -> None:
     text = info._text({**info.collect(), "environments": []})
     assert "Environments:\n  none\n" in text
     assert text.endswith("Plug-ins that could not be loaded:\n  none")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(OSError(28, "No space left on device"), "error: [Errno 28] No"), (ValueError("bug"), "Traceback")],
+)
+def test_what_the_file_system_refuses_a_thread_is_one_line(
+    echo: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    told: str,
+) -> None:
+    def fail() -> None:
+        raise error
+
+    def run(_: argparse.Namespace) -> int:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        return 0
+
+    echo.run = run
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(sys, "argv", ["rise", "echo"])
+    assert main(None, FAKE) == 0
+    text = capsys.readouterr().err
+    assert told in text
+    assert ("Traceback" in text) == (told == "Traceback")
