@@ -22,6 +22,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rise_agents.cli.options import finite
+
 __all__ = ["add_arguments", "run"]
 
 
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--server", metavar="HOST:PORT", help="policy server")
     who.add_argument("--token-file", type=Path, metavar="FILE", help="token of the server (or RISE_SERVE_TOKEN)")
     who.add_argument("--advantage", metavar="BIN", help="advantage bin to ask a trained policy for (default: best)")
-    who.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
+    who.add_argument("--guidance", type=finite, metavar="W", help="classifier-free guidance (default: the policy's)")
     who.add_argument("--device", default="cpu", help="where the policy computes (default: %(default)s)")
     robot = parser.add_argument_group("robot")
     robot.add_argument("--driver", default="ros", help="ros, cell or a plug-in's (default: %(default)s)")
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("--delay-steps", type=int, default=0, metavar="N", help="simulations: steps an inference takes")
     run_.add_argument("--teleop", metavar="NAME", help="simulations: scripted policy that moves it after a take-over")
     run_.add_argument("--record", type=Path, metavar="DIR", help="record a LeRobot dataset; an existing one goes on")
-    run_.add_argument("--tail-seconds", type=float, help="hold and record so long after the end (default: one chunk)")
+    run_.add_argument("--tail-seconds", type=finite, help="hold and record so long after the end (default: one chunk)")
     run_.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, as `rise evaluate` does")
     run_.add_argument("--log", type=Path, metavar="FILE", help="write latency, dropped steps and overlap as CSV")
 

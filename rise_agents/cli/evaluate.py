@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
-from rise_agents.cli.options import add_acting, add_threads, add_variation, at_least, cell_of, set_threads
+from rise_agents.cli.options import add_acting, add_threads, add_variation, at_least, cell_of, finite, set_threads
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", required=True, help="name or path of a policy")
     add_acting(parser)
     parser.add_argument(
-        "--noise-scale", type=float, metavar="S",
+        "--noise-scale", type=finite, metavar="S",
         help="standard deviation of the noise a chunk starts from, 0 (deterministic) to 1 (default: the policy's; 1 "
         "with --best-of)",
     )  # fmt: skip
-    add_alias(parser, "--noise", "--noise-scale", type=float)
+    add_alias(parser, "--noise", "--noise-scale", type=finite)
     parser.add_argument(
         "--best-of", type=at_least(1), metavar="N", help="imagine N proposals per decision and execute the best"
     )

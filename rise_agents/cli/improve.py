@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
-from rise_agents.cli.options import at_least, folder
+from rise_agents.cli.options import at_least, finite, folder
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--real-steps", type=at_least(1), metavar="N",
         help="control steps to take, of agents that act in the work cell (default: the agent's)",
     )  # fmt: skip
-    parser.add_argument("--minutes", type=float, help="stop after so much time although budget is left")
+    parser.add_argument("--minutes", type=finite, help="stop after so much time although budget is left")
     parser.add_argument("--seed", type=at_least(0), help="seed of everything random (default: the agent's, else 0)")
     parser.add_argument("--out", type=folder, required=True, metavar="RUN", help="run folder; an old one is resumed")
     parser.add_argument("--num-envs", type=at_least(1), help="imaginations at once (default: the agent's)")

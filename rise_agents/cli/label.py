@@ -26,6 +26,7 @@ from rise_agents.cli.options import (
     add_task,
     at_least,
     dataset_overrides,
+    finite,
     folder,
 )
 from rise_env.errors import ConfigError
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demonstrations", action="store_true", help="the dataset is an expert's: do not score it")
     parser.add_argument("--chunk", type=at_least(1), help="control steps per chunk (default: the task's)")
     parser.add_argument(
-        "--positive", type=float, default=0.3, metavar="PART", help="part of the frames called positive (default: 0.3)"
+        "--positive", type=finite, default=0.3, metavar="PART", help="part of the frames called positive (default: 0.3)"
     )
     parser.add_argument(
         "--pictures", type=at_least(0), default=4, metavar="N", help="episodes to draw (default: %(default)s)"

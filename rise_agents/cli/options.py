@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 __all__ = ["add_acting", "add_dataset_keys", "add_device", "add_overrides", "add_skip", "add_task", "add_threads",
-           "add_variation", "at_least", "cell_of", "dataset_overrides", "folder", "set_threads"]  # fmt: skip
+           "add_variation", "at_least", "cell_of", "dataset_overrides", "finite", "folder", "set_threads"]  # fmt: skip
 
 
 def at_least(limit: int) -> Callable[[str], int]:
@@ -19,6 +20,13 @@ def at_least(limit: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text} is less than {limit}")
         return int(text)
 
+    return number
+
+
+def finite(text: str) -> float:
+    """An argument type: a number, neither NaN nor infinity."""
+    if not math.isfinite(number := float(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
     return number
 
 
@@ -66,7 +74,7 @@ def add_acting(parser: Any) -> None:
     """Declare what a trained policy is asked for."""
     parser.add_argument("--advantage", metavar="BIN", help="advantage to ask a trained policy for: best (default), "
                         "middle, worst, none, or 0, 1, ...")  # fmt: skip
-    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
+    parser.add_argument("--guidance", type=finite, metavar="W", help="classifier-free guidance (default: the policy's)")
 
 
 def add_variation(parser: Any) -> None:

@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from rise_agents.cli.options import add_acting, add_overrides, add_task, add_variation, at_least, folder
+from rise_agents.cli.options import add_acting, add_overrides, add_task, add_variation, at_least, finite, folder
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=folder, required=True, help="directory of the dataset")
     add_variation(parser)
     parser.add_argument(
-        "--tail-seconds", type=float, help="go on this long after the outcome is clear (default: one action chunk)"
+        "--tail-seconds", type=finite, help="go on this long after the outcome is clear (default: one action chunk)"
     )
     parser.add_argument(
         "--preview", type=at_least(0), default=4, metavar="N", help="episodes in the preview video; 0 for none"

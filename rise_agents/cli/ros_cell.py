@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 
-from rise_agents.cli.options import add_task, add_variation, at_least
+from rise_agents.cli.options import add_task, add_variation, at_least, finite
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draw images N times as large and average (default: 1)",
     )
-    parser.add_argument("--camera-rate", type=float, metavar="HZ", help="images per second (default: the robot's, 30)")
-    parser.add_argument("--joint-rate", type=float, metavar="HZ", help="joint states per second (default: 200)")
+    parser.add_argument("--camera-rate", type=finite, metavar="HZ", help="images per second (default: the robot's, 30)")
+    parser.add_argument("--joint-rate", type=finite, metavar="HZ", help="joint states per second (default: 200)")
     parser.add_argument(
         "--with-master", type=int, nargs="?", const=_DEFAULT_PORT, metavar="PORT",
         help=f"start a ROS master as well, for this machine alone (port {_DEFAULT_PORT}; 0: a free one)",

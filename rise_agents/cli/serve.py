@@ -23,6 +23,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from rise_agents.cli.options import finite
+
 __all__ = ["add_arguments", "run", "service_of"]
 
 
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--advantage", metavar="BIN",
         help="advantage to ask for where a client says none: best (default), middle, worst, none, or 0, 1, ...",
     )  # fmt: skip
-    parser.add_argument("--guidance", type=float, metavar="W", help="classifier-free guidance (default: the policy's)")
+    parser.add_argument("--guidance", type=finite, metavar="W", help="classifier-free guidance (default: the policy's)")
     parser.add_argument("--steps", type=int, metavar="N", help="integration steps per chunk (default: the policy's)")
     parser.add_argument(
         "--bars", choices=("auto", "cut", "add"), default="auto",
@@ -51,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token (or RISE_SERVE_TOKEN)")
     network.add_argument("--max-clients", type=int, default=8, metavar="N", help="at once (default: %(default)s)")
     size_help = "longest message (default: 4 observations and 8 MiB)"
-    network.add_argument("--max-megabytes", type=float, metavar="MB", help=size_help)
+    network.add_argument("--max-megabytes", type=finite, metavar="MB", help=size_help)
     network.add_argument(
-        "--idle-seconds", type=float, default=3600.0, metavar="S",
+        "--idle-seconds", type=finite, default=3600.0, metavar="S",
         help="drop a client that sends nothing for so long (default: %(default)g)",
     )  # fmt: skip
     network.add_argument("--warm-up", type=int, default=2, metavar="N", help="inferences before clients are let in")

@@ -21,6 +21,7 @@ from rise_agents.cli.options import (
     add_threads,
     at_least,
     dataset_overrides,
+    finite,
     set_threads,
 )
 
@@ -86,7 +87,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder; an old one is resumed")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="time to train, interruptions not counted")
+    length.add_argument("--minutes", type=finite, help="time to train, interruptions not counted")
     length.add_argument("--steps", type=at_least(1), help="updates (default: the preset's)")
     add_device(parser)
     add_threads(parser)

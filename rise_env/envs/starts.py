@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rise_env.data.limits import check_limits
 from rise_env.envs.arguments import option_of
 from rise_env.errors import CheckpointError, ConfigError, LayoutError, check_known, requirement
 from rise_env.files import atomic_directory, write_json
@@ -205,6 +206,7 @@ class StartStates:
         Raises:
             LayoutError: If the joints differ.
             ConfigError: If history, cameras, image size, chunk or stride differ.
+            DatasetError: If no joint can be where it is said to be, as in other units.
         """
         names = tuple(self.about.get("joints", spec.layout.names))
         if names != spec.layout.names or self.states.shape[-1] != spec.layout.dim:
@@ -220,6 +222,11 @@ class StartStates:
             if theirs[key] != value:
                 raise ConfigError(f"start states have {key} {theirs[key]}, the task {spec.name!r} has {value}. "
                                   "Build the start states for this task.")  # fmt: skip
+        for name, values in {"states": self.states, "actions": self.actions}.items():
+            if values is not None:
+                length = values.shape[1]
+                rows, where = values.reshape(-1, spec.layout.dim), f"start states, {name}, row"
+                check_limits(rows, spec.layout, lambda row, at=where, by=length: f"{at} {row // by}")  # type: ignore[misc]
 
     def save(self, path: str | Path, *, compress: bool = False) -> None:
         """Write a directory of .npy files and `starts.json`.

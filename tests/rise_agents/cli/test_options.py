@@ -36,6 +36,8 @@ def test_the_cell_of_a_task() -> None:
         ("evaluate --policy expert --seed -1", "-1 is less than 0"),
         ("evaluate --policy expert --num-envs 0", "0 is less than 1"),
         ("evaluate --policy expert --task brick_sorting --env RISE-BrickSorting-Cell-v0", "not allowed with"),
+        ("serve --policy base --max-megabytes nan", "nan is not a finite number"),
+        ("deploy --policy base --guidance inf", "inf is not a finite number"),
         ("record --out here --seed -1", "-1 is less than 0"),
         ("record --out FILE", "is not a directory"),
         ("improve --out FILE", "is not a directory"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from rise_env.envs.starts import StartStates
-from rise_env.errors import CheckpointError, ConfigError, LayoutError
+from rise_env.errors import CheckpointError, ConfigError, DatasetError, LayoutError
 from rise_env.tasks import JointLayout
 from rise_env.testing import counting_spec, counting_starts
 
@@ -131,3 +132,9 @@ def test_arrays_must_fit_together() -> None:
         StartStates.build(SPEC, frames, np.zeros((2, 4, 3)), split="test")
     with pytest.raises(ConfigError, match="start states: there are none"):
         StartStates.build(SPEC, frames[:0], np.zeros((0, 4, 3)))
+
+
+def test_joints_in_other_units_are_not_taken_for_radians() -> None:
+    starts = counting_starts(SPEC, 4)
+    with pytest.raises(DatasetError, match=r"start states, states, row 0: .* would fit"):
+        dataclasses.replace(starts, states=np.full_like(starts.states, 30_000)).check(SPEC)
