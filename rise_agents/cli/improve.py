@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
-from rise_agents.cli.options import at_least, finite, folder
+from rise_agents.cli.options import add_skip, at_least, finite, folder
 
 __all__ = ["add_arguments", "run"]
 
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, nargs="+", default=[], metavar="DIR", help="recordings (default: the bundle's states)"
     )
     parser.add_argument("--labels", metavar="TAG", help="tag of their advantages, with --data")
+    add_skip(parser)
     parser.add_argument("--chunks", type=at_least(1), help="chunks to imagine (default: the agent's)")
     parser.add_argument(
         "--real-steps", type=at_least(1), metavar="N",
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         chunks=args.chunks, real_steps=args.real_steps, num_envs=args.num_envs, start_states=args.starts,
     )  # fmt: skip
     policy = resolve_policy(args.policy, bundle=bundle)
-    ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle)
+    skip = args.skip_bad_episodes
+    ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle, skip_bad_episodes=skip)
     improve(agent, policy, ingredients, args.out, minutes=args.minutes, audit_states=args.audit, note=say)
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"policy: {args.out / 'model'}")

@@ -97,3 +97,21 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path, content: str) -> None:
     }.items():
         with pytest.raises(CheckpointError, match=rf"{name} is damaged .* (Delete it|remove .* and start anew)"):
             read()
+
+
+@pytest.mark.parametrize("given", [[], ["--skip-bad-episodes"]])
+def test_bad_episodes_can_be_left_out(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    class Opened(Exception):
+        pass
+
+    def opened(*_: object, skip_bad_episodes: bool) -> None:
+        assert skip_bad_episodes == bool(given)
+        raise Opened
+
+    monkeypatch.setattr("rise_agents.pipelines.improve.open_dataset", opened)
+    with pytest.raises(Opened):
+        main(
+            ["improve", "--policy", str(policy), "--data", "d", "--labels", "t", "--out", str(tmp_path / "run"), *given]
+        )
