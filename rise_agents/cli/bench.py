@@ -15,7 +15,7 @@ import ast
 import importlib
 from pathlib import Path
 
-from rise_agents.cli.options import add_device, add_threads, at_least, set_threads
+from rise_agents.cli.options import add_device, add_threads, at_least, new_file, set_threads
 from rise_env.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -72,7 +72,7 @@ def _benchmarks() -> dict[str, str]:
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--quick", action="store_true", help="few repetitions: a smoke test, not a measurement")
     parser.add_argument("--task", default="brick_sorting", help="task (default: %(default)s)")
     parser.add_argument("--preset", help="preset (default: that of the bundle; small for the cell)")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rise_agents.cli.options import add_dataset_keys, add_task, at_least, dataset_overrides
+from rise_agents.cli.options import add_dataset_keys, add_task, at_least, dataset_overrides, folder
 from rise_env.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", title="what to convert")
     hdf5 = kinds.add_parser("hdf5", help="ALOHA or Piper HDF5 episodes to LeRobot v3.0", allow_abbrev=False)
     hdf5.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="HDF5 files, or directories of them")
-    hdf5.add_argument("--out", type=Path, required=True, help="directory of the dataset; must not exist")
+    hdf5.add_argument("--out", type=folder, required=True, help="directory of the dataset; must not exist")
     add_task(hdf5, default=None, help="take cameras, layout, fps and prompt from this task (name or YAML path)")
     hdf5.add_argument("--prompt", help="instruction of all episodes")
     hdf5.add_argument("--layout", help="joint layout, e.g. piper_bimanual (name or YAML path)")
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dynamics-checkpoint", help="public RISE weights to a dynamics model", allow_abbrev=False
     )
     weights.add_argument("weights", type=Path, help="diffusion_pytorch_model.safetensors")
-    weights.add_argument("--out", type=Path, required=True, help="directory of the model")
+    weights.add_argument("--out", type=folder, required=True, help="directory of the model")
     add_task(weights, "official")
     weights.add_argument("--vae", help="LTX video autoencoder, directory or Hub id (default: the preset's)")
     weights.add_argument("--caption", type=Path, help="safetensors with T5-XXL's embedding of the empty caption")

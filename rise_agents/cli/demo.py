@@ -22,7 +22,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from rise_agents.cli.options import add_task, at_least, folder
+from rise_agents.cli.options import add_task, at_least, folder, new_file
 
 __all__ = ["add_arguments", "run"]
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_task(parser, help="task with a work cell (default: %(default)s)")
     parser.add_argument("--out", type=folder, help="directory (default: out/demo, or out/demo-<task>)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the results as JSON")
     parser.add_argument("--episodes", type=at_least(1), help="episodes per evaluation (default: the preset's)")
     parser.add_argument(
         "--seed", type=at_least(0), default=0, help="seed of evaluation and training (default: %(default)s)"

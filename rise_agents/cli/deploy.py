@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rise_agents.cli.options import finite
+from rise_agents.cli.options import finite, new_file
 
 __all__ = ["add_arguments", "run"]
 
@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("--teleop", metavar="NAME", help="simulations: scripted policy that moves it after a take-over")
     run_.add_argument("--record", type=Path, metavar="DIR", help="record a LeRobot dataset; an existing one goes on")
     run_.add_argument("--tail-seconds", type=finite, help="hold and record so long after the end (default: one chunk)")
-    run_.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, as `rise evaluate` does")
-    run_.add_argument("--log", type=Path, metavar="FILE", help="write latency, dropped steps and overlap as CSV")
+    run_.add_argument("--json", type=new_file, metavar="FILE", help="write the result as JSON, as `rise evaluate` does")
+    run_.add_argument("--log", type=new_file, metavar="FILE", help="write latency, dropped steps and overlap as CSV")
 
 
 def run(args: argparse.Namespace) -> int:

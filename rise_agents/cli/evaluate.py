@@ -16,7 +16,17 @@ import argparse
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
-from rise_agents.cli.options import add_acting, add_threads, add_variation, at_least, cell_of, finite, set_threads
+from rise_agents.cli.options import (
+    add_acting,
+    add_threads,
+    add_variation,
+    at_least,
+    cell_of,
+    finite,
+    folder,
+    new_file,
+    set_threads,
+)
 
 __all__ = ["add_arguments", "run"]
 
@@ -46,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="preset of the task (default: the environment's)")
     parser.add_argument("--execute", type=at_least(1), help="actions of each chunk to run (default: the preset's)")
     add_variation(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--videos", type=Path, metavar="DIR", help="film the first episodes of every outcome")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--videos", type=folder, metavar="DIR", help="film the first episodes of every outcome")
     parser.add_argument("--num-videos", type=at_least(1), default=2, help="videos per outcome (default: %(default)s)")
 
 

@@ -12,12 +12,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from rise_agents.cli.options import new_file
+
 __all__ = ["add_arguments", "collect", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `rise info`."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same as JSON")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the same as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

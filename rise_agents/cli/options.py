@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 __all__ = ["add_acting", "add_dataset_keys", "add_device", "add_overrides", "add_skip", "add_task", "add_threads",
-           "add_variation", "at_least", "cell_of", "dataset_overrides", "finite", "folder", "set_threads"]  # fmt: skip
+           "add_variation", "at_least", "cell_of", "dataset_overrides", "finite", "folder", "new_file",
+           "set_threads"]  # fmt: skip
 
 
 def at_least(limit: int) -> Callable[[str], int]:
@@ -31,10 +33,24 @@ def finite(text: str) -> float:
 
 
 def folder(text: str) -> Path:
-    """An argument type: a directory, which may be there already."""
-    if Path(text).exists() and not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a directory")
-    return Path(text)
+    """An argument type: a directory, which is there already or can be made."""
+    path = Path(text)
+    if first := next((place for place in (path, *path.parents) if place.exists()), None):
+        if not first.is_dir():
+            raise argparse.ArgumentTypeError(f"{first} is not a directory")
+        if not os.access(first, os.W_OK):
+            raise argparse.ArgumentTypeError(f"nothing may be written to {first}")
+    return path
+
+
+def new_file(text: str) -> Path:
+    """An argument type: a file that is there already or can be made. Told before hours of work, not after them."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a directory")
+    if not path.exists():
+        folder(str(path.parent))
+    return path
 
 
 def add_task(parser: Any, preset: str | None = "small", **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ import argparse
 import time
 from pathlib import Path
 
-from rise_agents.cli.options import add_task, at_least, cell_of, folder
+from rise_agents.cli.options import add_task, at_least, cell_of, folder, new_file
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recorded", type=at_least(1), default=6, help="episodes of the dataset (default: %(default)s)"
     )
     parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the first episode (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

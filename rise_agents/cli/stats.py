@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rise_agents.cli.options import add_dataset_keys, add_skip, add_task, dataset_overrides
+from rise_agents.cli.options import add_dataset_keys, add_skip, add_task, dataset_overrides, new_file
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,8 +25,10 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="directory or hub id")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all statistics as JSON (/dev/stdout works)")
-    parser.add_argument("--openpi", type=Path, metavar="FILE", help="write openpi's norm_stats.json")
+    parser.add_argument(
+        "--json", type=new_file, metavar="FILE", help="write all statistics as JSON (/dev/stdout works)"
+    )
+    parser.add_argument("--openpi", type=new_file, metavar="FILE", help="write openpi's norm_stats.json")
     add_dataset_keys(parser)
     add_skip(parser)
     add_task(parser, default=None, help="check the dataset against this task (name or YAML path)")

@@ -22,6 +22,7 @@ from rise_agents.cli.options import (
     at_least,
     dataset_overrides,
     finite,
+    folder,
     set_threads,
 )
 
@@ -85,7 +86,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset_keys(parser)
     add_skip(parser)
     add_task(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder; an old one is resumed")
+    parser.add_argument("--out", type=folder, required=True, metavar="RUN", help="run folder; an old one is resumed")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=finite, help="time to train, interruptions not counted")
     length.add_argument("--steps", type=at_least(1), help="updates (default: the preset's)")

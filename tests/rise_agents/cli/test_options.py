@@ -24,6 +24,13 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(argparse.ArgumentTypeError, match="is not a directory"):
         options.folder(str(tmp_path / "file"))
+    for kind in (options.folder, options.new_file):
+        with pytest.raises(argparse.ArgumentTypeError, match="file is not a directory"):
+            kind(str(tmp_path / "file" / "below" / "it"))
+    with pytest.raises(argparse.ArgumentTypeError, match="is a directory"):
+        options.new_file(str(tmp_path))
+    for fine in (tmp_path / "new" / "file", tmp_path / "file", Path("/dev/stdout")):
+        assert options.new_file(str(fine)) == fine
 
 
 def test_the_cell_of_a_task() -> None:
