@@ -10,6 +10,7 @@ import pytest
 
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import load_cell
+from rise_robot.cell.corrections import TakeoverGate
 from rise_robot.cell.tasks.box_closing.operators import OPERATORS
 
 
@@ -90,3 +91,17 @@ def test_plans_depend_on_the_state_alone() -> None:
     np.testing.assert_array_equal(plan, cell.task.expert().plan(16))
     np.testing.assert_array_equal(plan[:5], expert.plan(5))
     assert ((plan >= cell.spec.layout.low) & (plan <= cell.spec.layout.high)).all()
+
+
+@pytest.mark.parametrize(("drift", "taken"), [(None, True), (0.06, False)])
+def test_it_is_corrected_sooner_than_a_task_of_centimetres(
+    drift: float | None, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = shared_cell()
+    cell.reset(np.random.default_rng(2))
+    if drift is not None:
+        monkeypatch.setattr(cell.task, "drift", drift, raising=False)
+    plan = cell.task.expert().plan(8)
+    aside = plan.copy()
+    aside[:, 0] += 0.1  # the left arm, 3 cm
+    assert TakeoverGate(cell).decide(aside, plan, 8) is taken
