@@ -158,8 +158,8 @@ def _unlock(descriptor: int | None) -> None:
 def exclusive(folder: str | Path) -> Iterator[None]:
     """Keep other processes out of a folder while something is made in it; a killed process lets go of it.
 
-    The folder is made where it is missing, and keeps an empty file `.lock`. If nothing else came to be in a folder that
-    was made for this, it is removed again.
+    The folder is made where it is missing, and keeps an empty file `.lock`. If nothing else came to be in it, both are
+    removed again, as far as they were not there before.
 
     Raises:
         ConfigError: If another process is at work in it.
@@ -167,6 +167,7 @@ def exclusive(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     made, lock = not folder.exists(), folder / ".lock"
     folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.iterdir())
     with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,9 +180,10 @@ def exclusive(folder: str | Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if made and list(folder.iterdir()) == [lock]:
+            if lock not in before and set(folder.iterdir()) == {*before, lock}:
                 lock.unlink()
-                folder.rmdir()
+                if made:
+                    folder.rmdir()
 
 
 def _sync(path: Path) -> None:

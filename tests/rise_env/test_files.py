@@ -117,6 +117,10 @@ def test_a_folder_belongs_to_one_at_a_time(tmp_path: Path) -> None:
     with exclusive(folder):
         assert [path.name for path in folder.iterdir()] == [".lock"]
     assert not folder.exists()  # nothing was made in it
+    folder.mkdir()
+    with exclusive(folder):
+        pass
+    assert not list(folder.iterdir())
     with exclusive(folder):
         (folder / "model").touch()
     assert len(list(folder.iterdir())) == 2
