@@ -52,6 +52,7 @@ def set_physics(root: Element) -> None:
     """What a deforming garment needs: an integrator that takes its elasticity implicitly, and firm friction."""
     option = root.find("option")
     assert option is not None
+    # With 20 iterations the solver does not converge: pinched cloth chatters between the pads and slips out.
     option.attrib.update(integrator="discrete", solver="CG", cone="elliptic", impratio="10", iterations="50",
                          ls_iterations="20", jacobian="sparse")  # fmt: skip
 
