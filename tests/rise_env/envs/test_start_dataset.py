@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.errors import ConfigError
 from rise_env.testing import counting_spec
 
-SPEC = counting_spec()
+# Its joints are numbers of frames: no limit holds for them.
+SPEC = counting_spec(layout=dataclasses.replace(counting_spec().layout, tolerance=math.inf))
 
 
 def numbered(lengths: list[int]) -> ArrayDataset:
