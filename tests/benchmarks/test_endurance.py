@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,16 @@ from gymnasium.vector.utils import batch_space
 from benchmarks import endurance
 from rise_agents.cli.main import main
 
+
+def _fresh_memory() -> mmap.mmap:
+    """200 kB of the system: a large process may have as much to spare in its heap, and would not grow."""
+    found = mmap.mmap(-1, 200_000)
+    found.write(b"x" * 200_000)
+    return found
+
+
 LEAKS: dict[str, Callable[[list[Any]], Any]] = {
-    "memory": lambda kept: kept.append(np.ones(25_000)),
+    "memory": lambda kept: kept.append(_fresh_memory()),
     "files": lambda kept: kept.append(os.open(os.devnull, os.O_RDONLY)) if len(kept) < 50 else None,
     "": lambda kept: np.ones(25_000),
 }

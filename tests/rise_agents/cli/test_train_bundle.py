@@ -320,7 +320,10 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
 
 def test_what_is_in_the_way_is_left_alone_and_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    for out in (tmp_path, tmp_path / "notes.txt"):
-        assert main(["train", "bundle", "--preset", "tiny", "--data", "none", "--out", str(out)]) == 2
-        assert "is no bundle: it is left alone" in capsys.readouterr().err
+    command = ["train", "bundle", "--preset", "tiny", "--data", "none", "--out"]
+    assert main([*command, str(tmp_path)]) == 2
+    assert "is no bundle: it is left alone" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, str(tmp_path / "notes.txt")])
+    assert "notes.txt is not a directory" in capsys.readouterr().err
     assert (tmp_path / "notes.txt").read_text() == "mine"
