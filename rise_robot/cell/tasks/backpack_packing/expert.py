@@ -33,6 +33,8 @@ _ASIDE = 0.19
 _STRIDE = 0.05
 #: Speed of a finger that closes no further, m/s.
 _STILL = 0.03
+#: Time that fingers need to squeeze a handle before it bears the bag, s.
+_SQUEEZE_SECONDS = 0.2
 #: Period of shaking a hand, s.
 _SHAKE_SECONDS = 0.4
 #: Nearest to the bag's middle that a shirt beside it is pinched, m.
@@ -105,10 +107,12 @@ class BackpackExpert(Planner):
         self._holds_shirt = nearest < 0.025 and bool(pinched) and not self._holds_tab
         lefts, rights = task.grips("left_handle"), task.grips("right_handle")
         self._holds_handle = [lefts[0], rights[1]]
+        #: For how long each hand has been shut on its handle, s.
+        self._squeezing = [_SQUEEZE_SECONDS * held for held in self._holds_handle]
 
     def held_width(self, arm: Arm) -> float:
         """Loop, tab and shirt are about as thick; the handles are padded."""
-        if self._holds_handle[arm.index]:
+        if self._squeezing[arm.index] > 0:
             return 2 * scene.HANDLE_HALF
         return _WIDTH if (self._holds_loop, self._holds_tab or self._holds_shirt)[arm.index] else 0.0
 
@@ -129,9 +133,13 @@ class BackpackExpert(Planner):
             if self.arms[1].opening > 0.02:
                 self._holds_shirt = False
                 self._inside = 1.0 if np.hypot(*(right - self._bag)[:2]) < 0.05 else 0.0
-        for arm, thing in zip(self.arms, self._handles, strict=True):
-            near = np.linalg.norm(arm.tool()[0] - thing) < 0.015
-            self._holds_handle[arm.index] = bool(near and arm.opening < 2 * scene.HANDLE_HALF + 0.004)
+        for arm in self.arms:
+            if self._holds_handle[arm.index]:
+                self._handles[arm.index] = arm.tool()[0]
+            near = np.linalg.norm(arm.tool()[0] - self._handles[arm.index]) < 0.015
+            shut = near and arm.opening < 2 * scene.HANDLE_HALF + 0.004 and arm.command[ARM_JOINTS] < 0.001
+            self._squeezing[arm.index] = self._squeezing[arm.index] + self.dt if shut else 0.0
+            self._holds_handle[arm.index] = self._squeezing[arm.index] > _SQUEEZE_SECONDS
         self._holds_loop |= bool(np.linalg.norm(left - self._loop) < 0.012 and self.arms[0].opening < 0.012)
         self._holds_tab |= bool(np.linalg.norm(right - self._tab) < 0.012 and self.arms[1].opening < 0.012)
         low = np.hypot(*(right - self._shirt)[:2]) < 0.03 and right[2] < 0.03
