@@ -38,7 +38,7 @@ from rise_robot.ros import ros1
 from rise_robot.ros.children import ChildProcess
 from rise_robot.ros.driver import RosDriver
 from rise_robot.ros.master import RosMaster
-from rise_robot.ros.testing import ROS_FAULTS, FakeRosRobot
+from rise_robot.ros.testing import ROS_FAULTS, SECOND_COMMANDER, FakeRosRobot
 from rise_robot.safety import StopReason
 from rise_robot.testing import FAULTS, Fault, FaultyDriver
 
@@ -49,14 +49,6 @@ _TASK = ("brick_sorting", "tiny")
 _AFTER = 8
 #: Faults that only the benchmark has: they need processes of their own.
 _MORE_ROS_FAULTS = ("a second commander", "the master dies")
-_COMMANDER = """
-import rospy, sensor_msgs.msg, time
-rospy.init_node("commander", disable_signals=True)
-publisher = rospy.Publisher(sys.argv[1], sensor_msgs.msg.JointState, queue_size=1)
-print("ready", flush=True)
-while True:
-    time.sleep(1)
-"""
 
 
 class _Sway:
@@ -168,7 +160,7 @@ def ros_fault(fault: str, master: RosMaster) -> dict[str, Any]:
             master.kill()
         elif fault == "a second commander":
             topic = next(iter(fake.config.arms.values())).command
-            others.append(ChildProcess(_COMMANDER, [topic], master.environment, "commander"))
+            others.append(ChildProcess(SECOND_COMMANDER, [topic], master.environment, "commander"))
         else:
             fake.fail(fault)  # type: ignore[arg-type]
 

@@ -139,7 +139,7 @@ class PretrainedMixin(_Module):
         try:
             with _bounded(folder):
                 model = cls.from_config(config, folder, device)
-        except CheckpointError:
+        except (CheckpointError, ImportError):  # a missing library is no damage
             raise
         except Exception as error:  # layers of a wrong size fail in many ways
             raise CheckpointError(f"{folder / CONFIG} is damaged: {shorten(str(error), 300)}. {_CURE}") from error

@@ -14,7 +14,17 @@ from rise_robot.ros import messages, ros1
 from rise_robot.ros.config import ArmConfig, CameraConfig, RosConfig
 from rise_robot.safety import StopReason
 
-__all__ = ["ROS_FAULTS", "FakeRosRobot", "RosFault"]
+__all__ = ["ROS_FAULTS", "SECOND_COMMANDER", "FakeRosRobot", "RosFault"]
+
+#: A program (for `ChildProcess`) that publishes commands on the topic that is its argument, as node /intruder.
+SECOND_COMMANDER = """
+import rospy, sensor_msgs.msg, time
+rospy.init_node("intruder", disable_signals=True)
+publisher = rospy.Publisher(sys.argv[1], sensor_msgs.msg.JointState, queue_size=1)
+print("ready", flush=True)
+while True:
+    time.sleep(1)
+"""
 
 type RosFault = Literal[
     "camera is silent", "joints are silent", "status is silent", "arm reports a collision", "nobody listens",

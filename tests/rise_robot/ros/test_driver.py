@@ -25,21 +25,12 @@ from rise_robot.ros.children import ChildProcess
 from rise_robot.ros.config import ros_config
 from rise_robot.ros.driver import RosDriver
 from rise_robot.ros.master import RosMaster
-from rise_robot.ros.testing import ROS_FAULTS, FakeRosRobot, RosFault
+from rise_robot.ros.testing import ROS_FAULTS, SECOND_COMMANDER, FakeRosRobot, RosFault
 from rise_robot.session import RobotSession
 
 pytestmark = pytest.mark.ros
 
 type Wait = Callable[..., Any]
-
-_SECOND = """
-import rospy, sensor_msgs.msg, time
-rospy.init_node("intruder", disable_signals=True)
-publisher = rospy.Publisher(sys.argv[1], sensor_msgs.msg.JointState, queue_size=1)
-print("ready", flush=True)
-while True:
-    time.sleep(1)
-"""
 
 
 def test_the_constructor_opens_nothing(master: RosMaster) -> None:
@@ -158,7 +149,7 @@ def test_a_second_publisher_is_refused_and_noticed(
 ) -> None:
     driver.connect()
     topic = robot.config.arms["right"].command
-    intruder = ChildProcess(_SECOND, [topic], master.environment, "intruder")
+    intruder = ChildProcess(SECOND_COMMANDER, [topic], master.environment, "intruder")
     try:
         found = str(wait_for(driver.fault))
         assert "/intruder publishes on " + topic in found
