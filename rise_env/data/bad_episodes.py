@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -33,18 +34,28 @@ def find_bad_episodes(
     for file in source.data_files:
         try:
             table, index = read_rows(source, file, list(keys.values()))
-            for key in keys.values():
-                values = to_numpy(table[key], f"{file.path}, column {key!r}").reshape(file.rows, -1)
-                for row in np.flatnonzero(impossible(values, layout).any(1)):
-                    episode, frame = int(index["episode_index"][row]), int(index["frame_index"][row])
-                    bad.setdefault(episode, f"{file.path}, frame {frame}: {key} is {values[row].tolist()!r:.100}")
         except DatasetError as error:
             bad |= dict.fromkeys(file.episodes, str(error))
+            continue
+        for episode, key in itertools.product(file.episodes, keys.values()):
+            mine = index["episode_index"] == episode
+            where = f"{file.path}, episode {episode}, column {key!r}"
+            try:
+                values = to_numpy(table[key].filter(mine), where)
+            except DatasetError as error:
+                bad.setdefault(episode, str(error))
+                continue
+            if values.dtype.kind not in "fiu" or (layout and values.size != mine.sum() * layout.dim):
+                continue  # wrong in all episodes alike: whoever opens the dataset tells
+            values = values.reshape(len(values), -1)
+            for row in np.flatnonzero(impossible(values, layout).any(1))[:1]:
+                frame = index["frame_index"][mine][row]
+                bad.setdefault(episode, f"{file.path}, frame {frame}: {key} is {values[row].tolist()!r:.100}")
     left = source.without(bad)
     try:
         opened(left).prepare()
     except IncompleteError as error:
         for problem in error.problems:
-            for episode in getattr(problem, "episodes", ()):
-                bad.setdefault(int(left.numbers[episode]), str(problem))
+            for episode, reason in getattr(problem, "episodes", {}).items():
+                bad.setdefault(int(left.numbers[episode]), reason)
     return bad

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tokenize
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -119,15 +120,14 @@ def cached_array(
 
 
 def _open(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
-    array = _map(path, shape, dtype)
     # Absent, not what we wrote, or changed since: made again.
-    return array if array is not None and _sealed(path) else None
+    return _map(path, shape, dtype) if _sealed(path) else None
 
 
 def _map(path: Path, shape: tuple[int, ...], dtype: Any, mode: Any = "r") -> np.ndarray | None:
     try:
         array = np.load(path, mmap_mode=mode, allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError, SyntaxError):
+    except (FileNotFoundError, ValueError, EOFError, SyntaxError, tokenize.TokenError):
         return None
     return array if array.shape == shape and array.dtype == np.dtype(dtype) else None
 
@@ -141,7 +141,10 @@ def _checksum(path: Path, length: int) -> bytes:
 
 
 def _sealed(path: Path) -> bool:
-    size = path.stat().st_size - len(_SEAL) - 8
+    try:
+        size = path.stat().st_size - len(_SEAL) - 8
+    except FileNotFoundError:
+        return False
     with open(path, "rb") as file:
         file.seek(max(size, 0))
         return file.read() == _checksum(path, size)

@@ -85,16 +85,24 @@ def _image_step(source: Source, spec: TaskSpec, starts: np.ndarray, view: int, k
         recorded = source.features[key].image_size
         try:
             table, index = read_rows(source, file, [], optional=[key])
-            column = table[key] if key in table.schema.names else None
-            for row, (episode, number) in enumerate(zip(index["episode_index"], index["frame_index"], strict=True)):
-                where = f"{file.path}, episode {episode}, frame {number}, {key}"
-                entry = None if column is None else to_list(column[row : row + 1], where)[0]
-                content = _image_bytes(entry, source.root, file.path, key, int(episode), int(number), where)
-                picture = decode_image(content, spec.image_size, where, recorded)
-                array[starts[episode] + number, view] = picture
-                advance(1)
         except DatasetError as error:
-            raise DamagedError(str(error), file.episodes) from error
+            raise DamagedError(dict.fromkeys(file.episodes, str(error))) from error
+        column = table[key] if key in table.schema.names else None
+        problems: dict[int, list[str]] = {}
+        pairs = zip(index["episode_index"].tolist(), index["frame_index"].tolist(), strict=True)
+        for row, (episode, frame) in enumerate(pairs):
+            number = int(source.numbers[episode])  # in the files, should others be left out
+            where = f"{file.path}, episode {number}, frame {frame}, {key}"
+            try:
+                entry = None if column is None else to_list(column[row : row + 1], where)[0]
+                content = _image_bytes(entry, source.root, file.path, key, number, frame, where)
+                array[starts[episode] + frame, view] = decode_image(content, spec.image_size, where, recorded)
+            except DatasetError as error:
+                problems.setdefault(episode, []).append(str(error))
+            advance(1)
+        if problems:
+            count = {episode: f" ({len(texts)} such pictures in this episode)" for episode, texts in problems.items()}
+            raise DamagedError({episode: texts[0] + count[episode] for episode, texts in problems.items()})
 
     return Step(_name(view, source, file.path), file.rows, run)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.data.cache import Progress, fingerprint
+from rise_env.data.cache import IncompleteError, Progress, fingerprint
 from rise_env.data.dataset import Dataset, read_only
 from rise_env.data.parquet import join_rows
 from rise_env.errors import DatasetError
@@ -89,16 +89,29 @@ class JoinedDataset(Dataset):
         owner = np.searchsorted(self._offsets, flat, side="right") - 1
         for number in np.unique(owner):
             mine = owner == number
-            result[mine] = self.parts[number].frames(flat[mine] - self._offsets[number])
+            try:
+                result[mine] = self.parts[number].frames(flat[mine] - self._offsets[number])
+            except IncompleteError:
+                self.prepare()  # tells of all parts at once
+                raise
         return result.reshape(*index.shape, *self.frame_shape)
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Decode all frames of all parts now, unless their caches exist; see `Dataset.prepare`."""
+        """Decode all frames of all parts now, unless their caches exist; see `Dataset.prepare`.
+
+        Raises:
+            IncompleteError: If files cannot be used; what is wrong in all parts is told at once.
+        """
         report = progress or self._progress
-        total = self.num_frames * len(self.spec.cameras)
+        total, problems = self.num_frames * len(self.spec.cameras), []
         for part, offset in zip(self.parts, self._offsets, strict=False):
             before = int(offset) * len(self.spec.cameras)
-            part.prepare(None if report is None else partial(_report, report, before, total))
+            try:
+                part.prepare(None if report is None else partial(_report, report, before, total))
+            except IncompleteError as error:
+                problems += error.problems
+        if problems:
+            raise IncompleteError(problems)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the progress function, which need not be picklable."""

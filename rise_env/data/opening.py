@@ -12,6 +12,7 @@ from rise_env.data.dataset import Dataset
 from rise_env.data.joined import JoinedDataset
 from rise_env.data.recorded import RecordedDataset
 from rise_env.data.source import Source, locate, read_source
+from rise_env.data.specs import check_keys
 from rise_env.errors import DatasetError
 from rise_env.tasks import TaskSpec
 
@@ -68,6 +69,7 @@ def open_dataset(
     parts: list[RecordedDataset] = []
     for path in [path_or_repo] if isinstance(path_or_repo, str | Path) else path_or_repo:
         source = read_source(locate(path, revision))
+        check_keys(source, keys)
         shared = parts[0].spec if parts and spec is None else spec
 
         def opened(source: Source, spec: TaskSpec | None = shared) -> RecordedDataset:

@@ -50,12 +50,6 @@ class RecordedDataset(Dataset):
         self.columns = [key for key, feature in source.features.items() if feature.dtype not in ("video", "image")]
         self._frames: np.ndarray | None = None
         self._order: np.ndarray | None = None
-        for key in keys.values():
-            if key not in source.features:
-                raise DatasetError(
-                    f"{source.root} has no feature {key!r}. Its features: {', '.join(source.features)}. "
-                    "Name the right ones with --state-key and --action-key (state_key=..., action_key=...)."
-                )
         self._columns: dict[str, np.ndarray] = {}
         found = derive_spec(source, keys, self.column) if spec is None else spec
         check_spec(source, found, keys, unnamed=spec is None or trust_layout)
@@ -116,13 +110,19 @@ class RecordedDataset(Dataset):
         wanted = list(dict.fromkeys([name, *INDEX_COLUMNS, *self._keys.values()])) if fresh else [name]
         parts: dict[str, list[np.ndarray]] = {key: [] for key in wanted}
         times: list[np.ndarray] = []
+        problems: list[DatasetError] = []
         for file in self.source.data_files:
-            table, index = read_rows(self.source, file, wanted)
-            if fresh and "timestamp" in table.schema.names:
-                times.append(to_numpy(table["timestamp"], f"{file.path}, column 'timestamp'"))
-            for key in wanted:
-                found = index[key] if key in index else to_numpy(table[key], f"{file.path}, column {key!r}")
-                parts[key].append(found)
+            try:
+                table, index = read_rows(self.source, file, wanted)
+                if fresh and "timestamp" in table.schema.names:
+                    times.append(to_numpy(table["timestamp"], f"{file.path}, column 'timestamp'"))
+                for key in wanted:
+                    found = index[key] if key in index else to_numpy(table[key], f"{file.path}, column {key!r}")
+                    parts[key].append(found)
+            except DatasetError as error:
+                problems.append(error)
+        if problems:
+            raise IncompleteError(problems)
         loaded = {key: join_rows(parts[key], key, self.root) for key in wanted}
         if fresh:
             self._order = frame_order(self.source, loaded["episode_index"], loaded["frame_index"])

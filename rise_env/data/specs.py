@@ -14,9 +14,21 @@ from rise_env.data.source import Source
 from rise_env.errors import DatasetError, LayoutError
 from rise_env.tasks import JointLayout, TaskSpec
 
-__all__ = ["check_spec", "derive_spec"]
+__all__ = ["check_keys", "check_spec", "derive_spec"]
 
 _MOST_JOINTS = 4096
+
+
+def check_keys(source: Source, keys: Mapping[str, str]) -> None:
+    """Raise a DatasetError unless a dataset has the features of "state" and of "action", and they are no pictures."""
+    columns = [key for key, feature in source.features.items() if feature.dtype not in ("video", "image")]
+    for key in keys.values():
+        if key not in columns:
+            problem = "a camera" if key in source.features else f"no feature of {source.root}"
+            raise DatasetError(
+                f"{key!r} is {problem}, expected joint values. Features without pictures: {', '.join(columns)}. "
+                "Name the right ones with --state-key and --action-key (state_key=..., action_key=...)."
+            )
 
 
 def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str], np.ndarray]) -> TaskSpec:
@@ -31,8 +43,8 @@ def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str],
     named = [feature for feature in features if len(feature.names) == feature.count]
     if names[0] != names[1] and (len(named) == 2 or features[0].count != features[1].count):
         raise LayoutError(
-            f"{source.root}: {keys['state']} has the joints {', '.join(names[0])};\n"
-            f"{keys['action']} has {', '.join(names[1])}.\n"
+            f"{source.root}: {keys['state']} has the joints {_listed(names[0])};\n"
+            f"{keys['action']} has {_listed(names[1])}.\n"
             "They must be the same, in the same order. Pick other features with state_key and action_key."
         )
     joints = named[0].names if named else names[0]
@@ -118,6 +130,10 @@ def _joint_names(feature: Feature, key: str) -> tuple[str, ...]:
     if feature.count > _MOST_JOINTS:
         raise DatasetError(f"{key} has {feature.count} values per frame, expected at most {_MOST_JOINTS} joints")
     return feature.names if len(feature.names) == feature.count else tuple(f"joint_{i}" for i in range(feature.count))
+
+
+def _listed(names: Sequence[str], most: int = 40) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def _camera_names(keys: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import bisect
 import io
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,11 +43,11 @@ class Piece(NamedTuple):
 
 
 class DamagedError(DatasetError):
-    """A file is damaged or does not fit; `episodes` are those that lose frames by it."""
+    """A file is damaged or does not fit; `episodes` says what is wrong with each of those that lose frames by it."""
 
-    def __init__(self, message: str, episodes: Iterable[int]) -> None:
-        super().__init__(message)
-        self.episodes = frozenset(episodes)
+    def __init__(self, episodes: Mapping[int, str]) -> None:
+        super().__init__("\n".join(dict.fromkeys(episodes.values())))
+        self.episodes = episodes
 
 
 def decode_video(
@@ -74,7 +74,9 @@ def decode_video(
     """
     import av
 
-    everyone = [piece.episode for piece in pieces if piece.episode is not None]
+    def damage(text: str) -> DamagedError:
+        return DamagedError({piece.episode: text for piece in pieces if piece.episode is not None})
+
     listed = ", ".join(str(piece.number) for piece in pieces[:4]) + (", ..." if len(pieces) > 4 else "")
     where = f"{path} (episode{'s' if len(pieces) > 1 else ''} {listed})"
     rows: dict[int, int] = {}
@@ -82,10 +84,10 @@ def decode_video(
     broken = ""
     try:
         if not path.is_file():
-            raise DamagedError(f"video {where} is missing", everyone)
+            raise damage(f"video {where} is missing")
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise DamagedError(f"video {where} has no video: damaged or cut short", everyone)
+                raise damage(f"video {where} has no video: damaged or cut short")
             rows, problems = _match(container, pieces, fps)
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -105,10 +107,10 @@ def decode_video(
                         sound = True
                     if recorded is not None and recorded != (frame.height, frame.width):
                         expected = "{}x{}".format(*recorded)
-                        raise DamagedError(
+                        raise damage(
                             f"video {where} has pictures of {frame.height}x{frame.width}, info.json says {expected} "
-                            "(height x width). Put the right file there, or correct `shape` of the feature.", everyone,
-                        )  # fmt: skip
+                            "(height x width). Put the right file there, or correct `shape` of the feature."
+                        )
                     row = rows.pop(frame.pts, None) if sound and frame.pts is not None else None
                     if row is not None:
                         yield row, resize(frame, size)
@@ -117,7 +119,7 @@ def decode_video(
     except (av.FFmpegError, OSError) as error:
         if not rows:
             problem = f"damaged or cut short: {error.strerror or error}. Copy or record it again."
-            raise DamagedError(f"video {where} is {problem}", everyone) from error
+            raise damage(f"video {where} is {problem}") from error
         broken = broken or f"{error.strerror or error}"
     missing = np.array(sorted(rows.values()), np.int64)
     for piece in pieces:
@@ -129,7 +131,7 @@ def decode_video(
                 "short. Copy or record it again."
             )
     if problems:
-        raise DamagedError("\n".join(dict.fromkeys(problems.values())), problems)
+        raise DamagedError(problems)
 
 
 def _match(container: Any, pieces: list[Piece], rate: float | None) -> tuple[dict[int, int], dict[int, str]]:

@@ -22,6 +22,7 @@ from rise_env.data import DatasetError, open_dataset
 from rise_env.data.cache import Step, cached_array
 from rise_env.data.schema import Feature
 from rise_env.data.video import decode_image
+from rise_env.errors import LayoutError
 from rise_env.tasks import JointLayout, TaskSpec, flatten_names
 from tests.rise_env.data.conftest import FPS, JOINTS, SIZE, Toy, picture, png, write_video
 
@@ -404,10 +405,11 @@ def test_the_cache_does_not_trust_itself(tmp_path: Path) -> None:
         lambda c: c[:-1] + b"?",
         lambda c: c[:-19],
         lambda c: c[:20],
+        lambda c: c[:8] + bytes([c[8] ^ 1]) + c[9:],  # NumPy's parser of the header has an error of its own for this
     ):
         path.write_bytes(change(path.read_bytes()))
         assert (opened() == 7).all()
-    assert len(made) == 5
+    assert len(made) == 6
 
 
 def test_outcomes_beside_a_dataset(new_dataset: Make, spec: Spec, capsys: pytest.CaptureFixture[str]) -> None:
@@ -429,3 +431,63 @@ def test_outcomes_beside_a_dataset(new_dataset: Make, spec: Spec, capsys: pytest
         _ = open_dataset(root, spec()).success
     assert main(["label", str(new_dataset("own", images_in_parquet=True)), "--outcome", "success"]) == 2
     assert "outcomes of its own" in capsys.readouterr().err
+
+
+def test_bad_pictures_cost_their_episode_alone(new_dataset: Make, spec: Spec) -> None:
+    """In a file of several episodes, and told all in one pass; pictures of the others stay theirs."""
+    root = new_dataset(lengths=(2, 3, 2), images_in_parquet=True, episodes_per_file=3)
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path).to_pydict()
+    for view, key in enumerate(Toy(root).cameras):
+        for row, (episode, frame) in enumerate(zip(table["episode_index"], table["frame_index"], strict=True)):
+            name = root / f"images/{key}/episode_{episode:06d}/frame_{frame:06d}.png"
+            name.parent.mkdir(parents=True, exist_ok=True)
+            name.write_bytes(b"no picture" if (row, view) in ((0, 0), (5, 1)) else png(picture(episode, frame, view)))
+        del table[key]
+    pq.write_table(pa.table(table), path)
+    with pytest.raises(DatasetError, match=r"(?s)episode 0, frame 0, .*head.*episode 2, frame 0, .*wrist"):
+        open_dataset(root, spec()).frames([0])
+    with pytest.warns(UserWarning, match=r"2 of 3 episodes are left out:\n  episode 0: .*head.*\n  episode 2: .*wrist"):
+        dataset = open_dataset(root, spec(), skip_bad_episodes=True)
+    assert np.array_equal(dataset.frames([0, 1, 2])[:, 0], np.stack([picture(1, i, 0) for i in range(3)]))
+
+
+def test_bad_files_of_several_datasets_are_told_at_once(new_dataset: Make, one: TaskSpec) -> None:
+    cameras = Toy(Path()).cameras[:1]
+    roots = [new_dataset(name, lengths=(2, 2), success=(True,) * 2, cameras=cameras, version="v2.1") for name in "ab"]
+    for root in roots:
+        next(root.rglob("episode_000001.mp4")).write_bytes(b"no video")
+    joined = open_dataset(roots, one)
+    for look in (joined.prepare, lambda: joined.frames([0])):
+        with pytest.raises(DatasetError, match=rf"(?s){roots[0]}/videos.*{roots[1]}/videos"):
+            look()
+    for episode in (0, 1):
+        (roots[0] / f"data/chunk-000/episode_{episode:06d}.parquet").write_bytes(b"no table")
+    with pytest.raises(DatasetError, match=r"(?s)episode_000000\.parquet cannot .*episode_000001\.parquet cannot"):
+        open_dataset(roots[0], one)
+
+
+def test_a_missing_value_costs_its_episode_alone(new_dataset: Make, spec: Spec) -> None:
+    root = new_dataset(lengths=(2, 3), success=(True, False), images_in_parquet=True)
+    set_state(root, float("nan"), row=1)
+    path = root / "data/chunk-000/file-000.parquet"
+    edit_column(path, "action", lambda rows: [None if i == 4 else row for i, row in enumerate(rows)])
+    with pytest.raises(DatasetError, match="none of its 2 episodes can be used"):
+        open_dataset(root, spec(), skip_bad_episodes=True)
+    set_state(root, 1.0, row=1)
+    with pytest.warns(UserWarning, match=r"1 of 2 episodes are left out:\n  episode 1: .*'action': 1 of 3 .* null"):
+        assert open_dataset(root, spec(), skip_bad_episodes=True).lengths.tolist() == [2]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize(
+    ("keys", "match"),
+    [
+        ({"state_key": "nope"}, "'nope' is no feature of .*--state-key"),
+        ({"action_key": "observation.images.wrist"}, "'observation.images.wrist' is a camera, expected joint values"),
+        ({"state_key": "progress"}, "layout 'toy' has 3"),
+    ],
+)
+def test_wrong_features_are_told_as_such(v3_root: Path, spec: Spec, skip: bool, keys: Any, match: str) -> None:
+    with pytest.raises((DatasetError, LayoutError), match=match):
+        open_dataset(v3_root, spec(trust_layout=True), skip_bad_episodes=skip, **keys)
