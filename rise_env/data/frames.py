@@ -10,9 +10,10 @@ import numpy as np
 
 from rise_env.data.cache import Step, fingerprint
 from rise_env.data.parquet import to_list
+from rise_env.data.placing import Piece
 from rise_env.data.rows import read_rows
 from rise_env.data.source import DataFile, Source
-from rise_env.data.video import DamagedError, Piece, decode_image, decode_video
+from rise_env.data.video import DamagedError, decode_image, decode_video
 from rise_env.errors import DatasetError
 from rise_env.tasks import TaskSpec
 

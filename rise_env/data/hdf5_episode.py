@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from rise_env.data.outcomes import parse_outcome
+from rise_env.data.placing import Piece
 from rise_env.data.source import VideoSegment
-from rise_env.data.video import Piece, decode_image, decode_video, resize, video_facts
+from rise_env.data.video import decode_image, decode_video, resize, video_facts
 from rise_env.errors import DatasetError, RiseError
 
 __all__ = ["Episode", "Pictures", "open_episode"]

@@ -103,7 +103,8 @@ class JoinedDataset(Dataset):
             IncompleteError: If files cannot be used; what is wrong in all parts is told at once.
         """
         report = progress or self._progress
-        total, problems = self.num_frames * len(self.spec.cameras), []
+        total = self.num_frames * len(self.spec.cameras)
+        problems: list[DatasetError] = []
         for part, offset in zip(self.parts, self._offsets, strict=False):
             before = int(offset) * len(self.spec.cameras)
             try:

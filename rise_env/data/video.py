@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import bisect
 import io
 import itertools
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rise_env.data.source import VideoSegment
+from rise_env.data.placing import Piece, find_places
 from rise_env.errors import DatasetError
 
 if TYPE_CHECKING:
     from lerobot.configs import RGBEncoderConfig
 
 
-__all__ = ["DamagedError", "Piece", "decode_image", "decode_video", "resize", "video_encoder", "video_facts"]
+__all__ = ["DamagedError", "decode_image", "decode_video", "resize", "video_encoder", "video_facts"]
 
 _LOSSLESS_BELOW = 128  # pixels
-
-
-class Piece(NamedTuple):
-    """An episode in a video file.
-
-    Attributes:
-        number: Its number in the files of the dataset.
-        segment: Where it lies.
-        length: Its frames.
-        episode: Its index in what is read of the dataset; None if it is left out, and only takes its place in the file.
-        target: Row that its first frame goes to.
-    """
-
-    number: int
-    segment: VideoSegment
-    length: int
-    episode: int | None
-    target: int
 
 
 class DamagedError(DatasetError):
@@ -134,76 +114,20 @@ def decode_video(
         raise DamagedError(problems)
 
 
-def _match(container: Any, pieces: list[Piece], rate: float | None) -> tuple[dict[int, int], dict[int, str]]:
+def _match(container: Any, pieces: list[Piece], fps: float | None) -> tuple[dict[int, int], dict[int, str]]:
     """Row of every wanted frame by its presentation timestamp, from the packets alone; what is wrong, by episode."""
-    path, stream, fps = Path(container.name), container.streams.video[0], rate or 1.0
+    path, stream = Path(container.name), container.streams.video[0]
     stamps = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
-    times = [float(stamp * stream.time_base) for stamp in stamps]
+    mine = {piece.number: piece.episode for piece in pieces if piece.episode is not None}
     if twice := sum(a == b for a, b in itertools.pairwise(stamps)):
         text = f"video {path}: {twice} frames have the time stamp of another. The file is damaged: record it again."
-        return {}, {piece.episode: text for piece in pieces if piece.episode is not None}
-    pieces = sorted(pieces, key=lambda piece: piece.segment.start)
-    tiles = sum(piece.length for piece in pieces) == len(times)
-    firsts = np.cumsum([0, *(piece.length for piece in pieces)]).tolist()
-    if tiles and all(abs(times[n] - p.segment.start) * fps < 1.5 for p, n in zip(pieces, firsts, strict=False)):
-        # One after another without a gap: their numbers say where they are, whatever the rounding of the time stamps.
-        places = {piece.number: (first, first + piece.length) for piece, first in zip(pieces, firsts, strict=False)}
-    else:
-        places = {piece.number: _span(piece, times, fps) for piece in pieces}
-    found: dict[int, str] = {}
-    for piece in pieces:
-        first, last = places[piece.number]
-        if last - first != piece.length:
-            found[piece.number] = (
-                f"video {path}: episode {piece.number} should have {piece.length} frames from "
-                f"{piece.segment.start:.3f} s on, found {last - first}. The video is cut short or does not belong to "
-                "this dataset."
-            )
-        elif not piece.segment.whole and abs(times[first] - piece.segment.start) * fps > (1.5 if tiles else 0.4):
-            found[piece.number] = (
-                f"video {path}: episode {piece.number} should begin at {piece.segment.start:.3f} s, between two "
-                f"frames; the nearest is at {times[first]:.3f} s. Correct from_timestamp in meta/episodes."
-            )
-    for before, after in itertools.pairwise(pieces):
-        if places[after.number][0] < places[before.number][1]:
-            text = (
-                f"video {path}: episodes {before.number} and {after.number} both claim the frame at "
-                f"{times[places[after.number][0]]:.3f} s: episode {before.number} has {before.length} frames from "
-                f"{before.segment.start:.3f} s on, episode {after.number} begins at {after.segment.start:.3f} s. "
-                "Correct from_timestamp in meta/episodes."
-            )
-            found |= dict.fromkeys((before.number, after.number), text)
-    if not found:
-        _warn_of_pace(path, pieces, times, rate)
-    problems = {p.episode: found[p.number] for p in pieces if p.number in found and p.episode is not None}
+        return {}, dict.fromkeys(mine.values(), text)
+    places, found = find_places(path, pieces, [float(stamp * stream.time_base) for stamp in stamps], fps)
     rows = {
-        stamps[places[piece.number][0] + i]: piece.target + i
-        for piece in pieces if piece.episode is not None and piece.number not in found for i in range(piece.length)
+        stamps[places[piece.number] + i]: piece.target + i
+        for piece in pieces if piece.number in mine and piece.number not in found for i in range(piece.length)
     }  # fmt: skip
-    return rows, problems
-
-
-def _warn_of_pace(path: Path, pieces: list[Piece], times: list[float], rate: float | None) -> None:
-    """Warn of what is no error by itself, and yet pictures and table may not belong together."""
-    if spare := len(times) - sum(piece.length for piece in pieces):
-        warnings.warn(
-            f"video {path} has {spare} frames that belong to no episode. If pictures come earlier or "
-            "later than the table says, correct from_timestamp in meta/episodes.", stacklevel=2,
-        )  # fmt: skip
-    if rate and len(times) > 1 and not 0.9 < (pace := float(np.median(np.diff(times))) * rate) < 1.1:
-        warnings.warn(
-            f"video {path} has {rate / pace:.3g} frames per second, info.json says {rate:g}. One of them is wrong: a "
-            "policy would act at the wrong speed.", stacklevel=2,
-        )  # fmt: skip
-
-
-def _span(piece: Piece, times: list[float], fps: float) -> tuple[int, int]:
-    """First frame of an episode and the one after its last, by time stamps."""
-    if piece.segment.whole:
-        return 0, len(times)
-    start, half = piece.segment.start, 0.5 / fps
-    first = bisect.bisect_left(times, start - half)
-    return first, max(first, bisect.bisect_left(times, start + piece.length / fps - half))
+    return rows, {mine[number]: text for number, text in found.items() if number in mine}
 
 
 def video_facts(path: Path) -> tuple[int, tuple[int, int]]:
