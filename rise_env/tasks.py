@@ -142,11 +142,12 @@ class JointLayout:
 
 
 def flatten_names(names: Any) -> tuple[str, ...]:
-    """Flatten the `names` entry of a LeRobot feature: None, a list, a nested list, a mapping of lists, or one of names
-    to their places.
+    """Flatten the `names` entry of a LeRobot feature: None, a list, a nested list, a mapping of lists, one of names to
+    their places, or one of places to names.
 
     Raises:
-        LayoutError: If there is something else in it, or it is nested without end.
+        LayoutError: If there is something else in it, places have gaps or repeat, it cannot be told which are the names
+            and which the places, or it is nested without end.
 
     Example:
         >>> flatten_names({"motors": ["left", "right"]})
@@ -160,17 +161,34 @@ def flatten_names(names: Any) -> tuple[str, ...]:
 def _names_in(names: Any, depth: int) -> Iterable[str]:
     if names is None:
         return
-    if isinstance(names, str | int | float):
+    if isinstance(names, str) or type(names) is int:
         yield str(names)
-    elif isinstance(names, Mapping) and all(type(place) is int for place in names.values()):
-        if sorted(names.values()) != list(range(len(names))):
-            raise LayoutError(f"joint names {dict(names)!s:.200}: the places must be 0, 1, ..., {len(names) - 1}")
-        yield from sorted(map(str, names), key=lambda name: names[name])
     elif isinstance(names, Mapping | list | tuple) and depth < _DEEPEST:
-        for part in names.values() if isinstance(names, Mapping) else names:
+        for part in _in_order(names) if isinstance(names, Mapping) else names:
             yield from _names_in(part, depth + 1)
     else:
         raise LayoutError(f"joint names {names!s:.80}: expected texts, in lists or a mapping, or names to places")
+
+
+def _in_order(names: Mapping[Any, Any]) -> list[Any]:
+    """Names in a mapping, by their places; in its own order where it has none."""
+    keys, values = [str(key) for key in names], list(names.values())
+    numbers = {text: int(text) for text in keys if text.isdecimal() and len(text) < 10}
+    where = f"joint names {dict(names)!s:.200}"
+    if all(isinstance(value, int | float) for value in values):
+        if len(numbers) == len(keys) and list(numbers.values()) != values:
+            raise LayoutError(f"{where}: which are the names, and which the places? Give a list in order")
+        pairs = list(zip(values, keys, strict=True))
+    elif len(numbers) == len(keys):
+        pairs = list(zip(numbers.values(), values, strict=True))
+    elif all(isinstance(value, str) and value.isdecimal() for value in values):
+        raise LayoutError(f"{where}: are the numbers places (then without quotes), or names? Give a list in order")
+    else:
+        return values
+    places = sorted(place for place, _ in pairs)
+    if places != list(range(len(pairs))) or any(isinstance(place, bool) for place in places):
+        raise LayoutError(f"{where}: the places must be 0, 1, ..., {len(pairs) - 1}, each once")
+    return [name for _, name in sorted(pairs, key=lambda pair: pair[0])]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.data.outcomes import parse_outcome
+from rise_env.data.outcomes import parse_steps
 from rise_env.data.placing import Piece
 from rise_env.data.source import VideoSegment
 from rise_env.data.video import decode_image, decode_video, resize, video_facts
@@ -222,12 +222,14 @@ class Episode:
 
     @property
     def outcome(self) -> bool | None:
-        """Its outcome, from the attribute or dataset `success`; None where there is none."""
+        """Its outcome, from the attribute or dataset `success`, one value or one a step (see
+        `rise_env.data.outcomes.parse_steps`); None where there is none.
+        """
         for name in _OUTCOMES:
             if name in self._file.attrs:
-                return parse_outcome(self._file.attrs[name], f"{self.path}, attribute {name!r}")
+                return parse_steps(self._file.attrs[name], f"{self.path}, attribute {name!r}")
             if name in self._file:
-                return parse_outcome(self._dataset(name)[()], f"{self.path}, {name!r}")
+                return parse_steps(self._dataset(name)[()], f"{self.path}, {name!r}")
         return None
 
 

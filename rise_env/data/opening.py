@@ -12,7 +12,7 @@ from rise_env.data.dataset import Dataset
 from rise_env.data.joined import JoinedDataset
 from rise_env.data.recorded import RecordedDataset
 from rise_env.data.source import Source, locate, read_source
-from rise_env.data.specs import check_keys
+from rise_env.data.specs import check_keys, warn_of_sizes
 from rise_env.errors import DatasetError
 from rise_env.tasks import TaskSpec
 
@@ -85,4 +85,6 @@ def open_dataset(
         parts.append(opened(source))
     if not parts:
         raise DatasetError("open_dataset got an empty list of datasets")
+    if spec is None:
+        warn_of_sizes([part.source for part in parts], parts[0].spec)
     return parts[0] if len(parts) == 1 else JoinedDataset(parts, progress)

@@ -14,7 +14,15 @@ from rise_env.data.parquet import read_parquet, to_numpy
 from rise_env.errors import ConfigError, DatasetError
 from rise_env.files import atomic_path
 
-__all__ = ["OUTCOMES_PATH", "as_outcomes", "parse_outcome", "parse_outcomes", "read_outcomes", "write_outcomes"]
+__all__ = [
+    "OUTCOMES_PATH",
+    "as_outcomes",
+    "parse_outcome",
+    "parse_outcomes",
+    "parse_steps",
+    "read_outcomes",
+    "write_outcomes",
+]
 
 OUTCOMES_PATH = Path("meta/episode_success.parquet")
 
@@ -49,6 +57,36 @@ def parse_outcome(value: Any, where: Any) -> bool:
     raise DatasetError(
         f"{where}: episode_success is {one!r:.80}, expected True or False (or 1, 0, 'success', 'failure', 'yes', 'no')"
     )
+
+
+def parse_steps(values: Any, where: Any) -> bool:
+    """The outcome of an episode as it stands once for all, or at every step of it.
+
+    A success that begins at some step and lasts to the end is one. What ends before is not decided here.
+
+    Args:
+        values: What `parse_outcome` takes, or an array of it, in order.
+        where: What the error names.
+
+    Raises:
+        DatasetError: If `parse_outcome` refuses a value, there is none, or a success does not last to the end.
+
+    Example:
+        >>> parse_steps([b"no", b"no", b"yes"], "episode.hdf5")
+        True
+    """
+    plain = np.asarray(values).reshape(-1)
+    if plain.size < 2:
+        return parse_outcome(values, where)
+    changes = 1 + np.flatnonzero(plain[1:] != plain[:-1])
+    outcomes = {step: parse_outcome(plain[step], f"{where}, step {step}") for step in (0, *changes.tolist())}
+    last = outcomes[max(outcomes)]
+    if not last and any(outcomes.values()):
+        raise DatasetError(
+            f"{where}: success ends at step {max(outcomes)} of {plain.size}. Did the episode succeed? Write one value, "
+            "or give one for all episodes (--success or --failure)."
+        )
+    return last
 
 
 def as_outcomes(values: Iterable[Any], where: Any) -> np.ndarray:

@@ -71,18 +71,20 @@ class Feature(_Strict):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of a picture, wherever the shape has its channels; ValueError if it is none."""
+        """Height and width of a picture, wherever the shape has its channels; ValueError if that cannot be told."""
         names = [name.lower() for name in self.names]
         if len(self.shape) == 2:
             return self.shape[0], self.shape[1]
         if len(self.shape) != 3:
             raise ValueError(f"shape {list(self.shape)} is none of a picture")
         small = [axis for axis in (2, 0, 1) if self.shape[axis] in _CHANNELS]
-        if len(small) != 1 and len(names) == 3:  # the sizes do not tell: the names may
+        if len(small) > 1 and len(names) == 3:  # the sizes do not tell: the names may
             colours = ("c", "channel", "channels", "rgb", "bgr", "rgba")
-            small = [axis for axis in range(3) if names[axis] in colours] or small
-        channels = small[0] if small else 2
-        rows, columns = (axis for axis in range(3) if axis != channels)
+            small = [axis for axis in small if names[axis] in colours] or small
+        if len(small) != 1:
+            problem = "more than one axis" if small else "no axis"
+            raise ValueError(f"shape {list(self.shape)} is none of a picture: {problem} has 1, 3 or 4 channels")
+        rows, columns = (axis for axis in range(3) if axis != small[0])
         if len(names) == 3 and names[rows] in ("width", "w") and names[columns] in ("height", "h"):
             rows, columns = columns, rows
         return self.shape[rows], self.shape[columns]

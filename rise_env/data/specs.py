@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from rise_env.data.source import Source
 from rise_env.errors import DatasetError, LayoutError
 from rise_env.tasks import JointLayout, TaskSpec
 
-__all__ = ["check_keys", "check_spec", "derive_spec"]
+__all__ = ["check_keys", "check_spec", "derive_spec", "warn_of_sizes"]
 
 _MOST_JOINTS = 4096
 
@@ -116,6 +117,18 @@ def check_spec(source: Source, spec: TaskSpec, keys: Mapping[str, str], *, unnam
             f"{source.root} was recorded at {source.fps:g} Hz, task {spec.name!r} runs at {spec.fps} Hz. "
             f"Set task.fps={source.control_rate}, or record again."
         )
+
+
+def warn_of_sizes(sources: Sequence[Source], spec: TaskSpec) -> None:
+    """Warn if cameras of datasets differ in size, and nobody said which one their task should have."""
+    found = {name: dict.fromkeys(source.features[key].image_size for source in sources)
+             for name, key in spec.cameras.items()}  # fmt: skip
+    if len({size for sizes in found.values() for size in sizes}) > 1:
+        told = ", ".join(f"{name} " + ", ".join("{}x{}".format(*size) for size in found[name]) for name in found)
+        warnings.warn(
+            "cameras differ in size: {} (height x width); all are resized to {}x{}. Give a task for another "
+            "image_size, or other cameras.".format(told, *spec.image_size), stacklevel=3,
+        )  # fmt: skip
 
 
 def _vectors(values: np.ndarray, frames: int, joints: Sequence[str], where: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from rise_agents.cli.main import main
 from rise_env.data import DatasetError, open_dataset
 from rise_env.data.cache import Step, cached_array
 from rise_env.data.schema import Feature
+from rise_env.data.source import read_source
 from rise_env.data.video import decode_image
 from rise_env.errors import LayoutError
 from rise_env.tasks import JointLayout, TaskSpec, flatten_names
@@ -192,10 +193,67 @@ def test_size_of_pictures(shape: list[int], names: Any, size: tuple[int, int]) -
     assert feature.image_size == size
 
 
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [
+        ([240, 320, 640], None),
+        ([240, 320, 640], ["height", "width", "channels"]),
+        ([3, 48, 3], None),
+        ([3, 48, 3], ["x", "y", "z"]),
+        ([48], None),
+    ],
+)
+def test_shapes_that_are_none_of_a_picture(v3_root: Path, tmp_path: Path, shape: list[int], names: Any) -> None:
+    root = shutil.copytree(v3_root / "meta", tmp_path / "set/meta").parent
+    edit_info(root, lambda info: info["features"]["observation.images.wrist"].update(shape=shape, names=names))
+    with pytest.raises(DatasetError, match=r"features.observation.images.wrist: shape \[.* is none of a picture"):
+        read_source(root)
+
+
+def test_cameras_of_different_size_are_told(new_dataset: Make, recwarn: pytest.WarningsRecorder) -> None:
+    root = new_dataset(lengths=(2,), success=(True,), images_in_parquet=True)
+    other = new_dataset("other", lengths=(2,), success=(True,), images_in_parquet=True)
+    open_dataset([root, other])
+    assert not recwarn.list
+    edit_info(root, lambda info: info["features"]["observation.images.wrist"].update(shape=[48, 64, 3]))
+    sizes = r"top_head 16x24, wrist 16x24, 48x64 \(height x width\); all are resized to 16x24"
+    with pytest.warns(UserWarning, match=sizes) as told:
+        dataset = open_dataset([other, root])
+    assert len(told) == 1
+    recwarn.clear()
+    open_dataset(root, dataset.spec)
+    assert not recwarn.list
+
+
 def test_names_of_joints() -> None:
     assert flatten_names({"b": 1, "a": 0}) == ("a", "b")
     assert flatten_names({"left": {"x": 0, "y": 1}, "right": ["z"]}) == ("x", "y", "z")
     assert flatten_names([1, "a"]) == ("1", "a")
+    assert flatten_names({"0": 0, "1": 1}) == ("0", "1")
+    places = {str(place): f"joint {place}" for place in (10, *range(10))}
+    assert flatten_names(places) == tuple(f"joint {place}" for place in range(11))
+    assert flatten_names({"1": ["c"], "0": ["a", "b"]}) == ("a", "b", "c")
+    assert flatten_names({"b": 1.0, "a": 0.0}) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        ({"0": 3, "1": 0, "2": 1, "3": 2}, "which are the names"),
+        ({"a": 0, "b": 2}, "the places must be 0, 1, ..., 1, each once"),
+        ({"a": 0, "b": 0}, "each once"),
+        ({"a": 0.5, "b": 0}, "each once"),
+        ({"a": True, "b": False}, "each once"),
+        ({"0": "a", "2": "b"}, "each once"),
+        ({"0": "a", "00": "b"}, "each once"),
+        ({"left": {"x": 0, "y": 2}}, "each once"),
+        ({"a": "1", "b": "0"}, "are the numbers places"),
+        ([True, False], "expected texts"),
+    ],
+)
+def test_names_whose_order_is_not_certain(names: Any, match: str) -> None:
+    with pytest.raises(LayoutError, match=match):
+        flatten_names(names)
 
 
 def test_what_is_not_said_is_derived(new_dataset: Make, spec: Spec) -> None:

@@ -139,16 +139,30 @@ def spec_and_outcomes(path: Path, **options: Any) -> tuple[Any, dict[str, str], 
 @pytest.mark.parametrize(
     ("value", "outcome"),
     [("False", False), (b"fail", False), ("no", False), ("SUCCESS", True), (b"yes", True), (True, True), (0, False),
-     (np.float32(1), True), (np.array([False]), False), (None, None)],
+     (np.float32(1), True), (np.array([False]), False), (np.array(b"no"), False), (np.ones((2, 1)), True), (None, None),
+     (np.array([b"fail", b"yes"]), True), (np.zeros(2, np.uint8), False), (np.array([False, True, True]), True)],
 )  # fmt: skip
 def test_outcomes(tmp_path: Path, value: Any, outcome: bool | None) -> None:
+    """As an attribute and as a dataset; of several values, one a step, the last counts."""
+    h5py = pytest.importorskip("h5py")
     path = episode(tmp_path / "e.hdf5", 2, **({} if value is None else {"success": value}))
     assert spec_and_outcomes(path)[2] == [outcome]
+    if value is not None:
+        with h5py.File(path, "a") as file:
+            del file.attrs["success"]
+            file["success"] = value
+        assert spec_and_outcomes(path)[2] == [outcome]
 
 
-@pytest.mark.parametrize("value", [float("nan"), "maybe", 2, "", np.array([True, False])])
+@pytest.mark.parametrize("values", [[True, False], [0, 1, 0], ["yes", "no"]])
+def test_a_success_that_does_not_last_is_no_outcome(tmp_path: Path, values: list[Any]) -> None:
+    with pytest.raises(DatasetError, match=r"attribute 'success': success ends at step . of .*--failure"):
+        spec_and_outcomes(episode(tmp_path / "e.hdf5", 2, success=values))
+
+
+@pytest.mark.parametrize("value", [float("nan"), "maybe", 2, "", np.array([True, float("nan")]), np.zeros(0)])
 def test_what_is_no_outcome(tmp_path: Path, value: Any) -> None:
-    with pytest.raises(DatasetError, match=r"attribute 'success': episode_success is .*expected True or False"):
+    with pytest.raises(DatasetError, match=r"attribute 'success'.*: episode_success is .*expected True or False"):
         spec_and_outcomes(episode(tmp_path / "e.hdf5", 2, success=value))
 
 
