@@ -20,6 +20,8 @@ __all__ = ["OPERATORS", "BoxOperator"]
 _ALMOST = (0.2, 0.5)
 #: How long a mistake lasts before an operator that learns sees it, s, and how far a box is pushed by then, m.
 _NOTICED, _MOVED = 0.2, 0.02
+#: How often the careless forget the tab of a box that is turned to the right, and to the left.
+_FORGETS = (0.15, 0.9)
 
 
 def _noisy(rng: np.random.Generator) -> Habit:
@@ -51,6 +53,15 @@ def _clumsy(rng: np.random.Generator) -> Habit:
     return Habit({"lower": rng.uniform(0.07, 0.12), "speed": rng.uniform(0.9, 1.4)}, learns=bool(rng.random() < 0.4))
 
 
+def _careless(rng: np.random.Generator) -> Habit:
+    """Takes the tab for bent when it is not, in boxes that are turned to the left mostly; else like any operator.
+
+    By the box, because tabs forgotten at random would teach whoever imitates it that nothing decides about them.
+    """
+    style = {"aim": tuple(rng.normal(0, 0.002, 2)), "release": tuple(rng.normal(0, 0.003, 2))}
+    return Habit({**style, "speed": rng.uniform(0.9, 1.4)}, tremor=rng.uniform(0.0, 0.005))
+
+
 #: Kinds of operators, each with its share in the mixture "operator".
 OPERATORS: dict[str, tuple[float, HabitMaker]] = {
     "noisy": (0.30, _noisy),
@@ -61,6 +72,7 @@ OPERATORS: dict[str, tuple[float, HabitMaker]] = {
     "hesitant": (0.12, hesitant),
     "distracted": (0.12, distracted),
     "playful": (0.0, playful),
+    "careless": (0.0, _careless),
 }
 
 
@@ -78,6 +90,9 @@ class BoxOperator(ImperfectOperator):
         super().reset()
         #: Angle of the flap at which it will be let go, rad.
         self._almost = self._rng.uniform(*_ALMOST) if self.kind == "impatient" else 0.0
+        if self.kind == "careless":
+            forgets = self._rng.random() < _FORGETS[self._task.start[2] > 0]
+            self.expert.style = replace(self.expert.style, bends=not forgets)
 
     def adapt(self) -> None:
         """Lose patience with the flap; hold it, bend the tab, come higher: whatever went wrong, if it is seen."""
