@@ -27,6 +27,7 @@ __all__ = [
     "config_roots",
     "decode",
     "load_config",
+    "load_extended",
     "load_yaml",
     "merge",
     "parse_override",
@@ -140,22 +141,27 @@ def load_config(task: str, preset: str = "small", overrides: Iterable[str] = ())
             hint = did_you_mean(preset, presets[folder])
             raise ConfigError(f"task {folder!r} has no preset {preset!r}.{hint} Known presets: {known}.")
         path = config_files(folder)[preset]
-    return with_overrides(_load_extended(path, ()), overrides)
-
-
-def _load_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.resolve()
-    if path in seen:
-        raise ConfigError(f"configuration file {path} extends itself: {' -> '.join(p.name for p in (*seen, path))}")
-    content = load_yaml(path)
-    parent = content.pop("extends", None)
-    require = requirement(str(path))
+    content, require = load_extended(path), requirement(str(path))
     for section, value in content.items():
         require(section in SECTIONS, unknown_name("section", section, ("extends", *SECTIONS)))
         require(isinstance(value, dict), f"section {section!r} must be a mapping, got {type(value).__name__}")
+    return with_overrides(content, overrides)
+
+
+def load_extended(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Content of a YAML file on top of that of the file it `extends`: a path without `.yaml`, relative to its own.
+
+    Raises:
+        ConfigError: If a file is missing or malformed, or files extend each other in a circle.
+    """
+    path = Path(path).resolve()
+    if path in _seen:
+        raise ConfigError(f"configuration file {path} extends itself: {' -> '.join(p.name for p in (*_seen, path))}")
+    content = load_yaml(path)
+    parent = content.pop("extends", None)
     if parent is None:
         return content
-    return merge(_load_extended(path.parent / f"{parent}.yaml", (*seen, path)), content)
+    return merge(load_extended(path.parent / f"{parent}.yaml", (*_seen, path)), content)
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

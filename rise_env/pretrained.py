@@ -26,6 +26,7 @@ else:  # torch is imported when a model is
 
 __all__ = [
     "CONFIG",
+    "STORAGES",
     "WEIGHTS",
     "PretrainedMixin",
     "Upgrades",
@@ -41,9 +42,13 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+#: How matrices may be written.
+STORAGES = ("fp32", "fp16", "int8")
 _CURE = "Copy the checkpoint again, or make it again."
 #: What a model may be made of while it is loaded, beyond its weights; these numbers take 2 GiB.
 _SPARE_NUMBERS, _MOST_TENSORS = 2**29, 50_000
+#: Ends the name of the scales of a matrix of whole numbers.
+_SCALE = ".int8_scale"
 _OURS = re.compile(r"rise_env(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
 
 type Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -59,7 +64,7 @@ class PretrainedMixin(_Module):
         title: What messages call it.
         format_version: Version of what `get_config` returns.
         upgrades: For each older version, a function from its configuration to the next version's.
-        full_precision: Beginnings of the names of weights that are kept in full precision by `half_precision`.
+        full_precision: Beginnings of the names of weights that are kept in full precision whatever `storage` says.
 
     Example:
         >>> import torch
@@ -86,9 +91,12 @@ class PretrainedMixin(_Module):
     full_precision: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def half_precision(self) -> bool:
-        """Whether matrices are written in fp16, which halves the file and does not touch computing."""
-        return False
+    def storage(self) -> str:
+        """How matrices are written, one of `STORAGES`; computing is in full precision whatever it is.
+
+        "fp16" halves the file, "int8" quarters it: whole numbers in [-127, 127], with a scale per row.
+        """
+        return "fp32"
 
     def get_config(self) -> dict[str, Any]:
         """What `config.json` holds beside kind and version; see `rise_env.files.to_plain` for what may be in it."""
@@ -115,10 +123,9 @@ class PretrainedMixin(_Module):
         from safetensors.torch import save_file
 
         tensors = self.state_dict()
-        if self.half_precision:
-            for name, tensor in tensors.items():
-                if tensor.is_floating_point() and tensor.dim() >= 2 and not name.startswith(self.full_precision):
-                    tensors[name] = tensor.half()
+        for name, tensor in list(tensors.items()):
+            if tensor.is_floating_point() and tensor.dim() >= 2 and not name.startswith(self.full_precision):
+                tensors |= _packed(name, tensor, self.storage)
         with atomic_directory(path, CONFIG) as aside:
             self.save_files(aside)
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -223,10 +230,30 @@ def read_weights(
         CheckpointError: If the file `name` is missing, cut short or damaged, or does not fit.
     """
     file = Path(path) / name
-    tensors = load_tensors(file)
+    tensors = _unpacked(load_tensors(file))
     if problems := misfits(tensors, expected):
         raise CheckpointError(f"{file} does not fit its configuration: {listed(problems)}. {_CURE}")
     return tensors
+
+
+def _packed(name: str, matrix: torch.Tensor, storage: str) -> dict[str, torch.Tensor]:
+    """A matrix as it is written, by name."""
+    if storage != "int8":
+        return {name: matrix.half() if storage == "fp16" else matrix}
+    rows = matrix.flatten(1)
+    scale = rows.abs().amax(1).clamp(min=1e-12) / 127
+    return {name: (rows / scale[:, None]).round().char().view_as(matrix), name + _SCALE: scale}
+
+
+def _unpacked(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as they were before `_packed`, by name; what does not belong together stays, for `misfits` to name."""
+    found = dict(tensors)
+    for name in tensors:
+        scale = tensors.get(name + _SCALE)
+        if scale is not None and str(tensors[name].dtype) == "torch.int8" and scale.shape == tensors[name].shape[:1]:
+            found[name] = (tensors[name].flatten(1).float() * scale[:, None]).view_as(tensors[name])
+            del found[name + _SCALE]
+    return found
 
 
 def load_tensors(file: Path) -> dict[str, torch.Tensor]:

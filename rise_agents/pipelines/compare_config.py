@@ -9,7 +9,7 @@ from typing import Any
 
 from rise_agents.pipelines.config import Recording, load_demo_config
 from rise_agents.training.presets import AgentPreset, load_agent_preset
-from rise_env.config import config_files, decode, load_yaml, merge, parse_override
+from rise_env.config import config_files, decode, load_extended, merge, parse_override
 from rise_env.errors import ConfigError, requirement, unknown_name
 from rise_env.registry import TASKS
 
@@ -157,9 +157,7 @@ def load_compare_config(
     path = Path(name) if name.endswith((".yaml", ".yml")) else known.get(name.replace("-", "_"))
     if path is None:
         raise ConfigError(f"{unknown_name(f'comparison of task {task!r}', name, known)} Or give a YAML file.")
-    values: dict[str, Any] = load_yaml(path)
-    if "extends" in values:  # another comparison beside it
-        values = merge(load_yaml(path.with_name(f"{values.pop('extends')}.yaml")), values)
+    values = load_extended(path)
     for override in overrides:
         values = merge(values, parse_override(override))
     rows = values.pop("variants", None)

@@ -20,6 +20,7 @@ from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import ChunkDenoiser, NetworkConfig, ViewEncoder
 from rise_agents.policies.real_time import RtcConstraint, filled_up, guidance_weight, prefix_weights
 from rise_env.errors import requirement
+from rise_env.pretrained import STORAGES
 from rise_env.tasks import TaskSpec
 
 __all__ = ["FlowPolicy", "FlowPolicyConfig"]
@@ -45,7 +46,7 @@ class FlowPolicyConfig:
         condition_dropout: Part of the training samples whose advantage bin is left out, for classifier-free guidance.
         jitter: Largest relative change of brightness and contrast in training.
         shift: Largest shift of each picture in training, in pixels.
-        storage: Matrices on disk in "fp32" or "fp16".
+        storage: Matrices on disk in "fp32", "fp16" or "int8".
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -67,7 +68,7 @@ class FlowPolicyConfig:
     def __post_init__(self) -> None:
         require = requirement("section 'policy'")
         require.one_of(("velocity", "sample"), self, "prediction_type")
-        require.one_of(("fp32", "fp16"), self, "storage")
+        require.one_of(STORAGES, self, "storage")
         require.at_least(1, self, "steps", "noise_samples")
         require.at_least(0, self, "shift")
         require.within("[0, 1]", self, "noise_scale")
@@ -267,9 +268,9 @@ class FlowPolicy(Policy):
         return list(self.denoiser.parameters())
 
     @property
-    def half_precision(self) -> bool:
-        """Whether matrices are written in fp16."""
-        return self.config.storage == "fp16"
+    def storage(self) -> str:
+        """See `PretrainedMixin`."""
+        return self.config.storage
 
 
 def _shifted(views: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rise_env.config import config_files, decode, load_yaml, merge, parse_override
+from rise_env.config import config_files, decode, load_extended, merge, parse_override
 from rise_env.errors import ConfigError, requirement
 from rise_env.registry import ALGORITHMS
 
@@ -73,7 +73,7 @@ def load_agent_preset(name: str, task: str) -> AgentPreset:
         return AgentPreset(key)
     else:
         raise ConfigError(ALGORITHMS.unknown(name, known))
-    values = {"algorithm": path.stem, **load_yaml(path)}
+    values = {"algorithm": path.stem, **load_extended(path)}
     preset = decode(AgentPreset, values, f"agent {path}")
     algorithm = ALGORITHMS.load(preset.algorithm)
     decode(algorithm.Config, preset.config, f"agent {path}, key 'config'")  # said now, not after minutes of recording

@@ -9,6 +9,7 @@ from typing import ClassVar
 from rise_env.alignment import ALIGNMENTS
 from rise_env.config import decode, load_config
 from rise_env.errors import requirement
+from rise_env.pretrained import STORAGES
 from rise_env.training.config import LoopConfig
 
 __all__ = [
@@ -283,7 +284,7 @@ class DynamicsConfig:
         autoencoder_kind: "image" (per frame, `autoencoder`) or "video" (LTX, `video_autoencoder`).
         transformer_kind: "rise" (`transformer`) or "official" (`official`).
         alignment: Which actions belong to an imagined frame, one of `rise_env.alignment.ALIGNMENTS`.
-        storage: Matrices on disk in "fp32" or "fp16"; computing is not touched by it.
+        storage: Matrices on disk in "fp32", "fp16" or "int8"; computing is in full precision.
         details: What the autoencoder loses of the frame that imagination starts from is carried over to where nothing
             changes: fully at no change, by 1/e at a change of so many grey levels. 0 for none. Image autoencoders only.
         autoencoder: See `AutoencoderConfig`.
@@ -311,7 +312,7 @@ class DynamicsConfig:
         require.one_of(("image", "video"), self, "autoencoder_kind")
         require.one_of(("rise", "official"), self, "transformer_kind")
         require.one_of(ALIGNMENTS, self, "alignment")
-        require.one_of(("fp32", "fp16"), self, "storage")
+        require.one_of(STORAGES, self, "storage")
         require.at_least(0, self, "details")
         require(not self.details or self.autoencoder_kind == "image", "details needs an image autoencoder")
 

@@ -308,9 +308,9 @@ class LatentDynamics(PretrainedMixin, nn.Module):
     # ------------------------------------------------------------------ files
 
     @property
-    def half_precision(self) -> bool:
+    def storage(self) -> str:
         """See `PretrainedMixin`."""
-        return self.config.storage == "fp16"
+        return self.config.storage
 
     def get_config(self) -> dict[str, Any]:
         """See `PretrainedMixin`."""

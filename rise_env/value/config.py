@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from rise_env.config import decode, load_config
 from rise_env.errors import requirement, unknown_name
+from rise_env.pretrained import STORAGES
 from rise_env.training.config import LoopConfig
 
 __all__ = ["HEADS", "LabelConfig", "ModelConfig", "TDConfig", "TrainingConfig", "ValueConfig", "load_value_config"]
@@ -43,6 +44,7 @@ class ModelConfig:
         output: What `estimate` returns, of `OUTPUTS`.
         blend: Weights by head for `output: blend`; they need not sum to one.
         bins: Bins of the distributional head.
+        storage: Matrices on disk in "fp32", "fp16" or "int8".
     """
 
     reads_latents: bool = False
@@ -62,6 +64,7 @@ class ModelConfig:
     output: str = "progress"
     blend: dict[str, float] = field(default_factory=lambda: {"progress": 0.5, "success": 0.5})
     bins: int = 201
+    storage: str = "fp32"
 
     def __post_init__(self) -> None:
         require = requirement("section 'value.model'")
@@ -70,6 +73,7 @@ class ModelConfig:
         require.at_least(1, self, "embed", "hidden", "depth", "members", "text_vocabulary", "text_embed")
         require(all(width >= 1 for width in self.channels), f"channels {self.channels} must be positive")
         require.at_least(2, self, "bins")
+        require.one_of(STORAGES, self, "storage")
         require.at_least(0, self, "prior_scale")
         require(bool(self.heads), f"heads is empty; known heads: {', '.join(HEADS)}")
         require(len(set(self.heads)) == len(self.heads), f"heads {self.heads} repeat")

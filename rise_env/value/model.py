@@ -189,6 +189,11 @@ class ValueModel(PretrainedMixin, nn.Module):
         """Move the weights back to where `offload` took them from."""
         self.to(getattr(self, "_home", self.device))
 
+    @property
+    def storage(self) -> str:
+        """See `PretrainedMixin`."""
+        return self.config.storage
+
     def get_config(self) -> dict[str, Any]:
         """See `PretrainedMixin`."""
         content: dict[str, Any] = {"model": self.config, "input": self.input_shape}

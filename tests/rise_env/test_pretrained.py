@@ -45,8 +45,8 @@ class Scale(PretrainedMixin, nn.Module):
         self.register_buffer("count", torch.zeros(2, 2, dtype=torch.int64))
 
     @property
-    def half_precision(self) -> bool:
-        return self.config.storage == "fp16"
+    def storage(self) -> str:
+        return self.config.storage
 
     def get_config(self) -> dict[str, Any]:
         return {"scale": self.config}
@@ -71,6 +71,26 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     model.config = Config(size=2, storage="fp32")
     model.save_pretrained(tmp_path / "model")
     assert torch.equal(Scale.from_pretrained(tmp_path / "model").factor, model.factor)
+
+
+def test_whole_numbers_are_within_half_a_step_and_damage_is_named(tmp_path: Path) -> None:
+    model = Scale(Config(size=5, storage="int8"))
+    with torch.no_grad():
+        model.factor[1] *= 1e-3
+        model.factor[2] = 0.0
+    model.save_pretrained(tmp_path / "model")
+    loaded = Scale.from_pretrained(tmp_path / "model")
+    half_step = model.factor.abs().amax(1, keepdim=True) / 127 / 2
+    assert ((loaded.factor - model.factor).abs() <= half_step * 1.001).all()
+    assert torch.equal(loaded.exact, model.exact)
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    assert tensors["factor"].dtype == torch.int8
+    save_file({**tensors, "factor.int8_scale": torch.ones(3)}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="unexpected factor.int8_scale"):
+        Scale.from_pretrained(tmp_path / "model")
+    save_file({**tensors, "factor.int8_scale": torch.full((5,), torch.nan)}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="factor is not finite"):
+        Scale.from_pretrained(tmp_path / "model")
 
 
 def test_older_names_are_understood_in_checkpoints_and_refused_in_presets(tmp_path: Path) -> None:
