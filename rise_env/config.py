@@ -12,7 +12,7 @@ import functools
 import math
 import os
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,14 @@ def load_config(task: str, preset: str = "small", overrides: Iterable[str] = ())
     return with_overrides(content, overrides)
 
 
-def load_extended(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Content of a YAML file on top of that of the file it `extends`: a path without `.yaml`, relative to its own.
+def load_extended(
+    path: str | Path, find: Callable[[str, Path], Path] | None = None, _seen: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """Content of a YAML file on top of that of the file that it `extends`.
+
+    Args:
+        path: The file.
+        find: File that a name means in a file of some folder; when None `<folder>/<name>.yaml`.
 
     Raises:
         ConfigError: If a file is missing or malformed, or files extend each other in a circle.
@@ -161,7 +167,8 @@ def load_extended(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, A
     parent = content.pop("extends", None)
     if parent is None:
         return content
-    return merge(load_extended(path.parent / f"{parent}.yaml", (*_seen, path)), content)
+    above = find(str(parent), path.parent) if find else path.parent / f"{parent}.yaml"
+    return merge(load_extended(above, find, (*_seen, path)), content)
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

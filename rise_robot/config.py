@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rise_env.config import config_files, decode, load_yaml, merge, parse_override
+from rise_env.config import config_files, decode, load_extended, load_yaml, merge, parse_override
 from rise_env.errors import ConfigError, requirement
 from rise_env.registry import DRIVERS
 from rise_env.tasks import JointLayout
@@ -267,7 +267,7 @@ def load_robot(name: str | Path, overrides: Iterable[str] = ()) -> RobotConfig:
         0.35
     """
     path = _find(str(name), None)
-    values = _load(path, ())
+    values = load_extended(path, _find)
     for override in overrides:
         values = merge(values, parse_override(override))
     values.pop("driver", None)  # for `default_robot`
@@ -307,12 +307,3 @@ def _find(name: str, beside: Path | None) -> Path:
         names = ", ".join(sorted(known))
         raise ConfigError(f"unknown robot {name!r}. Known robots: {names}; or give the path of a YAML file.")
     return known[name]
-
-
-def _load(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.resolve()
-    if path in seen:
-        raise ConfigError(f"robot {path} extends itself: {' -> '.join(p.name for p in (*seen, path))}")
-    values = load_yaml(path)
-    parent = values.pop("extends", None)
-    return values if parent is None else merge(_load(_find(str(parent), path.parent), (*seen, path)), values)

@@ -149,10 +149,11 @@ def _alive(pid: str) -> bool:
 
 
 def test_shipped_settings_are_sound() -> None:
-    for name in ("short", "full", "ablations"):
-        found = load_compare_config(name, "brick_sorting")
-        assert found.tasks == ("brick_sorting",)
-        trained = [seed for one in found.recorded("brick_sorting") for seed in range(one.seed, one.seed + one.episodes)]
+    shipped = {"brick_sorting": ("short", "full", "ablations"), "box_closing": ("short", "full")}
+    for task, name in ((task, name) for task, names in shipped.items() for name in names):
+        found = load_compare_config(name, task)
+        assert found.tasks == (task,)
+        trained = [seed for one in found.recorded(task) for seed in range(one.seed, one.seed + one.episodes)]
         for first, count in ((found.first_episode, found.episodes), (found.curve_seed, found.curve_episodes)):
             assert not set(trained) & set(range(first, first + count)), name
         assert not set(found.not_run) & set(found.variants)

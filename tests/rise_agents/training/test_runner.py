@@ -197,6 +197,7 @@ def test_presets_of_agents(tmp_path: Path) -> None:
     shipped = load_agent_preset("selective-rise", "brick_sorting")
     assert (shipped.algorithm, shipped.chunks) == ("selective_rise", 44_000)
     assert load_agent_preset("rise", "g1_bottle") == AgentPreset("rise")  # no file: the algorithm with its defaults
+    assert load_agent_preset("dsrl", "box_closing") == load_agent_preset("dsrl", "brick_sorting")  # it extends that one
     file = tmp_path / "mine.yaml"
     file.write_text("algorithm: rise\nchunks: 10\nconfig:\n  horizon: 1\n", encoding="utf-8")
     mine = load_agent_preset(str(file), "brick_sorting").replace({"seed": 3}, num_envs=4, chunks=None)
