@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
-from rise_agents.cli.options import add_skip, at_least, finite, folder
+from rise_agents.cli.options import add_dataset_keys, add_skip, at_least, finite, folder
 
 __all__ = ["add_arguments", "run"]
 
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, nargs="+", default=[], metavar="DIR", help="recordings (default: the bundle's states)"
     )
     parser.add_argument("--labels", metavar="TAG", help="tag of their advantages, with --data")
+    add_dataset_keys(parser)
     add_skip(parser)
     parser.add_argument("--chunks", type=at_least(1), help="chunks to imagine (default: the agent's)")
     parser.add_argument(
@@ -80,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
         chunks=args.chunks, real_steps=args.real_steps, num_envs=args.num_envs, start_states=args.starts,
     )  # fmt: skip
     policy = resolve_policy(args.policy, bundle=bundle)
-    skip = args.skip_bad_episodes
-    ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle, skip_bad_episodes=skip)
+    opening = {name: getattr(args, name) for name in ("state_key", "action_key", "trust_layout", "skip_bad_episodes")}
+    ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle, opening=opening)
     improve(agent, policy, ingredients, args.out, minutes=args.minutes, audit_states=args.audit, note=say)
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"policy: {args.out / 'model'}")

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ class Ingredients:
         oracle: Let the work cell take the place of imagination: an upper bound, not a method.
         behaviour_policies: With `oracle`: what leads to its start states, scripted policies or functions that make an
             Actor, drawn at random; the policy itself when empty.
-        skip_bad_episodes: Leave out episodes of `data` that are damaged, as `open_dataset` does.
+        opening: How `data` are opened: `state_key`, `action_key`, `trust_layout` and `skip_bad_episodes` of
+            `open_dataset`.
     """
 
     bundle: Bundle
@@ -65,7 +66,7 @@ class Ingredients:
     labels: str | None = None
     oracle: bool = False
     behaviour_policies: Sequence[Any] = ()
-    skip_bad_episodes: bool = False
+    opening: Mapping[str, Any] = field(default_factory=dict)
 
 
 @single_threaded()
@@ -194,7 +195,7 @@ def _surroundings(
         labelled = not ALGORITHMS.load(agent.algorithm).labels_data
         if labelled and ingredients.labels is None:
             raise ConfigError("recorded data need the tag that `rise label` gave their advantages (--labels)")
-        dataset = open_dataset(list(ingredients.data), bundle.spec, skip_bad_episodes=ingredients.skip_bad_episodes)
+        dataset = open_dataset(list(ingredients.data), bundle.spec, **ingredients.opening)
         note(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames")
         bins = np.full(dataset.num_frames, policy.codec.unconditional)
         if labelled and ingredients.labels is not None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,15 +100,25 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path, content: str) -> None:
             read()
 
 
-@pytest.mark.parametrize("given", [[], ["--skip-bad-episodes"]])
-def test_bad_episodes_can_be_left_out(
-    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], (None, None, False, False)),
+        (["--skip-bad-episodes"], (None, None, False, True)),
+        (["--state-key", "state", "--action-key", "actions", "--trust-layout"], ("state", "actions", True, False)),
+    ],
+)
+def test_how_recordings_are_opened(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], expected: tuple[Any, ...]
 ) -> None:
     class Opened(Exception):
         pass
 
-    def opened(*_: object, skip_bad_episodes: bool) -> None:
-        assert skip_bad_episodes == bool(given)
+    def opened(*_: object, **options: object) -> None:
+        assert (
+            tuple(options[name] for name in ("state_key", "action_key", "trust_layout", "skip_bad_episodes"))
+            == expected
+        )
         raise Opened
 
     monkeypatch.setattr("rise_agents.pipelines.improve.open_dataset", opened)
