@@ -115,6 +115,11 @@ class requirement:
         """Every value is one of the known ones."""
         self._each(lambda value: value in known, f"one of {', '.join(map(str, known))}", owner, names, values)
 
+    def boolean(self, owner: object = None, /, *names: str, **values: Any) -> None:
+        """Every value is True or False, of Python or NumPy: "no", "x" and 1 would all count as true."""
+        # np.bool_ is no subclass of bool, and NumPy is not worth importing for it.
+        self._each(lambda value: type(value).__name__ in ("bool", "bool_"), "True or False", owner, names, values)
+
     def _each(
         self, holds: Callable[[Any], bool], expected: str, owner: object, names: Sequence[str], values: dict[str, Any]
     ) -> None:

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 from rise_env.acting import ObservationHistory
+from rise_env.envs.arguments import real_numbers
 from rise_env.errors import ConfigError, RobotError, requirement
 from rise_env.spaces import action_space, check_lags, image_key, observation_space
 from rise_robot.cell.config import cell_overrides
@@ -90,6 +91,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     ) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ConfigError(f"render_mode {render_mode!r} is not one of {RENDER_MODES} or None")
+        requirement("robot environment").boolean(dry_run=dry_run)
         self.task, self.driver, self.render_mode = driver.task, driver, render_mode
         self.session = RobotSession(driver, robot, keys=keys, interrupted=interrupted, dry_run=dry_run)
         self.observation_space = observation_space(self.task, observation_lags)  # type: ignore[assignment]
@@ -141,7 +143,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         seen_at, latency = self._observed_at, 0.0
         if (stop := self.session.guard.check_chunk(action, self.action_space.shape)) is not None:
             self.session.halt(stop)
-        for target in () if stop is not None else np.asarray(action)[: self.task.execute]:
+        for target in () if stop is not None else real_numbers(action)[: self.task.execute]:
             admitted = self.session.tick(target)
             if admitted is None:
                 break
@@ -336,6 +338,7 @@ def make_robot_env(
         keys: Operator's keys; None for those of the terminal where the driver does not know the ground truth.
         interrupted: As `RobotEnv`.
     """
+    requirement("robot environment").boolean(confirm=confirm)
     options = [*cell_overrides(difficulty, execute, image_size, variation), *overrides]
     config = load_robot(robot or default_robot(driver), robot_overrides)
     made = make_driver(driver, task, preset, options, config, **(driver_options or {}))

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rise_env.envs.arguments import real_numbers
+from rise_env.errors import ActionError
 from rise_env.tasks import TaskSpec
 from rise_robot.config import SafetyConfig
 from rise_robot.drivers.base import JointSample, Observation
@@ -114,14 +116,20 @@ class SafetyGuard:
 
     def check_chunk(self, chunk: Any, shape: tuple[int, ...] | None) -> Stop | None:
         """A whole chunk before any of it is run: shape (chunk, D), numbers, finite."""
-        array = np.asarray(chunk)
+        try:
+            array = real_numbers(chunk, "the actions")
+        except ActionError as error:
+            return self._bad(str(error))
         if array.shape != shape:
             return self._bad(f"the action has shape {array.shape}, expected {shape}: joint targets (steps, joints)")
         return self._numbers(array, "the action")
 
     def admit(self, target: Any) -> Admitted | Stop:
         """A target (D,), rad and m, on its way to the robot; what is admitted counts as sent."""
-        array = np.asarray(target)
+        try:
+            array = real_numbers(target, "the targets")
+        except ActionError as error:
+            return self._bad(str(error))
         if array.shape != self.low.shape:
             return self._bad(f"the target has shape {array.shape}, expected {self.low.shape}")
         if (stop := self._numbers(array, "the target")) is not None:
@@ -282,8 +290,6 @@ class SafetyGuard:
         return None
 
     def _numbers(self, array: np.ndarray, what: str) -> Stop | None:
-        if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
-            return self._bad(f"{what} has data type {array.dtype}, which are no real numbers")
         if not np.isfinite(array).all():
             return self._bad(f"{what} is not finite (NaN or infinity)")
         return None

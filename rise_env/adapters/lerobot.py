@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
+from rise_env.envs.arguments import real_numbers
 from rise_env.errors import ActionError, ConfigError, requirement
 from rise_env.spaces import image_key
 from rise_env.tasks import TaskSpec
@@ -110,7 +111,7 @@ class LeRobotView(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         Raises:
             ActionError: If the actions have the wrong shape or are not finite.
         """
-        actions = np.asarray(actions, np.float32)
+        actions = real_numbers(actions).astype(np.float32)
         if actions.shape != self.action_space.shape:
             raise ActionError(f"actions have shape {actions.shape}, expected {self.action_space.shape}")
         if not np.isfinite(actions).all():

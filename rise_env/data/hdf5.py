@@ -14,7 +14,7 @@ import numpy as np
 from rise_env.data.hdf5_episode import Episode, open_episode
 from rise_env.data.limits import check_limits
 from rise_env.data.video import video_encoder
-from rise_env.errors import ConfigError, DatasetError
+from rise_env.errors import ConfigError, DatasetError, requirement
 from rise_env.files import atomic_path
 from rise_env.tasks import TaskSpec, load_layout, load_task
 
@@ -52,9 +52,11 @@ def convert_hdf5(
         Number of frames.
 
     Raises:
+        ConfigError: If `success` is no truth value.
         DatasetError: If h5py is missing, a file is not as `rise_env.data.hdf5_episode` describes it, or a joint value
             lies outside its limits; the message names file and key.
     """
+    requirement("convert_hdf5").boolean(success=success)
     if colors not in ("rgb", "bgr"):
         raise DatasetError(f"colors is {colors!r}, expected 'rgb' or 'bgr'")
     out = Path(out)

@@ -13,7 +13,7 @@ from rise_env.data.joined import JoinedDataset
 from rise_env.data.recorded import RecordedDataset
 from rise_env.data.source import Source, locate, read_source
 from rise_env.data.specs import check_keys, warn_of_sizes
-from rise_env.errors import DatasetError
+from rise_env.errors import DatasetError, requirement
 from rise_env.tasks import TaskSpec
 
 __all__ = ["open_dataset"]
@@ -51,6 +51,7 @@ def open_dataset(
             with a warning that lists them. All videos are decoded at once.
 
     Raises:
+        ConfigError: If a truth value is none.
         DatasetError: If there is no dataset, it is damaged, its frame rate or cameras are not those of `spec`, or a
             joint value lies outside its limits by more than `spec.layout.tolerance` of their range (a warning, if by
             less).
@@ -61,6 +62,7 @@ def open_dataset(
         >>> dataset.frames([0, 1]).shape  # doctest: +SKIP
         (2, 3, 48, 64, 3)
     """
+    requirement("open_dataset").boolean(trust_layout=trust_layout, skip_bad_episodes=skip_bad_episodes)
     keys = {
         "state": state_key or (spec.state_key if spec else "observation.state"),
         "action": action_key or (spec.action_key if spec else "action"),

@@ -15,7 +15,16 @@ from rise_env.tasks import JointLayout
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["autoreset_mode", "checked_actions", "mask_of", "option_of", "options_of", "seeds_of"]
+__all__ = [
+    "autoreset_mode",
+    "checked_actions",
+    "checked_candidates",
+    "mask_of",
+    "option_of",
+    "options_of",
+    "real_numbers",
+    "seeds_of",
+]
 
 
 def autoreset_mode(name: str | AutoresetMode) -> AutoresetMode:
@@ -83,6 +92,43 @@ def _single(value: Any) -> bool:
     return isinstance(value, str | bytes) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
 
 
+def real_numbers(values: Any, what: str = "actions") -> np.ndarray:
+    """Values of any kind, tensors too, as an array of real numbers.
+
+    Raises:
+        ActionError: If they are none: complex, objects, texts, dates, durations, truth values, or ragged lists.
+
+    Example:
+        >>> real_numbers(["1.0"])
+        Traceback (most recent call last):
+        ...
+        rise_env.errors.ActionError: actions have data type <U3, expected real numbers; nothing was executed
+    """
+    try:
+        if callable(getattr(values, "detach", None)):  # NumPy knows no bfloat16
+            values = values.detach().cpu()
+            values = values.double() if values.is_floating_point() else values
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ActionError(f"{what} are no array of real numbers: {error}; nothing was executed") from error
+    if array.dtype.kind not in "fiu":
+        raise ActionError(f"{what} have data type {array.dtype}, expected real numbers; nothing was executed")
+    return array
+
+
+def checked_candidates(actions: Any, num_envs: int, chunk: int, layout: JointLayout) -> Any:
+    """Several chunks per environment, (num_envs, G, chunk, D), as an array or the tensor that they are.
+
+    Raises:
+        ActionError: If they have another shape, or are no real numbers.
+    """
+    array = actions if hasattr(actions, "detach") else real_numbers(actions, "candidate chunks")
+    expected = (num_envs, "G", chunk, layout.dim)
+    if array.ndim != 4 or not array.shape[1] or (array.shape[0], *array.shape[2:]) != (num_envs, chunk, layout.dim):
+        raise ActionError(f"candidate chunks have shape {tuple(array.shape)}, expected {expected}")
+    return array
+
+
 def checked_actions(
     actions: Any, running: np.ndarray, chunk: int, layout: JointLayout, device: torch.device
 ) -> tuple[torch.Tensor, np.ndarray]:
@@ -104,13 +150,9 @@ def checked_actions(
     import torch  # the work cell, which uses the rest of this file, does without
 
     if not isinstance(actions, torch.Tensor):
-        try:
-            actions = np.asarray(actions)
-        except ValueError as error:  # a ragged list
-            raise ActionError(f"actions are no array: {error}") from error
-        if not np.issubdtype(actions.dtype, np.number):
-            raise ActionError(f"actions are {actions.dtype}, expected numbers")
-        actions = torch.from_numpy(np.array(actions, np.float32))
+        actions = torch.from_numpy(np.array(real_numbers(actions), np.float32))
+    elif actions.is_complex() or actions.dtype == torch.bool:
+        raise ActionError(f"actions have data type {actions.dtype}, expected real numbers; nothing was executed")
     expected = (len(running), chunk, layout.dim)
     if tuple(actions.shape) != expected:
         raise ActionError(

@@ -14,9 +14,9 @@ import torch
 from gymnasium.utils import seeding
 
 from rise_env.envs.advantage import chunk_advantage
-from rise_env.envs.arguments import checked_actions
+from rise_env.envs.arguments import checked_actions, checked_candidates
 from rise_env.envs.starts import StartBatch, StartStates
-from rise_env.errors import ActionError, RiseError
+from rise_env.errors import RiseError
 from rise_env.protocols import History
 from rise_env.spaces import image_key, lag_key
 from rise_env.world_model import CompositionalWorldModel, Imagined, Session
@@ -129,9 +129,7 @@ class ImaginationBatch:
     def evaluate_candidates(self, actions: Any, mode: str) -> CandidateScores:
         """See `ImaginationVectorEnv.evaluate_candidates`; `mode` is one of `ADVANTAGE_MODES`."""
         task, session, everyone = self.world_model.spec, self.session(), np.ones(self.num_envs, bool)
-        if len(actions) != self.num_envs or len(actions.shape) != 4 or not actions.shape[1]:
-            expected = (self.num_envs, "G", task.chunk, task.layout.dim)
-            raise ActionError(f"candidate chunks have shape {tuple(actions.shape)}, expected {expected}")
+        actions = checked_candidates(actions, self.num_envs, task.chunk, task.layout)
 
         def scored(candidate: int) -> torch.Tensor:
             chunks, _ = checked_actions(actions[:, candidate], everyone, task.chunk, task.layout, self.device)

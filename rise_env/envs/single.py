@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from rise_env.envs.arguments import options_of, seeds_of
+from rise_env.envs.arguments import options_of, real_numbers, seeds_of
 from rise_env.envs.infos import info_of
 from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ConfigError
@@ -74,7 +74,7 @@ class ImaginationEnv(gymnasium.Env[dict[str, Any], Any]):
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Imagine a chunk (chunk, D)."""
-        batch = action[None] if isinstance(action, torch.Tensor) else np.asarray(action)[None]
+        batch = action[None] if isinstance(action, torch.Tensor) else real_numbers(action)[None]
         observation, rewards, terminated, truncated, infos = self.core.step(batch)
         ends = bool(terminated[0]), bool(truncated[0])
         return self._single(observation), float(rewards[0]), *ends, info_of(infos, 0)

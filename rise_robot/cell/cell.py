@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from rise_env.envs.arguments import real_numbers
 from rise_env.errors import ActionError, ConfigError
 from rise_env.tasks import TaskSpec
 from rise_robot.cell.config import CellConfig
@@ -208,13 +209,11 @@ class WorkCell:
 
     def checked_target(self, target: np.ndarray, steps: tuple[int, ...] = ()) -> np.ndarray:
         """Joint targets as float64 (*steps, D); ActionError if the shape is wrong or a value is not finite."""
-        target, layout = np.asarray(target), self.spec.layout
+        target, layout = real_numbers(target), self.spec.layout
         expected = (*steps, layout.dim)
         if target.shape != expected:
             order = f"absolute joint targets in the order {', '.join(layout.names)}"
             raise ActionError(f"action has shape {target.shape}, expected {expected}: {order}")
-        if not np.issubdtype(target.dtype, np.number):
-            raise ActionError(f"action has data type {target.dtype}, which are not numbers; nothing was executed")
         finite = np.isfinite(target).reshape(-1, layout.dim).all(0)
         if not finite.all():
             bad = ", ".join(itertools.compress(layout.names, ~finite))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rise_env.config import decode, load_config
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, requirement
 from rise_env.tasks import TaskSpec, task_from_section
 
 __all__ = ["CameraPose", "CellConfig", "CommandDelay", "VariationConfig", "cell_overrides", "load_cell"]
@@ -137,7 +137,10 @@ def load_cell(
 def cell_overrides(
     difficulty: str | None, execute: int | None, image_size: Sequence[int] | None, variation: bool | None
 ) -> list[str]:
-    """Configuration overrides that the environment's keyword arguments stand for."""
+    """Configuration overrides that the environment's keyword arguments stand for; a ConfigError if `variation` is no
+    truth value.
+    """
+    requirement("work cell").boolean(variation=variation)
     values = {
         "cell.difficulty": difficulty,
         "task.execute": execute,

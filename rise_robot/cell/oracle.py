@@ -19,9 +19,17 @@ from tqdm import trange
 
 from rise_env.acting import Actor
 from rise_env.envs.arguments import autoreset_mode as parse_mode
-from rise_env.envs.arguments import checked_actions, mask_of, option_of, options_of, seeds_of
+from rise_env.envs.arguments import (
+    checked_actions,
+    checked_candidates,
+    mask_of,
+    option_of,
+    options_of,
+    real_numbers,
+    seeds_of,
+)
 from rise_env.envs.batch import CandidateScores
-from rise_env.errors import ConfigError, RiseError, requirement
+from rise_env.errors import ActionError, ConfigError, RiseError, requirement
 from rise_env.spaces import action_space, check_lags, lag_key, observation_space
 from rise_robot.cell.acting import ActorInCell, ScriptedActor, cell_observation
 from rise_robot.cell.cell import CellState, WorkCell
@@ -201,8 +209,11 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
 
     def evaluate_candidates(self, actions: Any) -> CandidateScores:
         """Run several chunks (num_envs, G, chunk, D) from every present state, and go on from none of them."""
-        advantage = np.zeros(actions.shape[:2], np.float32)
-        for i, (start, chunks) in enumerate(zip(self._present(), np.asarray(actions), strict=True)):
+        candidates = real_numbers(checked_candidates(actions, self.num_envs, self.task.chunk, self.task.layout))
+        if not np.isfinite(candidates).all():
+            raise ActionError("candidate chunks are not finite (NaN or infinity); nothing was executed")
+        advantage = np.zeros(candidates.shape[:2], np.float32)
+        for i, (start, chunks) in enumerate(zip(self._present(), candidates, strict=True)):
             for member, chunk in enumerate(chunks):
                 self._cell.restore(start.state)
                 advantage[i, member] = np.mean([self._cell.step(t).progress for t in chunk]) - start.progress

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.vector.vector_env import AutoresetMode
 
 from rise_env.envs.arguments import autoreset_mode as parse_mode
-from rise_env.envs.arguments import mask_of, options_of, seeds_of
+from rise_env.envs.arguments import mask_of, options_of, real_numbers, seeds_of
 from rise_env.errors import ActionError, ConfigError, RiseError, requirement
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_robot.cell.config import cell_overrides, load_cell
@@ -112,12 +112,10 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             ActionError: If the actions have the wrong shape or are not finite; nothing moves in any cell.
             RiseError: In autoreset mode "disabled", if an episode has ended and was not reset.
         """
-        actions = np.asarray(actions)
+        actions = real_numbers(actions)
         expected = self.action_space.shape
         if actions.shape != expected:
             raise ActionError(f"actions have shape {actions.shape}, expected {expected} (num_envs, chunk, joints)")
-        if not np.issubdtype(actions.dtype, np.number):
-            raise ActionError(f"actions have data type {actions.dtype}, which are not numbers; nothing was executed")
         running = ~self._done if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.ones_like(self._done)
         if not np.isfinite(actions[running]).all():
             bad = [int(i) for i in np.flatnonzero(running) if not np.isfinite(actions[i]).all()]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium.utils import seeding
 
-from rise_env.errors import RobotError
+from rise_env.errors import RobotError, requirement
 from rise_env.tasks import TaskSpec
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import CellConfig, load_cell
@@ -43,6 +43,7 @@ class CellDriver:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        requirement("driver 'cell'").boolean(real_time=real_time)
         self.task = task
         self.real_time = real_time
         self.cell = WorkCell(task, config)

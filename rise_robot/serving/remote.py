@@ -97,7 +97,10 @@ class RemotePolicy(Closing):
             answer = client.infer({**row, **self._extra, **extra})
             if "actions" not in answer:
                 raise RobotError(f"the policy server answered without 'actions': {', '.join(map(str, answer))}")
-            chunk = np.asarray(answer["actions"])
+            try:
+                chunk = np.asarray(answer["actions"])
+            except ValueError as error:  # a ragged list
+                raise RobotError(f"the policy server answered with 'actions' that are no array: {error}") from error
             # What are no real numbers stays what it is, for whoever checks actions to refuse.
             chunks.append(chunk.astype(np.float32) if chunk.dtype.kind in "fiu" else chunk)
         return np.stack(chunks)

@@ -89,6 +89,7 @@ def test_narrower_limits_of_the_robot() -> None:
     [
         np.full(14, np.nan), np.r_[np.zeros(13), np.inf], np.zeros(13), np.zeros((1, 14)), None, "left",
         np.zeros(14, complex), np.array([None] * 14), np.zeros(14, bool),
+        np.zeros(14, "timedelta64[s]"), [[1.0], [2.0, 3.0]],
     ],
 )  # fmt: skip
 def test_what_is_no_target_is_refused(bad: object) -> None:
@@ -96,6 +97,7 @@ def test_what_is_no_target_is_refused(bad: object) -> None:
     stop = made.admit(bad)
     assert isinstance(stop, Stop)
     assert stop.reason == StopReason.BAD_ACTION
+    assert isinstance(made.check_chunk(bad, (1, 14, 14)), Stop)
     np.testing.assert_array_equal(made.last, MIDDLE)  # it does not count as sent
 
 

@@ -144,9 +144,9 @@ def test_the_same_seed_gives_the_same_episode_whatever_came_before(new_cell) -> 
         (lambda good: good[None], r"shape \(1, 14\)"),
         (lambda good: np.where(np.arange(14) == 9, np.nan, good), "not finite at: right_joint3"),
         (lambda good: np.where(np.arange(14) == 6, np.inf, good), "not finite at: left_gripper"),
-        (lambda good: good.astype(str), "not numbers"),
-        (lambda good: good > 0, "not numbers"),
-        (lambda good: [None] * 14, "not numbers"),
+        (lambda good: good.astype(str), "expected real numbers"),
+        (lambda good: good > 0, "expected real numbers"),
+        (lambda good: [None] * 14, "expected real numbers"),
     ],
 )
 def test_bad_targets_move_nothing(new_cell, bad, message: str) -> None:

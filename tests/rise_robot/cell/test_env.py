@@ -72,8 +72,8 @@ def test_a_wrong_action_is_an_error_and_moves_nothing(env: CellEnv) -> None:
         (good[None], r"shape \(1, 8, 14\)"),
         (nan, "not finite.*nothing was executed"),
         (late_inf, "not finite"),
-        (good.astype(str), "not finite|not numbers"),
-        (None, "shape"),
+        (good.astype(str), "expected real numbers"),
+        (None, "expected real numbers"),
     ]
     for action, message in cases:
         with pytest.raises(ActionError, match=message):

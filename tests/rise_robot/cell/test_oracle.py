@@ -159,6 +159,9 @@ def test_wrong_calls_are_named(envs: OracleVectorEnv) -> None:
     hold = np.repeat(observations["state"][:, None], envs.task.chunk, axis=1)
     with pytest.raises(ActionError, match="not finite"):
         envs.step(np.full_like(hold, np.nan))
+    for wrong, match in ((hold[:, None] * np.nan, "not finite"), (hold[:, None] * 1j, "complex"), (hold, "shape")):
+        with pytest.raises(ActionError, match=match):
+            envs.evaluate_candidates(wrong)
     for _ in range(envs.max_chunks):
         *_, terminated, truncated, _ = envs.step(hold)
     assert (terminated | truncated).all()

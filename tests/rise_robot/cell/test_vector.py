@@ -126,7 +126,7 @@ def test_a_wrong_action_moves_no_cell(number: int) -> None:
         envs.step(bad)
     with pytest.raises(ActionError, match=r"shape \(1, 8, 14\), expected \(2, 8, 14\)"):
         envs.step(good[:1])
-    with pytest.raises(ActionError, match="not numbers"):
+    with pytest.raises(ActionError, match="expected real numbers"):
         envs.step(good.astype(str))
     np.testing.assert_array_equal([state.arrays["physics"] for state in envs.call("save_state")], before)
     envs.close()
