@@ -97,11 +97,11 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] | No
             return _dispatch(arguments, COMMANDS if commands is None else commands)
         finally:
             sys.stdout.flush()  # here, not at exit, so that a broken pipe is met below
-    except KeyboardInterrupt:
-        print("rise: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        _say_stopped("interrupted", stopped)
         return _EXIT_INTERRUPTED
-    except _Terminated:
-        print("rise: terminated", file=sys.stderr)
+    except _Terminated as stopped:
+        _say_stopped("terminated", stopped)
         return _EXIT_TERMINATED
     except BrokenPipeError:
         # The interpreter's own flush at exit must not meet the broken pipe again.
@@ -126,6 +126,11 @@ class _Terminated(BaseException):
 def _terminate(number: int, _: object) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one ends the program at once
     raise _Terminated
+
+
+def _say_stopped(how: str, stopped: BaseException) -> None:
+    """Say so, and what was kept."""
+    print("\n".join([f"rise: {how}", *getattr(stopped, "__notes__", ())]), file=sys.stderr)
 
 
 def _in_one_line(happened: threading.ExceptHookArgs) -> None:

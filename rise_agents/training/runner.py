@@ -91,7 +91,7 @@ class Runner:
         budget: How long.
         probes: Called before, every `probe_seconds`, and after.
         progress_bar: Show one.
-        save_seconds: Time between two checkpoints.
+        save_seconds: Time between two checkpoints; the first one of a new run follows its first round.
         probe_seconds: Time between two calls of the probes.
         tensorboard: Write TensorBoard files.
         on_start: Called once the state is restored, with the part of the budget that is spent (`Algorithm.spent`).
@@ -113,7 +113,8 @@ class Runner:
     def run(self) -> Algorithm[Any]:
         """Go on from where the folder stands, to the end of the budget.
 
-        What stops a round halfway leaves the last checkpoint, so that the round is done again.
+        What stops a round halfway leaves the last checkpoint, so that the round is done again; a note of the exception
+        says which.
 
         Raises:
             CheckpointError: If the folder holds another run, or is damaged.
@@ -138,18 +139,22 @@ class Runner:
             algorithm.set_logger(Logger(board, [TensorBoardOutputFormat(board)]))
         started = saved = probed = time.monotonic()
         begun = started - spent
+        kept: int | None = before or None
 
         def save() -> None:
+            nonlocal saved, kept
             write_json(self.folder / _HISTORY, history)  # first: what is ahead of the state is left out when it is read
             algorithm.save(self.folder)
+            kept = algorithm.spent
             write_json(file, time.monotonic() - begun)
+            saved = time.monotonic()
 
         def probe() -> None:
             for one in self.probes:
                 one(algorithm)
 
         def after_round(algorithm: Algorithm[Any]) -> bool:
-            nonlocal saved, probed
+            nonlocal probed
             now, chunks = time.monotonic(), algorithm.num_timesteps
             algorithm.metrics["time/imagined_chunks_per_second"] = (chunks - chunks_before) / max(now - started, 1e-9)
             if algorithm.rounds % _HISTORY_ROUNDS == 1:
@@ -158,9 +163,8 @@ class Runner:
             if now - probed > self.probe_seconds:
                 probe()
                 probed = time.monotonic()
-            if now - saved > self.save_seconds:
+            if now - saved > self.save_seconds or kept is None:
                 save()
-                saved = time.monotonic()
             return time.monotonic() - begun < limit
 
         try:
@@ -169,6 +173,13 @@ class Runner:
             algorithm.learn(budget - before, after_round, reset_num_timesteps=False, progress_bar=self.progress_bar)
             probe()
             save()
+        except BaseException as stopped:
+            unit = algorithm.phase().unit
+            stopped.add_note(
+                f"{self.folder} keeps nothing yet: the first checkpoint follows the first round" if kept is None
+                else f"{self.folder} keeps {kept:,} {unit}: the same command goes on from there"
+            )  # fmt: skip
+            raise
         finally:
             algorithm.logger.close()
         return algorithm

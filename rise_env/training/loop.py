@@ -130,6 +130,7 @@ class Loop:
         self.average = copy.deepcopy(module).eval().requires_grad_(False)
         self.optimiser = self.make_optimiser()
         self.step, self.elapsed, self.finished = 0, 0.0, False
+        self._kept: int | None = None  # updates in the state on disk
         self.metrics: dict[str, float] = {}
 
     @property
@@ -146,7 +147,14 @@ class Loop:
             ConfigError: If another process trains in the same folder.
         """
         with exclusive(self.path.parent):
-            return self._run()
+            try:
+                return self._run()
+            except BaseException as stopped:
+                stopped.add_note(
+                    f"{self.path.parent} keeps nothing of this yet ({self.phase}): it begins anew" if self._kept is None
+                    else f"{self.path} keeps {self._kept:,} updates: the same command goes on from there"
+                )  # fmt: skip
+                raise
 
     def _run(self) -> nn.Module:
         resumed = self._load()
@@ -271,6 +279,7 @@ class Loop:
         state |= {name: getattr(self, name).state_dict() for name in _STATEFUL}
         with atomic_path(self.path) as aside:
             torch.save(state, aside)
+        self._kept = self.step
         self.saved()
 
     def _load(self) -> bool:
@@ -286,6 +295,7 @@ class Loop:
             self.load_extra_state(state.get("extra", {}))
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{self.path} does not fit: {shorten(str(error), 200)}. {_ANEW}") from error
+        self._kept = self.step
         return True
 
 

@@ -155,6 +155,9 @@ def test_interrupt_is_one_line(echo: ModuleType, capsys: pytest.CaptureFixture[s
     echo.error = KeyboardInterrupt()
     assert main(["echo"], FAKE) == 130
     assert capsys.readouterr().err == "rise: interrupted\n"
+    echo.error.add_note("out keeps 3 updates")
+    assert main(["echo"], FAKE) == 130
+    assert capsys.readouterr().err == "rise: interrupted\nout keeps 3 updates\n"
 
 
 def test_reader_that_leaves_is_no_error() -> None:

@@ -95,10 +95,25 @@ def test_an_interrupted_round_is_done_again(tmp_path: Path) -> None:
         return inner(*args)
 
     made.learner.update = interrupted  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, made, save_seconds=0.0)
-    assert algorithm(epochs=8).restore(tmp_path)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run(tmp_path, made)
+    kept = algorithm(epochs=8)
+    assert kept.restore(tmp_path)  # the first round is saved however little time has passed
+    assert kept.rounds == 1
+    assert stopped.value.__notes__ == [f"{tmp_path} keeps {kept.spent} chunks: the same command goes on from there"]
     assert same(run(tmp_path, algorithm(epochs=8)), run(tmp_path / "whole", algorithm(epochs=8)))
+
+
+def test_in_the_first_round_nothing_is_kept_and_that_is_said(tmp_path: Path) -> None:
+    made = algorithm()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    made.step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run(tmp_path, made)
+    assert stopped.value.__notes__ == [f"{tmp_path} keeps nothing yet: the first checkpoint follows the first round"]
 
 
 def test_time_is_a_cap_alone(tmp_path: Path) -> None:
