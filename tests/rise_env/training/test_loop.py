@@ -25,9 +25,9 @@ def loop(folder: Path, stop_at: int) -> Loop:
 
 
 def test_an_interruption_says_what_is_kept(tmp_path: Path) -> None:
-    for stop_at, kept in ((0, f"{tmp_path} keeps nothing of this yet (part): it begins anew"),
-                          (4, f"{tmp_path}/part_state.pt keeps 4 updates: the same command goes on from there"),
-                          (4, f"{tmp_path}/part_state.pt keeps 4 updates: the same command goes on from there")):  # fmt: skip
+    nothing = f"{tmp_path} keeps nothing of this yet (part): it begins anew"
+    four = f"{tmp_path}/part_state.pt keeps 4 updates: the same command goes on from there"
+    for stop_at, kept in ((0, nothing), (4, four), (4, four)):
         with pytest.raises(KeyboardInterrupt) as stopped:
             loop(tmp_path, stop_at).run()
         assert stopped.value.__notes__ == [kept]
