@@ -84,6 +84,11 @@ def _check_continues(root: str | Path, policy: str, seed: int, found: int) -> No
     if not found:
         return
     for index, record in enumerate(read_episode_records(root)):
+        if record.operator == "unknown" and record.seed == -1:
+            raise ConfigError(
+                f"{root} was edited: seed and policy of its episode {index} are lost, so that a recording cannot go on "
+                "where it stands. Record into another --out, and give both to the command that trains: --data A B."
+            )
         if record.seed != seed + index or record.operator.split("/")[0] != policy:
             raise ConfigError(
                 f"{root} holds {found} episodes; number {index} is of policy {record.operator!r} with seed "

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rise_robot.recording.append import INFO_PATH, read_episodes, read_tasks, video_frames
-from rise_robot.recording.records import RecordingError, read_episode_records
+from rise_robot.recording.records import SIDECAR_PATH, RecordingError, read_episode_records
 
 __all__ = ["check_dataset"]
 
@@ -49,18 +49,25 @@ def check_dataset(root: str | Path) -> None:
     expect("meta/episodes dataset_to_index", episodes["dataset_to_index"].to_numpy(), ends)
     expect("meta/episodes dataset_from_index", episodes["dataset_from_index"].to_numpy(), ends - lengths)
     expect("stats.json frame count", None if stats is None else stats["index"]["count"].item(), frames)
-    expect("sidecar episode_index", [record.episode_index for record in records], np.arange(count))
-    expect("sidecar num_frames", [record.num_frames for record in records], lengths)
+    before = len(problems)
+    expect(f"{SIDECAR_PATH} episode_index", [record.episode_index for record in records], np.arange(count))
+    expect(f"{SIDECAR_PATH} num_frames", [record.num_frames for record in records], lengths)
 
-    names = ["episode_index", "frame_index", "index", "is_intervention"]
+    names = ["episode_index", "frame_index", "index", "is_intervention", "episode_success"]
     data = pa.concat_tables(pq.read_table(path, columns=names) for path in sorted((root / "data").glob("*/*.parquet")))
+    if data.num_rows == frames:
+        interventions = np.add.reduceat(data["is_intervention"].to_numpy().astype(int), ends - lengths)
+        expect(f"{SIDECAR_PATH} num_intervention_frames", [r.num_intervention_frames for r in records], interventions)
+        expect(f"{SIDECAR_PATH} success", [r.success for r in records], data["episode_success"].to_numpy()[ends - 1])
+    if len(problems) > before:
+        problems.append(
+            f"If the dataset is right ({SIDECAR_PATH} was copied beside an edited one, or another program added "
+            "episodes): delete this file. It is made again from the dataset, which knows no seeds and operators."
+        )
     expect("data episode_index", data["episode_index"].to_numpy(), np.repeat(np.arange(count), lengths))
     expect("data index", data["index"].to_numpy(), np.arange(frames))
     frame_index = np.concatenate([np.arange(length) for length in lengths])
     expect("data frame_index", data["frame_index"].to_numpy(), frame_index)
-    if data.num_rows == frames:
-        interventions = np.add.reduceat(data["is_intervention"].to_numpy().astype(int), ends - lengths)
-        expect("sidecar num_intervention_frames", [r.num_intervention_frames for r in records], interventions)
 
     for key in (key for key, feature in info.features.items() if feature["dtype"] == "video"):
         in_file: dict[str, int] = {}

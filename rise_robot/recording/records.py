@@ -94,10 +94,10 @@ def _rebuilt(root: Path) -> list[EpisodeRecord]:
             f"{lost} Nor can it be made again, because the data files do not hold {', '.join(names)}: {error}. The "
             "dataset was not recorded by EpisodeRecorder, or lost these features as well."
         ) from error
-    warnings.warn(
+    warnings.warn(  # always from this line: one process says it once, however many read it
         f"{lost} Its facts are taken from the dataset; seeds (now -1), operators and reasons of failures (now "
         "'unknown') are lost.",
-        stacklevel=3,
+        stacklevel=1,
     )
     episodes, success, corrected = (table[name].to_numpy() for name in names)
     records = []

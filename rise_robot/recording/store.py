@@ -21,12 +21,7 @@ from pathlib import Path
 from rise_robot.closing import Closing
 from rise_robot.recording.append import INFO_PATH, quiet_libav, stage_append
 from rise_robot.recording.checks import check_dataset
-from rise_robot.recording.records import (
-    SIDECAR_PATH,
-    RecordingError,
-    read_episode_records,
-    write_episode_records,
-)
+from rise_robot.recording.records import RecordingError
 
 __all__ = ["EpisodeStore", "merge_datasets"]
 
@@ -89,8 +84,6 @@ class EpisodeStore(Closing):
         self._roll_forward()
         first = self.committed_episodes
         if first:
-            if not (self.root / SIDECAR_PATH).is_file():
-                write_episode_records(self.root, read_episode_records(self.root))
             check_dataset(self.root)
         self.pending = sorted(self._work.glob("episode-*"))
         expected = [f"episode-{index:06d}" for index in range(first, first + len(self.pending))]

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pkgutil
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -445,10 +446,19 @@ def test_edited_with_lerobots_tools(tmp_path: Path) -> None:
     assert [(r.num_frames, r.success, r.seed, r.operator) for r in records] == [
         (4, False, -1, "unknown"), (4, True, -1, "unknown"),
     ]  # fmt: skip
-    with pytest.warns(UserWarning, match="are lost"), EpisodeRecorder(root, spec) as recorder:
-        record(recorder, 9)
+    sidecar = Path("meta/rise_episodes.parquet")
+    with pytest.warns(UserWarning, match="are lost"):
+        with pytest.raises(RecordingError, match="prompt"):
+            EpisodeRecorder(root, dataclasses.replace(spec, prompt="Close the box."))
+        assert not (root / sidecar).exists()  # what is refused changes nothing
+        with EpisodeRecorder(root, spec) as recorder:
+            record(recorder, 9)
     check_dataset(root)
     assert [r.seed for r in recording.read_episode_records(root)] == [-1, -1, 9]
+
+    shutil.copy(tmp_path / "set" / sidecar, root / sidecar)  # of other episodes, and as many
+    with pytest.raises(RecordingError, match=r"(?s)success: found .True, False, True.*delete this file"):
+        EpisodeRecorder(root, spec)
 
 
 def test_without_sidecar_and_labels(tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ def test_records_and_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["record", "--policy", "expert", "--episodes", "4", "--seed", "5", "--out", str(out), *TINY]) == 2
     assert "Choose another --out" in capsys.readouterr().err
     assert read_episode_records(out) == records
+    (out / "meta/rise_episodes.parquet").unlink()  # what lerobot's tools leave
+    with pytest.warns(UserWarning, match="are lost"):
+        assert (
+            main(["record", "--policy", "corrected", "--episodes", "4", "--seed", "5", "--out", str(out), *TINY]) == 2
+        )
+    assert "seed and policy of its episode 0 are lost" in capsys.readouterr().err
+    assert not (out / "meta/rise_episodes.parquet").exists()
 
 
 def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
