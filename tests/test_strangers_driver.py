@@ -60,12 +60,13 @@ def test_deploy_with_a_driver_of_somebody_else(stranger: Stranger, tmp_path: Pat
     options = ["--driver", "stranger", "--task", "reach", "--preset", "tiny", "--policy", "./model", "--episodes", "1"]
     more = ["--execution", "smooth", "--delay-steps", "1", "--record", "data", "--json", "deploy.json"]
     done = stranger("-c", CHECKPOINT + DEPLOY, "deploy", *options, *more, cwd=tmp_path)
-    assert "policy-model on stranger (stranger), smooth execution" in done.stdout
+    name = f"policy-{tmp_path.name}"  # the run that ./model lies in
+    assert f"{name} on stranger (stranger), smooth execution" in done.stdout
     content = json.loads((tmp_path / "deploy.json").read_text())
     assert (content["episodes"], content["stopped"]) == (1, None)
     assert content["execution"]["chunks"] > 1
     (record,) = read_episode_records(tmp_path / "data")
-    assert record.operator == "policy-model"
+    assert record.operator == name
     assert record.num_frames >= content["details"][0]["seconds"] * 10
 
 

@@ -73,13 +73,13 @@ def run(args: argparse.Namespace) -> int:
         policy: Any = RemotePolicy(*parse_address(args.server), read_token(args.token_file))
         name = policy.name
     else:
-        from rise_agents.policies.resolve import LeRobotSource, resolve_actor
+        from rise_agents.policies.resolve import LeRobotSource, record_name, resolve_actor
 
         options = {"task": args.task, "device": args.device, "advantage": args.advantage, "guidance": args.guidance}
         policy = resolve_actor(args.policy, **options)
         if isinstance(policy, LeRobotSource):
             policy = policy.load(load_task(args.task, args.preset, args.overrides))
-        name = "policy-" + Path(args.policy).name
+        name = record_name(args.policy)
         if not isinstance(policy, Actor):  # perhaps a scripted one of the driver
             policy, name = None, args.policy
     env_kwargs = {

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from pathlib import Path
 
 from rise_agents.cli.options import add_acting, add_overrides, add_task, add_variation, at_least, finite, folder
 
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record."""
-    from rise_agents.policies.resolve import LeRobotSource, resolve_actor
+    from rise_agents.policies.resolve import LeRobotSource, record_name, resolve_actor
     from rise_agents.progress import advance, bar, say
     from rise_env.acting import Actor
     from rise_robot.cell.collect import collect
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(found, LeRobotSource):
         found = found.load(spec)
     actor = found if isinstance(found, Actor) else None  # a scripted one is found by its name, in the cell
-    name = args.policy if actor is None else f"policy-{Path(args.policy).name}"
+    name = args.policy if actor is None else record_name(args.policy)
     outcomes: Counter[str] = Counter()
     started = time.perf_counter()
     with bar(args.episodes, f"recording {args.policy}", "episodes") as progress:

@@ -25,7 +25,18 @@ from rise_env.tasks import TaskSpec
 if TYPE_CHECKING:
     from rise_agents.policies.lerobot_base import LeRobotBase
 
-__all__ = ["LeRobotSource", "find_policy", "lerobot_source", "resolve_actor", "resolve_policy", "task_of"]
+__all__ = [
+    "LeRobotSource",
+    "find_policy",
+    "lerobot_source",
+    "record_name",
+    "resolve_actor",
+    "resolve_policy",
+    "task_of",
+]
+
+#: Folders that have the same name in every run.
+_EVERYWHERE = {"model", "policy", "checkpoints", "last", "pretrained_model"}
 
 type PolicyName = str | os.PathLike[str]
 type BundleSource = Bundle | PolicyName | None
@@ -60,6 +71,20 @@ def find_policy(name: PolicyName, task: str | None = None, bundle: BundleSource 
     if lerobot := find_lerobot(path):
         return str(lerobot)
     return text if path.exists() or "/" in text else None
+
+
+def record_name(name: str) -> str:
+    """What episodes of a trained policy are recorded under: "policy-" and its run, with the number of a checkpoint.
+
+    Example:
+        >>> record_name("runs/rise/model"), record_name("outputs/act/checkpoints/000100/pretrained_model")
+        ('policy-rise', 'policy-act-000100')
+    """
+    if name == "base":
+        return "policy-base"
+    folder = Path(find_policy(name) or name).resolve()
+    parts = [part for part in folder.parts if part not in _EVERYWHERE] or [folder.name]
+    return "-".join(["policy", *parts[-2 if parts[-1].isdecimal() else -1 :]])
 
 
 @dataclass(frozen=True)

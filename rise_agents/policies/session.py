@@ -51,7 +51,7 @@ class ObservingSession(ABC):
         """Answer an observation (see docs/serving.md for its keys).
 
         Returns:
-            `actions` float32 (chunk, D) in rad and m, within the joint limits; `state` float32 (D,) as it was read;
+            `actions` float32 (chunk, D) in rad and m, within the joint limits; `state`, D floats as they were read;
             `policy_timing` with `infer_ms`; `unread_keys` if some of the client's were; `lag_steps`, how far back the
             remembered observations were that stood in for each lag; `image_bars`, "cut" or "add", where it mattered.
 
@@ -81,7 +81,8 @@ class ObservingSession(ABC):
         if self._reader.bars != "auto":
             answer["image_bars"] = self._reader.bars
         timing = {"infer_ms": 1e3 * (time.perf_counter() - started)}
-        return {"actions": actions, "state": reading.present["state"], "policy_timing": timing, **answer}
+        # A list: openpi's ActionChunkBroker takes every array of an answer for one row per step of the chunk.
+        return {"actions": actions, "state": reading.present["state"].tolist(), "policy_timing": timing, **answer}
 
     def _said(self, observation: Mapping[str, Any]) -> tuple[bool, int | None, str]:
         """Whether an episode begins, the seed if one came, and the instruction."""

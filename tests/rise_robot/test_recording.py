@@ -447,12 +447,11 @@ def test_edited_with_lerobots_tools(tmp_path: Path) -> None:
         (4, False, -1, "unknown"), (4, True, -1, "unknown"),
     ]  # fmt: skip
     sidecar = Path("meta/rise_episodes.parquet")
-    with pytest.warns(UserWarning, match="are lost"):
-        with pytest.raises(RecordingError, match="prompt"):
-            EpisodeRecorder(root, dataclasses.replace(spec, prompt="Close the box."))
-        assert not (root / sidecar).exists()  # what is refused changes nothing
-        with EpisodeRecorder(root, spec) as recorder:
-            record(recorder, 9)
+    with pytest.raises(RecordingError, match="prompt"), pytest.warns(UserWarning, match="are lost"):
+        EpisodeRecorder(root, dataclasses.replace(spec, prompt="Close the box."))
+    assert not (root / sidecar).exists()  # what is refused changes nothing
+    with pytest.warns(UserWarning, match="are lost"), EpisodeRecorder(root, spec) as recorder:
+        record(recorder, 9)
     check_dataset(root)
     assert [r.seed for r in recording.read_episode_records(root)] == [-1, -1, 9]
 

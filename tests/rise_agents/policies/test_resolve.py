@@ -12,7 +12,7 @@ import torch
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
-from rise_agents.policies.resolve import find_policy, resolve_actor, resolve_policy, task_of
+from rise_agents.policies.resolve import find_policy, record_name, resolve_actor, resolve_policy, task_of
 from rise_env.acting import Actor
 from rise_env.bundle import find_bundle, load_bundle
 from rise_env.errors import ConfigError
@@ -60,6 +60,18 @@ def test_run_folders_checkpoints_and_hub_ids(checkpoint: Path) -> None:
     assert find_policy("somebody/something") == "somebody/something"
     with pytest.raises(ConfigError, match="'expert': there is no such trained policy"):
         resolve_policy("expert")
+
+
+def test_recordings_are_named_by_the_run(checkpoint: Path, tmp_path: Path) -> None:
+    """`model` and `last` are the names of every run's: episodes of two policies would be taken for one's."""
+    assert record_name("base") == "policy-base"
+    assert record_name("user/act") == "policy-act"
+    for run in ("a", "b"):
+        shutil.copytree(checkpoint, tmp_path / run / "model")
+        assert {record_name(str(tmp_path / run / part)) for part in ("", "model")} == {f"policy-{run}"}
+    (tmp_path / "act/checkpoints/000300/pretrained_model").mkdir(parents=True)
+    (tmp_path / "act/checkpoints/last").symlink_to("000300")
+    assert record_name(str(tmp_path / "act/checkpoints/last/pretrained_model")) == "policy-act-000300"
 
 
 def test_options_reach_the_actor(checkpoint: Path) -> None:
