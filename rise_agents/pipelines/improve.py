@@ -188,6 +188,8 @@ def _surroundings(
     if str(gymnasium.spec(ingredients.env_id).vector_entry_point).startswith("rise_robot."):
         raise ConfigError(f"{ingredients.env_id} is no imagination; --oracle lets the work cell take its place")
     bundle, lags = ingredients.bundle, list(policy.lags)
+    if problem := bundle.provenance.get("ranking_problem"):
+        note(f"WARNING: in the recordings that {bundle.path.name} is made from {problem}")
     in_cell = ALGORITHMS.load(agent.algorithm).needs_cell
     kwargs: dict[str, Any] = {"bundle": str(bundle.path), "observation_lags": lags, "autoreset_mode": "disabled"}
     offline: ChunkSource

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rise_env.bundle import Bundle, save_bundle
+from rise_env.data import Dataset
 from rise_env.dynamics.config import load_dynamics_config
 from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.errors import ConfigError, requirement
@@ -13,6 +14,9 @@ from rise_env.pretrained import load_registered
 from rise_env.registry import DYNAMICS, VALUES
 from rise_env.training.setup import TrainingSetup, train_dynamics_on, train_value_on
 from rise_env.value.config import load_value_config
+from rise_env.value.labelling import label_frames, ranking_problem_of
+from rise_env.value.latents import LatentDataset, weights_digest
+from rise_env.value.model import ValueModel
 from rise_env.world_model import CompositionalWorldModel
 
 __all__ = ["Updates", "count_updates", "train_bundle"]
@@ -109,25 +113,42 @@ def train_bundle(
             steps=updates and updates.transformer, autoencoder_steps=updates and updates.autoencoder,
             minutes=None if minutes is None else minutes * _DYNAMICS_SHARE,
         )  # fmt: skip
+    ready, problem = value is not None, None
     if value is None:
         rest = None if minutes is None else minutes * (1 - _DYNAMICS_SHARE)
         first, second = (rest and rest * share for share in (1 - _FINE_TUNE_SHARE, _FINE_TUNE_SHARE))
         out_value, tuned = runs / "value", runs / "value-imagined"
-        train_value_on(setup, out_value, steps=updates and updates.value, minutes=first, dynamics=dynamics)
+        result = train_value_on(setup, out_value, steps=updates and updates.value, minutes=first, dynamics=dynamics)
         value = out_value / "model"
         if imagined:
-            train_value_on(
+            result = train_value_on(
                 setup, tuned, steps=updates and updates.imagined, minutes=second,
                 dynamics=dynamics, initial=value, imagined=imagined,
             )  # fmt: skip
             value = tuned / "model"
+        problem = (result["held_out"] or {}).get("ranking_problem")
     setup.log("drawing start states")
-    found = starts_from_dataset(setup.open_dataset(), setup.spec, starts, seed=0)
+    dataset = setup.open_dataset()
+    found = starts_from_dataset(dataset, setup.spec, starts, seed=0)
     imagines = load_registered(dynamics, DYNAMICS)
     source = "dynamics" if getattr(imagines, "predicts_values", False) else "value"
     model = CompositionalWorldModel(imagines, load_registered(value, VALUES), setup.spec, reward_source=source)
-    about = {"data": [Path(path).name for path in setup.data], "minutes": minutes, "updates": ours or None}
+    if ready and (problem := _ranking_problem(model, dataset)):
+        setup.log(f"WARNING: {value}: {problem}")
+    about = {
+        "data": [Path(path).name for path in setup.data], "minutes": minutes, "updates": ours or None,
+        "ranking_problem": problem,
+    }  # fmt: skip
     return save_bundle(out, found, model, policy=policy, about=about, seed=0)
+
+
+def _ranking_problem(model: CompositionalWorldModel, dataset: Dataset) -> str | None:
+    """What is wrong with how a given value model ranks the recordings; a model of another kind is not asked."""
+    if not isinstance(model.value, ValueModel):
+        return None
+    dynamics: Any = model.dynamics
+    source = LatentDataset(dataset, dynamics, weights_digest(dynamics)) if model.value.reads_latents else dataset
+    return ranking_problem_of(dataset, label_frames(model.value, source, model.spec.chunk).value)
 
 
 def _check(

@@ -140,6 +140,22 @@ def test_every_part_gets_its_updates(straight: Path) -> None:
     assert (about["updates"], about["minutes"]) == (UPDATES, None)
 
 
+@pytest.mark.slow
+def test_a_given_value_model_that_ranks_nothing_is_told(
+    folder: Path, data: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_bundle(straight).world_model().value
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    model.save_pretrained(folder / "flat")
+    given = ["--dynamics", str(straight / "world_model/dynamics"), "--value", str(folder / "flat")]
+    assert main(command(data, folder / "given", *given)) == 0
+    problem = load_bundle(folder / "given").provenance["ranking_problem"]  # `rise improve` says it again
+    assert "it does not vary" in problem
+    assert f"WARNING: {folder / 'flat'}: {problem}" in capsys.readouterr().err
+
+
 KILLED = """
     import os, signal, sys
     import torch._dynamo  # any optimiser imports it, for seconds: here, once for all that are forked

@@ -56,8 +56,10 @@ def test_a_run_goes_on_with_its_own_base_policy_and_start_states_alone(
     tmp_path: Path, policy: Path, bundle: Path
 ) -> None:
     base, preset = load_policy(policy), AgentPreset("rise", chunks=4, num_envs=4, config={"batch_size": 8, "epochs": 1})
-    ingredients = Ingredients(load_bundle(bundle), "RISE-BrickSorting-v0")
-    improve(preset, base, ingredients, tmp_path / "run", progress_bar=False)
+    doubtful = dataclasses.replace(load_bundle(bundle), provenance={"ranking_problem": "the value ranks nothing"})
+    ingredients, notes = Ingredients(doubtful, "RISE-BrickSorting-v0"), []
+    improve(preset, base, ingredients, tmp_path / "run", progress_bar=False, note=notes.append)
+    assert notes[0] == f"WARNING: in the recordings that {bundle.name} is made from the value ranks nothing"
     other = load_policy(policy)
     with torch.no_grad():
         next(other.parameters()).add_(0.5)
