@@ -1,9 +1,8 @@
 """Success rate of a policy in an environment, with its 95 % Wilson interval.
 
-Episode i uses seed S + i, so two policies evaluated with the same seed meet the same episodes. Policies of the work
-cell: `expert`; `operator` (imperfect); `operator-noisy`, `-delayed`, `-confused`, `-hesitant`, `-hasty`, `-clumsy`,
-`-distracted`, `-playful`; `corrected` (an operator corrected by the expert); `random`. Trained policies: `base` (the
-bundle's), a run folder, a checkpoint directory or a Hub id; `--advantage` says what to ask them for.
+Episode i uses seed S + i, so two policies evaluated with the same seed meet the same episodes. Policies: those of the
+work cell (below); `random`; and trained ones: `base` (the bundle's), a run folder, a checkpoint directory or a Hub id;
+`--advantage` says what to ask them for.
 
   rise evaluate --task brick_sorting --policy expert --episodes 200 --seed 0 --json expert.json
   rise evaluate --env RISE-BrickSorting-Piper-v0 --robot cell --policy base --episodes 20   # over ROS: rise ros-cell
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
 from rise_agents.cli.options import (
+    SCRIPTED_POLICIES,
     add_acting,
     add_threads,
     add_variation,
@@ -33,6 +33,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.epilog = SCRIPTED_POLICIES
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--task", default="brick_sorting", help="task, for its work cell (default: %(default)s)")
     where.add_argument("--env", metavar="ID", help="another environment than the task's work cell")

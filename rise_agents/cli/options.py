@@ -9,9 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_acting", "add_dataset_keys", "add_device", "add_overrides", "add_skip", "add_task", "add_threads",
+__all__ = ["SCRIPTED_POLICIES", "add_acting", "add_dataset_keys", "add_device", "add_overrides", "add_skip", "add_task", "add_threads",
            "add_variation", "at_least", "cell_of", "dataset_overrides", "finite", "folder", "new_file",
            "set_threads"]  # fmt: skip
+
+
+#: Epilog of commands that take them.
+SCRIPTED_POLICIES = """\
+scripted policies of the work cell:
+  expert            knows the ground truth
+  operator          imperfect, a mixture of habits
+  operator-KIND     one habit:
+    brick_sorting     noisy, delayed, confused, hesitant, hasty, clumsy, distracted, playful
+    backpack_packing  noisy, hasty, careless, forgetful, rough, hesitant, distracted, playful
+    box_closing       noisy, hasty, impatient, forgetful, clumsy, hesitant, distracted, playful, careless
+  corrected         an operator corrected by the expert
+"""
 
 
 def at_least(limit: int) -> Callable[[str], int]:

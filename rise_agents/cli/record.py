@@ -1,8 +1,7 @@
 """Record episodes of a policy in the work cell as a LeRobot v3.0 dataset.
 
-Scripted policies: `expert`; `operator` (imperfect, a mixture of habits); `operator-<kind>` (of brick sorting: noisy,
-delayed, confused, hesitant, hasty, clumsy, distracted, playful); and `corrected` (an operator corrected by the expert;
-its frames carry `is_intervention`). Trained ones: `base` (the bundle's), a run folder, a checkpoint or a Hub id.
+Policies: those of the work cell (below; corrected frames carry `is_intervention`), and trained ones: `base` (the
+bundle's), a run folder, a checkpoint or a Hub id.
 
 Episode i uses seed S + i. Run the same command again to continue after an interruption, or with more episodes to
 extend the dataset; nothing that was finished is lost, whenever the process dies. A preview video of the first episodes
@@ -20,13 +19,23 @@ import argparse
 import time
 from collections import Counter
 
-from rise_agents.cli.options import add_acting, add_overrides, add_task, add_variation, at_least, finite, folder
+from rise_agents.cli.options import (
+    SCRIPTED_POLICIES,
+    add_acting,
+    add_overrides,
+    add_task,
+    add_variation,
+    at_least,
+    finite,
+    folder,
+)
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.epilog = SCRIPTED_POLICIES
     add_task(parser)
     parser.add_argument("--policy", default="expert", help="name or path of a policy (default: %(default)s)")
     add_acting(parser)

@@ -122,7 +122,10 @@ class Demo:
                 "recordings": to_plain(self.config.recordings), "seed": self.seed, "preset": self.preset,
                 "bundle": bundle.path.name, "bundle_content": content_fingerprint(bundle.path),
             }  # fmt: skip
-            check_same_run(self.out, {name: value for name, value in described.items() if name != "agent"})
+            # Another number of episodes is evaluated once more; see check_improvement for the agent.
+            check_same_run(
+                self.out, {key: value for key, value in described.items() if key not in ("agent", "episodes")}
+            )
             self.check_improvement(agent)
             write_json(self.out / "config.json", described)
             base = load_policy(path)
@@ -174,11 +177,13 @@ class Demo:
             return train_bundle_with_policy(self.task, self.preset, data, own, self.out / "bundle-runs")
 
     def _evaluate(self, name: str, policy: Policy) -> EvaluationResult:
-        """Evaluate a policy in the cell, or read what is there already."""
+        """Evaluate a policy in the cell, or read what is there already of so many episodes."""
         file = self.out / f"{name}.json"
         if file.exists():
             try:
-                return EvaluationResult.from_dict(read_json(file, dict[str, Any], cure=_EVALUATED))
+                found = EvaluationResult.from_dict(read_json(file, dict[str, Any], cure=_EVALUATED))
+                if found.episodes == self.config.episodes:
+                    return found
             except ConfigError as error:
                 raise CheckpointError(f"{file} is damaged: {error}. {_EVALUATED}") from error
         with episode_bar(self.config.episodes, f"{name} policy in the cell") as on_episode:

@@ -10,6 +10,8 @@ import pytest
 
 from rise_agents.cli import options
 from rise_agents.cli.main import COMMANDS, main
+from rise_robot.cell.config import load_cell
+from rise_robot.cell.vector import make_cell_task
 
 
 def test_numbers_have_a_least_value() -> None:
@@ -78,6 +80,17 @@ def test_wrong_arguments_are_usage_errors(
 def test_what_does_not_fit_is_told(command: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command.replace("OUT", str(tmp_path)).split()) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_help_names_the_operators_of_every_task(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("evaluate", "record"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        for task in ("brick_sorting", "backpack_packing", "box_closing"):
+            listed = next(line for line in lines if line.split()[:1] == [task]).split(maxsplit=1)[1].split(", ")
+            policies = make_cell_task(task, load_cell(task)[1].ranges).scripted_policies
+            assert tuple(f"operator-{kind}" for kind in listed) == policies[2:-1]
 
 
 def test_every_command_declares_its_arguments() -> None:

@@ -15,6 +15,7 @@ import torch
 
 from rise_agents.algorithms.selective_rise import SelectiveRISE
 from rise_agents.cli.main import main
+from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.pipelines.config import DemoConfig, load_demo_config
 from rise_agents.pipelines.demo import Demo
 from rise_agents.policies.flow_policy import FlowPolicy
@@ -125,3 +126,19 @@ def test_recordings_serve_a_larger_budget(tmp_path: Path) -> None:
     more.check_improvement(more.agent())
     assert not result.exists()
     assert not (run / "done.json").exists()
+
+
+def test_another_number_of_episodes_is_evaluated_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def evaluated(env_id: str, actor: Any, episodes: int, *_: Any, **__: Any) -> EvaluationResult:
+        asked.append(episodes)
+        return EvaluationResult(0.0, (0.0, 0.5), 0.0, episodes, {}, 0.0, 0.0, ())
+
+    monkeypatch.setattr("rise_agents.pipelines.demo.evaluate", evaluated)
+    monkeypatch.setattr("rise_agents.pipelines.demo.PolicyActor", lambda policy: policy)
+    config = load_demo_config("brick_sorting", "tiny")
+    for episodes in (2, 2, 3, 3):
+        demo = Demo(dataclasses.replace(config, episodes=episodes), "brick_sorting", "tiny", tmp_path)
+        assert demo._evaluate("base", object()).episodes == episodes  # type: ignore[arg-type]
+    assert asked == [2, 3]
