@@ -11,7 +11,7 @@ import pytest
 from rise_agents.cli import options
 from rise_agents.cli.main import COMMANDS, main
 from rise_robot.cell.config import load_cell
-from rise_robot.cell.vector import make_cell_task
+from rise_robot.cell.task import make_cell_task
 
 
 def test_numbers_have_a_least_value() -> None:
