@@ -100,7 +100,9 @@ def _workplace(path: Path) -> Iterator[Path]:
     """Make a hidden directory beside a path, and remove it in the end.
 
     It is locked meanwhile. A killed process lets go of the lock, and whoever writes the same path next clears up.
+    Parent directories that were made for nothing are removed.
     """
+    new = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_up(path)
     while True:
@@ -120,6 +122,9 @@ def _workplace(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _unlock(descriptor)
+        with contextlib.suppress(OSError):  # up to the first one that is not empty
+            for parent in new:
+                parent.rmdir()
 
 
 def _clear_up(path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["SCRIPTED_POLICIES", "add_acting", "add_dataset_keys", "add_device", "add_overrides", "add_skip",
-           "add_task", "add_threads", "add_variation", "at_least", "cell_of", "dataset_overrides", "finite", "folder", "new_file",
-           "set_threads"]  # fmt: skip
+           "add_task", "add_threads", "add_variation", "at_least", "cell_of", "dataset_overrides", "finite", "folder",
+           "new_file", "set_threads"]  # fmt: skip
 
 
 #: Epilog of commands that take them.

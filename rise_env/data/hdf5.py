@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,11 @@ def convert_hdf5(
     with atomic_path(out) as aside:
         dataset, frames = _create(aside, spec, outcomes[0] is not None), 0
         for done, (path, outcome) in enumerate(zip(files, outcomes, strict=True), 1):
-            with open_episode(path, keys) as episode:
-                frames += _write(dataset, episode, spec, names, colors, outcome)
+            try:
+                with open_episode(path, keys) as episode:
+                    frames += _write(dataset, episode, spec, names, colors, outcome)
+            except _UnwrittenError as error:
+                raise error.reason from None
             if on_episode is not None:
                 on_episode(done, len(files))
         dataset.finalize()
@@ -142,6 +147,8 @@ def _identifier(text: str) -> str:
 def _create(root: Path, spec: TaskSpec, labelled: bool) -> Any:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+    # It logs every picture that it can not write, and goes on; that they are missing is an error soon enough.
+    logging.getLogger("lerobot.datasets.image_writer").setLevel(logging.CRITICAL)
     features: dict[str, dict[str, Any]] = {
         key: {"dtype": "video", "shape": (*spec.image_size, 3), "names": ["height", "width", "channels"]}
         for key in spec.cameras.values()
@@ -166,9 +173,27 @@ def _write(dataset: Any, episode: Episode, spec: TaskSpec, names: dict[str, str]
             frame[key] = np.ascontiguousarray(image[..., ::-1] if colors == "bgr" else image)
         if outcome is not None:
             frame["episode_success"] = np.array([outcome])
-        dataset.add_frame(frame)
-    dataset.save_episode(parallel_encoding=False)
+        with _writing():
+            dataset.add_frame(frame)
+    with _writing():
+        dataset.save_episode(parallel_encoding=False)
     return len(episode.state)
+
+
+class _UnwrittenError(Exception):
+    """The dataset could not be written, for some `reason`, while an episode was read that is not to blame."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _UnwrittenError(error) from error
 
 
 def inspect_episodes(

@@ -171,7 +171,9 @@ def _write(dataset: Dataset, kind: str, tag: str, given: Mapping[str, Any], dire
                 pq.write_table(table, aside)
         except OSError as error:
             reason = error.strerror or error
-            raise DatasetError(f"{path} cannot be written: {reason}. Give another directory=...") from error
+            raise DatasetError(
+                f"{path} cannot be written: {reason}. Give another directory: --directory (directory=...)"
+            ) from error
     return paths
 
 

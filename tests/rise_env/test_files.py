@@ -207,5 +207,5 @@ def test_a_full_disk_is_told_whatever_the_writer_says(tmp_path: Path, monkeypatc
         fails(tmp_path / "state.pt")
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(OSError, match=r"No space left on device: '.*state.pt'"):
-        fails(tmp_path / "state.pt")
+        fails(tmp_path / "new" / "deep" / "state.pt")
     assert not list(tmp_path.iterdir())

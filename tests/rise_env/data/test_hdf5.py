@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from rise_agents.cli.main import main
 from rise_env.data import DatasetError, open_dataset
-from rise_env.data.hdf5 import hdf5_spec, inspect_episodes
+from rise_env.data.hdf5 import convert_hdf5, hdf5_spec, inspect_episodes
 from rise_env.data.hdf5_episode import open_episode
 from tests.rise_env.data.conftest import write_video
 
@@ -258,3 +259,23 @@ def test_units(tmp_path: Path) -> None:
         else:
             with pytest.raises(DatasetError, match=rf"e.hdf5, step 1: observations/qpos: 'left_joint4' .*{match}"):
                 spec_and_outcomes(path)
+
+
+def test_a_full_disk_is_not_the_fault_of_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        """LeRobot's writer logs that pictures cannot be written, and fails when it looks for them."""
+
+        def add_frame(self, _: Any) -> None: ...
+
+        def save_episode(self, **_: Any) -> None:
+            raise FileNotFoundError(2, "No such file or directory", "frame-000007.png")
+
+    path = episode(tmp_path / "e.hdf5", 2)
+    spec, sources = hdf5_spec([path], "set", prompt="Do it.", layout="piper_bimanual", fps=20)
+    monkeypatch.setattr("rise_env.data.hdf5._create", lambda *_: Full())
+    with pytest.raises(FileNotFoundError, match=r"frame-000007\.png"):
+        convert_hdf5([path], tmp_path / "new" / "set", spec, sources=sources)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"No space left on device: '.*new/set'"):
+        convert_hdf5([path], tmp_path / "new" / "set", spec, sources=sources)
+    assert [one.name for one in tmp_path.iterdir()] == ["e.hdf5"]
