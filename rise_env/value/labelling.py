@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rise_env.errors import requirement
+from rise_env.files import atomic_path
 from rise_env.value.evaluation import chunk_advantages, chunk_means, ranking_problem, read_values
 from rise_env.value.labels import FrameDataset, optional_column
 from rise_env.value.model import ValueModel
@@ -121,7 +122,6 @@ def draw_labels(
     A picture shows some frames, value and spread below, and ground-truth progress where it is recorded.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     progress = optional_column(pixels, "progress")
     outcomes: dict[bool | None, str] = {True: "success", False: "failure"}
     paths = []
@@ -140,5 +140,6 @@ def draw_labels(
             title=f"episode {number}, {outcomes.get(getattr(episode, 'success', None), 'no outcome')}: {episode.task}",
         )
         paths.append(folder / f"episode_{number:06d}.png")
-        picture.save(paths[-1])
+        with atomic_path(paths[-1]) as aside:
+            picture.save(aside)
     return paths

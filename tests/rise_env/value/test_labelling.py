@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_wrong_arguments(tiny_model: ValueModel, toy: Any) -> None:
         label_frames(tiny_model, toy, 0)
 
 
-def test_pictures(tiny_model: ValueModel, toy: Any, tmp_path: Path) -> None:
+def test_pictures(tiny_model: ValueModel, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.data["is_intervention"][2:5] = True
     labels = label_frames(tiny_model, toy, 4)
     paths = draw_labels(toy, labels, tmp_path / "pictures", 2, columns=6)
@@ -67,6 +68,16 @@ def test_pictures(tiny_model: ValueModel, toy: Any, tmp_path: Path) -> None:
     picture = np.asarray(Image.open(paths[0]))
     assert (picture == (23, 107, 184)).all(-1).sum() > 100
     assert (picture == (253, 236, 200)).all(-1).any()
+
+    def full(_: Image.Image, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("encoder error -2")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"No space left on device: '.*new/episode_000000\.png'"):
+        draw_labels(toy, labels, tmp_path / "new", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_sidecars(tiny_model: ValueModel, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
