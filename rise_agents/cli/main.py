@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ _EXIT_BROKEN_PIPE = 141
 _EXIT_TERMINATED = 143
 #: What torch's allocator of the CPU says in a RuntimeError.
 _OUT_OF_MEMORY = "can't allocate memory"
+_formatwarning = warnings.formatwarning
 
 
 class Command(NamedTuple):
@@ -92,6 +94,7 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] | No
         signal.signal(signal.SIGTERM, _terminate)
     if argv is None and not _wants_traceback(arguments):
         threading.excepthook = _in_one_line
+        warnings.formatwarning = _one_paragraph
     try:
         try:
             return _dispatch(arguments, COMMANDS if commands is None else commands)
@@ -140,6 +143,15 @@ def _in_one_line(happened: threading.ExceptHookArgs) -> None:
         print(f"error: {happened.exc_value} ({name})", file=sys.stderr)
     else:
         threading.__excepthook__(happened)
+
+
+def _one_paragraph(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What we warn a user of comes without the line of code that says it; warnings to programmers stay as they are."""
+    if category is UserWarning and "rise_" in filename:
+        return f"warning: {message}\n"
+    return _formatwarning(message, category, filename, lineno, line)
 
 
 def _dispatch(arguments: list[str], commands: Mapping[str, Command]) -> int:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -222,8 +223,19 @@ def test_what_the_file_system_refuses_a_thread_is_one_line(
 
     echo.run = run
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     monkeypatch.setattr(sys, "argv", ["rise", "echo"])
     assert main(None, FAKE) == 0
     text = capsys.readouterr().err
     assert told in text
     assert ("Traceback" in text) == (told == "Traceback")
+
+
+def test_warnings_come_without_the_line_of_code(echo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(sys, "argv", ["rise", "echo"])
+    assert main(None, FAKE) == 0
+    told = UserWarning("seeds are lost")
+    assert warnings.formatwarning(told, UserWarning, "/x/rise_env/a.py", 3) == "warning: seeds are lost\n"
+    assert "b.py:3: UserWarning" in warnings.formatwarning(told, UserWarning, "/x/torch/b.py", 3)
