@@ -157,8 +157,8 @@ def _serve(perform: Callable[[Any, Callable[[float, str], None]], None], what: A
         perform(what, report)
     except KeyboardInterrupt:
         return
-    except RiseError as error:
-        connection.send((part, text, True, str(error)))
+    except (RiseError, OSError, MemoryError) as error:  # a full disk is no bug: no traceback
+        connection.send((part, text, True, str(error) or type(error).__name__))
     except Exception as error:  # noqa: BLE001  (it belongs to this piece of work: the others go on)
         traceback.print_exc()
         connection.send((part, text, True, f"{type(error).__name__}: {error}"))

@@ -9,9 +9,12 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from rise_agents.pipelines import processes
 from rise_agents.pipelines.processes import cores, side_by_side
 
 MODULE = """
@@ -55,6 +58,17 @@ def test_failures_are_told_and_leave_the_others_alone(
     told = capsys.readouterr().err
     assert "first: done" in told
     assert "wrong: it does not fit" in told
+
+
+def test_what_the_system_refuses_is_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[Any] = []
+
+    def full(what: str, _: Any) -> None:
+        raise OSError(28, "No space left on device", what)
+
+    processes._serve(full, "x.mp4", SimpleNamespace(send=said.append))  # type: ignore[arg-type]
+    assert said == [(0.0, "", True, "[Errno 28] No space left on device: 'x.mp4'")]
+    assert not capsys.readouterr().err
 
 
 COMMAND = """
