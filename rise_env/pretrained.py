@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -132,6 +133,7 @@ class PretrainedMixin(_Module):
             save_file(plain, aside / WEIGHTS)
             header = {"kind": self.kind, "format_version": self.format_version}
             write_json(aside / CONFIG, {**header, **self.get_config()})
+            shutil.copymode(aside / CONFIG, aside / WEIGHTS)  # safetensors 0.8 lets nobody else read what it writes
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:

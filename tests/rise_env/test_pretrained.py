@@ -68,6 +68,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert torch.equal(loaded.factor, model.factor.half().float())
     assert loaded.factor.dtype == torch.float32
     assert torch.equal(loaded.exact, model.exact)
+    config, weights = (tmp_path / "model" / name for name in ("config.json", "model.safetensors"))
+    assert weights.stat().st_mode == config.stat().st_mode  # who reads the one reads the other
     model.config = Config(size=2, storage="fp32")
     model.save_pretrained(tmp_path / "model")
     assert torch.equal(Scale.from_pretrained(tmp_path / "model").factor, model.factor)
