@@ -1,4 +1,4 @@
-"""The bundle that ships with the package: `gym.make` works from it alone, and imagination depends on the actions."""
+"""The bundles that ship with the package: `gym.make` works from them alone, and imagination depends on the actions."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ import rise_env
 from rise_env.bundle import find_bundle
 from rise_env.dynamics.model import LatentDynamics
 
-ENV = "RISE-BrickSorting-v0"
+SHIPPED = pytest.mark.parametrize("env_id", ["RISE-BrickSorting-v0", "RISE-BoxClosing-v0"])
 
 
 def test_all_shipped_bundles_stay_small() -> None:
     folder = Path(rise_env.__file__).parent / "bundles"
-    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 40e6
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 45 * 2**20
 
 
-def test_bundle_is_found_and_names_no_folder() -> None:
-    text = (find_bundle("brick_sorting") / "bundle.json").read_text()
-    assert '"/' not in text
+@pytest.mark.parametrize("task", ["brick_sorting", "box_closing"])
+def test_bundle_is_found_and_names_no_folder(task: str) -> None:
+    assert '"/' not in (find_bundle(task) / "bundle.json").read_text()
 
 
-def test_single_and_vector_environment_agree() -> None:
-    env = gymnasium.make(ENV)
-    envs = gymnasium.make_vec(ENV, num_envs=3, autoreset_mode="disabled")
+@SHIPPED
+def test_single_and_vector_environment_agree(env_id: str) -> None:
+    env = gymnasium.make(env_id)
+    envs = gymnasium.make_vec(env_id, num_envs=3, autoreset_mode="disabled")
     single, info = env.reset(seed=5)
     batch, _ = envs.reset(seed=4)
     assert info["state_source"] == "dataset"
@@ -44,8 +45,9 @@ def test_single_and_vector_environment_agree() -> None:
     envs.close()
 
 
-def test_imagination_follows_the_actions_and_is_reproducible() -> None:
-    envs = gymnasium.make_vec(ENV, num_envs=4, autoreset_mode="disabled")
+@SHIPPED
+def test_imagination_follows_the_actions_and_is_reproducible(env_id: str) -> None:
+    envs = gymnasium.make_vec(env_id, num_envs=4, autoreset_mode="disabled")
     outcomes = []
     for actions in ("recorded", "recorded", "other"):
         envs.reset(seed=0)
