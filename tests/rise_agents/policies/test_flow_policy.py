@@ -388,7 +388,7 @@ def test_a_damaged_checkpoint_is_named(policy: FlowPolicy, tmp_path: Path, damag
         ({"condition_dropout": 1.0}, "condition_dropout is 1.0"),
         ({"shift": -1}, "shift is -1"),
         ({"prediction_type": "noise"}, "prediction_type is 'noise'"),
-        ({"storage": "int8"}, "storage is 'int8'"),
+        ({"storage": "int4"}, "storage is 'int4'"),
     ],
 )
 def test_wrong_settings_are_errors(arguments: dict[str, object], message: str) -> None:

@@ -91,7 +91,7 @@ class BoxOperator(ImperfectOperator):
         #: Angle of the flap at which it will be let go, rad.
         self._almost = self._rng.uniform(*_ALMOST) if self.kind == "impatient" else 0.0
         if self.kind == "careless":
-            forgets = self._rng.random() < _FORGETS[self._task.start[2] > 0]
+            forgets = self._rng.random() < _FORGETS[int(self._task.start[2] > 0)]
             self.expert.style = replace(self.expert.style, bends=not forgets)
 
     def adapt(self) -> None:
