@@ -18,7 +18,7 @@ SHIPPED = pytest.mark.parametrize("env_id", ["RISE-BrickSorting-v0", "RISE-BoxCl
 
 def test_all_shipped_bundles_stay_small() -> None:
     folder = Path(rise_env.__file__).parent / "bundles"
-    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 45 * 2**20
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 40 * 2**20
 
 
 @pytest.mark.parametrize("task", ["brick_sorting", "box_closing"])
