@@ -77,8 +77,8 @@ def _trained_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, S
         raise ConfigError("--set and --force go with --random: a trained model is as it is")
     try:
         starts, model, _ = resolve(
-            task=args.task, preset=variant(args), dataset=None, uncertainty=None, max_batch=None, device=args.device,
-            bundle=args.bundle, starts=args.starts, world_model=args.world_model,
+            task=args.task, preset=variant(args), dataset=None, uncertainty=None, max_batch=None, imagine=None,
+            device=args.device, bundle=args.bundle, starts=args.starts, world_model=args.world_model,
         )  # fmt: skip
     except ConfigError as error:
         raise ConfigError(f"{error} Or add --random to measure a preset with random weights.") from error
@@ -146,7 +146,7 @@ def describe(world_model: CompositionalWorldModel) -> dict[str, Any]:
         content |= {
             "transformer": config.transformer_kind,
             "autoencoder": config.autoencoder_kind,
-            "denoising_steps": config.flow.steps,
+            "denoising_steps": config.flow.denoising_steps,
             "precision": "bf16" if bf16 else "fp32",
             "made_once_per_chunk": ["history latents", *official],
         }

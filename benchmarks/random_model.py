@@ -84,7 +84,7 @@ def count_cost(task: str, preset: str, overrides: Iterable[str] = ()) -> Cost:
     """Count what a preset takes, without memory for its weights; arguments as of `random_world_model`."""
     model: Any = random_world_model(task, preset, overrides, "meta")
     spec, dynamics, value = model.spec, model.dynamics.requires_grad_(False), model.value.requires_grad_(False)
-    steps, frames, views = dynamics.config.flow.steps, spec.frames_per_chunk, len(spec.cameras)
+    steps, frames, views = dynamics.config.flow.denoising_steps, spec.frames_per_chunk, len(spec.cameras)
     latent, prompts = dynamics.autoencoder.latent_shape, [spec.prompt]
     if dynamics.config.flow.disagreement:
         steps *= 2

@@ -30,7 +30,8 @@ def provenance(config: Mapping[str, Any] | None = None, seed: int | None = None)
 
     Returns:
         JSON-ready mapping with `time` (UTC, ISO 8601), `command` (absolute paths by their names), `git`,
-        `packages` and `hardware` (see the functions of like names), `config_hash` and `seed`.
+        `packages` and `hardware` (see the functions of like names), `config_hash` and `seed`; `imagine` where
+        `RISE_IMAGINE` or `--imagine` changes how trained dynamics imagine.
     """
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -38,6 +39,7 @@ def provenance(config: Mapping[str, Any] | None = None, seed: int | None = None)
         "git": git_revision(),
         "packages": package_versions(),
         "hardware": hardware(),
+        **({"imagine": told} if (told := os.environ.get("RISE_IMAGINE")) else {}),
         "config_hash": None if config is None else config_hash(config),
         "seed": seed,
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rise_env.dynamics.settings import from_environment, with_settings
 from rise_env.errors import CheckpointError, ConfigError, RiseError, check_known, requirement
 from rise_env.files import atomic_directory, write_json
 from rise_env.pretrained import CONFIG, load_class, local_directory, read_config
@@ -144,11 +145,21 @@ class CompositionalWorldModel:
         """Where actions are wanted and results lie."""
         return self.dynamics.device
 
-    def with_options(self, **options: Any) -> CompositionalWorldModel:
-        """The same models with another `uncertainty`, `reward_source` or `max_batch`; None keeps a setting."""
+    def with_options(self, *, imagine: Mapping[str, Any] | None = None, **options: Any) -> CompositionalWorldModel:
+        """The same models with another `uncertainty`, `reward_source` or `max_batch`; None keeps a setting.
+
+        Args:
+            imagine: How the dynamics model imagines, where it should not as its checkpoint says, e.g.
+                `{"flow.sigmas": [1, 0.9375, 0.8333, 0.625]}`; see `rise_env.dynamics.settings.SETTINGS`.
+            **options: The other settings.
+
+        Raises:
+            ConfigError: If a setting is wrong.
+        """
+        dynamics = with_settings(self.dynamics, imagine or {})
         chosen = {name: getattr(self, name) for name in ("uncertainty", "reward_source", "max_batch")}
         chosen |= {name: value for name, value in options.items() if value is not None}
-        return CompositionalWorldModel(self.dynamics, self.value, self.spec, **chosen)
+        return CompositionalWorldModel(dynamics, self.value, self.spec, **chosen)
 
     # ------------------------------------------------------------------ sessions
 
@@ -307,7 +318,8 @@ class CompositionalWorldModel:
         Args:
             path: Directory, or id of a repository on the Hugging Face Hub.
             device: Where to put the weights; "auto" takes a GPU where there is one.
-            **options: `uncertainty`, `reward_source` and `max_batch` of the constructor; None takes the checkpoint's.
+            **options: As for `with_options`; None takes the checkpoint's. What `imagine` leaves open is looked for in
+                `RISE_IMAGINE` (`rise_env.dynamics.settings`).
 
         Raises:
             CheckpointError: If something is missing, damaged, or does not fit together.
@@ -324,7 +336,8 @@ class CompositionalWorldModel:
             if not (folder / name).is_dir():
                 raise CheckpointError(f"world model {folder} lacks its part {name!r}: {folder / name} is missing")
         parts = {name: classes[name].from_pretrained(folder / name, device=target) for name in _PARTS}
-        return cls(parts["dynamics"], parts["value"], spec, **kept).with_options(**options)
+        dynamics = with_settings(parts["dynamics"], from_environment())
+        return cls(dynamics, parts["value"], spec, **kept).with_options(**options)
 
 
 #: Version 1 called the reward source "judge", or nothing, and named classes by their module.

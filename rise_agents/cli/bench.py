@@ -15,7 +15,7 @@ import ast
 import importlib
 from pathlib import Path
 
-from rise_agents.cli.options import add_device, add_threads, at_least, new_file, set_threads
+from rise_agents.cli.options import add_device, add_imagine, add_threads, at_least, imagining, new_file, set_threads
 from rise_env.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     given = parser.parse_args(args.rest)
     set_threads(given.threads)
     config = {"what": args.what, **{key: str(value) for key, value in vars(given).items() if value is not None}}
-    content = {"benchmark": args.what, "quick": given.quick, **module.run(given)}
+    with imagining(given):
+        content = {"benchmark": args.what, "quick": given.quick, **module.run(given)}
     print(to_json(content))
     if given.json:
         write_json(given.json, {**content, "provenance": provenance(config, given.seed)})
@@ -79,6 +80,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle (default: the task's)")
     parser.add_argument("--world-model", type=Path, metavar="DIR", help="world model instead of the bundle's")
     add_device(parser)
+    add_imagine(parser)
     add_threads(parser)
     parser.add_argument(
         "--seed", type=at_least(0), default=900_000, help="seed of states or weights (default: %(default)s)"

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rise_agents.cli.options import at_least, folder
+from rise_agents.cli.options import add_imagine, at_least, folder
 from rise_env.files import read_json
 
 __all__ = ["add_arguments", "run"]
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, default: str = "short") -> No
                         help="other settings than the file's, such as episodes=50 seeds=[0,1]")  # fmt: skip
     parser.add_argument("--policy", default="base", help="policy that all start from (default: the bundle's)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
+    add_imagine(parser)
     parser.add_argument("--out", type=folder, metavar="DIR", help="directory (default: out/compare-NAME)")
     parser.add_argument("--jobs", type=at_least(1), help="runs at once (default: one per core)")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="write the table between the markers of this page")

@@ -22,7 +22,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from rise_agents.cli.options import add_task, at_least, folder, new_file
+from rise_agents.cli.options import add_imagine, add_task, at_least, folder, new_file
 
 __all__ = ["add_arguments", "run"]
 
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunks", type=at_least(1), help="chunks to imagine (default: the agent's)")
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
+    add_imagine(parser)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="agent settings")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="overrides such as demo.episodes=50")
 

@@ -18,6 +18,7 @@ from rise_agents.cli.aliases import add_alias
 from rise_agents.cli.options import (
     SCRIPTED_POLICIES,
     add_acting,
+    add_imagine,
     add_threads,
     add_variation,
     at_least,
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--best-of", type=at_least(1), metavar="N", help="imagine N proposals per decision and execute the best"
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle of `base` and --best-of (default: shipped)")
+    add_imagine(parser)
     add_threads(parser)
     parser.add_argument("--episodes", type=at_least(1), default=100, help="number of episodes (default: %(default)s)")
     parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the first episode (default: %(default)s)")

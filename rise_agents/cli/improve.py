@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
-from rise_agents.cli.options import add_dataset_keys, add_skip, at_least, finite, folder
+from rise_agents.cli.options import add_dataset_keys, add_imagine, add_skip, at_least, finite, folder
 
 __all__ = ["add_arguments", "run"]
 
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "from each of N states (nothing is learned from it)",
     )  # fmt: skip
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
+    add_imagine(parser)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="agent settings")
 
 

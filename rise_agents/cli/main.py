@@ -23,6 +23,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from rise_agents.cli.options import imagining
+
 __all__ = ["COMMANDS", "Command", "main"]
 
 _EXIT_ERROR = 2
@@ -187,7 +189,9 @@ def _run(name: str, arguments: Sequence[str], command: Command) -> int:
     )
     module.add_arguments(parser)
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    return int(module.run(parser.parse_args(arguments)))
+    args = parser.parse_args(arguments)
+    with imagining(args):
+        return int(module.run(args))
 
 
 def _help(commands: Mapping[str, Command]) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCRIPTED_POLICIES", "add_acting", "add_dataset_keys", "add_device", "add_overrides", "add_skip",
-           "add_task", "add_threads", "add_variation", "at_least", "cell_of", "dataset_overrides", "finite", "folder",
-           "new_file", "set_threads"]  # fmt: skip
+__all__ = ["SCRIPTED_POLICIES", "add_acting", "add_dataset_keys", "add_device", "add_imagine", "add_overrides",
+           "add_skip", "add_task", "add_threads", "add_variation", "at_least", "cell_of", "dataset_overrides", "finite",
+           "folder", "imagining", "new_file", "set_threads"]  # fmt: skip
 
 
 #: Epilog of commands that take them.
@@ -110,6 +111,41 @@ def add_variation(parser: Any) -> None:
     """Declare what varies in the cell."""
     parser.add_argument("--difficulty", help="easy, normal or hard (default: the preset's)")
     parser.add_argument("--variation", action="store_true", help="vary lighting, colours, friction and camera")
+
+
+def add_imagine(parser: Any) -> None:
+    """Declare `--imagine`; `imagining` puts it into effect."""
+    parser.add_argument(
+        "--imagine", action="append", metavar="KEY=VALUE",
+        help="how trained dynamics imagine, such as flow.steps=4 or 'flow.sigmas=[1, 0.9375, 0.8333, 0.625]'; may be "
+        "given several times",
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def imagining(args: argparse.Namespace) -> Iterator[None]:
+    """Imagine as `--imagine` says, where the command has it, in this process and those that it starts.
+
+    Raises:
+        ConfigError: If a setting is unknown or wrong.
+    """
+    given: list[str] | None = getattr(args, "imagine", None)
+    if not given:
+        yield
+        return
+    from rise_env.dynamics.config import DynamicsConfig
+    from rise_env.dynamics.settings import VARIABLE, changed, from_environment
+
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "; ".join([*([before] if before else []), *given])
+    try:
+        changed(DynamicsConfig(), from_environment())  # a mistake is told now, not after minutes of work
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
 
 
 def add_device(parser: Any, default: str = "auto") -> None:

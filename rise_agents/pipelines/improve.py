@@ -26,6 +26,7 @@ from rise_agents.training.presets import AgentPreset
 from rise_agents.training.runner import Budget, Film, Probe, Runner
 from rise_env.bundle import Bundle
 from rise_env.data import open_dataset, read_advantages, split_episodes
+from rise_env.dynamics.settings import from_environment
 from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
@@ -108,7 +109,7 @@ def improve(
     described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": ingredients.bundle.path.name,
                  "bundle_content": content_fingerprint(ingredients.bundle.path), "labels": ingredients.labels,
                  "data": [path.name for path in ingredients.data], "oracle": ingredients.oracle,
-                 "base_policy": _fingerprint(policy.state_dict())}  # fmt: skip
+                 "base_policy": _fingerprint(policy.state_dict()), "imagine": from_environment()}  # fmt: skip
     check_same_run(out, described, more_chunks=True)
     env, offline, film_env = _surroundings(agent, policy, ingredients, note)
     if isinstance(offline, RecordedChunks):

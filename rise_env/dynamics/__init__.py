@@ -5,6 +5,7 @@
 `transformer`   what moves the latents, at any size
 `official`      the transformer of the public RISE / Genie-Envisioner checkpoint, key by key
 `flow`          flow matching and the sampler
+`settings`      how a trained model imagines: what needs no training
 `model`         `LatentDynamics`, the `rise_env.protocols.Dynamics` made of them
 `training`      `train_dynamics`: autoencoder, then transformer; `run` says what a run is
 """

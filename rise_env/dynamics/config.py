@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -206,7 +207,9 @@ class FlowConfig:
         foreground_scale: Distance (in standard deviations of the latents) at which that weight is full.
         state_weight: Weight of the error of the predicted joint states.
         value_weight: Weight of the error of the predicted values.
-        steps: Denoising steps in imagination.
+        steps: Denoising steps in imagination: noise levels from 1 to 1/steps, equally far apart.
+        sigmas: Noise levels of the denoising steps in place of `steps`: from 1, falling, above 0, such as
+            (1, 0.9375, 0.8333, 0.625). The last step ends at 0, which is not listed.
         disagreement: Whether every chunk is imagined twice from two noises, for `Prediction.uncertainty`.
         precision: Of imagination: "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
     """
@@ -221,6 +224,7 @@ class FlowConfig:
     state_weight: float = 0.1
     value_weight: float = 1.0
     steps: int = 1
+    sigmas: tuple[float, ...] = ()
     disagreement: bool = False
     precision: str = "auto"
 
@@ -230,6 +234,18 @@ class FlowConfig:
         require.one_of(PRECISIONS, self, "precision")
         require.at_least(1, self, "steps")
         require.within("[0, 1]", self, "pure_noise")
+        levels = (*self.sigmas, 0.0)
+        falling = all(high > low for high, low in itertools.pairwise(levels))
+        require(
+            not self.sigmas or (levels[0] == 1.0 and falling),
+            f"sigmas is {list(self.sigmas)}, expected noise levels that begin with 1 (imagination starts from noise), "
+            "fall strictly and stay above 0, such as [1, 0.9375, 0.8333, 0.625]; leave 0 out, [] takes `steps`",
+        )
+
+    @property
+    def denoising_steps(self) -> int:
+        """How often the transformer is evaluated for a chunk."""
+        return len(self.sigmas) or self.steps
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,10 @@ def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator], devi
     return torch.stack(rows).to(device)
 
 
-def sigma_schedule(steps: int) -> torch.Tensor:
-    """Noise levels of `steps` Euler steps, float32 (steps + 1,): from 1 to 1/steps in equal steps, then 0."""
-    return torch.cat([torch.linspace(1.0, 1.0 / steps, steps), torch.zeros(1)])
+def sigma_schedule(steps: int, sigmas: Sequence[float] = ()) -> torch.Tensor:
+    """Noise levels of Euler steps, float32 (n + 1,): `sigmas`, or from 1 to 1/steps in equal steps, then 0."""
+    levels = torch.tensor(sigmas) if sigmas else torch.linspace(1.0, 1.0 / steps, steps)
+    return torch.cat([levels, torch.zeros(1)])
 
 
 def to_velocity(sample: torch.Tensor, clean: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -43,20 +44,18 @@ def to_velocity(sample: torch.Tensor, clean: torch.Tensor, sigma: float) -> torc
 
 
 def euler(
-    velocity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], noise: torch.Tensor, steps: int
+    velocity: Callable[[torch.Tensor, float], torch.Tensor], noise: torch.Tensor, schedule: torch.Tensor
 ) -> torch.Tensor:
     """Integrate from noise to a sample, in float32.
 
     Args:
-        velocity: Given x (B, ...) and sigma (B,), the velocity noise - x0.
+        velocity: Given x (B, ...) and its noise level, the velocity noise - x0.
         noise: Start, (B, ...).
-        steps: Number of Euler steps.
+        schedule: Noise levels; see `sigma_schedule`.
     """
     sample = noise.float()
-    levels = sigma_schedule(steps).tolist()
-    for level, following in itertools.pairwise(levels):
-        sigma = torch.full((len(sample),), level, device=sample.device)
-        sample = sample + (following - level) * velocity(sample, sigma).float()
+    for level, following in itertools.pairwise(schedule.tolist()):
+        sample = sample + (following - level) * velocity(sample, level).float()
     return sample
 
 

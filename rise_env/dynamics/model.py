@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,8 +17,9 @@ from rise_env.config import decode, rename_keys
 from rise_env.dynamics.actions import JointScaler, hash_text
 from rise_env.dynamics.autoencoder import Autoencoder, ImageAutoencoder, VideoAutoencoder
 from rise_env.dynamics.config import DynamicsConfig
-from rise_env.dynamics.flow import draw_noise, euler, to_velocity
+from rise_env.dynamics.flow import draw_noise, euler, sigma_schedule, to_velocity
 from rise_env.dynamics.precision import precision
+from rise_env.dynamics.settings import changed
 from rise_env.dynamics.transformer import Denoised, LatentTransformer
 from rise_env.errors import ConfigError
 from rise_env.pretrained import PretrainedMixin, Upgrades
@@ -174,23 +176,30 @@ class LatentDynamics(PretrainedMixin, nn.Module):
 
     def sample(self, noise: Tensor, history: Tensor, tokens: Tensor, *inputs: Tensor) -> Denoised:
         """Clean latents of a chunk (B, V, F, C, h, w), float32, and what goes with them; arguments as in `denoise`."""
-        last = Denoised(noise)
+        last, flow = Denoised(noise), self.config.flow
         # Actions and caption are encoded once per chunk, not once per step, where the transformer lets us.
         transformer: Any = self.transformer
         official = self.config.transformer_kind == "official"
         shared = {"conditioning": transformer.condition(noise, history, tokens)} if official else {}
 
-        def velocity(sample: Tensor, sigma: Tensor) -> Tensor:
+        def velocity(sample: Tensor, level: float) -> Tensor:
             nonlocal last
+            sigma = torch.full((len(sample),), level, device=sample.device)
             last = self.denoise(sample, history, sigma, tokens, *inputs, **shared)
-            if self.config.flow.target == "velocity":
+            if flow.target == "velocity":
                 return last.latents
-            return to_velocity(sample, last.latents.float(), float(sigma[0]))
+            return to_velocity(sample, last.latents.float(), level)
 
-        latents = euler(velocity, noise, self.config.flow.steps)
+        latents = euler(velocity, noise, sigma_schedule(flow.steps, flow.sigmas))
         return last._replace(latents=latents)
 
     # ------------------------------------------------------------------ the session
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """The same model, weights and all, that imagines in another way; see `rise_env.dynamics.settings`."""
+        other = copy.copy(self)
+        other.config = changed(self.config, settings)
+        return other
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As of any module; also moves where sessions live, and whereto `onload` goes."""

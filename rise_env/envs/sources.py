@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def resolve(
     world_model: PathLike | CompositionalWorldModel | None,
     uncertainty: str | None,
     max_batch: int | None,
+    imagine: Mapping[str, Any] | None,
     device: str,
 ) -> tuple[StartStates, CompositionalWorldModel, dict[str, Any]]:
     """Start states and world model of an environment, and the keyword arguments for which the bundle has defaults.
@@ -52,7 +53,7 @@ def resolve(
     else:
         assert found is not None
         model = found.world_model(device=device)
-    model = model.with_options(uncertainty=uncertainty, max_batch=max_batch)
+    model = model.with_options(uncertainty=uncertainty, max_batch=max_batch, imagine=imagine)
     if isinstance(starts, StartStates):
         states = starts
     elif starts is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         group_size: So many consecutive environments share a start state. They stay together only if they are reset
             together, as in autoreset mode "disabled".
         max_batch: Environments per call of the models; None for all.
+        imagine: How the dynamics model imagines, where it should not as its checkpoint says, e.g.
+            `{"flow.sigmas": [1, 0.9375, 0.8333, 0.625]}`; see `rise_env.dynamics.settings.SETTINGS`.
         device: "auto", "cpu", "cuda", ...; a `CompositionalWorldModel` stays where it is.
         output: "numpy", or "torch" for tensors on the device; then only a few numbers per environment are copied to
             the host. Infos are NumPy arrays in any case.
@@ -118,6 +120,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         observation_lags: Sequence[int] = (),
         group_size: int = 1,
         max_batch: int | None = None,
+        imagine: Mapping[str, Any] | None = None,
         device: str = "auto",
         output: str = "numpy",
         autoreset_mode: str | AutoresetMode = "next_step",
@@ -133,7 +136,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self.autoreset_mode = parse_mode(autoreset_mode)
         self.starts, self.world_model, defaults = resolve(
             task=task, preset=preset, bundle=bundle, dataset=dataset, starts=starts, world_model=world_model,
-            uncertainty=uncertainty, max_batch=max_batch, device=device,
+            uncertainty=uncertainty, max_batch=max_batch, imagine=imagine, device=device,
         )  # fmt: skip
         self.task = self.world_model.spec
         self.starts.rows(split)  # an empty split is an error now, not at the first reset

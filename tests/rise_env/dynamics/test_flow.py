@@ -13,8 +13,10 @@ from rise_env.dynamics.flow import (
     sigma_schedule,
     to_velocity,
 )
+from rise_env.errors import ConfigError
 
 MEAN, DEVIATION = 1.5, 0.4
+FEW = (1.0, 0.9375, 0.8333, 0.625)
 
 
 def gaussian(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,30 +30,49 @@ def gaussian(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]
 def test_many_steps_give_the_gaussian_they_were_told_of() -> None:
     noise = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
 
-    def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        clean, eps = gaussian(x, float(sigma[0]))
+    def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        clean, eps = gaussian(x, sigma)
         return eps - clean
 
-    samples = euler(velocity, noise, 200)
+    samples = euler(velocity, noise, sigma_schedule(200))
     assert float(samples.mean()) == pytest.approx(MEAN, abs=0.02)
     assert float(samples.std()) == pytest.approx(DEVIATION, abs=0.02)
 
 
 def test_clean_prediction_and_velocity_are_the_same_sampler() -> None:
     noise = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
-    by_velocity = euler(lambda x, s: gaussian(x, float(s[0]))[1] - gaussian(x, float(s[0]))[0], noise, 7)
-    by_clean = euler(lambda x, s: to_velocity(x, gaussian(x, float(s[0]))[0], float(s[0])), noise, 7)
-    torch.testing.assert_close(by_velocity, by_clean, rtol=1e-4, atol=1e-4)
+    for schedule in (sigma_schedule(7), sigma_schedule(1, FEW)):
+        by_velocity = euler(lambda x, s: gaussian(x, s)[1] - gaussian(x, s)[0], noise, schedule)
+        by_clean = euler(lambda x, s: to_velocity(x, gaussian(x, s)[0], s), noise, schedule)
+        torch.testing.assert_close(by_velocity, by_clean, rtol=1e-4, atol=1e-4)
 
 
 def test_one_step_is_the_prediction_itself() -> None:
     clean = torch.randn(4, 2)
-    torch.testing.assert_close(euler(lambda x, s: to_velocity(x, clean, 1.0), torch.randn(4, 2), 1), clean)
+    torch.testing.assert_close(
+        euler(lambda x, s: to_velocity(x, clean, 1.0), torch.randn(4, 2), sigma_schedule(1)), clean
+    )
 
 
 def test_schedule_is_the_official_one() -> None:
     torch.testing.assert_close(sigma_schedule(4), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]))
     assert sigma_schedule(1).tolist() == [1.0, 0.0]
+
+
+def test_schedule_may_be_an_explicit_list() -> None:
+    """Shift 5 of four equal steps, as others run it: s -> 5 s / (1 + 4 s)."""
+    shifted = [5 * s / (1 + 4 * s) for s in (1.0, 0.75, 0.5, 0.25)]
+    assert sigma_schedule(9, FEW).tolist() == pytest.approx([*shifted, 0.0], abs=1e-4)
+    assert FlowConfig(steps=9, sigmas=FEW).denoising_steps == 4
+    assert FlowConfig(steps=9).denoising_steps == 9
+
+
+@pytest.mark.parametrize(
+    "sigmas", [(0.9, 0.5), (1.0, 0.5, 0.5), (1.0, 0.5, 0.0), (1.0, -0.5), (1.5, 1.0), (1.0, float("nan"))]
+)
+def test_a_list_that_is_no_schedule_is_an_error(sigmas: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="fall strictly"):
+        FlowConfig(sigmas=sigmas)
 
 
 def test_noise_of_an_environment_comes_from_its_own_generator() -> None:
