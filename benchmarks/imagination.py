@@ -14,7 +14,6 @@ caption and actions.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,14 @@ from rise_agents.progress import say
 from rise_env.dynamics.config import PRECISIONS
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision
+from rise_env.dynamics.settings import from_environment
 from rise_env.envs.sources import resolve
 from rise_env.envs.starts import StartStates
 from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ConfigError
 from rise_env.world_model import CompositionalWorldModel, resolve_device
 
-__all__ = ["add_arguments", "compile_parts", "describe", "measure", "run", "set_precision"]
+__all__ = ["add_arguments", "describe", "measure", "run"]
 
 _BATCHES = (1, 8, 32, 64)
 #: Steps are repeated at least so often and for so long.
@@ -52,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
         help="with --random, such as dynamics.flow.steps=10",
     )  # fmt: skip
-    parser.add_argument("--precision", choices=PRECISIONS, help="of imagination (default: the model's)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="short for --imagine flow.precision=...")
     parser.add_argument(
-        "--compile", nargs="?", const="inductor", metavar="BACKEND", help="use torch.compile (backend: inductor)"
+        "--compile", nargs="?", const="inductor", metavar="BACKEND", help="short for --imagine compile=true"
     )
     parser.add_argument("--force", action="store_true", help="measure a model that takes minutes per chunk here")
 
@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if any(count < 1 for count in args.batch or ()):
         raise ConfigError(f"--batch {' '.join(map(str, args.batch))}: environments are at least 1")
     model, starts = _random_parts(args) if args.random else _trained_parts(args)
-    if args.precision:
-        set_precision(model, args.precision)
+    asked = {"flow.precision": args.precision} if args.precision else {}
     if args.compile:
-        compile_parts(model, args.compile)
+        asked |= {"compile": True, "compile_backend": args.compile}
+    model = model.with_options(imagine=asked)
     batches = tuple(args.batch or ((1, 4) if args.quick else _BATCHES))
-    about = {**describe(model), "compile": args.compile, "weights": "random" if args.random else "trained"}
+    about = {**describe(model), "weights": "random" if args.random else "trained"}
     return {"model": about, **measure(model, starts, batches, args.quick)}
 
 
@@ -92,6 +92,7 @@ def _random_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, St
     cost = count_cost(args.task, preset, args.overrides)
     say(check_affordable(cost, device, preset, force=args.force))
     model = random_world_model(args.task, preset, args.overrides, device, args.seed)
+    model = model.with_options(imagine=from_environment())
     return model, random_starts(model.spec, seed=args.seed)
 
 
@@ -146,43 +147,12 @@ def describe(world_model: CompositionalWorldModel) -> dict[str, Any]:
         content |= {
             "transformer": config.transformer_kind,
             "autoencoder": config.autoencoder_kind,
+            "compile": config.compile_backend if config.compile else None,
             "denoising_steps": config.flow.denoising_steps,
             "precision": "bf16" if bf16 else "fp32",
             "made_once_per_chunk": ["history latents", *official],
         }
     return content
-
-
-def set_precision(world_model: CompositionalWorldModel, name: str) -> None:
-    """Imagine in "fp32", "bf16" or "auto" (bf16 where the device computes it fast)."""
-    dynamics = _latent_dynamics(world_model, "--precision")
-    flow = dataclasses.replace(dynamics.config.flow, precision=name)
-    dynamics.config = dataclasses.replace(dynamics.config, flow=flow)
-
-
-def compile_parts(world_model: CompositionalWorldModel, backend: str = "inductor") -> None:
-    """Compile transformer, encoder, decoder and value with torch.compile, in place; each batch size is compiled anew.
-
-    The backend "inductor" needs a C++ compiler, and Triton on a GPU.
-    """
-    known = torch.compiler.list_backends(exclude_tags=())
-    if backend not in known:
-        raise ConfigError(f"--compile {backend!r}: torch knows the backends {', '.join(known)}")
-    dynamics = _latent_dynamics(world_model, "--compile")
-    autoencoder: Any = dynamics.autoencoder
-    coders = autoencoder if autoencoder.per_frame else autoencoder.vae
-    modules: list[Any] = [dynamics.transformer, coders.encoder, coders.decoder]
-    if isinstance(world_model.value, torch.nn.Module):
-        value: Any = world_model.value
-        modules += [value.encoder, value.trunk]
-    for module in modules:
-        module.compile(backend=backend, dynamic=False)
-
-
-def _latent_dynamics(world_model: CompositionalWorldModel, argument: str) -> LatentDynamics:
-    if not isinstance(world_model.dynamics, LatentDynamics):
-        raise ConfigError(f"{argument} is for LatentDynamics, this is a {type(world_model.dynamics).__name__}")
-    return world_model.dynamics
 
 
 def _one(world_model: CompositionalWorldModel, starts: StartStates, count: int, quick: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rise_env.dynamics.compiling import Call, plain
 from rise_env.dynamics.config import AutoencoderConfig, VideoAutoencoderConfig
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.pretrained import local_directory, read_weights
@@ -75,12 +76,12 @@ class Autoencoder(nn.Module, ABC):
         """Latent frames of a chunk of `frames` imagined frames."""
 
     @abstractmethod
-    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """Single frames uint8 (n, H, W, 3) to normalised latents (n, C, h, w)."""
+    def encode_frames(self, frames: torch.Tensor, call: Call = plain) -> torch.Tensor:
+        """Single frames uint8 (n, H, W, 3) to normalised latents (n, C, h, w); `call` calls the encoder."""
 
     @abstractmethod
-    def decode_chunk(self, latents: torch.Tensor, frames: int) -> torch.Tensor:
-        """Normalised latents (n, F, C, h, w) of a chunk to its pixels uint8 (n, frames, H, W, 3)."""
+    def decode_chunk(self, latents: torch.Tensor, frames: int, call: Call = plain) -> torch.Tensor:
+        """Normalised latents (n, F, C, h, w) of a chunk to uint8 (n, frames, H, W, 3); `call` calls the decoder."""
 
 
 class ResidualBlock(nn.Module):
@@ -136,27 +137,27 @@ class ImageAutoencoder(Autoencoder):
     def latent_frames(self, frames: int) -> int:
         return frames
 
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, images: torch.Tensor, call: Call = plain) -> torch.Tensor:
         """Images float (n, 3, H, W) in [-1, 1] to raw latents (n, C, h, w)."""
         bottom, right = self.padding
         if bottom or right:
             images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
-        return self.encoder(functional.pixel_unshuffle(images, self.config.fold))
+        return call(self.encoder, functional.pixel_unshuffle(images, self.config.fold))
 
-    def decode_images(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode_images(self, latents: torch.Tensor, call: Call = plain) -> torch.Tensor:
         """Raw latents (n, C, h, w) to images float (n, 3, H, W), not clipped."""
-        images = functional.pixel_shuffle(self.decoder(latents), self.config.fold)
+        images = functional.pixel_shuffle(call(self.decoder, latents), self.config.fold)
         return images[..., : self.image_size[0], : self.image_size[1]]
 
     @override
-    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        return self.normalise(self.encode_images(to_unit(frames)))
+    def encode_frames(self, frames: torch.Tensor, call: Call = plain) -> torch.Tensor:
+        return self.normalise(self.encode_images(to_unit(frames), call))
 
     @override
-    def decode_chunk(self, latents: torch.Tensor, frames: int) -> torch.Tensor:
+    def decode_chunk(self, latents: torch.Tensor, frames: int, call: Call = plain) -> torch.Tensor:
         if latents.shape[1] != frames:
             raise ConfigError(f"{latents.shape[1]} latent frames cannot be {frames} frames: one latent is one frame")
-        images = self.decode_images(self.denormalise(latents.flatten(0, 1)))
+        images = self.decode_images(self.denormalise(latents.flatten(0, 1)), call)
         return to_pixels(images).unflatten(0, latents.shape[:2])
 
 
@@ -207,24 +208,27 @@ class VideoAutoencoder(Autoencoder):
         return (frames - 1) // 8 + 1
 
     @override
-    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        return self.encode_chunk(frames[:, None])[:, 0]
+    def encode_frames(self, frames: torch.Tensor, call: Call = plain) -> torch.Tensor:
+        return self.encode_chunk(frames[:, None], call)[:, 0]
 
-    def encode_chunk(self, frames: torch.Tensor) -> torch.Tensor:
+    def encode_chunk(self, frames: torch.Tensor, call: Call = plain) -> torch.Tensor:
         """Chunks of consecutive imagined frames uint8 (n, K, H, W, 3) to (n, F, C, h, w)."""
         self.latent_frames(frames.shape[1])
-        videos = to_unit(frames).transpose(1, 2)
-        # One by one: activations are large.
-        latents = [self.vae.encode(video[None]).latent_dist.mode() for video in videos]
-        return self.normalise(torch.cat(latents).transpose(1, 2))
+        size = self._videos_at_once(frames.shape[1])
+        moments = [call(self.vae.encoder, to_unit(some).transpose(1, 2)) for some in frames.split(size)]
+        return self.normalise(torch.cat(moments)[:, : self.config.latent_channels].transpose(1, 2))  # the means
+
+    def _videos_at_once(self, frames: int) -> int:
+        """Videos per call: activations are large, those of a few hundred frames fit anywhere."""
+        return max(1, self.config.frames_at_once // frames)
 
     @override
-    def decode_chunk(self, latents: torch.Tensor, frames: int) -> torch.Tensor:
+    def decode_chunk(self, latents: torch.Tensor, frames: int, call: Call = plain) -> torch.Tensor:
         if latents.shape[1] != self.latent_frames(frames):
             raise ConfigError(f"{latents.shape[1]} latent frames are not a chunk of {frames} frames")
         raw = self.denormalise(latents).transpose(1, 2).to(self.vae.dtype)
-        videos = [self.vae.decode(video[None], return_dict=False)[0] for video in raw]
-        return to_pixels(torch.cat(videos).transpose(1, 2))
+        videos = [call(self.vae.decoder, some) for some in raw.split(self._videos_at_once(frames))]
+        return torch.cat([to_pixels(some.transpose(1, 2)) for some in videos])
 
 
 def load_vae(path: str) -> Any:

@@ -74,12 +74,17 @@ class VideoAutoencoderConfig:
         channels: Width of the four levels.
         layers: Residual blocks per level and in the middle.
         weights: Directory or Hub id of pretrained weights, with sub-folder `vae`; empty for random ones.
+        frames_at_once: Frames, of all environments and views, in one call; activations grow with it.
     """
 
     latent_channels: int = 128
     channels: tuple[int, ...] = (128, 256, 512, 512)
     layers: tuple[int, ...] = (4, 3, 3, 3, 4)
     weights: str = ""
+    frames_at_once: int = 200
+
+    def __post_init__(self) -> None:
+        requirement("section 'dynamics.video_autoencoder'").whole(1, self, "frames_at_once")
 
 
 @dataclass(frozen=True)
@@ -303,6 +308,9 @@ class DynamicsConfig:
         storage: Matrices on disk in "fp32", "fp16" or "int8"; computing is in full precision.
         details: What the autoencoder loses of the frame that imagination starts from is carried over to where nothing
             changes: fully at no change, by 1/e at a change of so many grey levels. 0 for none. Image autoencoders only.
+        compile: Whether imagination uses torch.compile, with CUDA graphs on a GPU: faster after a warm-up of a minute
+            or so, and the same to rounding. Where compiling fails, imagination does without and warns.
+        compile_backend: Backend of torch.compile.
         autoencoder: See `AutoencoderConfig`.
         video_autoencoder: See `VideoAutoencoderConfig`.
         transformer: See `TransformerConfig`.
@@ -316,6 +324,8 @@ class DynamicsConfig:
     alignment: str = "interval"
     storage: str = "fp32"
     details: float = 0.0
+    compile: bool = False
+    compile_backend: str = "inductor"
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     video_autoencoder: VideoAutoencoderConfig = field(default_factory=VideoAutoencoderConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
@@ -330,6 +340,7 @@ class DynamicsConfig:
         require.one_of(ALIGNMENTS, self, "alignment")
         require.one_of(STORAGES, self, "storage")
         require.at_least(0, self, "details")
+        require.boolean(self, "compile")
         require(not self.details or self.autoencoder_kind == "image", "details needs an image autoencoder")
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rise_env.config import decode, rename_keys
 from rise_env.dynamics.actions import JointScaler, hash_text
 from rise_env.dynamics.autoencoder import Autoencoder, ImageAutoencoder, VideoAutoencoder
+from rise_env.dynamics.compiling import Call, Compiler, plain
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.flow import draw_noise, euler, sigma_schedule, to_velocity
 from rise_env.dynamics.precision import precision
@@ -102,7 +103,6 @@ class LatentDynamics(PretrainedMixin, nn.Module):
     """
 
     kind = "rise-dynamics"
-    thread_safe = True
     title = "dynamics model"
     format_version = 2  # 1: older names of the settings
     upgrades: ClassVar[Upgrades] = {
@@ -145,16 +145,29 @@ class LatentDynamics(PretrainedMixin, nn.Module):
                 joints=joints,
             )
         self.device = torch.device("cpu")
+        self._compiler = Compiler(_backend(config))
 
     @property
     def predicts_values(self) -> bool:
         """Whether its predictions come with the values of their frames."""
         return self.config.predicts_values
 
+    @property
+    def thread_safe(self) -> bool:
+        """Whether several threads may imagine at once."""
+        return not self.config.compile
+
     # ------------------------------------------------------------------ the model
 
     def denoise(
-        self, noisy: Tensor, history: Tensor, sigma: Tensor, *inputs: Tensor, current: Tensor | None = None, **more: Any
+        self,
+        noisy: Tensor,
+        history: Tensor,
+        sigma: Tensor,
+        *inputs: Tensor,
+        current: Tensor | None = None,
+        call: Call = plain,
+        **more: Any,
     ) -> Denoised:
         """One evaluation of the transformer.
 
@@ -164,12 +177,13 @@ class LatentDynamics(PretrainedMixin, nn.Module):
             sigma: (B,).
             *inputs: Action tokens (B, K, A), normalised joint state (B, D), text (B, W).
             current: Clean latents of the current frame (B, V, 1, C, h, w); the last of `history` when omitted.
+            call: Calls the transformer.
             **more: Further inputs of the transformer that the steps of a chunk share.
 
         Returns:
             Its latents are velocity or clean latents, whichever is `config.flow.target`.
         """
-        output: Denoised = self.transformer(noisy, history, sigma, *inputs, **more)
+        output: Denoised = call(self.transformer, noisy, history, sigma, *inputs, **more)
         if self.config.flow.target == "x0_residual":
             output = output._replace(latents=output.latents + (history[:, :, -1:] if current is None else current))
         return output
@@ -185,7 +199,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         def velocity(sample: Tensor, level: float) -> Tensor:
             nonlocal last
             sigma = torch.full((len(sample),), level, device=sample.device)
-            last = self.denoise(sample, history, sigma, tokens, *inputs, **shared)
+            last = self.denoise(sample, history, sigma, tokens, *inputs, call=self._compiler, **shared)
             if flow.target == "velocity":
                 return last.latents
             return to_velocity(sample, last.latents.float(), level)
@@ -199,6 +213,8 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         """The same model, weights and all, that imagines in another way; see `rise_env.dynamics.settings`."""
         other = copy.copy(self)
         other.config = changed(self.config, settings)
+        if _backend(other.config) != self._compiler.backend:
+            other._compiler = Compiler(_backend(other.config))
         return other
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -360,14 +376,14 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         return latents
 
     def _encode(self, frames: Tensor) -> Tensor:
-        latents = self.autoencoder.encode_frames(frames.to(self.device).flatten(0, 2))
+        latents = self.autoencoder.encode_frames(frames.to(self.device).flatten(0, 2), self._compiler)
         return latents.unflatten(0, frames.shape[:3])
 
     def _decode(self, latents: Tensor) -> Tensor:
         """(B, F, V, C, h, w) to uint8 (B, K, V, H, W, 3)."""
         batch, count = latents.shape[:2]
         frames = count if self.autoencoder.per_frame else self.shape.frames
-        pixels = self.autoencoder.decode_chunk(latents.transpose(1, 2).flatten(0, 1), frames)
+        pixels = self.autoencoder.decode_chunk(latents.transpose(1, 2).flatten(0, 1), frames, self._compiler)
         return pixels.unflatten(0, (batch, -1)).transpose(1, 2)
 
     @contextlib.contextmanager
@@ -381,6 +397,10 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _backend(config: DynamicsConfig) -> str | None:
+    return config.compile_backend if config.compile else None
 
 
 def _tensors(state: DynamicsState) -> list[Tensor]:

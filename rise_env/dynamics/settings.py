@@ -20,7 +20,7 @@ __all__ = ["SETTINGS", "VARIABLE", "changed", "from_environment", "with_settings
 
 VARIABLE = "RISE_IMAGINE"
 #: Keys of section `dynamics` that a trained model may be given anew.
-SETTINGS = ("flow.steps", "flow.sigmas", "flow.precision", "flow.disagreement")
+SETTINGS = ("compile", "compile_backend", "flow.steps", "flow.sigmas", "flow.precision", "flow.disagreement")
 
 
 def from_environment() -> dict[str, Any]:
