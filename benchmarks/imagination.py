@@ -62,22 +62,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if any(count < 1 for count in args.batch or ()):
         raise ConfigError(f"--batch {' '.join(map(str, args.batch))}: environments are at least 1")
-    model, starts = _random_parts(args) if args.random else _trained_parts(args)
-    asked = {"flow.precision": args.precision} if args.precision else {}
+    imagine = {"flow.precision": args.precision} if args.precision else {}
     if args.compile:
-        asked |= {"compile": True, "compile_backend": args.compile}
-    model = model.with_options(imagine=asked)
+        imagine |= {"compile": True, "compile_backend": args.compile}
+    model, starts = (_random_parts if args.random else _trained_parts)(args, imagine)
     batches = tuple(args.batch or ((1, 4) if args.quick else _BATCHES))
     about = {**describe(model), "weights": "random" if args.random else "trained"}
     return {"model": about, **measure(model, starts, batches, args.quick)}
 
 
-def _trained_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, StartStates]:
+def _trained_parts(args: argparse.Namespace, imagine: dict[str, Any]) -> tuple[CompositionalWorldModel, StartStates]:
     if args.overrides or args.force:
         raise ConfigError("--set and --force go with --random: a trained model is as it is")
     try:
         starts, model, _ = resolve(
-            task=args.task, preset=variant(args), dataset=None, uncertainty=None, max_batch=None, imagine=None,
+            task=args.task, preset=variant(args), dataset=None, uncertainty=None, max_batch=None, imagine=imagine,
             device=args.device, bundle=args.bundle, starts=args.starts, world_model=args.world_model,
         )  # fmt: skip
     except ConfigError as error:
@@ -85,14 +84,13 @@ def _trained_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, S
     return model, starts
 
 
-def _random_parts(args: argparse.Namespace) -> tuple[CompositionalWorldModel, StartStates]:
+def _random_parts(args: argparse.Namespace, imagine: dict[str, Any]) -> tuple[CompositionalWorldModel, StartStates]:
     if args.bundle or args.world_model or args.starts:
         raise ConfigError("--random makes a model and its start states: leave out --bundle, --world-model and --starts")
     device, preset = resolve_device(args.device), args.preset or "small"
     cost = count_cost(args.task, preset, args.overrides)
     say(check_affordable(cost, device, preset, force=args.force))
-    model = random_world_model(args.task, preset, args.overrides, device, args.seed)
-    model = model.with_options(imagine=from_environment())
+    model = random_world_model(args.task, preset, args.overrides, device, args.seed, {**from_environment(), **imagine})
     return model, random_starts(model.spec, seed=args.seed)
 
 
@@ -172,7 +170,8 @@ def _one(world_model: CompositionalWorldModel, starts: StartStates, count: int, 
         watch.wait()
         warm_up = time.perf_counter() - begin
         with watch.inside(world_model):
-            step = watch.median(lambda: envs.step(actions), before=lambda: envs.reset(seed=0))
+            # One chunk after another: each takes in what the one before it has imagined.
+            step = watch.median(lambda: envs.step(actions))
             reset = watch.median(lambda: envs.reset(seed=0))
     finally:
         envs.close()

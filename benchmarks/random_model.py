@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,12 @@ class Cost:
 
 
 def random_world_model(
-    task: str, preset: str, overrides: Iterable[str] = (), device: torch.device | str = "cpu", seed: int = 0
+    task: str,
+    preset: str,
+    overrides: Iterable[str] = (),
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    imagine: Mapping[str, Any] | None = None,
 ) -> CompositionalWorldModel:
     """A world model with random weights, made where it will live; settings as of `rise_env.config.load_config`."""
     spec, dynamics, value = _configuration(task, preset, overrides)
@@ -64,7 +69,10 @@ def random_world_model(
         latent = imagining.autoencoder.latent_shape
         size = (*latent[1:], latent[0]) if value.model.reads_latents else (*spec.image_size, 3)
         scoring = ValueModel(value.model, InputShape(tuple(spec.cameras), *size))
-    return CompositionalWorldModel(imagining.to(device).eval(), scoring.to(device).eval(), spec)
+    imagining = imagining.to(device).eval().with_settings(imagine or {})
+    if device.type != "meta":
+        imagining.freeze()
+    return CompositionalWorldModel(imagining, scoring.to(device).eval(), spec)
 
 
 def random_starts(spec: TaskSpec, count: int = 8, seed: int = 0) -> StartStates:

@@ -313,7 +313,7 @@ class CompositionalWorldModel:
     def from_pretrained(
         cls, path: str | Path, *, device: str | torch.device = "cpu", **options: Any
     ) -> CompositionalWorldModel:
-        """Load what `save_pretrained` wrote.
+        """Load what `save_pretrained` wrote, to imagine with: for training, its parts are loaded on their own.
 
         Args:
             path: Directory, or id of a repository on the Hugging Face Hub.
@@ -336,7 +336,11 @@ class CompositionalWorldModel:
             if not (folder / name).is_dir():
                 raise CheckpointError(f"world model {folder} lacks its part {name!r}: {folder / name} is missing")
         parts = {name: classes[name].from_pretrained(folder / name, device=target) for name in _PARTS}
-        dynamics = with_settings(parts["dynamics"], from_environment())
+        dynamics = with_settings(
+            with_settings(parts["dynamics"], from_environment()), options.pop("imagine", None) or {}
+        )
+        if hasattr(dynamics, "freeze"):
+            dynamics.freeze()
         return cls(dynamics, parts["value"], spec, **kept).with_options(**options)
 
 

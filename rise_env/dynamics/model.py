@@ -19,7 +19,8 @@ from rise_env.dynamics.autoencoder import Autoencoder, ImageAutoencoder, VideoAu
 from rise_env.dynamics.compiling import Call, Compiler, plain
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.flow import draw_noise, euler, sigma_schedule, to_velocity
-from rise_env.dynamics.precision import precision
+from rise_env.dynamics.precision import computes_bf16, precision
+from rise_env.dynamics.session import Chunk, DynamicsState, LatentPrediction, Pending
 from rise_env.dynamics.settings import changed
 from rise_env.dynamics.transformer import Denoised, LatentTransformer
 from rise_env.errors import ConfigError
@@ -27,7 +28,7 @@ from rise_env.pretrained import PretrainedMixin, Upgrades
 from rise_env.protocols import History, Prediction, ValueEstimate
 from rise_env.tasks import TaskSpec
 
-__all__ = ["DynamicsShape", "DynamicsState", "LatentDynamics", "LatentPrediction"]
+__all__ = ["DynamicsShape", "LatentDynamics"]
 
 
 @dataclass(frozen=True)
@@ -50,37 +51,6 @@ class DynamicsShape:
     def frames(self) -> int:
         """Imagined frames K per chunk."""
         return self.chunk // self.stride
-
-
-@dataclass(frozen=True)
-class DynamicsState:
-    """Where B sessions stand; every tensor has the leading axis B.
-
-    Attributes:
-        history: Normalised latents (B, T, V, C, h, w), oldest first, `stride` control steps apart.
-        state: Joint states of the current frame (B, D), rad and m.
-        text: Hashed words of the instruction (B, W).
-        details: The recorded frame that the session started from, and what the autoencoder makes of it, uint8
-            (B, 2, V, H, W, 3); (B, 0) where `config.details` is 0.
-    """
-
-    history: Tensor
-    state: Tensor
-    text: Tensor
-    details: Tensor
-
-
-@dataclass(frozen=True)
-class LatentPrediction(Prediction):
-    """An imagined chunk; the `latents` (B, F, V, C, h, w) of a video autoencoder are fewer than the K frames.
-
-    Attributes:
-        details: See `DynamicsState`.
-        frames: uint8 (B, K, V, H, W, 3) of a video autoencoder: decoded at once, as the next history is made from them.
-    """
-
-    details: Tensor | None = None
-    frames: Tensor | None = None
 
 
 class LatentDynamics(PretrainedMixin, nn.Module):
@@ -145,6 +115,8 @@ class LatentDynamics(PretrainedMixin, nn.Module):
                 joints=joints,
             )
         self.device = torch.device("cpu")
+        #: Whether `freeze` has shortened the weights.
+        self.frozen = False
         self._compiler = Compiler(_backend(config))
 
     @property
@@ -210,12 +182,33 @@ class LatentDynamics(PretrainedMixin, nn.Module):
     # ------------------------------------------------------------------ the session
 
     def with_settings(self, settings: Mapping[str, Any]) -> Self:
-        """The same model, weights and all, that imagines in another way; see `rise_env.dynamics.settings`."""
+        """The same model, weights and all, that imagines in another way; see `rise_env.dynamics.settings`.
+
+        Raises:
+            ConfigError: If a setting is wrong, or wants digits that `freeze` has left out.
+        """
         other = copy.copy(self)
         other.config = changed(self.config, settings)
+        if self.frozen and not computes_bf16(other.config.flow.precision, self.device):
+            raise ConfigError(
+                "flow.precision: the weights are in bf16 already; give the setting when the model is loaded"
+            )
         if _backend(other.config) != self._compiler.backend:
             other._compiler = Compiler(_backend(other.config))
         return other
+
+    def freeze(self) -> None:
+        """Keep no more digits of the weights than imagination reads, for good: the model is not trained any more.
+
+        Those of the official transformer's blocks become bf16, where imagination computes in bf16; nothing else does.
+        """
+        if isinstance(self.transformer, LatentTransformer) or not computes_bf16(
+            self.config.flow.precision, self.device
+        ):
+            return
+        transformer: Any = self.transformer
+        transformer.network.halve()
+        self.frozen = True
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As of any module; also moves where sessions live, and whereto `onload` goes."""
@@ -257,8 +250,11 @@ class LatentDynamics(PretrainedMixin, nn.Module):
             )
         actions = actions.to(self.device, torch.float32)
         shape = (len(self.shape.cameras), self.future, *self.autoencoder.latent_shape)
-        history = state.history.transpose(1, 2)
         with self._inference():
+            known = state.history
+            if state.pending is not None:
+                known = state.pending.taken_in(known, self._decode, self._encode)
+            history = known.transpose(1, 2)
             tokens, normalised = self.scaler.tokens(actions, state.state), self.scaler.normalise_state(state.state)
             inputs = (history, tokens, normalised, state.text)
             latents, residual, logits = self.sample(draw_noise(shape, generators, self.device), *inputs)
@@ -274,22 +270,25 @@ class LatentDynamics(PretrainedMixin, nn.Module):
             command = self.scaler.command_at_frames(actions)
             states = None if residual is None else self.scaler.add_residual(command, residual)
             end = command[:, -1] if states is None else states[:, -1]
-            frames = None if self.autoencoder.per_frame else self._decode(latents)
-            following = latents if frames is None else self._encode(frames[:, -self.shape.history :])
-        following = torch.cat([state.history, following], dim=1)[:, -self.shape.history :]
-        prediction = LatentPrediction(latents, states, uncertainty, values, state.details, frames)
-        return prediction, DynamicsState(following.contiguous(), end, state.text, state.details)
+        if self.autoencoder.per_frame:
+            following = torch.cat([known, latents], dim=1)[:, -self.shape.history :].contiguous()
+            prediction = LatentPrediction(latents, states, uncertainty, values, state.details)
+            return prediction, DynamicsState(following, end, state.text, state.details)
+        chunk = Chunk(latents)
+        pending = Pending(chunk, torch.ones(count, dtype=torch.bool, device=self.device))
+        prediction = LatentPrediction(latents, states, uncertainty, values, state.details, chunk)
+        return prediction, DynamicsState(known, end, state.text, state.details, pending)
 
     @torch.no_grad()
     def decode(self, prediction: Prediction, index: Sequence[int]) -> Tensor:
         """Pixels of imagined frames (see `rise_env.protocols.Dynamics`); only those are decoded, where possible."""
         index = [range(self.shape.frames)[k] for k in index]
         assert isinstance(prediction, LatentPrediction)
-        if prediction.frames is not None:
-            return prediction.frames[:, index]
         assert prediction.latents is not None
         assert prediction.details is not None
         with self._inference():
+            if prediction.chunk is not None:
+                return prediction.chunk.frames(self._decode)[:, index]
             return self.with_details(self._decode(prediction.latents[:, index]), prediction.details)
 
     def with_details(self, pixels: Tensor, details: Tensor) -> Tensor:
@@ -310,14 +309,11 @@ class LatentDynamics(PretrainedMixin, nn.Module):
 
     def select(self, state: DynamicsState, index: Tensor) -> DynamicsState:
         """Sessions of some environments."""
-        index = index.to(self.device)
-        return DynamicsState(*(tensor[index] for tensor in _tensors(state)))
+        return state.select(index.to(self.device))
 
     def merge(self, state: DynamicsState, index: Tensor, other: DynamicsState) -> DynamicsState:
         """Copy of `state` in which the environments `index` are those of `other`."""
-        index = index.to(self.device)
-        pairs = zip(_tensors(state), _tensors(other), strict=True)
-        return DynamicsState(*(mine.index_copy(0, index, theirs) for mine, theirs in pairs))
+        return state.merge(index.to(self.device), other)
 
     def close(self, state: DynamicsState) -> None:
         """End sessions; nothing is held outside their state."""
@@ -401,7 +397,3 @@ class LatentDynamics(PretrainedMixin, nn.Module):
 
 def _backend(config: DynamicsConfig) -> str | None:
     return config.compile_backend if config.compile else None
-
-
-def _tensors(state: DynamicsState) -> list[Tensor]:
-    return [state.history, state.state, state.text, state.details]

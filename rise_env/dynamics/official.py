@@ -9,8 +9,10 @@ Views are cameras in the order top head, left hand, right hand; those of the tas
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +77,14 @@ class Conditioning:
     rotary: Pair
 
 
+class _Norm(nn.RMSNorm):
+    """RMSNorm whose weight follows its input: torch's fused kernel takes one type of number alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return functional.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
 class _Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -83,22 +93,31 @@ class _Attention(nn.Module):
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_q = nn.RMSNorm(width, eps=1e-5)
-        self.norm_k = nn.RMSNorm(width, eps=1e-5)
+        self.norm_q = _Norm(width, eps=1e-5)
+        self.norm_k = _Norm(width, eps=1e-5)
 
     def keys_values(self, source: Tensor) -> Pair:
         """Keys and values of what is attended to."""
         return self.norm_k(self.to_k(source)), self.to_v(source)
 
     def forward(
-        self, x: Tensor, context: Pair | None = None, rotary: Pair | None = None, join_views: bool = False
+        self,
+        x: Tensor,
+        context: Pair | None = None,
+        rotary: Pair | None = None,
+        join_views: bool = False,
+        first: int = 0,
     ) -> Tensor:
-        """Attend; x (B, V, L, width), keys and values of a context (B, n, width) shared by the views."""
-        views = x.shape[1]
-        query = self.norm_q(self.to_q(x))
+        """Attend; x (B, V, L, width), keys and values of a context (B, n, width) shared by the views.
+
+        Returns what the tokens from the `first` on get, (B, V, L - first, width).
+        """
+        asking = x[:, :, first:]
+        query = self.norm_q(self.to_q(asking))
         key, value = self.keys_values(x) if context is None else context
         if rotary is not None:
-            query, key = _rotate(query, rotary), _rotate(key, rotary)
+            cosine, sine = rotary
+            query, key = _rotate(query, (cosine[first:], sine[first:])), _rotate(key, rotary)
 
         start = 1 if context is not None or join_views else 0  # else views lie along the batch
 
@@ -107,25 +126,35 @@ class _Attention(nn.Module):
             return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
         mixed = functional.scaled_dot_product_attention(split(query), split(key), split(value))
-        return self.to_out[0](mixed.transpose(1, 2).reshape(-1, views, *x.shape[2:]))
+        return self.to_out[0](mixed.transpose(1, 2).reshape(asking.shape))
 
 
 class _Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm1 = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
+        self.norm1 = _Norm(width, eps=1e-6, elementwise_affine=False)
         self.attn1 = _Attention(width, heads)
-        self.norm2 = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
+        self.norm2 = _Norm(width, eps=1e-6, elementwise_affine=False)
         self.attn2 = _Attention(width, heads)
         self.ff = FeedForward(width, activation_fn="gelu-approximate")
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
 
     def forward(
-        self, x: Tensor, context: Pair, time: Tensor, rotary: Pair, sizes: list[int], join_views: bool
+        self,
+        x: Tensor,
+        context: Pair,
+        time: Tensor,
+        rotary: Pair,
+        sizes: list[int],
+        join_views: bool,
+        future_only: bool = False,
     ) -> Tensor:
-        terms = self.scale_shift_table + time.unflatten(-1, (6, -1))  # (B, V, 2, 6, width)
+        terms = (self.scale_shift_table + time.unflatten(-1, (6, -1))).to(x.dtype)  # (B, V, 2, 6, width)
         shift1, scale1, gate1, shift2, scale2, gate2 = terms.unbind(dim=3)
-        attended = self.attn1(_modulate(self.norm1(x), sizes, scale1, shift1), None, rotary, join_views)
+        first = sizes[0] if future_only else 0
+        attended = self.attn1(_modulate(self.norm1(x), sizes, scale1, shift1), None, rotary, join_views, first)
+        if future_only:  # the history is only looked at
+            x, sizes = x[:, :, first:], [0, sizes[1]]
         x = x + _gate(attended, sizes, gate1)
         x = x + self.attn2(x, context)
         return x + _gate(self.ff(_modulate(self.norm2(x), sizes, scale2, shift2)), sizes, gate2)
@@ -133,12 +162,17 @@ class _Block(nn.Module):
 
 def _modulate(x: Tensor, sizes: list[int], scale: Tensor, shift: Tensor) -> Tensor:
     """Tokens x (1 + scale) + shift; terms (B, V, 2, width), for the tokens of the history and of the future."""
-    parts = x.split(sizes, dim=2)
-    return torch.cat([part * (1 + scale[:, :, i, None]) + shift[:, :, i, None] for i, part in enumerate(parts)], dim=2)
+    return _by_time(x, sizes, lambda part, i: part * (1 + scale[:, :, i, None]) + shift[:, :, i, None])
 
 
 def _gate(x: Tensor, sizes: list[int], gate: Tensor) -> Tensor:
-    return torch.cat([part * gate[:, :, i, None] for i, part in enumerate(x.split(sizes, dim=2))], dim=2)
+    return _by_time(x, sizes, lambda part, i: part * gate[:, :, i, None])
+
+
+def _by_time(x: Tensor, sizes: list[int], change: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Change the tokens (B, V, L, width) of the history (0) and of the future (1), so many of each."""
+    parts = [change(part, i) for i, part in enumerate(x.split(sizes, dim=2)) if sizes[i]]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 class _ActionAttention(nn.Module):
@@ -218,10 +252,21 @@ class OfficialNetwork(nn.Module):
         self.norm_out = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(width, config.latent_channels)
 
+    def halve(self) -> None:
+        """Keep the weights that every token meets in bf16, to imagine with; those of time, views and actions stay."""
+        for part in (self.transformer_blocks, self.proj_in, self.proj_out):
+            part.to(torch.bfloat16)
+
+    @property
+    def halved(self) -> bool:
+        """Whether the weights of the blocks are in bf16."""
+        return self.proj_in.weight.dtype == torch.bfloat16
+
     def condition(self, actions: Tensor, caption: Tensor, frames: int, height: int, wide: int) -> Conditioning:
         """What depends on neither latents nor time; arguments as in `forward`, and the size of its latents."""
         encoded = self.act_vit_in(actions)
         context = self.caption_projection(caption[: encoded.shape[1]].to(encoded.dtype) + encoded)
+        context = context.to(torch.bfloat16) if self.halved else context
         with torch.device("cpu"):  # also where the rest only counts, on torch's meta device
             cosine, sine = rotary_table(self.config.width, frames, height, wide, self.config.frame_rate)
         readers: list[Any] = [block.attn2 for block in self.transformer_blocks]
@@ -256,19 +301,22 @@ class OfficialNetwork(nn.Module):
         batch, views, frames, _, height, wide = latents.shape
         if views > self.config.views:
             raise ConfigError(f"{views} cameras, but the official model has room for {self.config.views}")
-        x = self.proj_in(latents.permute(0, 1, 2, 4, 5, 3).flatten(2, 4))
+        tokens = latents.permute(0, 1, 2, 4, 5, 3).flatten(2, 4)
+        x = self.proj_in(tokens.to(torch.bfloat16) if self.halved else tokens)
         sizes = [history * height * wide, (frames - history) * height * wide]
         known = conditioning or self.condition(actions, caption, frames, height, wide)
         both = torch.stack([torch.zeros_like(timestep), timestep], dim=1)  # the history is clean: time 0
-        time, embedded = self.time_embed(both.flatten(), batch_size=batch, hidden_dtype=x.dtype)
-        view = self.view_embed[:views, None].to(x.dtype)
+        view = self.view_embed[:views, None]
+        time, embedded = self.time_embed(both.flatten(), batch_size=batch, hidden_dtype=view.dtype)
         time = time.unflatten(0, (batch, 1, 2)) + self.view_ada(view)
         embedded = embedded.unflatten(0, (batch, 1, 2)) + view
+        last = len(known.context) - 1
         for i, (block, context) in enumerate(zip(self.transformer_blocks, known.context, strict=True)):
-            x = block(x, context, time, known.rotary, sizes, i % self.config.cross_view_every == 0)
+            join = i % self.config.cross_view_every == 0
+            x = block(x, context, time, known.rotary, sizes, join, future_only=i == last)
         shift, scale = self.scale_shift_table  # (width,) each; only the future is read out
         future = embedded[:, :, 1, None]
-        x = self.norm_out(x[:, :, sizes[0] :]) * (1 + scale + future) + shift + future
+        x = self.norm_out(x) * (1 + scale + future).to(x.dtype) + (shift + future).to(x.dtype)
         return self.proj_out(x).unflatten(2, (frames - history, height, wide)).permute(0, 1, 2, 5, 3, 4)
 
 
@@ -294,7 +342,14 @@ class OfficialTransformer(nn.Module):
     def condition(self, future: Tensor, history: Tensor, actions: Tensor) -> Conditioning:
         """What every denoising step of a chunk shares; arguments as in `forward`."""
         frames = history.shape[2] + future.shape[2]
-        return self.network.condition(actions, self.caption, frames, *future.shape[-2:])
+        with self._autocast():
+            return self.network.condition(actions, self.caption, frames, *future.shape[-2:])
+
+    def _autocast(self) -> Any:
+        """Weights that are in bf16 are computed with as they are, others as the caller has it."""
+        if self.network.halved:
+            return torch.autocast(self.caption.device.type, enabled=False)
+        return contextlib.nullcontext()
 
     def forward(
         self,
@@ -308,7 +363,8 @@ class OfficialTransformer(nn.Module):
         """As `LatentTransformer.forward`; state and text are not read, joint states not predicted."""
         latents = torch.cat([history, future.to(history.dtype)], dim=2)
         inputs = (latents, 1000.0 * sigma, history.shape[2], actions, self.caption, conditioning)
-        return Denoised(self.network(*inputs).float())
+        with self._autocast():
+            return Denoised(self.network(*inputs).float())
 
 
 def load_official(

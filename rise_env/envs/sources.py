@@ -47,13 +47,13 @@ def resolve(
         found = load_bundle(find_bundle(task, preset))
 
     if isinstance(world_model, CompositionalWorldModel):
-        model = world_model
+        model = world_model.with_options(imagine=imagine)
     elif world_model is not None:
-        model = CompositionalWorldModel.from_pretrained(os.fspath(world_model), device=device)
+        model = CompositionalWorldModel.from_pretrained(os.fspath(world_model), device=device, imagine=imagine)
     else:
         assert found is not None
-        model = found.world_model(device=device)
-    model = model.with_options(uncertainty=uncertainty, max_batch=max_batch, imagine=imagine)
+        model = found.world_model(device=device, imagine=imagine)
+    model = model.with_options(uncertainty=uncertainty, max_batch=max_batch)
     if isinstance(starts, StartStates):
         states = starts
     elif starts is not None:

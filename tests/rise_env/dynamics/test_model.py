@@ -12,7 +12,8 @@ from dynamics_world import CONFIG, SPEC, TINY_OFFICIAL, with_flow, with_transfor
 from rise_env.alignment import ALIGNMENTS, align_actions
 from rise_env.dynamics.actions import JointScaler, hash_text
 from rise_env.dynamics.config import DynamicsConfig, VideoAutoencoderConfig, load_dynamics_config
-from rise_env.dynamics.model import DynamicsShape, DynamicsState, LatentDynamics, LatentPrediction
+from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.session import DynamicsState, LatentPrediction
 from rise_env.dynamics.transformer import Denoised
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.protocols import Dynamics, History
@@ -293,7 +294,10 @@ def test_official_architecture_with_video_latents() -> None:
     assert prediction.latents.shape[:3] == (1, 2, 2)  # nine frames are two latent ones
     frames = model.decode(prediction, range(9))
     assert frames.shape == (1, 9, 2, 32, 64, 3)
-    torch.testing.assert_close(after.history, model.encode(frames[:, -2:]))
+    pending = after.pending
+    assert pending is not None
+    following = pending.taken_in(after.history, model._decode, model._encode)
+    torch.testing.assert_close(following, model.encode(frames[:, -2:]))
 
 
 @pytest.mark.parametrize("preset", ["tiny", "small", "h200"])
