@@ -14,6 +14,7 @@ caption and actions.
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ import numpy as np
 import torch
 
 from benchmarks.models import variant
+from benchmarks.official_baseline import baseline_of, largest_difference
 from benchmarks.random_model import check_affordable, count_cost, random_starts, random_world_model
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.stopwatch import Stopwatch, peak_memory, reset_peak_memory
+from benchmarks.training_memory import TrainingMemory, count_training
 from rise_agents.progress import say
 from rise_env.dynamics.config import PRECISIONS
 from rise_env.dynamics.model import LatentDynamics
@@ -33,6 +36,7 @@ from rise_env.envs.sources import resolve
 from rise_env.envs.starts import StartStates
 from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ConfigError
+from rise_env.protocols import History
 from rise_env.world_model import CompositionalWorldModel, resolve_device
 
 __all__ = ["add_arguments", "describe", "measure", "run"]
@@ -56,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile", nargs="?", const="inductor", metavar="BACKEND", help="short for --imagine compile=true"
     )
+    parser.add_argument(
+        "--no-baseline", action="store_true",
+        help="leave out the structure of the official implementation, which is timed beside ours with the same weights "
+        "where the transformer is the official one",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="measure a model that takes minutes per chunk here")
 
 
@@ -68,7 +77,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model, starts = (_random_parts if args.random else _trained_parts)(args, imagine)
     batches = tuple(args.batch or ((1, 4) if args.quick else _BATCHES))
     about = {**describe(model), "weights": "random" if args.random else "trained"}
-    return {"model": about, **measure(model, starts, batches, args.quick)}
+    dynamics = model.dynamics
+    baseline = None
+    if isinstance(dynamics, LatentDynamics) and dynamics.config.transformer_kind == "official":
+        training = _training(dynamics)
+        say(training.describe())
+        about["training_bytes"] = training.to_dict()
+        if not args.no_baseline:
+            baseline = copy.copy(model)
+            baseline.dynamics = baseline_of(dynamics)
+    return {"model": about, **measure(model, starts, batches, args.quick, baseline)}
+
+
+def _training(dynamics: LatentDynamics) -> TrainingMemory:
+    """What training its transformer takes with a batch of 8."""
+    return count_training(
+        dynamics.config.official,
+        views=len(dynamics.shape.cameras),
+        frames=(dynamics.shape.history, dynamics.future),
+        places=dynamics.autoencoder.latent_shape[1:],
+        averaged=dynamics.config.training.ema_decay > 0,
+    )
 
 
 def _trained_parts(args: argparse.Namespace, imagine: dict[str, Any]) -> tuple[CompositionalWorldModel, StartStates]:
@@ -95,7 +124,11 @@ def _random_parts(args: argparse.Namespace, imagine: dict[str, Any]) -> tuple[Co
 
 
 def measure(
-    world_model: CompositionalWorldModel, starts: StartStates, batches: tuple[int, ...] = _BATCHES, quick: bool = False
+    world_model: CompositionalWorldModel,
+    starts: StartStates,
+    batches: tuple[int, ...] = _BATCHES,
+    quick: bool = False,
+    baseline: CompositionalWorldModel | None = None,
 ) -> dict[str, Any]:
     """Time environments of a world model.
 
@@ -110,6 +143,8 @@ def measure(
         starts: Where episodes begin.
         batches: Numbers of environments.
         quick: Two repetitions, however short.
+        baseline: What to time beside it; then every row has the baseline's as well, how many times as fast ours is
+            (`speedup`), and how far what they imagine in the first chunk lies apart at most, in latents.
     """
     rows = []
     for count in batches:
@@ -119,6 +154,9 @@ def measure(
         except torch.OutOfMemoryError as error:
             rows.append({"num_envs": count, "out_of_memory": str(error).splitlines()[0]})
             break
+        if baseline is not None:
+            say(f"measuring: batch {count}, the official structure")
+            rows[-1] |= _beside(rows[-1], world_model, baseline, starts, quick)
     return {"threads": torch.get_num_threads(), "batches": rows}
 
 
@@ -155,8 +193,7 @@ def describe(world_model: CompositionalWorldModel) -> dict[str, Any]:
 
 def _one(world_model: CompositionalWorldModel, starts: StartStates, count: int, quick: bool) -> dict[str, Any]:
     device = world_model.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
     envs = ImaginationVectorEnv(
         num_envs=count, autoreset_mode="disabled", max_chunks=10**6, success_threshold=float("inf"),
         starts=starts, world_model=world_model,
@@ -187,8 +224,37 @@ def _one(world_model: CompositionalWorldModel, starts: StartStates, count: int, 
         "reset_seconds_per_env": opening / count,
         "reset_seconds_per_env_without_encoding": (opening - encode) / count,
         "warm_up_seconds": warm_up,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        "peak_memory_bytes": peak_memory(device),
+        "view_frames_per_second": count * world_model.spec.frames_per_chunk * len(world_model.spec.cameras) / total,
     }
+
+
+def _beside(
+    row: dict[str, Any],
+    world_model: CompositionalWorldModel,
+    baseline: CompositionalWorldModel,
+    starts: StartStates,
+    quick: bool,
+) -> dict[str, Any]:
+    """The baseline's part of a row."""
+    try:
+        theirs = _one(baseline, starts, row["num_envs"], quick)
+        difference = _difference(world_model, baseline, starts, row["num_envs"])
+    except torch.OutOfMemoryError as error:
+        return {"baseline": {"out_of_memory": str(error).splitlines()[0]}}
+    speedup = theirs["seconds_per_chunk"] / row["seconds_per_chunk"]
+    return {"baseline": theirs, "speedup": speedup, "largest_difference": difference}
+
+
+def _difference(
+    ours: CompositionalWorldModel, theirs: CompositionalWorldModel, starts: StartStates, count: int
+) -> float:
+    some = starts.batch(np.arange(count) % len(starts))
+    spec, device = ours.spec, ours.device
+    history = History(torch.from_numpy(some.frames).to(device), torch.from_numpy(some.states).to(device), some.prompts)
+    held = torch.from_numpy(some.states[:, -1:]).to(device).expand(count, spec.chunk, spec.layout.dim)
+    dynamics: Any = ours.dynamics
+    return largest_difference(dynamics, theirs.dynamics, dynamics.open(history), held)
 
 
 def _actions(envs: ImaginationVectorEnv) -> np.ndarray:

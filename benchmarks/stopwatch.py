@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +13,31 @@ import torch
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["Stopwatch"]
+__all__ = ["Stopwatch", "peak_memory", "reset_peak_memory"]
 
 #: Twice is enough once the repetitions have taken so many seconds together.
 _MOST_SECONDS = 60.0
 _PARTS = ("encode", "denoise", "decode", "value", "env_overhead")
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to look for the most memory that is used from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # of Linux; elsewhere the peak is that of the whole process, or unknown
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes since then: tensors on a GPU, the whole process on a CPU; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 class Stopwatch:

@@ -77,6 +77,14 @@ def test_the_published_architecture_with_random_weights(config: str, tmp_path: P
         assert min(split[part] for part in (*PARTS, "encode")) > 0
         assert row["seconds_per_chunk"] * row["num_envs"] == pytest.approx(row["step_seconds"])
         assert row["chunks_per_second"] * row["seconds_per_chunk"] == pytest.approx(1.0)
+        assert row["view_frames_per_second"] == pytest.approx(18 * row["chunks_per_second"])
+        # The official structure, in the same command: another way to the same latents.
+        assert row["largest_difference"] < 1e-4
+        assert row["speedup"] == pytest.approx(row["baseline"]["seconds_per_chunk"] / row["seconds_per_chunk"])
+        assert min(row["peak_memory_bytes"], row["baseline"]["peak_memory_bytes"]) > 0
+    training = model["training_bytes"]
+    assert training["batch_size"] == 8
+    assert training["total_checkpointed"] < training["total"]
 
 
 @pytest.mark.slow
