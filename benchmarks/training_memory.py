@@ -58,8 +58,8 @@ class TrainingMemory:
             f"training {self.parameters / 1e6:,.0f} million parameters with a batch of {self.batch_size}, in GiB: "
             f"weights {_gib(self.weights + self.weights_bf16)}, gradients {_gib(self.gradients)}, AdamW "
             f"{_gib(self.optimiser)}, average {_gib(self.average)}, activations {_gib(self.activations)}; "
-            f"{_gib(plain)} in all. With gradient checkpointing activations {_gib(self.activations_checkpointed)}; {_gib(less)} in "
-            "all. The autoencoder comes on top."
+            f"{_gib(plain)} in all. With gradient checkpointing activations {_gib(self.activations_checkpointed)}; "
+            f"{_gib(less)} in all. The autoencoder comes on top."
         )
 
     def to_dict(self) -> dict[str, int]:
