@@ -49,6 +49,9 @@ def changed(config: DynamicsConfig, settings: Mapping[str, Any]) -> DynamicsConf
         ConfigError: If a key needs training or is unknown, or a value is wrong.
     """
     flat = _flat(settings)
+    for key in flat:
+        if key not in SETTINGS:
+            raise ConfigError(f"{unknown_name('setting of imagination', key, SETTINGS)} Others need training.")
     if "flow.steps" in flat:
         flat.setdefault("flow.sigmas", [])
     nested: dict[str, Any] = {}
@@ -59,7 +62,8 @@ def changed(config: DynamicsConfig, settings: Mapping[str, Any]) -> DynamicsConf
 
 
 def with_settings(dynamics: Any, settings: Mapping[str, Any]) -> Any:
-    """A dynamics model, of whatever class, that imagines in another way, with the same weights.
+    """A dynamics model, of whatever class, that imagines in another way, with the same weights; what keys it takes is
+    its own business.
 
     Raises:
         ConfigError: If the settings are wrong, or the model takes none.
@@ -86,7 +90,4 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
             flat |= {f"{key}.{name}": one for name, one in value.items()}
         else:
             flat[str(key)] = value
-    for key in flat:
-        if key not in SETTINGS:
-            raise ConfigError(f"{unknown_name('setting of imagination', key, SETTINGS)} Others need training.")
     return flat

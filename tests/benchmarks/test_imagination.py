@@ -179,11 +179,14 @@ def test_cost_is_counted_by_hand_for_the_transformer(config: str) -> None:
     views, history, future, places, width, layers, frames = 2, 4, 2, 1 * 2, 16, 4, 9
     tokens, clean = (history + future) * places, future * places
     known = frames + 1
-    linear = views * tokens * (4 * width**2 + 2 * width**2 + 8 * width**2) + known * 2 * width**2
-    pairs = [(views * tokens) ** 2 if i % 3 == 0 else views * tokens**2 for i in range(layers)]
-    attention = sum(2 * count * width for count in pairs) + layers * 2 * views * tokens * known * width
+    work = 0
+    for i in range(layers):
+        asking = clean if i == layers - 1 else tokens  # the last block computes the future alone
+        work += views * tokens * 2 * width**2 + views * asking * (2 + 2 + 8) * width**2
+        work += 2 * width * (views if i % 3 == 0 else 1) * views * asking * tokens + 2 * views * asking * known * width
     ends = views * tokens * 4 * width + views * clean * width * 4
-    least = 3 * 2 * (layers * linear + attention + ends)  # three steps; embeddings of time and actions come on top
+    once = 2 * layers * known * 2 * width**2  # keys and values of actions and caption
+    least = 3 * 2 * (work + ends) + once  # three steps; embeddings of time and actions come on top
     assert least < cost.flops["denoise"] < 1.6 * least
     longer = count_cost(config, "", ["dynamics.flow.steps=6"])
     assert longer.flops["denoise"] == 2 * cost.flops["denoise"]
