@@ -118,6 +118,7 @@ class DynamicsTraining:
         config = to_plain(self.config)
         paced = {"checkpoint_seconds", "evaluate_seconds", "steps", "autoencoder_steps", "autoencoder_share"}
         config["training"] = {key: value for key, value in config["training"].items() if key not in paced}
+        del config["flow"]["sigmas"]  # of imagination alone; runs of before know nothing of it
         return {"data": self._data(), "shape": to_plain(self.shape), **{key: config[key] for key in PHASES[phase]}}
 
     def _data(self) -> dict[str, Any]:
