@@ -119,16 +119,21 @@ class _Saved(torch.autograd.graph.saved_tensors_hooks):
     def __init__(self, module: nn.Module) -> None:
         self.bytes = 0
         self._kept: list[Tensor] = []  # so that no storage takes the place of another
-        self._seen = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+        self._seen = {_storage(parameter) for parameter in module.parameters()}
         super().__init__(self._pack, lambda kept: kept)
 
     def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen.add(storage._cdata)
+        if _storage(tensor) not in self._seen:
+            self._seen.add(_storage(tensor))
             self._kept.append(tensor)
-            self.bytes += storage.nbytes()
+            self.bytes += tensor.untyped_storage().nbytes()
         return tensor
+
+
+def _storage(tensor: Tensor) -> int:
+    """Which storage it is: memory on the meta device has no address."""
+    storage: Any = tensor.untyped_storage()
+    return int(storage._cdata)
 
 
 class _Attended(torch.autograd.Function):
@@ -150,7 +155,8 @@ class _FlashAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.scaled_dot_product_attention:
-            return _Attended.apply(*args[:3])
+            attended: Any = _Attended
+            return attended.apply(*args[:3])
         return func(*args, **(kwargs or {}))
 
 

@@ -82,7 +82,7 @@ class _Norm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = None if self.weight is None else self.weight.to(x.dtype)
-        return functional.rms_norm(x, self.normalized_shape, weight, self.eps)
+        return functional.rms_norm(x, list(self.normalized_shape), weight, self.eps)
 
 
 class _Attention(nn.Module):
