@@ -97,6 +97,14 @@ class ResidualBlock(nn.Module):
         return x + self.second(functional.relu(self.first(functional.relu(x))))
 
 
+class ImageEncoder(nn.Sequential):
+    """Layers under a name of their own, which messages about compiling give."""
+
+
+class ImageDecoder(nn.Sequential):
+    """See `ImageEncoder`."""
+
+
 class ImageAutoencoder(Autoencoder):
     """Convolutional autoencoder of single frames; all views share it.
 
@@ -130,8 +138,8 @@ class ImageAutoencoder(Autoencoder):
                 decoder += [nn.Conv2d(channels, 4 * config.channels[level - 1], 1), nn.PixelShuffle(2)]
         encoder += [nn.ReLU(), nn.Conv2d(config.channels[-1], config.latent_channels, 3, padding=1)]
         decoder += [nn.ReLU(), nn.Conv2d(config.channels[0], 3 * config.fold**2, 3, padding=1)]
-        self.encoder = nn.Sequential(*encoder)
-        self.decoder = nn.Sequential(*decoder)
+        self.encoder = ImageEncoder(*encoder)
+        self.decoder = ImageDecoder(*decoder)
 
     @override
     def latent_frames(self, frames: int) -> int:

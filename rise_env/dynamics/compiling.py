@@ -93,7 +93,8 @@ class _Part:
         except Exception as error:  # noqa: BLE001  (backends fail in many ways)
             result = self._module(*args, **kwargs)  # where the call itself is wrong, it says so here
             self._compiled = None
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            error = getattr(error, "inner_exception", error)  # dynamo wraps what a backend raises
+            reason = (str(error).strip() or "no reason given").splitlines()[0]
             warnings.warn(
                 f"{self._name} could not be compiled ({self._how}) and is computed without, slower but alike: "
                 f"{type(error).__name__}: {reason:.300}. inductor needs a C++ compiler, and Triton on a GPU; "
