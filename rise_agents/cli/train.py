@@ -43,6 +43,9 @@ class Part(NamedTuple):
 
 PARTS: Mapping[str, Part] = {
     "bundle": Part("train all parts and put them into a bundle for gym.make", "rise_agents.cli.train_bundle"),
+    "distill": Part(
+        "train a dynamics model that takes few steps, from one that takes many", "rise_agents.cli.train_distill"
+    ),
     "dynamics": Part("train the dynamics model: autoencoder, then transformer", "rise_agents.cli.train_dynamics"),
     "policy": Part("train a policy on recorded chunks and their advantages", "rise_agents.cli.train_policy"),
     "value": Part("train the value model: progress, then temporal differences", "rise_agents.cli.train_value"),

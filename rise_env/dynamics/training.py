@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,19 @@ def _fit_latents(autoencoder: ImageAutoencoder, dataset: Dataset, pool: np.ndarr
     autoencoder.latents_std.copy_(latents.std(dim=(0, 2, 3)).clamp(min=1e-4))
 
 
-def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> LatentDynamics:
+def train_transformer(
+    training: DynamicsTraining,
+    model: LatentDynamics,
+    batch_loss: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> LatentDynamics:
     """Train the transformer of a model whose autoencoder is trained.
+
+    Args:
+        training: The run.
+        model: The model.
+        batch_loss: Another loss than `transformer_loss`, with its arguments.
+        told: What else must not change when the run is resumed.
 
     Returns:
         A copy of the model with averaged weights, as in `<folder>/model`.
@@ -173,7 +185,7 @@ def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> Late
         generator = torch.Generator().manual_seed(draw_seed(settings.seed, step, part))
         batch = training.train.batch(sampler.draw(step)[rows])
         pair = latents.history(batch), latents.future(batch)
-        return transformer_loss(model, batch, *pair, generator, settings.precision, training.values)
+        return (batch_loss or transformer_loss)(model, batch, *pair, generator, settings.precision, training.values)
 
     def evaluate(average: nn.Module, step: int) -> dict[str, float]:
         averaged.transformer.load_state_dict(average.state_dict())
@@ -181,7 +193,7 @@ def train_transformer(training: DynamicsTraining, model: LatentDynamics) -> Late
         averaged.save_pretrained(training.folder / "model")
         return metrics
 
-    identity = training.identity("transformer")
+    identity = {**training.identity("transformer"), **(told or {})}
     identity["latents"] = str(latents.frames.double().mean().item())
     parts = settings.gradient_accumulation_steps
     loop = training.loop(

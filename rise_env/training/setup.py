@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rise_env.data import Dataset, Windows, open_dataset, split_episodes
-from rise_env.dynamics.config import load_dynamics_config
+from rise_env.dynamics.config import DynamicsConfig, load_dynamics_config
+from rise_env.dynamics.distillation import distill
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.run import DynamicsTraining, FrameValues
 from rise_env.dynamics.training import train_dynamics
-from rise_env.errors import ConfigError
+from rise_env.errors import ConfigError, requirement
 from rise_env.pretrained import load_registered
 from rise_env.registry import DYNAMICS
 from rise_env.tasks import TaskSpec, load_task
@@ -23,7 +26,7 @@ from rise_env.value.latents import LatentDataset, weights_digest
 from rise_env.value.training import train_value
 from rise_env.world_model import resolve_device
 
-__all__ = ["TrainingSetup", "train_dynamics_on", "train_value_on"]
+__all__ = ["TrainingSetup", "distill_on", "train_dynamics_on", "train_value_on"]
 
 
 def _ignore(_: object) -> None:
@@ -113,10 +116,7 @@ def train_dynamics_on(
         first = Budget(autoencoder_steps) if autoencoder_steps else Budget(seconds=60 * minutes * (share or 1.0))
         second = Budget(seconds=60 * minutes * (1 - share))
     dataset = setup.open_dataset()
-    values = None
-    if config.predicts_values:
-        labels = make_labels(dataset, load_value_config(setup.task, setup.preset, setup.overrides).labels)
-        values = FrameValues(labels.progress, labels.progress_known)
+    values = _frame_values(setup, dataset, config)
     device = resolve_device(setup.device)
     training = DynamicsTraining(dataset, config, out, first, second, device, setup.report, values=values)
     setup.log(
@@ -125,6 +125,54 @@ def train_dynamics_on(
     )
     train_dynamics(training, autoencoder, initial)
     return out / "model"
+
+
+def distill_on(
+    setup: TrainingSetup,
+    out: Path,
+    teacher: Path,
+    sigmas: Sequence[float],
+    *,
+    teacher_steps: int = 25,
+    steps: int | None = None,
+    minutes: float | None = None,
+) -> Path:
+    """Train a student of a dynamics model that takes few steps; an interrupted run goes on where it stood.
+
+    Args:
+        setup: Data, and preset of the training settings (section `dynamics.training`); all else is the teacher's.
+        out: Run folder.
+        teacher: Dynamics model.
+        sigmas: Noise levels of the student's steps, as `FlowConfig.sigmas`.
+        teacher_steps: Steps of the teacher.
+        steps: Updates; the preset's when neither `steps` nor `minutes` is given.
+        minutes: Time instead.
+
+    Returns:
+        Directory of the model.
+
+    Raises:
+        ConfigError, TrainingError, CheckpointError: As `rise_env.dynamics.distillation.distill`.
+    """
+    requirement("distillation").whole(len(sigmas), teacher_steps=teacher_steps)
+    settings = load_dynamics_config(setup.task, setup.preset, setup.overrides).training
+    theirs = LatentDynamics.from_pretrained(teacher).config
+    flow = dataclasses.replace(theirs.flow, sigmas=tuple(sigmas))
+    config = dataclasses.replace(theirs, flow=flow, training=settings)
+    budget = Budget(seconds=60 * minutes) if minutes is not None else Budget(steps or settings.steps)
+    dataset, device = setup.open_dataset(), resolve_device(setup.device)
+    values = _frame_values(setup, dataset, config)  # for the evaluation; the student learns the teacher's
+    training = DynamicsTraining(dataset, config, out, Budget(1), budget, device, setup.report, values=values)
+    distill(training, teacher, teacher_steps)
+    return out / "model"
+
+
+def _frame_values(setup: TrainingSetup, dataset: Dataset, config: DynamicsConfig) -> FrameValues | None:
+    """Labels for the value head, if there is one."""
+    if not config.predicts_values:
+        return None
+    labels = make_labels(dataset, load_value_config(setup.task, setup.preset, setup.overrides).labels)
+    return FrameValues(labels.progress, labels.progress_known)
 
 
 def train_value_on(
