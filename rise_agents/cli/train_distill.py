@@ -3,7 +3,7 @@
   rise train distill --teacher runs/dynamics/model --data data/* --sigmas 1 0.9375 0.8333 0.625 --out runs/four
   rise train distill --teacher runs/dynamics/model --data data/* --sigmas 1 --teacher-steps 25 --out runs/one
 
-The student begins with the teacher's weights and learns to reach in each of its steps where the teacher gets in several.
+The student begins with the teacher's weights and learns to reach in each of its steps where the teacher gets in many.
 Learning rate, batch size and the like are those of `dynamics.training` of the preset; the run folder is like that of
 `rise train dynamics`. What the student has kept shows in `rise bench truth` with each of the two.
 """
