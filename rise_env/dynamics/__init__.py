@@ -8,6 +8,7 @@
 `settings`      how a trained model imagines: what needs no training
 `model`         `LatentDynamics`, the `rise_env.protocols.Dynamics` made of them
 `training`      `train_dynamics`: autoencoder, then transformer; `run` says what a run is
+`distillation`  few steps from many
 """
 
 from __future__ import annotations

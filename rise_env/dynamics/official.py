@@ -81,8 +81,10 @@ class _Norm(nn.RMSNorm):
     """RMSNorm whose weight follows its input: torch's fused kernel takes one type of number alone."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        return functional.rms_norm(x, list(self.normalized_shape), weight, self.eps)
+        weight: Any = self.weight  # None without elementwise_affine
+        return functional.rms_norm(
+            x, list(self.normalized_shape), None if weight is None else weight.to(x.dtype), self.eps
+        )
 
 
 class _Attention(nn.Module):
