@@ -6,6 +6,8 @@
 `official`      the transformer of the public RISE / Genie-Envisioner checkpoint, key by key
 `flow`          flow matching and the sampler
 `settings`      how a trained model imagines: what needs no training
+`session`       where sessions stand; what has been imagined and not looked at
+`compiling`     torch.compile, announced and with a way back
 `model`         `LatentDynamics`, the `rise_env.protocols.Dynamics` made of them
 `training`      `train_dynamics`: autoencoder, then transformer; `run` says what a run is
 `distillation`  few steps from many
