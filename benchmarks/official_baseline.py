@@ -58,8 +58,8 @@ class OfficialBaseline(nn.Module):
         text = functional.pad(self.caption, (0, 0, 0, config.caption_tokens - len(self.caption))).to(encoded.dtype)
         text = text + functional.pad(encoded, (0, 0, 0, config.caption_tokens - encoded.shape[1]))
         text = network.caption_projection(text).to(x.dtype)  # (B, 128, width)
-        mask = torch.full((config.caption_tokens,), _MASKED, dtype=x.dtype, device=x.device)
-        mask[: encoded.shape[1]] = 0
+        mask = torch.full((1, config.caption_tokens), _MASKED, dtype=x.dtype, device=x.device)
+        mask[:, : encoded.shape[1]] = 0
 
         times = (1000.0 * sigma)[:, None, None].repeat(1, views, length)
         times[:, :, :known] = 0
