@@ -98,7 +98,8 @@ def count_training(
         actions = torch.zeros(batch_size, config.action_tokens, config.action_dim, dtype=torch.bfloat16)
         caption = torch.zeros(config.action_tokens + 1, config.caption_dim, dtype=torch.bfloat16)
         blocks: list[tuple[int, int]] = []  # bytes saved before and after each block
-        with _Saved(network) as saved, _FlashAttention():
+        saved = _Saved(network)
+        with saved, _FlashAttention():
             for block in network.transformer_blocks:
                 block.register_forward_pre_hook(lambda *_: blocks.append((saved.bytes, 0)))
                 block.register_forward_hook(lambda *_: blocks.append((blocks.pop()[0], saved.bytes)))
