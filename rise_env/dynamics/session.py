@@ -125,13 +125,15 @@ class DynamicsState:
     def select(self, index: Tensor) -> DynamicsState:
         """Sessions of some environments, by their numbers, int64 (n,)."""
         pending = None if self.pending is None else self.pending.select(index, self.history.shape[1])
-        return DynamicsState(*(tensor[index] for tensor in self._tensors), pending=pending)
+        history, state, text, details = (tensor[index] for tensor in self._tensors)
+        return DynamicsState(history, state, text, details, pending)
 
     def merge(self, index: Tensor, other: DynamicsState) -> DynamicsState:
         """Copy in which the environments `index` are those of `other`."""
         pending = merged(self.pending, index, other.pending, len(self.state), self.history.shape[1])
         pairs = zip(self._tensors, other._tensors, strict=True)
-        return DynamicsState(*(mine.index_copy(0, index, theirs) for mine, theirs in pairs), pending=pending)
+        history, state, text, details = (mine.index_copy(0, index, theirs) for mine, theirs in pairs)
+        return DynamicsState(history, state, text, details, pending)
 
     @property
     def _tensors(self) -> list[Tensor]:
