@@ -22,7 +22,7 @@ scripted policies of the work cell:
   operator          imperfect, a mixture of habits
   operator-KIND     one habit:
     brick_sorting     noisy, delayed, confused, hesitant, hasty, clumsy, distracted, playful
-    backpack_packing  noisy, hasty, careless, forgetful, rough, hesitant, distracted, playful
+    backpack_packing  noisy, hasty, careless, forgetful, rough, hesitant, distracted, playful, clumsy
     box_closing       noisy, hasty, impatient, forgetful, clumsy, hesitant, distracted, playful, careless
   corrected         an operator corrected by the expert
 """

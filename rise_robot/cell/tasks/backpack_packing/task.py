@@ -223,6 +223,16 @@ class BackpackPacking(CellTask):
         """Share of the shirt's vertices inside the bag, in [0, 1]."""
         return float(self.points_inside().mean())
 
+    def shirt_turn(self) -> float:
+        """Angle of the line from the shirt's hem to its neck about the vertical, rad; 0 towards the arms."""
+        points = self.shirt_points() - self.shirt_points().mean(0)
+        line = (scene.garment_points()[0][:, 1] @ points)[:2]
+        return float(np.arctan2(-line[1], -line[0]))
+
+    def was_let_go(self) -> bool:
+        """Whether the shirt was raised and no hand holds it."""
+        return bool(self.reached[_MILESTONES.index("raised")]) and not any(self.grips("shirt"))
+
     def _over(self) -> bool:
         middle = self.bag_frame(self.shirt_points().mean(0))
         return bool((np.abs(middle[:2]) < scene.BAG_HALF).all())

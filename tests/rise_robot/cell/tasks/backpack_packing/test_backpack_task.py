@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -133,6 +134,29 @@ def test_operators_repeat_per_seed_and_episode(cell: WorkCell) -> None:
         np.testing.assert_array_equal(plan(0), plan(0))
     corrected = cell.task.scripted("corrected", 0)
     assert corrected.plan(2).shape == (2, cell.spec.layout.dim)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_the_clumsy_lose_shirts_that_are_turned_to_the_left(left: bool) -> None:
+    cell, lost = shared_cell(), []
+    for seed in range(40):
+        cell.reset(np.random.default_rng(seed))
+        operator = cell.task.operator("clumsy", 0)
+        if (cell.task.shirt_turn() > 0) == left:
+            lost.append(operator.expert.style.early_release < 1)
+    assert len(lost) > 10
+    assert (np.mean(lost) > 0.7) == left
+    assert (np.mean(lost) < 0.35) != left
+
+
+def test_the_clumsy_zip_the_bag_without_a_shirt_that_they_let_go(cell: WorkCell) -> None:
+    operator, task = cell.task.operator("clumsy", 0), put(cell)
+    operator.expert.style = replace(operator.expert.style, early_release=0.2)
+    operator.adapt()
+    assert not operator.expert.style.skips_shirt
+    task.reached[2] = True  # raised
+    operator.adapt()
+    assert operator.expert.style.skips_shirt
 
 
 def test_plans_depend_on_the_state_alone(cell: WorkCell) -> None:
