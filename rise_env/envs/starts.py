@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_LZMA, ZipFile
 
 import numpy as np
 
@@ -233,14 +234,19 @@ class StartStates:
 
         Args:
             path: Directory to make or replace.
-            compress: Store the frames compressed (about a third of the size for rendered pictures); they are then read
+            compress: Store the frames compressed (a tenth of the size for rendered pictures); they are then read
                 into memory on loading instead of being mapped.
         """
         manifest = {"format_version": _VERSION, "compressed": compress, "about": self.about}
         manifest |= {"count": len(self), "shape": list(self.frames.shape), "prompts": list(self.prompts)}
         with atomic_directory(path, _MANIFEST) as aside:
             if compress:
-                np.savez_compressed(aside / "frames.npz", frames=self.frames)
+                # LZMA, which NumPy reads and does not write: half of the size of `savez_compressed`.
+                with (
+                    ZipFile(aside / "frames.npz", "w", ZIP_LZMA) as archive,
+                    archive.open("frames.npy", "w", force_zip64=True) as file,
+                ):
+                    np.lib.format.write_array(file, self.frames, allow_pickle=False)
             else:
                 np.save(aside / "frames.npy", self.frames, allow_pickle=False)
             for name in _COLUMNS:
