@@ -59,7 +59,8 @@ def test_environment_of_a_bundle(folder: Path, make) -> None:
 
 
 @pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
-def test_a_missing_bundle_says_how_to_build_it(folder: Path, make) -> None:
+def test_a_missing_bundle_says_how_to_build_it(folder: Path, make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rise_env.bundle.bundle_directories", lambda: [folder])  # as if none had shipped
     with pytest.raises(ConfigError, match=r"rise train bundle --task backpack_packing[\s\S]*RISE_BUNDLES"):
         make("RISE-BackpackPacking-v0")
     with pytest.raises(ConfigError, match=r"preset 'h200'[\s\S]*--preset h200"):

@@ -149,7 +149,8 @@ def _alive(pid: str) -> bool:
 
 
 def test_shipped_settings_are_sound() -> None:
-    shipped = {"brick_sorting": ("short", "full", "ablations"), "box_closing": ("short", "full")}
+    small = dict.fromkeys(("backpack_packing", "box_closing"), ("short", "full"))
+    shipped = {"brick_sorting": ("short", "full", "ablations"), **small}
     for task, name in ((task, name) for task, names in shipped.items() for name in names):
         found = load_compare_config(name, task)
         assert found.tasks == (task,)
