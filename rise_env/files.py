@@ -25,6 +25,7 @@ __all__ = [
     "atomic_path",
     "exclusive",
     "read_json",
+    "refuse_existing",
     "to_json",
     "to_plain",
     "write_json",
@@ -189,6 +190,17 @@ def exclusive(folder: str | Path) -> Iterator[None]:
                 lock.unlink()
                 if made:
                     folder.rmdir()
+
+
+def refuse_existing(path: str | Path) -> None:
+    """Refuse to overwrite a file, or a directory that is not empty, before hours of work are spent on it.
+
+    Raises:
+        ConfigError: If it is there.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(f"{path} exists and is not overwritten: give another place (--out), or remove it")
 
 
 def _sync(path: Path) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "load_tensors",
     "local_directory",
     "misfits",
+    "not_finite",
     "read_config",
     "read_weights",
 ]
@@ -287,16 +288,17 @@ def misfits(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Te
             problems.append(f"{name} has shape {tuple(given.shape)}, expected {tuple(wanted.shape)}")
         elif _numbers(given) != _numbers(wanted):
             problems.append(f"{name} holds {given.dtype} numbers, expected {wanted.dtype}")
-    return sorted(problems + _not_finite(tensors))
+    return sorted(problems + not_finite(tensors))
 
 
 def flaws(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """What is wrong with weights or statistics in themselves: other numbers than real ones, NaN or infinity."""
     kinds = [f"{name} holds {one.dtype} numbers" for name, one in tensors.items() if _numbers(one) != "real"]
-    return sorted(kinds + _not_finite(tensors))
+    return sorted(kinds + not_finite(tensors))
 
 
-def _not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Which weights hold NaN or infinities."""
     # float8 has no isfinite of its own.
     finite = {name: (one.float() if _numbers(one) == "real" else one).isfinite().all() for name, one in tensors.items()}
     return [f"{name} is not finite (NaN or infinity)" for name, yes in finite.items() if not yes]
@@ -341,35 +343,37 @@ def load_class(name: Any, registry: Registry) -> Any:
     )
 
 
-def load_registered(path: str | Path, registry: Registry, **kwargs: Any) -> Any:
+def load_registered(path: str | Path, *registries: Registry, **kwargs: Any) -> Any:
     """Load a checkpoint of any registered class, found by the `kind` in its `config.json`.
 
     Args:
         path: Directory, or id of a repository on the Hugging Face Hub.
-        registry: Where the class is registered.
+        *registries: Where the class may be registered.
         **kwargs: Passed to the class's `from_pretrained`, e.g. `device`.
 
     Raises:
         CheckpointError: If it is missing, damaged, or of a kind that no registered class has.
     """
-    folder = local_directory(path, registry.kind)
+    what = " or ".join(registry.kind for registry in registries)
+    folder = local_directory(path, what)
     try:
         kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} is no {registry.kind}: {CONFIG} is missing or damaged ({error!r})") from error
+        raise CheckpointError(f"{folder} is no {what}: {CONFIG} is missing or damaged ({error!r})") from error
     known: dict[str, Any] = {}
-    for name in registry.names():
-        try:
-            known[name] = getattr(registry.load(name), "kind", None)
-        except ConfigError as error:  # a class of a plug-in that cannot be imported stops only its own checkpoints
-            known[name] = str(error)
-            continue
-        if known[name] == kind:
-            return registry.load(name).from_pretrained(folder, **kwargs)
+    for registry in registries:
+        for name in registry.names():
+            try:
+                known[name] = getattr(registry.load(name), "kind", None)
+            except ConfigError as error:  # a class of a plug-in that cannot be imported stops only its own checkpoints
+                known[name] = str(error)
+                continue
+            if known[name] == kind:
+                return registry.load(name).from_pretrained(folder, **kwargs)
     raise CheckpointError(
-        f"{folder} is of kind {kind!r}, and no registered {registry.kind} is. Known: "
+        f"{folder} is of kind {kind!r}, and no registered {what} is. Known: "
         f"{', '.join(f'{name} ({kind!r})' for name, kind in known.items())}. Install the package that brings it, "
-        f"or register its class: {registry.how_to_register('its_name', 'package.module:Class')}"
+        f"or register its class: {registries[0].how_to_register('its_name', 'package.module:Class')}"
     )
 
 

@@ -67,6 +67,12 @@ class JointScaler(nn.Module):
             getattr(self, f"{name}_shift").copy_(torch.as_tensor(shift))
             getattr(self, f"{name}_scale").copy_(torch.as_tensor(scale))
 
+    def set_ranges(self, shift: np.ndarray, scale: np.ndarray) -> None:
+        """Normalise actions and states by (x - shift) / scale, given (D,) each, as a published model was trained."""
+        for name in ("state", "action", "relative"):
+            getattr(self, f"{name}_shift").copy_(torch.as_tensor(shift if name != "relative" else np.zeros_like(shift)))
+            getattr(self, f"{name}_scale").copy_(torch.as_tensor(scale))
+
     def normalise_state(self, states: torch.Tensor) -> torch.Tensor:
         """Joint states (..., D) in rad and m to model units."""
         return (states - self.state_shift) / self.state_scale

@@ -6,7 +6,9 @@ buffers of the model and travel with its weights.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, override
 
 import torch
@@ -19,6 +21,11 @@ from rise_env.errors import CheckpointError, ConfigError
 from rise_env.pretrained import local_directory, read_weights
 
 __all__ = ["Autoencoder", "ImageAutoencoder", "VideoAutoencoder", "load_vae", "spread", "to_pixels", "to_unit"]
+
+#: As the release decodes, with autoencoders that are conditioned on a time: that time, and the share of noise.
+_DECODE_TIME, _DECODE_NOISE = 0.03, 0.025
+#: Held while torch's own generator is borrowed.
+_drawing = threading.Lock()
 
 
 def to_unit(frames: torch.Tensor) -> torch.Tensor:
@@ -176,13 +183,20 @@ class VideoAutoencoder(Autoencoder):
     jointly: 25 frames are 4 latent frames, so that chunks must be 8 n + 1 frames long.
 
     Args:
-        config: Its sizes.
+        config: Its sizes, and where its weights are.
         image_size: Height and width of the images, multiples of 32.
+        architecture: Settings of `AutoencoderKLLTXVideo`, as `architecture` gives them; weights are still to come then,
+            and `config` is not read. The published autoencoders differ in more than their sizes.
     """
 
     per_frame = False
 
-    def __init__(self, config: VideoAutoencoderConfig, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        config: VideoAutoencoderConfig,
+        image_size: tuple[int, int],
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(config.latent_channels)
         from diffusers import AutoencoderKLLTXVideo
 
@@ -190,8 +204,11 @@ class VideoAutoencoder(Autoencoder):
             raise ConfigError(f"image_size {image_size}: the LTX autoencoder needs multiples of 32 pixels")
         self.config = config
         self.latent_shape = (config.latent_channels, image_size[0] // 32, image_size[1] // 32)
-        if config.weights:
+        if architecture is not None:
+            self.vae = AutoencoderKLLTXVideo.from_config(dict(architecture))
+        elif config.weights:
             self.vae = load_vae(config.weights)
+            _check_ratios(self.vae, config)
             self.latents_mean.copy_(self.vae.latents_mean)
             self.latents_std.copy_(self.vae.latents_std)
         else:
@@ -206,6 +223,11 @@ class VideoAutoencoder(Autoencoder):
         for name in ("latents_mean", "latents_std"):
             if name in self.vae._buffers:
                 del self.vae._buffers[name]
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Settings of the diffusers model, plain values: with the weights, all that is needed to make it again."""
+        return {name: value for name, value in self.vae.config.items() if not name.startswith("_")}
 
     @override
     def latent_frames(self, frames: int) -> int:
@@ -235,12 +257,29 @@ class VideoAutoencoder(Autoencoder):
         if latents.shape[1] != self.latent_frames(frames):
             raise ConfigError(f"{latents.shape[1]} latent frames are not a chunk of {frames} frames")
         raw = self.denormalise(latents).transpose(1, 2).to(self.vae.dtype)
-        videos = [call(self.vae.decoder, some) for some in raw.split(self._videos_at_once(frames))]
+        videos = [self._decode(some, call) for some in raw.split(self._videos_at_once(frames))]
         return torch.cat([to_pixels(some.transpose(1, 2)) for some in videos])
+
+    def _decode(self, raw: torch.Tensor, call: Call) -> torch.Tensor:
+        """Raw latents (n, C, F, h, w) to images; autoencoders that take a time get the published one, and noise.
+
+        The noise is the same for every clip and every call: an environment's pictures depend on its latents alone.
+        """
+        inputs = [raw]
+        if self.vae.config.timestep_conditioning:
+            noise = torch.randn(raw.shape[1:], generator=torch.Generator().manual_seed(0)).to(raw)
+            inputs = [torch.lerp(raw, noise, _DECODE_NOISE), raw.new_full((len(raw),), _DECODE_TIME)]
+        if not any(self.vae.config.decoder_inject_noise):
+            return call(self.vae.decoder, *inputs)
+        # More noise, one picture for all clips, for which diffusers takes torch's own generator.
+        with _drawing, torch.random.fork_rng([raw.device] if raw.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            images: torch.Tensor = self.vae.decoder(*inputs)
+        return images
 
 
 def load_vae(path: str) -> Any:
-    """The LTX autoencoder in the sub-folder `vae` of a directory or Hub id.
+    """The LTX autoencoder in a directory, in its sub-folder `vae`, or in that of a Hub id.
 
     diffusers only warns where its file lacks a weight, and leaves memory as it finds it: here the file must fit.
 
@@ -249,10 +288,25 @@ def load_vae(path: str) -> Any:
     """
     from diffusers import AutoencoderKLLTXVideo
 
-    folder = local_directory(path, "LTX autoencoder", ["vae/*"]) / "vae"
+    root = local_directory(path, "LTX autoencoder", ["vae/*"])
+    folder = root / "vae" if (root / "vae").is_dir() else root
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"no LTX autoencoder at {root}: expected vae/config.json and vae/diffusion_pytorch_model.safetensors, as "
+            "Lightricks/LTX-Video has them (--vae, dynamics.video_autoencoder.weights)"
+        )
     try:
         vae = AutoencoderKLLTXVideo.from_config(AutoencoderKLLTXVideo.load_config(folder, local_files_only=True))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{folder} holds no LTX autoencoder, its config.json cannot be used: {error}") from error
     vae.load_state_dict(read_weights(folder, vae.state_dict(), "diffusion_pytorch_model.safetensors"))
     return vae
+
+
+def _check_ratios(vae: Any, config: VideoAutoencoderConfig) -> None:
+    found = (vae.config.latent_channels, vae.spatial_compression_ratio, vae.temporal_compression_ratio)
+    if found != (config.latent_channels, 32, 8):
+        raise ConfigError(
+            f"the autoencoder of {config.weights} has {found[0]} channels, {found[1]} pixels and {found[2]} frames per "
+            f"latent; expected {config.latent_channels} (dynamics.video_autoencoder.latent_channels), 32 and 8"
+        )

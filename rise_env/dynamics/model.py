@@ -59,6 +59,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
     Args:
         config: Every setting.
         shape: Cameras, joints and time raster of the task.
+        video: Architecture of the video autoencoder, whose weights are then still to come; see `VideoAutoencoder`.
 
     Attributes:
         device: Where sessions live.
@@ -79,14 +80,14 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         1: lambda config: {**config, "dynamics": rename_keys(DynamicsConfig, config["dynamics"])}
     }
 
-    def __init__(self, config: DynamicsConfig, shape: DynamicsShape) -> None:
+    def __init__(self, config: DynamicsConfig, shape: DynamicsShape, video: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config, self.shape = config, shape
         self.autoencoder: Autoencoder
         if config.autoencoder_kind == "image":
             self.autoencoder = ImageAutoencoder(config.autoencoder, shape.image_size)
         else:
-            self.autoencoder = VideoAutoencoder(config.video_autoencoder, shape.image_size)
+            self.autoencoder = VideoAutoencoder(config.video_autoencoder, shape.image_size, video)
         self.future = self.autoencoder.latent_frames(shape.frames)
         joints = len(shape.joints)
         official = config.transformer_kind == "official"
@@ -335,7 +336,10 @@ class LatentDynamics(PretrainedMixin, nn.Module):
 
     def get_config(self) -> dict[str, Any]:
         """See `PretrainedMixin`."""
-        return {"dynamics": self.config, "shape": self.shape}
+        config = {"dynamics": self.config, "shape": self.shape}
+        if isinstance(self.autoencoder, VideoAutoencoder):
+            config["video"] = self.autoencoder.architecture
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
@@ -343,7 +347,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         settings = decode(DynamicsConfig, config["dynamics"], "key 'dynamics'")
         shape = decode(DynamicsShape, config["shape"], "key 'shape'")
         video = dataclasses.replace(settings.video_autoencoder, weights="")  # they are in the checkpoint
-        model = cls(dataclasses.replace(settings, video_autoencoder=video), shape)
+        model = cls(dataclasses.replace(settings, video_autoencoder=video), shape, config.get("video"))
         model.config = settings
         return model
 

@@ -370,14 +370,14 @@ class OfficialTransformer(nn.Module):
 
 
 def load_official(
-    model: OfficialTransformer, tensors: dict[str, Tensor], caption: Tensor | None = None, without_actions: bool = False
+    model: OfficialTransformer, tensors: dict[str, Tensor], caption: Tensor, without_actions: bool = False
 ) -> None:
     """Load the released weights, strictly.
 
     Args:
         model: Where to.
         tensors: State dict of `diffusion_pytorch_model.safetensors`.
-        caption: T5-XXL's embedding of the empty caption (n, caption_dim), n > K; without it zeros are used.
+        caption: T5-XXL's embedding of the empty caption (n, caption_dim), n > K.
         without_actions: Accept Genie-Envisioner's weights, which lack `act_vit_in.*` (and `act_in.*`) and may hold an
             action expert (`action_*`), which is left out.
 
@@ -396,12 +396,11 @@ def load_official(
             hint = " Genie-Envisioner's weights have no action encoder: load them with without_actions=True."
         raise CheckpointError(f"this is not the official checkpoint: {listed(problems)}.{hint}")
     model.network.load_state_dict(given)
-    if caption is not None:
-        if caption.dim() != 2 or len(caption) < len(model.caption) or caption.shape[1] != model.caption.shape[1]:
-            raise CheckpointError(
-                f"the caption embedding has shape {tuple(caption.shape)}, "
-                f"expected at least {tuple(model.caption.shape)} (tokens, width)"
-            )
-        if problems := flaws({"caption embedding": caption}):
-            raise CheckpointError(f"the file of the caption is damaged: {listed(problems)}")
-        model.caption.copy_(caption[: len(model.caption)])
+    if caption.dim() != 2 or len(caption) < len(model.caption) or caption.shape[1] != model.caption.shape[1]:
+        raise CheckpointError(
+            f"the caption embedding has shape {tuple(caption.shape)}, "
+            f"expected at least {tuple(model.caption.shape)} (tokens, width)"
+        )
+    if problems := flaws({"caption embedding": caption}):
+        raise CheckpointError(f"the file of the caption is damaged: {listed(problems)}")
+    model.caption.copy_(caption[: len(model.caption)])

@@ -256,7 +256,7 @@ def test_weights_are_loaded_strictly() -> None:
     broken["extra"] = torch.zeros(1)
     broken["proj_out.bias"] = torch.zeros(99)
     with pytest.raises(CheckpointError, match=r"missing proj_in\.bias; proj_out\.bias has shape \(99,\).*unexpected"):
-        load_official(model, broken)
+        load_official(model, broken, caption)
     with pytest.raises(CheckpointError, match="caption embedding has shape"):
         load_official(model, weights, caption=torch.zeros(2, 2))
 
@@ -265,7 +265,8 @@ def test_genie_envisioner_weights_keep_the_silent_action_encoder() -> None:
     model, weights = OfficialTransformer(TINY, T), network().state_dict()
     base = {name: tensor for name, tensor in weights.items() if not name.startswith("act_")}
     base["action_proj_in.weight"] = torch.zeros(3, 3)
+    caption = torch.ones(TINY.caption_tokens, TINY.caption_dim)
     with pytest.raises(CheckpointError, match="without_actions=True"):
-        load_official(model, {name: tensor for name, tensor in base.items() if not name.startswith("action_")})
-    load_official(model, base, without_actions=True)
+        load_official(model, {name: one for name, one in base.items() if not name.startswith("action_")}, caption)
+    load_official(model, base, caption, without_actions=True)
     assert not bool(model.network.act_vit_in.mlp_head[1].weight.any())
