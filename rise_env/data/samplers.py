@@ -9,8 +9,10 @@ import numpy as np
 from rise_env.data.windows import Windows
 from rise_env.errors import requirement
 
-__all__ = ["Sampler", "ShuffledSampler", "TaskCentricSampler"]
+__all__ = ["SCENES", "Sampler", "ShuffledSampler", "TaskCentricSampler"]
 
+#: What the samples of one group of a task-centric batch share.
+SCENES = ("episode", "dataset")
 _SALT = 1  # keeps the draws of the two samplers apart, should they share a seed
 
 
@@ -66,19 +68,34 @@ class TaskCentricSampler(Sampler):
         groups_per_batch: Scenes per batch.
         samples_per_group: Samples of each scene.
         seed: Seed.
+        scene: What a scene is: "episode", or "dataset" where several were joined, as in the pretraining of RISE.
 
     Raises:
-        ConfigError: If a setting is out of range.
+        ConfigError: If a setting is out of range, or there are fewer datasets than scenes.
     """
 
-    def __init__(self, windows: Windows, groups_per_batch: int = 2, samples_per_group: int = 16, seed: int = 0) -> None:
+    def __init__(
+        self,
+        windows: Windows,
+        groups_per_batch: int = 2,
+        samples_per_group: int = 16,
+        seed: int = 0,
+        scene: str = "episode",
+    ) -> None:
         require = requirement(type(self).__name__)
+        require(scene in SCENES, f"scene is {scene!r}, expected one of {SCENES}")
         require.at_least(1, groups_per_batch=groups_per_batch, samples_per_group=samples_per_group)
         super().__init__(len(windows), groups_per_batch * samples_per_group, seed)
         self.groups_per_batch, self.samples_per_group = groups_per_batch, samples_per_group
         labels = windows.dataset.episode_of(windows.index)
+        if scene == "dataset":
+            ends = np.cumsum([part.num_frames for part in windows.dataset.parts])
+            labels = np.searchsorted(ends, windows.index, side="right")
         order = np.argsort(labels, kind="stable")
         self.groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+        found = len(self.groups)
+        enough = scene == "episode" or found >= groups_per_batch
+        require(enough, f"{groups_per_batch} datasets per batch, but there are windows of {found}: give more (--data)")
 
     def draw(self, step: int) -> np.ndarray:
         """Batch number `step`, its groups side by side."""

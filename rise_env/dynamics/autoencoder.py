@@ -241,12 +241,23 @@ class VideoAutoencoder(Autoencoder):
     def encode_frames(self, frames: torch.Tensor, call: Call = plain) -> torch.Tensor:
         return self.encode_chunk(frames[:, None], call)[:, 0]
 
-    def encode_chunk(self, frames: torch.Tensor, call: Call = plain) -> torch.Tensor:
-        """Chunks of consecutive imagined frames uint8 (n, K, H, W, 3) to (n, F, C, h, w)."""
+    def encode_chunk(
+        self, frames: torch.Tensor, call: Call = plain, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Chunks of consecutive imagined frames uint8 (n, K, H, W, 3) to (n, F, C, h, w).
+
+        They are the mode of the posterior or, given a generator, a sample of it.
+        """
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
         self.latent_frames(frames.shape[1])
         size = self._videos_at_once(frames.shape[1])
-        moments = [call(self.vae.encoder, to_unit(some).transpose(1, 2)) for some in frames.split(size)]
-        return self.normalise(torch.cat(moments)[:, : self.config.latent_channels].transpose(1, 2))  # the means
+        moments = torch.cat([call(self.vae.encoder, to_unit(some).transpose(1, 2)) for some in frames.split(size)])
+        if generator is None:
+            latents = moments[:, : self.config.latent_channels]  # the means
+        else:
+            latents = DiagonalGaussianDistribution(moments).sample(generator)
+        return self.normalise(latents.transpose(1, 2))
 
     def _videos_at_once(self, frames: int) -> int:
         """Videos per call: activations are large, those of a few hundred frames fit anywhere."""

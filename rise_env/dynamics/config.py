@@ -263,6 +263,13 @@ class TrainingConfig(LoopConfig):
         precision: "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
         batching: "shuffled", or "task_centric": few scenes, many samples of each per batch.
         scenes: Scenes per task-centric batch.
+        scene: What a scene is: "episode", or "dataset" (of several that are given), as in the release's pretraining.
+        color_jitter: How far brightness, contrast, saturation and hue of training samples are changed at most, as in
+            torchvision's ColorJitter; one draw per sample, for all its frames and cameras. Frames are then encoded
+            anew in every batch.
+        posterior: Latents to train on: the "mode" of what the video autoencoder gives, or a "sample" of it.
+        gradient_checkpointing: Compute the blocks of the official transformer again in the backward pass instead of
+            keeping their activations; slower, and the result is the same.
         autoencoder_share: Share of a time budget that the autoencoder gets.
         autoencoder_steps: Updates of the autoencoder.
         autoencoder_batch_size: Images per update.
@@ -283,6 +290,10 @@ class TrainingConfig(LoopConfig):
     precision: str = "auto"
     batching: str = "shuffled"
     scenes: int = 8
+    scene: str = "episode"
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    posterior: str = "mode"
+    gradient_checkpointing: bool = False
     autoencoder_share: float = 0.25
     autoencoder_steps: int = 4000
     autoencoder_batch_size: int = 64
@@ -294,6 +305,10 @@ class TrainingConfig(LoopConfig):
         require, parts = requirement(f"section '{self.section}'"), self.gradient_accumulation_steps
         require.one_of(PRECISIONS, self, "precision")
         require.one_of(("shuffled", "task_centric"), self, "batching")
+        require.one_of(("episode", "dataset"), self, "scene")
+        require.one_of(("mode", "sample"), self, "posterior")
+        fair = all(0 <= part <= most for part, most in zip(self.color_jitter, (1.0, 1.0, 1.0, 0.5), strict=True))
+        require(fair, f"color_jitter is {self.color_jitter}, expected [0, 1] three times and a hue in [0, 0.5]")
         require(self.batch_size % parts == 0, f"batch_size is not a multiple of {parts} parts")
 
 
@@ -342,6 +357,12 @@ class DynamicsConfig:
         require.at_least(0, self, "details")
         require.boolean(self, "compile")
         require(not self.details or self.autoencoder_kind == "image", "details needs an image autoencoder")
+        training, video = self.training, self.autoencoder_kind == "video"
+        require(video or training.posterior == "mode", "training.posterior: sample needs the video autoencoder")
+        official = self.transformer_kind == "official"
+        require(
+            official or not training.gradient_checkpointing, "gradient_checkpointing needs the official transformer"
+        )
 
     @property
     def predicts_values(self) -> bool:

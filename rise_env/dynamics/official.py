@@ -22,6 +22,7 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection
 from diffusers.models.normalization import AdaLayerNormSingle
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from rise_env.dynamics.config import OfficialConfig
 from rise_env.dynamics.transformer import Denoised
@@ -236,12 +237,16 @@ class OfficialNetwork(nn.Module):
 
     Args:
         config: Its sizes.
+
+    Attributes:
+        checkpointing: Whether blocks are computed again in the backward pass instead of keeping their activations.
     """
 
     def __init__(self, config: OfficialConfig) -> None:
         super().__init__()
         width = config.width
         self.config = config
+        self.checkpointing = False
         self.proj_in = nn.Linear(config.latent_channels, width)
         self.scale_shift_table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.time_embed = AdaLayerNormSingle(width, use_additional_conditions=False)
@@ -314,8 +319,9 @@ class OfficialNetwork(nn.Module):
         embedded = embedded.unflatten(0, (batch, 1, 2)) + view
         last = len(known.context) - 1
         for i, (block, context) in enumerate(zip(self.transformer_blocks, known.context, strict=True)):
-            join = i % self.config.cross_view_every == 0
-            x = block(x, context, time, known.rotary, sizes, join, future_only=i == last)
+            inputs = (x, context, time, known.rotary, sizes, i % self.config.cross_view_every == 0, i == last)
+            again = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
         shift, scale = self.scale_shift_table  # (width,) each; only the future is read out
         future = embedded[:, :, 1, None]
         x = self.norm_out(x) * (1 + scale + future).to(x.dtype) + (shift + future).to(x.dtype)

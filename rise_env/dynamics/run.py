@@ -14,6 +14,7 @@ from torch import nn
 
 from rise_env.data import Dataset, WindowBatch, Windows, split_episodes
 from rise_env.dynamics.actions import hash_text
+from rise_env.dynamics.augmentation import color_jitter
 from rise_env.dynamics.autoencoder import VideoAutoencoder
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import DynamicsShape, LatentDynamics
@@ -116,7 +117,8 @@ class DynamicsTraining:
     def identity(self, phase: str) -> dict[str, Any]:
         """What must not change when a phase is resumed."""
         config = to_plain(self.config)
-        paced = {"checkpoint_seconds", "evaluate_seconds", "steps", "autoencoder_steps", "autoencoder_share"}
+        paced = {"checkpoint_seconds", "evaluate_seconds", "steps", "autoencoder_steps", "autoencoder_share",
+                 "gradient_checkpointing"}  # fmt: skip
         config["training"] = {key: value for key, value in config["training"].items() if key not in paced}
         del config["flow"]["sigmas"]  # of imagination alone; runs of before know nothing of it
         return {"data": self._data(), "shape": to_plain(self.shape), **{key: config[key] for key in PHASES[phase]}}
@@ -157,6 +159,29 @@ class Latents:
         tag = f"latents-{weights_digest(autoencoder)}"
         made = dataset.cached(tag, shape, np.float16, make, batch=64, progress=progress)
         self.frames = torch.from_numpy(np.array(made)).to(device)
+
+    def augmented(self, batch: WindowBatch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """History and future of training samples, encoded anew where the settings change colours or draw latents."""
+        settings = self.model.config.training
+        if not any(settings.color_jitter) and settings.posterior == "mode":
+            return self.history(batch), self.future(batch)
+        index = np.concatenate([batch.history_index, batch.future_index], axis=1)
+        frames = torch.from_numpy(self.dataset.frames(index)).to(self.device)
+        if any(settings.color_jitter):
+            frames = color_jitter(frames, settings.color_jitter, generator)
+        clips = frames.transpose(1, 2).flatten(0, 1)  # (n V, T + K, H, W, 3)
+        history, future = clips.split([batch.history_index.shape[1], batch.future_index.shape[1]], dim=1)
+        autoencoder = self.model.autoencoder
+        with torch.no_grad(), precision(self.model.config.flow.precision, self.device):
+            if isinstance(autoencoder, VideoAutoencoder):
+                drawn = generator if settings.posterior == "sample" else None
+                single = autoencoder.encode_chunk(history.flatten(0, 1)[:, None], generator=drawn)[:, 0]
+                coded = autoencoder.encode_chunk(future, generator=drawn)
+            else:
+                single = autoencoder.encode_frames(history.flatten(0, 1))
+                coded = autoencoder.encode_frames(future.flatten(0, 1)).unflatten(0, future.shape[:2])
+        past = single.unflatten(0, history.shape[:2])
+        return past.unflatten(0, (len(batch), -1)).float(), coded.unflatten(0, (len(batch), -1)).float()
 
     def history(self, batch: WindowBatch) -> torch.Tensor:
         """(n, V, T, C, h, w)."""

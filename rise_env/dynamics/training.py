@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from rise_env.data import Dataset, Sampler, ShuffledSampler, TaskCentricSampler, WindowBatch
-from rise_env.dynamics.autoencoder import ImageAutoencoder, spread, to_unit
+from rise_env.dynamics.autoencoder import ImageAutoencoder, VideoAutoencoder, spread, to_unit
 from rise_env.dynamics.evaluation import evaluate_autoencoder, evaluate_dynamics
 from rise_env.dynamics.flow import add_noise, draw_sigma, foreground_weight
 from rise_env.dynamics.model import LatentDynamics
@@ -46,23 +46,28 @@ def train_dynamics(
     """
     training.start()
     config = training.config
+    source = initial if initial is not None else autoencoder
+    first = None if source is None else LatentDynamics.from_pretrained(source, device=training.device)
+    taken = first.autoencoder if first is not None else None
     torch.manual_seed(config.training.seed)
-    model = LatentDynamics(config, training.shape)
+    # The weights of a video autoencoder that is taken over need not be where its settings found them.
+    video = taken.architecture if isinstance(taken, VideoAutoencoder) else None
+    model = LatentDynamics(config, training.shape, video)
     _fit_scaler(model, training)
     model.to(training.device)
     if initial is not None:
-        first = LatentDynamics.from_pretrained(initial, device=training.device)
+        assert first is not None
         if first.shape != model.shape:
             raise ConfigError(f"{initial} has shape {first.shape}, the task {model.shape}")
         _take_over(model, first, initial)
     elif autoencoder is not None:
-        given = LatentDynamics.from_pretrained(autoencoder, device=training.device).autoencoder
-        if given.latent_shape != model.autoencoder.latent_shape or type(given) is not type(model.autoencoder):
+        assert taken is not None
+        if taken.latent_shape != model.autoencoder.latent_shape or type(taken) is not type(model.autoencoder):
             raise ConfigError(
-                f"the autoencoder of {autoencoder} makes latents {given.latent_shape}, "
+                f"the autoencoder of {autoencoder} makes latents {taken.latent_shape}, "
                 f"the configuration wants {model.autoencoder.latent_shape}"
             )
-        model.autoencoder = given
+        model.autoencoder = taken
     else:
         train_autoencoder(training, model)
     return train_transformer(training, model)
@@ -175,6 +180,9 @@ def train_transformer(
     """
     settings = training.config.training
     model.autoencoder.eval().requires_grad_(False)
+    if settings.gradient_checkpointing:
+        official: Any = model.transformer
+        official.network.checkpointing = True
     latents = Latents(model, training)
     sampler = _sampler(training)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
@@ -184,7 +192,7 @@ def train_transformer(
         rows = slice(part * size, (part + 1) * size)
         generator = torch.Generator().manual_seed(draw_seed(settings.seed, step, part))
         batch = training.train.batch(sampler.draw(step)[rows])
-        pair = latents.history(batch), latents.future(batch)
+        pair = latents.augmented(batch, generator)
         return (batch_loss or transformer_loss)(model, batch, *pair, generator, settings.precision, training.values)
 
     def evaluate(average: nn.Module, step: int) -> dict[str, float]:
@@ -271,4 +279,4 @@ def _sampler(training: DynamicsTraining) -> Sampler:
             f"dynamics.training: batch_size {settings.batch_size} is not a multiple of scenes {settings.scenes}"
         )
     each = settings.batch_size // settings.scenes
-    return TaskCentricSampler(training.train, settings.scenes, each, settings.seed)
+    return TaskCentricSampler(training.train, settings.scenes, each, settings.seed, settings.scene)

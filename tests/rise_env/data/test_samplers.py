@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rise_env.data import Sampler, ShuffledSampler, TaskCentricSampler, Windows, open_dataset
+from rise_env.data.joined import JoinedDataset
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 
@@ -43,6 +44,19 @@ def test_batches_hold_many_samples_of_few_scenes(windows: Windows) -> None:
     assert within.min() > 0
     first = within[:3] / within[:3].sum()
     assert np.abs(first - 1 / 3).max() < 0.05
+
+
+def test_a_scene_may_be_a_whole_dataset(windows: Windows) -> None:
+    dataset = windows.dataset
+    joined = Windows(JoinedDataset([dataset] * 3))
+    batches = take(TaskCentricSampler(joined, 2, 8, scene="dataset"), 100)
+    which = (joined.index[batches] // dataset.num_frames).reshape(100, 2, 8)
+    assert (which == which[..., :1]).all()
+    assert (which[:, 0, 0] != which[:, 1, 0]).all()
+    assert set(which.ravel()) == {0, 1, 2}
+    assert len(set(joined.dataset.episode_of(joined.index[batches[0, :8]]))) > 1  # of all its episodes
+    with pytest.raises(ConfigError, match="2 datasets per batch, but there are windows of 1"):
+        TaskCentricSampler(windows, 2, 8, scene="dataset")
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "task-centric"])
