@@ -1,7 +1,9 @@
-"""`rise convert`: the released weights and those of distributed training, at a tiny size."""
+"""The commands of docs/released_weights.md that convert, at a tiny size."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,16 @@ TASK = {
         "video_autoencoder": {"latent_channels": 4},
     },
 }  # fmt: skip
-RANGES = {"min_val": [-1.0] * 14, "max_val": [1.0] * 13 + [100.0]}
+Blocks = Callable[[str], list[tuple[str, str]]]
+RANGES = {"min_val": [-1.0] * 13 + [0.0], "max_val": [1.0] * 13 + [100.0]}
+
+
+def converting(blocks: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """The `rise convert` commands of the page by their output, for the tiny task in place of the preset."""
+    lines = " ".join(text for language, text in blocks if language == "bash").replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line.replace("--preset official", "--task task.yaml")) for line in lines]
+    found = [words[1:] for words in commands if words[1:2] == ["convert"]]
+    return {words[words.index("--out") + 1]: words for words in found}
 
 
 @pytest.fixture
@@ -42,8 +53,9 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch
     Path("task.yaml").write_text(yaml.safe_dump(TASK))
     Path("infer_online.yaml").write_text(yaml.safe_dump(RANGES))
     weights = OfficialNetwork(load_dynamics_config("task.yaml").official).state_dict()
-    torch.save({f"module.{name}": tensor for name, tensor in weights.items()}, "weights.pt")
-    T5EncoderModel(T5Config(vocab_size=8, d_model=12, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained("t5")
+    save_file(weights, "diffusion_pytorch_model.safetensors")
+    t5 = T5EncoderModel(T5Config(vocab_size=8, d_model=12, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+    t5.save_pretrained("LTX-Video/text_encoder")
     sizes = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": (1, 1, 1, 1, 1)}
     decoder = {f"decoder_{name}": size for name, size in sizes.items()}
     AutoencoderKLLTXVideo(latent_channels=4, **sizes, **decoder).save_pretrained("LTX-Video/vae")
@@ -51,53 +63,46 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch
 
 
 def test_from_the_released_weights_to_a_model(
-    released: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]
+    released: dict[str, torch.Tensor], code_blocks: Blocks, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["convert", "caption", "t5", "--out", "caption.safetensors"]) == 0
+    commands = converting(code_blocks("docs/released_weights.md"))
+    assert main(commands["caption.safetensors"]) == 0
     assert "caption.safetensors: (26, 12)" in capsys.readouterr().out
-    base = [
-        "convert",
-        "dynamics-checkpoint",
-        "weights.pt",
-        "--task",
-        "task.yaml",
-        "--vae",
-        "LTX-Video",
-        "--out",
-        "model",
-    ]
-    caption, ranges = ["--caption", "caption.safetensors"], ["--ranges", "infer_online.yaml"]
-    for missing, options in {"--ranges FILE": caption, "rise convert caption": ranges}.items():
-        assert main([*base, *options]) != 0
-        assert missing in capsys.readouterr().err
-        assert not Path("model").exists()
-    assert main([*base, *caption, *ranges]) == 0
+    command = commands["models/rise"]
+    for option, message in {"--ranges": "--ranges FILE", "--caption": "rise convert caption"}.items():
+        at = command.index(option)
+        assert main([*command[:at], *command[at + 2 :]]) != 0
+        assert message in capsys.readouterr().err
+        assert not Path("models").exists()
+    assert main(command) == 0
     said = capsys.readouterr()
     assert "ranges min_max (infer_online.yaml)" in said.out
-    assert "right_gripper from 0 to 0.07 m becomes -0.980 to -0.979" in said.err  # another unit: it says so
-    loaded = LatentDynamics.from_pretrained("model")
+    assert "right_gripper from 0 to 0.07 m becomes -1.000 to -0.999" in said.err  # another unit: it says so
+    loaded = LatentDynamics.from_pretrained("models/rise")
     network = loaded.transformer.network.state_dict()
     assert all(torch.equal(network[name], tensor) for name, tensor in released.items())
-    assert main([*base, *caption, *ranges]) != 0
+    assert main(command) != 0
     assert "not overwritten" in capsys.readouterr().err
 
 
 def test_distributed_weights_to_a_file_and_into_a_policy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code_blocks: Blocks, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    commands = converting(code_blocks("docs/released_weights.md"))
     policy = FlowPolicy(load_task("brick_sorting", "tiny"))
-    policy.save_pretrained("policy")
+    policy.save_pretrained("policies/pi05")
     torch.nn.init.constant_(next(policy.parameters()), 0.125)
     weights = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    dcp.save({"model": weights, "step": 3}, checkpoint_id="dcp", no_dist=True)
-    assert main(["convert", "dcp", "dcp", "--into", "policy", "--out", "tuned"]) == 0
-    tuned = FlowPolicy.from_pretrained("tuned").state_dict()
+    dcp.save({"model": weights, "step": 3}, checkpoint_id="runs/fsdp/checkpoint", no_dist=True)
+    into = commands["policies/pi05-tuned"]
+    assert main(into) == 0
+    tuned = FlowPolicy.from_pretrained("policies/pi05-tuned").state_dict()
     assert all(torch.allclose(tuned[name], tensor, atol=1e-2) for name, tensor in weights.items())  # fp16 on disk
-    assert main(["convert", "dcp", "dcp", "--prefix", "model", "--out", "weights.safetensors"]) == 0
+    assert main([*commands["weights.safetensors"], "--prefix", "model"]) == 0
     assert load_file("weights.safetensors").keys() == weights.keys()
     save_file({"x": torch.ones(1)}, "other.safetensors")
     capsys.readouterr()
-    assert main(["convert", "dcp", "other.safetensors", "--into", "policy", "--out", "new"]) != 0
-    assert "does not fit policy: missing" in capsys.readouterr().err
+    assert main(["convert", "dcp", "other.safetensors", *into[3:5], "--out", "new"]) != 0
+    assert "does not fit policies/pi05: missing" in capsys.readouterr().err
     assert not Path("new").exists()
