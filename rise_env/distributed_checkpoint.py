@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.api import CheckpointException
 
 from rise_env.errors import CheckpointError
 
@@ -69,10 +70,8 @@ def load_distributed(path: Path) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as it is to be
             dcp.load(tensors, storage_reader=reader, no_dist=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is not complete: {error.filename} is missing. Copy all of it") from error
-    except Exception as error:
-        # torch wraps what happens in a rank into an error of its own; a damaged pickle fails in many ways.
+    except (Exception, CheckpointException) as error:
+        # torch wraps what happens in a rank into an error of its own kind; a damaged pickle fails in many ways.
         causes = getattr(error, "failures", {})
         cause = str(next(iter(causes.values()))[0] if causes else error).splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path} is no distributed checkpoint, or damaged: {cause[0]:.200}") from error
@@ -88,6 +87,8 @@ class _Reader(filesystem.FileSystemReader):
         for info in (described.storage_data or {}).values():
             if Path(info.relative_path).name != info.relative_path:
                 raise ValueError(f"{info.relative_path} lies in another directory")
+            if not (Path(self.path) / info.relative_path).is_file():
+                raise ValueError(f"{info.relative_path} is missing")
         described.storage_meta = metadata.StorageMeta(load_id=self.load_id)
         return described
 

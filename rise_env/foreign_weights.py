@@ -124,7 +124,7 @@ def refill(
         CheckpointError: If there is no such model, or the weights do not fit; see `rise_env.pretrained.misfits`.
     """
     refuse_existing(out)
-    made = load_registered(model, POLICIES, VALUES, DYNAMICS)
+    made = load_registered(model, VALUES, DYNAMICS, POLICIES)
     expected = made.state_dict()
     tensors = names_of(load_weights(source), expected, prefix)
     if problems := misfits(tensors, expected):

@@ -336,7 +336,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
 
     def get_config(self) -> dict[str, Any]:
         """See `PretrainedMixin`."""
-        config = {"dynamics": self.config, "shape": self.shape}
+        config: dict[str, Any] = {"dynamics": self.config, "shape": self.shape}
         if isinstance(self.autoencoder, VideoAutoencoder):
             config["video"] = self.autoencoder.architecture
         return config

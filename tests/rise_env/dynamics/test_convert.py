@@ -11,7 +11,7 @@ from dynamics_world import CONFIG, SPEC, TINY_OFFICIAL, World
 from safetensors.torch import save_file
 
 from rise_env.dynamics.autoencoder import load_vae, to_pixels, to_unit
-from rise_env.dynamics.config import DynamicsConfig, VideoAutoencoderConfig
+from rise_env.dynamics.config import DynamicsConfig, FlowConfig, VideoAutoencoderConfig
 from rise_env.dynamics.convert import convert_checkpoint
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.official import OfficialNetwork
@@ -21,7 +21,8 @@ from rise_env.errors import CheckpointError, ConfigError
 SPEC_30 = dataclasses.replace(SPEC, image_size=(32, 32), chunk=18)
 OFFICIAL = dataclasses.replace(TINY_OFFICIAL, action_tokens=9, caption_tokens=12)
 VIDEO = VideoAutoencoderConfig(latent_channels=4, channels=(8, 8, 8, 8), layers=(1, 1, 1, 1, 1))
-SETTINGS = DynamicsConfig("video", "official", "target", video_autoencoder=VIDEO, official=OFFICIAL)
+FLOW = FlowConfig(precision="fp32")
+SETTINGS = DynamicsConfig("video", "official", "target", video_autoencoder=VIDEO, official=OFFICIAL, flow=FLOW)
 
 
 def pixels(*shape: int) -> torch.Tensor:

@@ -101,7 +101,7 @@ def test_checkpointed_gradients_are_the_same() -> None:
         nonlocal calls
         calls += 1
 
-    network.transformer_blocks[0].register_forward_hook(count)
+    network.transformer_blocks[0].register_forward_pre_hook(count)
     gradients = []
     for network.checkpointing in (False, True):
         network.eval().zero_grad()  # no dropout
