@@ -14,6 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from rise_env.dynamics.compiling import Call, plain
 from rise_env.dynamics.config import OfficialConfig
 from rise_env.dynamics.transformer import Denoised
 from rise_env.errors import CheckpointError, ConfigError
@@ -318,10 +320,11 @@ class OfficialNetwork(nn.Module):
         time = time.unflatten(0, (batch, 1, 2)) + self.view_ada(view)
         embedded = embedded.unflatten(0, (batch, 1, 2)) + view
         last = len(known.context) - 1
+        again = self.checkpointing and torch.is_grad_enabled()
+        call: Call = partial(checkpoint, use_reentrant=False) if again else plain
         for i, (block, context) in enumerate(zip(self.transformer_blocks, known.context, strict=True)):
-            inputs = (x, context, time, known.rotary, sizes, i % self.config.cross_view_every == 0, i == last)
-            again = self.checkpointing and torch.is_grad_enabled()
-            x = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
+            join = i % self.config.cross_view_every == 0
+            x = call(block, x, context, time, known.rotary, sizes, join, future_only=i == last)
         shift, scale = self.scale_shift_table  # (width,) each; only the future is read out
         future = embedded[:, :, 1, None]
         x = self.norm_out(x) * (1 + scale + future).to(x.dtype) + (shift + future).to(x.dtype)
