@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from rise_env.errors import CheckpointError
 
@@ -69,7 +69,7 @@ def load_distributed(path: Path) -> dict[str, torch.Tensor]:
                 tensors[name] = torch.full(entry.size, float("nan") if dtype.is_floating_point else 0, dtype=dtype)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as it is to be
-            dcp.load(tensors, storage_reader=reader, no_dist=True)
+            load(tensors, storage_reader=reader, no_dist=True)
     except (Exception, CheckpointException) as error:
         # torch wraps what happens in a rank into an error of its own kind; a damaged pickle fails in many ways.
         causes = getattr(error, "failures", {})
