@@ -20,6 +20,7 @@ from PIL import Image
 
 from rise_agents.cli.main import main
 from rise_env.bundle import load_bundle
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.errors import ConfigError
 from rise_env.tasks import load_task
 from rise_env.training import bundle as bundle_training
@@ -138,6 +139,24 @@ def test_every_part_gets_its_updates(straight: Path) -> None:
     assert steps == UPDATES
     about = load_bundle(straight).provenance
     assert (about["updates"], about["minutes"]) == (UPDATES, None)
+
+
+@pytest.mark.slow
+def test_few_steps_are_learned_from_many(
+    straight: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = straight / "world_model" / "dynamics"
+    base = ["train", "distill", "--preset", "tiny", "--data", str(data), "--teacher", str(teacher), "--steps", "3"]
+    base += ["--teacher-steps", "4", "--out", str(tmp_path / "student"), "--device", "cpu", "--threads", "1"]
+    assert main([*base, "--sigmas", "0.5"]) == 2
+    assert "begin with 1" in capsys.readouterr().err
+    assert main([*base, "--sigmas", "1", "0.5"]) == 0
+    student, model = (LatentDynamics.from_pretrained(path) for path in (tmp_path / "student" / "model", teacher))
+    assert (student.config.flow.sigmas, student.config.transformer) == ((1.0, 0.5), model.config.transformer)
+    before, after = model.state_dict(), student.state_dict()
+    same = {name.split(".")[0] for name in before if torch.equal(before[name], after[name])}
+    assert {"autoencoder", "scaler"} <= same
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("transformer."))
 
 
 @pytest.mark.slow
