@@ -8,7 +8,8 @@ model in the shape of `--preset` and `--set` with random weights, which is as fa
 published shape: the LTX transformer with 28 blocks of 32 heads, chunks of 50, 25 frames of 3 views at 192 x 256. One
 that does not fit, or would take minutes per chunk, is refused with numbers; `--force` measures it all the same. What
 does not change within a chunk is encoded once per chunk: latents of the history and, with the official transformer,
-caption and actions.
+caption and actions. With the official transformer, the structure of the official implementation is timed beside ours
+with the same weights (`--no-baseline` leaves it out), and the memory that training takes is counted.
 """
 
 from __future__ import annotations
