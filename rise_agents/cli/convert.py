@@ -132,6 +132,8 @@ def _dynamics_checkpoint(args: argparse.Namespace) -> int:
     changes = [f"dynamics.video_autoencoder.weights={args.vae}"] if args.vae else []
     config = load_dynamics_config(args.task, args.preset, changes)
     ranges = None
+    if args.range_set and not args.ranges:
+        raise ConfigError("--range-set chooses among the ranges of a file: give it (--ranges FILE)")
     if args.ranges:
         ranges = read_ranges(args.ranges, spec.layout, args.range_set)
     elif args.data:

@@ -65,10 +65,10 @@ def convert_checkpoint(
             "the released weights need the LTX video autoencoder: give its directory or Hub id (--vae), or set "
             "dynamics.video_autoencoder.weights"
         )
+    text, tensors = read_caption(caption), load_weights(weights)  # before two billion numbers are drawn
     model = LatentDynamics(config, DynamicsShape.of(spec))
     assert isinstance(model.transformer, OfficialTransformer)
-    text = read_caption(caption)
-    given = names_of(load_weights(weights), model.transformer.network.state_dict(), prefix)
+    given = names_of(tensors, model.transformer.network.state_dict(), prefix)
     load_official(model.transformer, given, text, without_actions=without_actions)
     model.scaler.set_ranges(ranges.shift, ranges.scale)
     model.eval().save_pretrained(out)

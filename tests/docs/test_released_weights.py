@@ -74,6 +74,8 @@ def test_from_the_released_weights_to_a_model(
         assert main([*command[:at], *command[at + 2 :]]) != 0
         assert message in capsys.readouterr().err
         assert not Path("models").exists()
+    assert main([*command[: command.index("--ranges")], *command[command.index("--vae") :], "--range-set", "A"]) != 0
+    assert "--range-set chooses among" in capsys.readouterr().err
     assert main(command) == 0
     said = capsys.readouterr()
     assert "ranges min_max (infer_online.yaml)" in said.out

@@ -73,6 +73,23 @@ def make(folder: Path, **training: Any) -> tuple[DynamicsTraining, LatentDynamic
 
 
 @torch.no_grad()
+def test_colours_of_single_frames(tmp_path: Path) -> None:
+    """An image autoencoder has a latent of every frame."""
+    config = with_training(color_jitter=(0.3, 0.4, 0.5, 0.1))
+    torch.manual_seed(0)
+    run = DynamicsTraining(World(2, 10), config, tmp_path, Budget(1), Budget(2), tensorboard=False)
+    model = LatentDynamics(config, DynamicsShape.of(SPEC))
+    latents, batch = Latents(model, run), run.train.batch([0, 1])
+    changed = latents.augmented(batch, seeded())
+    for made, kept in zip(changed, (latents.history(batch), latents.future(batch)), strict=True):
+        assert made.shape == kept.shape
+        assert not torch.allclose(made, kept, atol=1e-3)
+    frames = torch.from_numpy(run.dataset.frames(batch.future_index[:1, 1]))
+    frames = color_jitter(frames[:, None], config.training.color_jitter, seeded())  # the first sample's draw
+    torch.testing.assert_close(changed[1][0, :, 1], model.autoencoder.encode_frames(frames[0, 0]), rtol=0, atol=1e-2)
+
+
+@torch.no_grad()
 def test_latents_are_made_anew_only_where_settings_ask_for_it(tmp_path: Path) -> None:
     plain = {"color_jitter": (0.0, 0.0, 0.0, 0.0), "posterior": "mode"}
     run, model = make(tmp_path, **plain)
