@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -160,6 +161,11 @@ def test_frames_are_coded_together_and_only_when_they_are_needed(counted: tuple[
     calls.taken()
     model.predict(ended, actions(3), noise(3))
     assert calls.taken() == ([], [])  # the episodes were over: nothing of them is encoded
+    autoencoder: Any = model.autoencoder
+    autoencoder.config = dataclasses.replace(autoencoder.config, frames_at_once=18)
+    cut, _ = model.predict(model.open(history(3)), actions(3), noise(3))
+    assert (model.decode(cut, [0]).int() - model.decode(first, [0]).int()).abs().max() <= 1
+    assert calls.taken() == ([(18, 1), (6, 1)], [(2, 2)] * 3)
     narrow = baseline_of(model)
     prediction, _ = narrow.predict(narrow.open(history(1)), actions(1), noise(1))
     narrow.decode(prediction, [0])
