@@ -1,4 +1,4 @@
-"""Weights of other programs, in the forms they come in, with names as our models have them. Nothing is unpickled."""
+"""Weights of other programs, in the forms they come in, with names as our models have them. Only tensors are made."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ _FORMS = (
 )
 #: What data-parallel training, torch.compile and activation checkpointing put into names.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+#: Where trainers keep what is not the model.
+_OPTIMISERS = {"optim", "optimizer", "optimizers"}
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -88,16 +90,20 @@ def names_of(
 def convert_weights(source: str | Path, out: str | Path, prefix: str | None = None) -> dict[str, torch.Tensor]:
     """Write weights of any form as one safetensors file, in one step.
 
+    Of a trainer's checkpoint, the model is taken: where there are states of an optimiser, and all else stands behind
+    one prefix that ends with `model`.
+
     Args:
         source: See `load_weights`.
         out: File to make; must not exist.
-        prefix: See `names_of`.
+        prefix: See `names_of`; found as above when omitted.
 
     Returns:
         What was written.
     """
     refuse_existing(out)
-    given = names_of(load_weights(source), prefix=prefix)
+    found = load_weights(source)
+    given = names_of(found, prefix=_model_of_trainer(found) if prefix is None else prefix)
     tensors = {
         name: one.clone(memory_format=torch.contiguous_format) for name, one in given.items()
     }  # none shares memory
@@ -132,6 +138,14 @@ def refill(
     made.load_state_dict(tensors)
     made.save_pretrained(out)
     return tensors
+
+
+def _model_of_trainer(names: Collection[str]) -> str:
+    bare = [_bare(name) for name in names]
+    rest = [name for name in bare if not _OPTIMISERS.intersection(name.split("."))]
+    parts = rest[0].split(".") if 0 < len(rest) < len(bare) else []
+    prefix = ".".join(parts[: parts.index("model") + 1]) if "model" in parts else ""
+    return prefix if all(name.startswith(f"{prefix}.") for name in rest) else ""
 
 
 def _bare(name: str) -> str:

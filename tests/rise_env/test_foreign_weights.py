@@ -160,11 +160,15 @@ def test_names_of_one_model_among_several() -> None:
 
 def test_distributed_weights_become_a_file(forms: Path, tmp_path: Path) -> None:
     out = tmp_path / "w.safetensors"
-    written = convert_weights(forms / "dcp2", out, "fsdp_checkpoint.model")
+    written = convert_weights(forms / "dcp2", out)  # the model alone, without the optimiser
     assert written.keys() == load_file(out).keys() == WEIGHTS.keys()
     with pytest.raises(ConfigError, match="not overwritten"):
         convert_weights(forms / "dcp2", out)
     assert torch.equal(load_file(out)["body.weight"], WEIGHTS["body.weight"])
+    save_file({f"model.{name}": one for name, one in WEIGHTS.items()}, tmp_path / "own.safetensors")
+    own = convert_weights(tmp_path / "own.safetensors", tmp_path / "kept.safetensors")
+    assert own.keys() == {f"model.{name}" for name in WEIGHTS}  # that may be the model's own name
+    assert convert_weights(forms / "dcp2", tmp_path / "named", "fsdp_checkpoint.model").keys() == WEIGHTS.keys()
 
 
 def test_distributed_weights_go_back_into_a_model(tmp_path: Path) -> None:
