@@ -7,9 +7,22 @@ import functools
 import os
 from collections.abc import Iterator
 
-__all__ = ["forked", "one_thread_after_fork", "single_threaded"]
+__all__ = ["cores", "forked", "limit_cores", "one_thread_after_fork", "single_threaded"]
 
 _forked = False
+_limit: int | None = None
+
+
+def cores() -> int:
+    """Cores that this process may compute on side by side."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return found if _limit is None else min(found, _limit)
+
+
+def limit_cores(count: int) -> None:
+    """Compute on at most so many, from now on: the others belong to other processes of the same run."""
+    global _limit
+    _limit = count
 
 
 def forked() -> bool:

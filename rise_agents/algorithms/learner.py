@@ -25,7 +25,8 @@ from rise_agents.policies.base import Context, Policy
 from rise_agents.policies.data import ChunkSource
 from rise_env.errors import TrainingError, requirement
 
-__all__ = ["FeatureCache", "FlowMatchingAlgorithm", "FlowMatchingConfig", "Learner", "OfflineBatches", "Term"]
+__all__ = ["FeatureCache", "FlowMatchingAlgorithm", "FlowMatchingConfig", "Learner", "OfflineBatches", "Proposer",
+           "Term"]  # fmt: skip
 
 #: Observations encoded at once by a `FeatureCache`. Blocks begin at multiples of it, so that what is encoded together
 #: does not depend on the order of requests: a resumed run gets the same features, bit for bit.
@@ -35,6 +36,8 @@ _BLOCK = 64
 type Term = tuple[np.ndarray, Callable[[np.ndarray, Generator], torch.Tensor]]
 #: What a policy makes of observations, and what else belongs to each of them.
 type Seen = tuple[Context, tuple[torch.Tensor, ...]]
+#: Given a policy, N observations, noise (N * G, ...) and guidance, chunks as of `Policy.propose`.
+type Proposer = Callable[[Policy, Mapping[str, Any], torch.Tensor, float], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -308,7 +311,10 @@ class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
 
     Attributes:
         learner: Actor and averaged weights.
+        proposer: Who proposes chunks in place of this process, if a runner sets it.
     """
+
+    proposer: Proposer | None = None
 
     def __init__(
         self, policy: Policy, env: Any, config: C | None = None, *, offline: ChunkSource | None = None
@@ -331,6 +337,18 @@ class FlowMatchingAlgorithm[C: FlowMatchingConfig, R](Algorithm[C]):
     def close(self) -> None:
         """End the threads of the learner."""
         self.learner.close()
+
+    def propose(
+        self, policy: Policy, observations: Mapping[str, Any], noise: torch.Tensor, guidance: float
+    ) -> tuple[torch.Tensor, Context | None]:
+        """Chunks as of `Policy.propose`, and the encoded observations where what encodes them is frozen."""
+        frozen, context = self.learner.encoders_frozen, None
+        if frozen or self.proposer is None:
+            context = policy.context_of(observations)
+        if self.proposer is not None:
+            return self.proposer(policy, observations, noise, guidance), context
+        assert context is not None
+        return policy.propose(context, noise, guidance), context if frozen else None
 
     def keep(self, found: R) -> None:
         """Put what a round brought into the buffer."""

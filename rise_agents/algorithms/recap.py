@@ -230,7 +230,7 @@ class RECAP(FlowMatchingAlgorithm[RECAPConfig, _Imagined]):
         observations, _ = env.reset(seed=[int(seed) for seed in rng.integers(2**31, size=env.num_envs)], options={})
         seen = observation_tensors(observations)
         noise = config.noise_scale * torch.randn((env.num_envs, *policy.noise_shape), generator=generator)
-        chunks = policy.propose(policy.context_of(seen), noise, config.guidance)
+        chunks, _ = self.propose(policy, seen, noise, config.guidance)
         before = self.value.read(seen, env.task.prompt)
         after, _, terminated, _, _ = env.step(chunks.numpy())
         ahead = np.where(terminated, 0.0, self.value.read(after, env.task.prompt))

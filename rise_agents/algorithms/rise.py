@@ -121,8 +121,7 @@ class RISE(FlowMatchingAlgorithm[RISEConfig, Rollouts]):
         for position in range(config.horizon):
             seen, valid = observation_tensors(observations), ~over
             noise = config.noise_scale * torch.randn((env.num_envs, *policy.noise_shape), generator=generator)
-            context = policy.context_of(seen)
-            chunks = policy.propose(context, noise, config.guidance)
+            chunks, context = self.propose(policy, seen, noise, config.guidance)
             if over.any():  # the ended ones must not be stepped on: begin anew there, and leave the result out
                 env.reset(options={"reset_mask": over})
             observations, rewards, terminated, truncated, _ = env.step(chunks.numpy())
@@ -140,7 +139,7 @@ class RISE(FlowMatchingAlgorithm[RISEConfig, Rollouts]):
                 bins=torch.from_numpy(policy.codec.encode(believed)),
                 position=torch.full((len(chunks),), position),
                 valid=torch.from_numpy(valid),
-                context=context if self.learner.encoders_frozen else None,
+                context=context,
             ))  # fmt: skip
             self.num_timesteps += int(valid.sum())
             over = over | terminated | truncated

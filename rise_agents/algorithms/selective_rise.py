@@ -136,7 +136,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         rows = np.resize(self._rows[places], env.num_envs)
         observations, _ = env.reset(seed=0, options={"start_index": rows.tolist()})
         reference, still = self.reference, torch.zeros((env.num_envs, *self.reference.noise_shape))
-        chunks = reference.propose(reference.context_of(observations), still, reference.guidance)
+        chunks, _ = self.propose(reference, observations, still, reference.guidance)
         scores = env.evaluate_candidates(chunks[:, None].numpy())
         self._base_advantages[places] = scores.advantage[: len(places), 0]
         self._base_chunks[places] = chunks[: len(places)]
@@ -169,9 +169,9 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         places = self._low[chosen]
         rows = self._rows[places]
         observations, _ = env.reset(seed=seeds, options={"start_index": rows.tolist()})
-        owner = torch.arange(env.num_envs, device=policy.device).repeat_interleave(config.num_candidates)
-        noise = config.noise_scale * torch.randn((len(owner), *policy.noise_shape), generator=generator)
-        candidates = policy.propose(policy.context_of(observations)[owner], noise, config.guidance)
+        count = env.num_envs * config.num_candidates
+        noise = config.noise_scale * torch.randn((count, *policy.noise_shape), generator=generator)
+        candidates, _ = self.propose(policy, observations, noise, config.guidance)
         candidates = candidates.unflatten(0, (env.num_envs, config.num_candidates))
         candidates[:, 0] = self._base_chunks[places]
         advantages = np.asarray(env.evaluate_candidates(candidates.numpy()).advantage, np.float64)

@@ -59,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
     add_imagine(parser)
+    parser.add_argument(
+        "--cluster", type=Path, metavar="FILE",
+        help="imagine and propose on several devices or machines through Ray (docs/scaling.md)",
+    )  # fmt: skip
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="agent settings")
 
 
@@ -67,11 +71,13 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.pipelines.improve import Ingredients, improve
     from rise_agents.policies.resolve import resolve_policy, task_of
     from rise_agents.progress import say
+    from rise_agents.training.cluster.placement import load_cluster
     from rise_agents.training.presets import load_agent_preset, parse_settings
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.errors import ConfigError
     from rise_env.registry import TASKS
 
+    cluster = None if args.cluster is None else load_cluster(args.cluster)
     env_id = args.env or TASKS.load(args.task).env_id()
     task = task_of(env_id)
     if args.bundle is None and task is None:
@@ -84,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     policy = resolve_policy(args.policy, bundle=bundle)
     opening = {name: getattr(args, name) for name in ("state_key", "action_key", "trust_layout", "skip_bad_episodes")}
     ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle, opening=opening)
-    improve(agent, policy, ingredients, args.out, minutes=args.minutes, audit_states=args.audit, note=say)
+    improve(agent, policy, ingredients, args.out, minutes=args.minutes, cluster=cluster, audit_states=args.audit,
+            note=say)  # fmt: skip
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"policy: {args.out / 'model'}")
     return 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -18,10 +19,13 @@ import torch
 from rise_agents import make_agent
 from rise_agents.algorithms.base import Algorithm
 from rise_agents.algorithms.best_of_n import history_lags
+from rise_agents.algorithms.learner import FlowMatchingAlgorithm
 from rise_agents.evaluation.audit import audit, audit_oracle, make_oracle
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource, RecordedChunks, StartChunks, advantage_bins_of, measured_advantages
+from rise_agents.training.cluster.placement import ClusterConfig
+from rise_agents.training.cluster.proposers import SlicedProposer
 from rise_agents.training.presets import AgentPreset
 from rise_agents.training.runner import Budget, Film, Probe, Runner
 from rise_env.bundle import Bundle
@@ -35,6 +39,9 @@ from rise_env.provenance import provenance
 from rise_env.registry import ALGORITHMS, TASKS
 from rise_env.threads import single_threaded
 from rise_env.value.labelling import ranking_problem_of
+
+if TYPE_CHECKING:
+    from rise_agents.training.cluster.engine import Cluster
 
 __all__ = ["Ingredients", "check_same_run", "content_fingerprint", "improve"]
 
@@ -78,6 +85,7 @@ def improve(
     out: str | Path,
     *,
     minutes: float | None = None,
+    cluster: ClusterConfig | None = None,
     audit_states: int = 0,
     progress_bar: bool = True,
     note: Callable[[str], None] = lambda text: None,
@@ -91,6 +99,7 @@ def improve(
         ingredients: What it is improved with.
         out: Run folder.
         minutes: Stop after so much time although chunks are left; see `Budget`.
+        cluster: Where to imagine and to propose, through Ray; in this process when None.
         audit_states: Compare imagination and the oracle at so many states before, now and then, and after; 0 for none.
         progress_bar: Show one.
         note: Told what a user may want to know.
@@ -105,39 +114,64 @@ def improve(
     """
     if ALGORITHMS.load(agent.algorithm).needs_cell and (ingredients.oracle or audit_states):
         raise ConfigError(f"{agent.algorithm} acts in the work cell itself: leave oracle and audit out")
+    if cluster is not None:
+        _check_cluster(agent, cluster, ingredients)
+        agent = dataclasses.replace(agent, env={"max_batch": cluster.envs_per_shard, **agent.env})
     out, budget = Path(out), Budget(agent.chunks, minutes, agent.real_steps)
     described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": ingredients.bundle.path.name,
                  "bundle_content": content_fingerprint(ingredients.bundle.path), "labels": ingredients.labels,
                  "data": [path.name for path in ingredients.data], "oracle": ingredients.oracle,
                  "base_policy": _fingerprint(policy.state_dict()), "imagine": from_environment()}  # fmt: skip
     check_same_run(out, described, more_chunks=True)
-    env, offline, film_env = _surroundings(agent, policy, ingredients, note)
-    if isinstance(offline, RecordedChunks):
-        columns = {"state": offline.dataset.state, "action": offline.dataset.action, "bins": offline.advantage_bins}
-        described["recordings"] = _fingerprint(columns)
-        check_same_run(out, described, more_chunks=True)
-    if isinstance(getattr(env, "starts", None), StartStates):
-        columns = {name: getattr(env.starts, name) for name in ("frames", "states", "episode_index", "frame_index")}
-        described["start_states"] = _fingerprint(columns)
-        check_same_run(out, described, more_chunks=True)
-    algorithm = make_agent(agent.algorithm, env, policy, offline=offline, **agent.config)
-    probes: list[Probe] = [] if film_env is None else [Film(film_env)]
-    if audit_states:
-        probes.append(_Audit(policy, ingredients, audit_states, out / "audit.json", note))
+    with contextlib.nullcontext() if cluster is None else _connect(cluster, note) as engine:
+        env, offline, film_env = _surroundings(agent, policy, ingredients, note, engine)
+        if isinstance(offline, RecordedChunks):
+            columns = {"state": offline.dataset.state, "action": offline.dataset.action, "bins": offline.advantage_bins}
+            described["recordings"] = _fingerprint(columns)
+            check_same_run(out, described, more_chunks=True)
+        if isinstance(getattr(env, "starts", None), StartStates):
+            columns = {name: getattr(env.starts, name) for name in ("frames", "states", "episode_index", "frame_index")}
+            described["start_states"] = _fingerprint(columns)
+            check_same_run(out, described, more_chunks=True)
+        algorithm = make_agent(agent.algorithm, env, policy, offline=offline, **agent.config)
+        if (rows := agent.env.get("max_batch")) and isinstance(algorithm, FlowMatchingAlgorithm):
+            remote = None if engine is None else engine.proposer(policy, rows)
+            algorithm.proposer = remote or SlicedProposer(rows)
+        probes: list[Probe] = [] if film_env is None else [Film(film_env)]
+        if audit_states:
+            probes.append(_Audit(policy, ingredients, audit_states, out / "audit.json", note))
 
-    def on_start(done: int) -> None:
-        write_json(out / "config.json", {**described, "provenance": provenance(described, algorithm.config.seed)})
-        if done:
-            note(f"going on after {done} {algorithm.phase().unit}")
+        def on_start(done: int) -> None:
+            write_json(out / "config.json", {**described, "provenance": provenance(described, algorithm.config.seed)})
+            if done:
+                note(f"going on after {done} {algorithm.phase().unit}")
 
-    with contextlib.closing(env), exclusive(out):
-        check_same_run(out, described, more_chunks=True)  # nobody writes there any more
-        Runner(algorithm, out, budget, probes=probes, progress_bar=progress_bar, on_start=on_start,
-               on_round=on_round).run()  # fmt: skip
+        with contextlib.closing(env), exclusive(out):
+            check_same_run(out, described, more_chunks=True)  # nobody writes there any more
+            Runner(algorithm, out, budget, probes=probes, progress_bar=progress_bar, on_start=on_start,
+                   on_round=on_round).run()  # fmt: skip
     if budget.minutes is None and not algorithm.has_learned:
         budgets = f"{algorithm.spent:,} {algorithm.phase().unit} were used up by: {algorithm.phase().name}"
         raise TrainingError(f"nothing was learned, {budgets}. Run the same command with a larger budget to go on")
     return algorithm
+
+
+def _check_cluster(agent: AgentPreset, cluster: ClusterConfig, ingredients: Ingredients) -> None:
+    kind = ALGORITHMS.load(agent.algorithm)
+    if kind.needs_cell or ingredients.oracle:
+        raise ConfigError("a cluster imagines and proposes; the work cell runs on this machine: leave --cluster out")
+    if "rollout" in cluster.places(1 << 16) and not issubclass(kind, FlowMatchingAlgorithm):
+        raise ConfigError(f"{agent.algorithm} proposes chunks in the learner: place env alone (no rollout)")
+
+
+def _connect(cluster: ClusterConfig, note: Callable[[str], None]) -> Cluster:
+    try:
+        from rise_agents.training.cluster.engine import Cluster
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ConfigError("--cluster needs Ray: pip install 'rise-robotics[ray]' on every machine") from error
+    return Cluster(cluster, note)
 
 
 def check_same_run(folder: Path, described: Mapping[str, Any], more_chunks: bool = False) -> None:
@@ -183,7 +217,11 @@ def _fingerprint(arrays: Mapping[str, Any]) -> str:
 
 
 def _surroundings(
-    agent: AgentPreset, policy: Policy, ingredients: Ingredients, note: Callable[[str], None]
+    agent: AgentPreset,
+    policy: Policy,
+    ingredients: Ingredients,
+    note: Callable[[str], None],
+    engine: Cluster | None = None,
 ) -> tuple[Any, ChunkSource | None, Any]:
     """Environment to learn in, recorded chunks to mix in, and environment for films; None where there is none."""
     if str(gymnasium.spec(ingredients.env_id).vector_entry_point).startswith("rise_robot."):
@@ -218,7 +256,10 @@ def _surroundings(
         return _cell(agent, bundle, lags), None, None
     elif ingredients.oracle:
         raise ConfigError("the oracle has no recordings of its own: give --data and --labels")
-    env: Any = gymnasium.make_vec(ingredients.env_id, num_envs=agent.num_envs, **{**kwargs, **agent.env}).unwrapped
+    kwargs_of_env = {**kwargs, **agent.env}
+    env: Any = gymnasium.make_vec(ingredients.env_id, num_envs=agent.num_envs, **kwargs_of_env).unwrapped
+    if engine is not None:
+        env = engine.environments(env, ingredients.env_id, kwargs_of_env, bundle.path)
     if not ingredients.data:
         advantages = _imagined_advantages(env)
         bins, _ = advantage_bins_of(advantages, np.zeros(len(advantages), bool), policy.codec)

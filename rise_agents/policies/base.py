@@ -250,7 +250,17 @@ class Policy(PretrainedMixin, nn.Module, ABC):
 
     @torch.no_grad()
     def propose(self, context: Context, noise: torch.Tensor, guidance: float) -> torch.Tensor:
-        """Chunks (B, chunk, D) for the best advantage from noise of any scale, within the joint limits; on the CPU."""
+        """Chunks (B * G, chunk, D) for the best advantage, within the joint limits; on the CPU.
+
+        Args:
+            context: What is seen.
+            noise: Noise of any scale, (B * G, *noise_shape): G for everything seen in turn.
+            guidance: As for `sample`.
+        """
+        if len(noise) > len(context):
+            context = context[
+                torch.arange(len(context), device=self.device).repeat_interleave(len(noise) // len(context))
+            ]
         best = torch.full((len(context),), self.codec.best_bin, device=self.device)
         return self.within_limits(self.sample(context, best, noise.to(self.device), guidance=guidance)).cpu()
 

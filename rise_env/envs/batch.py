@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rise_env.envs.starts import StartBatch, StartStates
 from rise_env.errors import RiseError
 from rise_env.protocols import History
 from rise_env.spaces import image_key, lag_key
+from rise_env.threads import cores
 from rise_env.world_model import CompositionalWorldModel, Imagined, Session
 
 __all__ = ["CandidateScores", "ImaginationBatch", "observation_of", "require_finite", "rows_of"]
@@ -26,8 +26,7 @@ __all__ = ["CandidateScores", "ImaginationBatch", "observation_of", "require_fin
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, "candidates", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(cores(), "candidates", initializer=torch.set_num_threads, initargs=(1,))
 
 
 @dataclass(frozen=True)

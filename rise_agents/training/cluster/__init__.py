@@ -1,0 +1,1 @@
+"""Self-improvement on several devices and machines through Ray; see docs/scaling.md."""

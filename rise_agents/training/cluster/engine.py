@@ -1,0 +1,251 @@
+"""Workers on Ray: where they run, what they are made of, and how they are asked.
+
+Ray does what it is for: it places the workers, moves weights and observations through its object store, and starts a
+worker that died again, on another machine where its own is gone. Every call holds all that its result depends on, so
+Ray may repeat it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rise_agents.policies.base import Policy
+from rise_agents.policies.loading import load_policy
+from rise_agents.training.cluster.placement import ClusterConfig
+from rise_agents.training.cluster.proposers import slices
+from rise_agents.training.cluster.sharded_env import Call, ShardedVectorEnv, ShardWorker
+from rise_env.envs.starts import StartStates
+from rise_env.errors import ConfigError
+from rise_env.threads import limit_cores
+
+__all__ = ["Cluster", "RemoteProposer"]
+
+#: Content of files by path below a folder.
+type _Files = dict[str, np.ndarray]
+
+
+class Cluster:
+    """Places of a Ray cluster, and the workers on them; a context manager that ends the workers.
+
+    Args:
+        config: What computes where.
+        note: Told what a user may want to know.
+
+    Raises:
+        ConfigError: If machines or places are missing.
+    """
+
+    def __init__(self, config: ClusterConfig, note: Callable[[str], None] = lambda text: None) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._config, self._workers, self._started = config, list[Any](), False
+        if not ray.is_initialized():
+            self._started = True
+            try:  # a cluster that `ray start` made, else one on this machine alone
+                ray.init(address="auto", logging_level="warning")
+            except ConnectionError:
+                if config.num_nodes > 1:
+                    raise ConfigError(
+                        f"no Ray cluster is running, num_nodes is {config.num_nodes}: `ray start --head` here, and "
+                        "`ray start --address=HEAD:6379` on the other machines"
+                    ) from None
+                ray.init(address="local", logging_level="warning", include_dashboard=False)
+        places, self._cuda = _places(config)
+        self._places = config.places(len(places))
+        self._nodes = places
+        note(", ".join(f"{name}: {len(numbers)}" for name, numbers in self._places.items())
+             + f" of {len(places)} {'GPUs' if self._cuda else 'CPU cores'}")  # fmt: skip
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            ray.kill(worker)
+        if self._started:
+            ray.shutdown()
+
+    def environments(self, env: Any, env_id: str, kwargs: Mapping[str, Any], bundle: Path) -> Any:
+        """Imagination on the places of "env"; `env` itself where there are none.
+
+        Args:
+            env: The same environment in this process.
+            env_id: Its id.
+            kwargs: Its arguments; `starts` may be `StartStates`.
+            bundle: Its bundle, which need not be on the other machines.
+        """
+        if "env" not in self._places:
+            return env
+        starts = env.starts
+        columns = {field.name: getattr(starts, field.name) for field in dataclasses.fields(starts)}
+        # Memory-mapped arrays become plain ones, which workers of a machine share in its object store.
+        plain = {name: np.array(value) if isinstance(value, np.memmap) else value for name, value in columns.items()}
+        parts = ray.put(_files(bundle)), ray.put(StartStates(**plain))
+        options = {name: value for name, value in kwargs.items() if name not in ("bundle", "starts", "device")}
+        workers = self._spawn("env", _EnvWorker, *parts, env_id, options)
+
+        def perform(jobs: Sequence[tuple[int, int, list[Call]]]) -> list[Any]:
+            asked = [workers[job[0] % len(workers)].run.remote(*job) for job in jobs]
+            return [_result(one) for one in asked]
+
+        return ShardedVectorEnv(env, env.num_envs, perform)
+
+    def proposer(self, policy: Policy, rows: int) -> RemoteProposer | None:
+        """What asks the policies on the places of "rollout", `rows` observations at once; None without such places."""
+        if "rollout" not in self._places:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            policy.save_pretrained(Path(folder) / "policy")
+            files = _files(Path(folder) / "policy")
+        return RemoteProposer(self._spawn("rollout", _PolicyWorker, ray.put(files)), rows)
+
+    def _spawn(self, component: str, kind: Any, *args: Any) -> list[Any]:
+        made = []
+        for place in self._places[component]:
+            node, device = self._nodes[place]
+            where = NodeAffinitySchedulingStrategy(node, soft=True)  # soft: elsewhere if that machine is gone
+            # Which GPU is this project's business: several components may share one.
+            env_vars = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"} if self._cuda else {}
+            actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(kind)
+            options = {"scheduling_strategy": where} | ({"runtime_env": {"env_vars": env_vars}} if env_vars else {})
+            made.append(actor.options(**options).remote(device, *args))
+        self._workers += made
+        return made
+
+
+class RemoteProposer:
+    """Chunks from policies on workers, a fixed number of observations at once, whatever the number of workers.
+
+    Args:
+        workers: Ray actors of `_PolicyWorker`.
+        rows: Observations at once.
+    """
+
+    def __init__(self, workers: Sequence[Any], rows: int) -> None:
+        self._workers, self._rows = workers, rows
+        self._sent: dict[int, tuple[Policy, Any, Any]] = {}
+
+    def __call__(
+        self, policy: Policy, observations: Mapping[str, Any], noise: torch.Tensor, guidance: float
+    ) -> torch.Tensor:
+        """Chunks as of `Policy.propose`; weights are sent where they have changed since the last call."""
+        weights, workers = [self._weights(policy)], itertools.cycle(self._workers)
+        parts = slices(observations, noise, self._rows)
+        asked = [next(workers).propose.remote(weights, *part, guidance) for part in parts]
+        found = [_result(one) for one in asked]
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return torch.cat(found)
+
+    def _weights(self, policy: Policy) -> Any:
+        """Reference to the weights in the object store. Every change in place counts up a tensor's version."""
+        state = policy.state_dict()
+        versions = [(name, value.data_ptr(), value._version) for name, value in state.items()]
+        before = self._sent.get(id(policy))
+        if before is None or before[1] != versions:
+            plain = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+            self._sent[id(policy)] = policy, versions, ray.put(plain)
+        return self._sent[id(policy)][2]
+
+
+class _EnvWorker(ShardWorker):
+    """Imagination on one place."""
+
+    def __init__(self, device: str, files: _Files, starts: StartStates, env_id: str, kwargs: dict[str, Any]) -> None:
+        _compute_on_one_core(device)
+        import rise_env  # noqa: F401  (registers the ids)
+
+        self._folder = tempfile.TemporaryDirectory()
+        bundle = _unpacked(files, Path(self._folder.name))
+        model = None  # shards share one
+
+        def make(size: int) -> Any:
+            nonlocal model
+            given = {**kwargs, "starts": starts, "bundle": str(bundle)}
+            given |= {"device": device} if model is None else {"world_model": model}
+            env = gymnasium.make_vec(env_id, num_envs=size, **given).unwrapped
+            model = env.world_model  # type: ignore[attr-defined]
+            return env
+
+        super().__init__(make)
+
+
+class _PolicyWorker:
+    """A policy on one place."""
+
+    def __init__(self, device: str, files: _Files) -> None:
+        _compute_on_one_core(device)
+        with tempfile.TemporaryDirectory() as folder:
+            self._policy = load_policy(_unpacked(files, Path(folder)), device=device).eval()
+        self._loaded: Any = None
+
+    def propose(
+        self, weights: list[Any], observations: dict[str, np.ndarray], noise: torch.Tensor, guidance: float
+    ) -> torch.Tensor:
+        """Chunks for some observations, with the weights behind a reference (in a list, or Ray would fetch it)."""
+        if self._loaded != weights[0]:
+            self._policy.load_state_dict(ray.get(weights[0]))
+            self._loaded = weights[0]
+        return self._policy.propose(self._policy.context_of(observations), noise, guidance)
+
+
+def _places(config: ClusterConfig) -> tuple[list[tuple[str, str]], bool]:
+    """Machine and device of every place, this machine's first, and whether they are GPUs."""
+    end = time.monotonic() + config.wait_seconds
+    while len(nodes := [node for node in ray.nodes() if node["Alive"]]) < config.num_nodes:
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"{len(nodes)} machines after {config.wait_seconds:.0f} s, num_nodes is {config.num_nodes}: run "
+                f"`ray start --address={ray.get_runtime_context().gcs_address}` on the others"
+            )
+        time.sleep(0.5)
+    here = ray.get_runtime_context().get_node_id()
+    nodes.sort(key=lambda node: (node["NodeID"] != here, node["NodeManagerAddress"], node["NodeManagerPort"]))
+    nodes = nodes[: config.num_nodes]
+    cuda = any(node["Resources"].get("GPU") for node in nodes)
+    found = []
+    for node in nodes:
+        for number in range(int(node["Resources"].get("GPU" if cuda else "CPU", 0))):
+            found.append((node["NodeID"], f"cuda:{number}" if cuda else "cpu"))
+    return found, cuda
+
+
+def _compute_on_one_core(device: str) -> None:
+    """A place without a GPU is one core; one thread an operation in any case, as everywhere."""
+    torch.set_num_threads(1)
+    if device == "cpu":
+        limit_cores(1)
+
+
+def _files(folder: Path) -> _Files:
+    return {str(path.relative_to(folder)): np.frombuffer(path.read_bytes(), np.uint8)
+            for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+
+
+def _unpacked(files: _Files, folder: Path) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.tobytes())
+    return folder
+
+
+def _result(reference: Any) -> Any:
+    """What a worker gave; an exception of ours as a value, as it was raised there."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        return error.cause if isinstance(error.cause, Exception) else error

@@ -1,0 +1,98 @@
+"""`rise improve --cluster`: three machines of Ray, of which one is killed, give what one process gives."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rise_agents.cli.main import main
+from rise_agents.pipelines.improve import Ingredients, improve
+from rise_agents.policies.loading import load_policy
+from rise_agents.training.cluster.placement import ClusterConfig
+from rise_agents.training.presets import AgentPreset
+from rise_env.bundle import load_bundle
+from rise_env.errors import ConfigError
+
+_AGENT = AgentPreset(
+    "rise", chunks=24, num_envs=4, env={"max_batch": 2}, config={"batch_size": 8, "epochs": 1, "offline_ratio": 0.5}
+)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'rise-robotics[ray]'")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patient = {
+        "raylet_start_wait_time_s": 300,
+        "agent_register_timeout_ms": 300_000,
+        "worker_register_timeout_seconds": 300,
+        "prestart_worker_first_driver": False,
+        "enable_worker_prestart": False,
+        "health_check_period_ms": 1000,
+    }
+    ports = iter(free_ports(12))
+
+    def small(**more: Any) -> dict[str, Any]:  # with given ports no process waits for another to write down its own
+        names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+        return {"num_cpus": 1, "object_store_memory": 80_000_000, **{name: next(ports) for name in names}, **more}
+
+    made = Cluster(initialize_head=True, head_node_args=small(include_dashboard=False, _system_config=patient))
+    others = [made.add_node(**small(), wait=False) for _ in range(2)]
+    ray.init(address=made.address, log_to_driver=False)
+    yield made, others
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_a_killed_machine_changes_nothing(tmp_path: Path, policy: Path, bundle: Path, machines: Any) -> None:
+    cluster, others = machines
+    base, ingredients = load_policy(policy), Ingredients(load_bundle(bundle), "RISE-BrickSorting-v0")
+    alone = improve(_AGENT, base, ingredients, tmp_path / "alone", progress_bar=False)
+
+    def kill(algorithm: Any) -> None:
+        if algorithm.rounds == 1:
+            cluster.remove_node(others[0], allow_graceful=False)
+
+    config = ClusterConfig(num_nodes=3, component_placement={"env": "1-2", "rollout": "1", "actor": 0})
+    notes: list[str] = []
+    spread = improve(_AGENT, base, ingredients, tmp_path / "spread", cluster=config, on_round=kill, note=notes.append,
+                     progress_bar=False)  # fmt: skip
+    assert "env: 2, rollout: 1, actor: 1 of 3 CPU cores" in notes
+    assert spread.num_timesteps == alone.num_timesteps
+    assert spread.metrics["rollout/advantage"] == alone.metrics["rollout/advantage"]
+    for name, value in alone.policy.state_dict().items():
+        assert torch.equal(value, spread.policy.state_dict()[name]), name
+
+
+def test_what_a_cluster_cannot_do_is_told(
+    tmp_path: Path, policy: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, ingredients = load_policy(policy), Ingredients(load_bundle(bundle), "RISE-BrickSorting-v0")
+    with pytest.raises(ConfigError, match="no rollout"):
+        improve(AgentPreset("ppo"), base, ingredients, tmp_path / "run", cluster=ClusterConfig())
+    with pytest.raises(ConfigError, match="work cell"):
+        improve(AgentPreset("dagger"), base, ingredients, tmp_path / "run", cluster=ClusterConfig())
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "rise_agents.training.cluster.engine", raising=False)
+    (tmp_path / "cluster.yaml").write_text("cluster: {component_placement: {env: 0}}")
+    command = ["improve", "--policy", str(policy), "--bundle", str(bundle), "--out", str(tmp_path / "run")]
+    assert main([*command, "--cluster", str(tmp_path / "cluster.yaml")]) == 2
+    assert "rise-robotics[ray]" in capsys.readouterr().err
