@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +27,7 @@ from rise_agents.cli.options import (
     folder,
     set_threads,
 )
+from rise_env.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,8 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train."""
+    """Train; of several processes (`accelerate launch`), the first one speaks."""
+    from rise_env.training.team import team
+
     set_threads(args.threads)
+    together = team()
+    args.out = together.folder(args.out)
+    if together.rank:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            return int(importlib.import_module(PARTS[args.part].module).run(args))
     return int(importlib.import_module(PARTS[args.part].module).run(args))
 
 
@@ -76,12 +86,22 @@ def training_setup(args: argparse.Namespace) -> Iterator[TrainingSetup]:
     """What all parts have in common, from the arguments; its progress is shown."""
     from rise_agents.progress import Bars, say
     from rise_env.training.setup import TrainingSetup
+    from rise_env.training.team import team
 
-    overrides = [*dataset_overrides(args), *args.overrides]
+    together, device = team(), args.device
+    if together.device is not None:
+        if device not in ("auto", together.device.type):
+            raise ConfigError(f"--device {device}: the launcher chose {together.device} for this process; leave it out")
+        device = str(together.device)
+    setup = TrainingSetup(
+        args.data, args.task, args.preset, [*dataset_overrides(args), *args.overrides], device,
+        skip_bad_episodes=args.skip_bad_episodes,
+    )  # fmt: skip
+    if together.rank:
+        yield setup
+        return
     with Bars() as bars:
-        yield TrainingSetup(
-            args.data, args.task, args.preset, overrides, args.device, bars.training, say, args.skip_bad_episodes
-        )
+        yield replace(setup, report=bars.training, log=say)
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:

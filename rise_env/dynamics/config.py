@@ -258,7 +258,6 @@ class TrainingConfig(LoopConfig):
     """How the dynamics model is trained, on top of `LoopConfig`.
 
     Attributes:
-        gradient_accumulation_steps: Parts into which a batch is split.
         steps: Updates of the transformer, unless the command line says otherwise.
         precision: "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
         batching: "shuffled", or "task_centric": few scenes, many samples of each per batch.
@@ -280,12 +279,10 @@ class TrainingConfig(LoopConfig):
     section: ClassVar[str] = "dynamics.training"
     RENAMED: ClassVar[Mapping[str, str]] = {
         **LoopConfig.RENAMED,
-        "accumulate": "gradient_accumulation_steps",
         "autoencoder_batch": "autoencoder_batch_size",
         "autoencoder_rate": "autoencoder_learning_rate",
     }
 
-    gradient_accumulation_steps: int = 1
     steps: int = 8000
     precision: str = "auto"
     batching: str = "shuffled"
@@ -302,14 +299,13 @@ class TrainingConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require, parts = requirement(f"section '{self.section}'"), self.gradient_accumulation_steps
+        require = requirement(f"section '{self.section}'")
         require.one_of(PRECISIONS, self, "precision")
         require.one_of(("shuffled", "task_centric"), self, "batching")
         require.one_of(("episode", "dataset"), self, "scene")
         require.one_of(("mode", "sample"), self, "posterior")
         fair = all(0 <= part <= most for part, most in zip(self.color_jitter, (1.0, 1.0, 1.0, 0.5), strict=True))
         require(fair, f"color_jitter is {self.color_jitter}, expected [0, 1] three times and a hue in [0, 0.5]")
-        require(self.batch_size % parts == 0, f"batch_size is not a multiple of {parts} parts")
 
 
 @dataclass(frozen=True)

@@ -108,13 +108,18 @@ def train_autoencoder(training: DynamicsTraining, model: LatentDynamics) -> None
     config, settings = training.config.autoencoder, training.config.training
     device, dataset, pool = training.device, training.dataset, training.frames
     size = max(settings.autoencoder_batch_size // len(training.shape.cameras), 1)
+    parts = settings.gradient_accumulation_steps
+    if size < parts:
+        raise ConfigError(
+            f"dynamics.training: autoencoder_batch_size is less than a picture a camera for {parts} parts"
+        )
     sampler = ShuffledSampler(len(pool), size, settings.seed)
     mean = _mean_image(dataset, pool).to(device)
     held_out = training.held_out.index
 
     def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        generator = torch.Generator().manual_seed(draw_seed(settings.seed, step))
-        frames = torch.from_numpy(dataset.frames(pool[sampler.draw(step)])).to(device)
+        generator = torch.Generator().manual_seed(draw_seed(settings.seed, step, part))
+        frames = torch.from_numpy(dataset.frames(pool[sampler.draw(step)[part::parts]])).to(device)
         images = to_unit(frames)
         weight = 1.0 + config.foreground * (images - mean).abs().mean(dim=-3, keepdim=True).clamp(max=1.0)
         weight, images = (weight / weight.mean()).flatten(0, 1), images.flatten(0, 1)
@@ -137,7 +142,8 @@ def train_autoencoder(training: DynamicsTraining, model: LatentDynamics) -> None
 
     budget, identity = training.autoencoder_budget, training.identity("autoencoder")
     peak = settings.autoencoder_learning_rate
-    loop = training.loop("autoencoder", autoencoder, loss, budget, identity, evaluate=evaluate, learning_rate=peak)
+    loop = training.loop("autoencoder", autoencoder, loss, budget, identity, evaluate=evaluate, learning_rate=peak,
+                         accumulate=parts)  # fmt: skip
     model.autoencoder.load_state_dict(loop.run().state_dict())
     _fit_latents(autoencoder, dataset, pool, device, settings.seed)
 

@@ -17,6 +17,7 @@ class LoopConfig:
 
     Attributes:
         batch_size: Samples per update.
+        gradient_accumulation_steps: Parts into which a batch is split; several processes share them.
         learning_rate: Peak learning rate of AdamW.
         lr_floor: Last learning rate over the peak.
         warmup_steps: Updates over which the learning rate rises.
@@ -32,6 +33,7 @@ class LoopConfig:
     #: Older names, which checkpoints may still hold.
     RENAMED: ClassVar[Mapping[str, str]] = {
         "batch": "batch_size",
+        "accumulate": "gradient_accumulation_steps",
         "rate": "learning_rate",
         "lr": "learning_rate",
         "rate_floor": "lr_floor",
@@ -44,6 +46,7 @@ class LoopConfig:
     }
 
     batch_size: int = 64
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
     lr_floor: float = 0.02
     warmup_steps: int = 200
@@ -56,6 +59,9 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         require = requirement(f"section '{self.section}'")
+        parts = self.gradient_accumulation_steps
+        require.at_least(1, gradient_accumulation_steps=parts)
+        require(self.batch_size % parts == 0, f"batch_size {self.batch_size} is not a multiple of {parts} parts")
         require.positive(self, "batch_size", "learning_rate", "max_grad_norm")
         require.at_least(0, self, "warmup_steps", "weight_decay", "checkpoint_seconds")
         require.within("[0, 1)", self, "ema_decay", "held_out")

@@ -6,6 +6,7 @@ averaged weights, optimiser, and what a subclass adds.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import json
@@ -25,6 +26,7 @@ from rise_env.errors import CheckpointError, TrainingError, requirement
 from rise_env.files import atomic_path, exclusive, to_json, to_plain, write_json
 from rise_env.provenance import provenance
 from rise_env.training.config import LoopConfig
+from rise_env.training.team import Loss, team
 
 __all__ = ["Budget", "Loop", "Progress", "start_run"]
 
@@ -92,7 +94,7 @@ class Loop:
         evaluate: Given the module with averaged weights and the step, metrics; called now and then, and at the end.
         evaluate_seconds: Time between two evaluations.
         learning_rate: Peak learning rate; that of `config` when None.
-        accumulate: Parts of an update, whose gradients are summed.
+        accumulate: Parts of an update, whose gradients are summed; processes of a `Team` share them.
         report: Called after updates, a few times a second.
         writer: TensorBoard writer, or None.
 
@@ -108,7 +110,7 @@ class Loop:
         phase: str,
         folder: Path,
         module: nn.Module,
-        loss: Callable[[int, int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+        loss: Loss,
         config: LoopConfig,
         budget: Budget,
         identity: Mapping[str, Any],
@@ -127,6 +129,9 @@ class Loop:
         self.peak = config.learning_rate if learning_rate is None else learning_rate
         self.identity = to_json(identity)
         self.report, self.writer = report, writer
+        self._team = team()
+        self._parts = self._team.share(accumulate, f"{config.section}.gradient_accumulation_steps")
+        self._joined = loss
         self.average = copy.deepcopy(module).eval().requires_grad_(False)
         self.optimiser = self.make_optimiser()
         self.step, self.elapsed, self.finished = 0, 0.0, False
@@ -158,8 +163,14 @@ class Loop:
 
     def _run(self) -> nn.Module:
         resumed = self._load()
+        if len(found := set(self._team.numbers(self.step))) > 1:
+            raise CheckpointError(
+                f"the processes found {sorted(map(int, found))} updates in {self.path}: put the run folder (--out) on "
+                "a file system that all machines share"
+            )
         if self.finished:
             return self.average
+        self._joined = self._team.join(self.module, self.loss)
         self._say({}, resumed)
         started, before = time.monotonic(), self.elapsed
         saved = evaluated = spoken = started
@@ -168,6 +179,8 @@ class Loop:
             metrics = self._update()
             now = time.monotonic()
             self.elapsed = before + now - started
+            if self.budget.seconds is not None:
+                self.elapsed = self._team.numbers(self.elapsed)[0]  # it decides what is learned, and how long
             if now - spoken > 0.5 or self.step == 1:
                 spoken = now
                 self._say({name: float(value) for name, value in metrics.items()})
@@ -223,12 +236,12 @@ class Loop:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         metrics: dict[str, torch.Tensor] = {}
-        for part in range(self.accumulate):
-            loss, metrics = self.loss(self.step, part)
-            if not bool(torch.isfinite(loss)):
-                parts = "".join(f", {name} {float(value):.3g}" for name, value in metrics.items() if name != "loss")
-                self._not_finite(f"the loss is {float(loss.detach())}{parts}")
-            (loss / self.accumulate).backward()
+        for part in self._parts:
+            waits = part != self._parts[-1]
+            with self._team.quietly(self._joined) if waits else contextlib.nullcontext():
+                loss, metrics = self._joined(self.step, part)
+                self._check_loss(loss, metrics)
+                (loss / len(self._parts)).backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
         if not bool(torch.isfinite(norm)):
             self._not_finite(f"the norm of the gradient is {float(norm)}")
@@ -243,12 +256,17 @@ class Loop:
             self.updated()
         return {**metrics, "gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate)}
 
+    def _check_loss(self, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor]) -> None:
+        if not bool(torch.isfinite(loss)):
+            parts = "".join(f", {name} {float(value):.3g}" for name, value in metrics.items() if name != "loss")
+            self._not_finite(f"the loss is {float(loss.detach())}{parts}")
+
     def _cosine(self) -> float:
         floor = self.config.lr_floor
         return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * self.used))
 
     def _evaluate(self) -> None:
-        if self.evaluate is None:
+        if self.evaluate is None or self._team.rank:
             return
         self._write(self.evaluate(self.average, self.step))
         self.module.train()
@@ -275,6 +293,8 @@ class Loop:
     # ------------------------------------------------------------------ the state on disk
 
     def _save(self) -> None:
+        if self._team.rank:
+            return
         state = {name: getattr(self, name) for name in ("identity", *_PLAIN)} | {"extra": self.extra_state()}
         state |= {name: getattr(self, name).state_dict() for name in _STATEFUL}
         with atomic_path(self.path) as aside:

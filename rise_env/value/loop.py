@@ -39,6 +39,7 @@ class ValueLoop(Loop):
         dataset: FrameDataset, labels: Labels, index: np.ndarray, imagined: ImaginedFrames | None, **outlets: Any,
     ) -> None:  # fmt: skip
         training = config.training
+        outlets |= {"accumulate": training.gradient_accumulation_steps}
         super().__init__("value", folder, model, self._loss, training, budget, identity, **outlets)
         self.model, self.value_config, self.device = model, config, model.device
         self.dataset, self.labels, self.index, self.imagined = dataset, labels, index, imagined
@@ -85,17 +86,18 @@ class ValueLoop(Loop):
         return self.target
 
     def _loss(self, step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        losses = self._losses(step, "td" in self.value_config.model.heads and self.used >= self.first_phase)
+        losses = self._losses(step, part, "td" in self.value_config.model.heads and self.used >= self.first_phase)
         weights = self.value_config.training.weights
         total = torch.stack([weights.get(head, 1.0) * loss for head, loss in losses.items()]).sum()
         return total, {"loss": total.detach(), **{head: loss.detach() for head, loss in losses.items()}}
 
-    def _losses(self, step: int, with_td: bool) -> dict[str, torch.Tensor]:
+    def _losses(self, step: int, part: int, with_td: bool) -> dict[str, torch.Tensor]:
         config, labels = self.value_config, self.labels
-        rng = np.random.default_rng([config.training.seed, step])
+        rng = np.random.default_rng([config.training.seed, step, *([part] if part else [])])
+        size = config.training.batch_size // config.training.gradient_accumulation_steps
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        count = round(config.training.batch_size * config.training.imagined_ratio) if self.imagined is not None else 0
-        index = self.index[rng.integers(len(self.index), size=config.training.batch_size - count)]
+        count = round(size * config.training.imagined_ratio) if self.imagined is not None else 0
+        index = self.index[rng.integers(len(self.index), size=size - count)]
         frames = self.dataset.frames(index)
         if self.imagined is not None and count:
             others, imitated = self.imagined.draw(rng, count)

@@ -51,7 +51,8 @@ class Cluster:
 
     def __init__(self, config: ClusterConfig, note: Callable[[str], None] = lambda text: None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._config, self._workers, self._started = config, list[Any](), False
+        self._workers, self._started = list[Any](), False
+        self._parts: list[Any] = []  # what workers are made of: objects nobody refers to are gone when one is replaced
         if not ray.is_initialized():
             self._started = True
             try:  # a cluster that `ray start` made, else one on this machine alone
@@ -95,6 +96,7 @@ class Cluster:
         plain = {name: np.array(value) if isinstance(value, np.memmap) else value for name, value in columns.items()}
         parts = ray.put(_files(bundle)), ray.put(StartStates(**plain))
         options = {name: value for name, value in kwargs.items() if name not in ("bundle", "starts", "device")}
+        self._parts += parts
         workers = self._spawn("env", _EnvWorker, *parts, env_id, options)
 
         def perform(jobs: Sequence[tuple[int, int, list[Call]]]) -> list[Any]:
@@ -109,8 +111,9 @@ class Cluster:
             return None
         with tempfile.TemporaryDirectory() as folder:
             policy.save_pretrained(Path(folder) / "policy")
-            files = _files(Path(folder) / "policy")
-        return RemoteProposer(self._spawn("rollout", _PolicyWorker, ray.put(files)), rows)
+            files = ray.put(_files(Path(folder) / "policy"))
+        self._parts.append(files)
+        return RemoteProposer(self._spawn("rollout", _PolicyWorker, files), rows)
 
     def _spawn(self, component: str, kind: Any, *args: Any) -> list[Any]:
         made = []

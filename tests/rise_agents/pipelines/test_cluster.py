@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,36 +23,16 @@ _AGENT = AgentPreset(
 )
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
 @pytest.fixture
 def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'rise-robotics[ray]'")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    patient = {
-        "raylet_start_wait_time_s": 300,
-        "agent_register_timeout_ms": 300_000,
-        "worker_register_timeout_seconds": 300,
-        "prestart_worker_first_driver": False,
-        "enable_worker_prestart": False,
-        "health_check_period_ms": 1000,
-    }
-    ports = iter(free_ports(12))
-
-    def small(**more: Any) -> dict[str, Any]:  # with given ports no process waits for another to write down its own
-        names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
-        return {"num_cpus": 1, "object_store_memory": 80_000_000, **{name: next(ports) for name in names}, **more}
-
-    made = Cluster(initialize_head=True, head_node_args=small(include_dashboard=False, _system_config=patient))
-    others = [made.add_node(**small(), wait=False) for _ in range(2)]
+    small = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    lean = {"prestart_worker_first_driver": False, "enable_worker_prestart": False, "health_check_period_ms": 1000}
+    made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False, "_system_config": lean})
+    others = [made.add_node(**small) for _ in range(2)]
     ray.init(address=made.address, log_to_driver=False)
     yield made, others
     ray.shutdown()
