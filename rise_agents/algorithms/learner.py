@@ -119,9 +119,12 @@ class Learner:
             self.parameters = [p for p in self.actor.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
         self.num_updates = 0
-        # Looked up once: walking the modules for every update costs as much as a small update.
-        self._averaged = [p.detach() for p in self.policy.parameters()]
-        self._trained = [p.detach() for p in self.actor.parameters()]
+        # Looked up once: walking the modules for every update costs as much as a small update. What is not trained is
+        # the same in both: it needs no averaging, and need not be sent to whoever proposes elsewhere.
+        both = zip(self.policy.parameters(), self.actor.parameters(), strict=True)
+        self._pairs, trained = [(p.detach(), a.detach()) for p, a in both], set(map(id, self.parameters))
+        moving = [place for place, one in enumerate(self.actor.parameters()) if id(one) in trained]
+        self._averaged, self._trained = ([self._pairs[place][side] for place in moving] for side in (0, 1))
 
     @functools.cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -203,9 +206,8 @@ class Learner:
 
     def distance(self) -> float:
         """Relative distance between averaged and trained weights."""
-        pairs = list(zip(self._averaged, self._trained, strict=True))
-        apart = sum(float((p - a).square().sum()) for p, a in pairs)
-        return (apart / max(sum(float(p.square().sum()) for p, _ in pairs), 1e-12)) ** 0.5
+        apart = sum(float((p - a).square().sum()) for p, a in self._pairs)
+        return (apart / max(sum(float(p.square().sum()) for p, _ in self._pairs), 1e-12)) ** 0.5
 
     def state_dict(self) -> dict[str, Any]:
         """Full state but for the averaged weights, which `Algorithm.save` keeps."""

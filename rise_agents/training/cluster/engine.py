@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -139,13 +139,13 @@ class RemoteProposer:
 
     def __init__(self, workers: Sequence[Any], rows: int) -> None:
         self._workers, self._rows = workers, rows
-        self._sent: dict[int, tuple[Policy, Any, Any]] = {}
+        self._sent: dict[int, _Sent] = {}
 
     def __call__(
         self, policy: Policy, observations: Mapping[str, Any], noise: torch.Tensor, guidance: float
     ) -> torch.Tensor:
         """Chunks as of `Policy.propose`; weights are sent where they have changed since the last call."""
-        weights, workers = [self._weights(policy)], itertools.cycle(self._workers)
+        weights, workers = self._weights(policy), itertools.cycle(self._workers)
         parts = slices(observations, noise, self._rows)
         asked = [next(workers).propose.remote(weights, *part, guidance) for part in parts]
         found = [_result(one) for one in asked]
@@ -154,15 +154,33 @@ class RemoteProposer:
                 raise one
         return torch.cat(found)
 
-    def _weights(self, policy: Policy) -> Any:
-        """Reference to the weights in the object store. Every change in place counts up a tensor's version."""
+    def _weights(self, policy: Policy) -> list[Any]:
+        """References to all weights as they were first, and to those that have changed since.
+
+        Every change in place counts up a tensor's version.
+        """
         state = policy.state_dict()
-        versions = [(name, value.data_ptr(), value._version) for name, value in state.items()]
-        before = self._sent.get(id(policy))
-        if before is None or before[1] != versions:
-            plain = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
-            self._sent[id(policy)] = policy, versions, ray.put(plain)
-        return self._sent[id(policy)][2]
+        versions = {name: (value.data_ptr(), value._version) for name, value in state.items()}
+        if id(policy) not in self._sent:
+            self._sent[id(policy)] = _Sent(policy, versions, versions, [_put(state), _put({})])
+        sent = self._sent[id(policy)]
+        if sent.last != versions:
+            changed = {name: value for name, value in state.items() if versions[name] != sent.first[name]}
+            self._sent[id(policy)] = _Sent(policy, sent.first, versions, [sent.references[0], _put(changed)])
+        return self._sent[id(policy)].references
+
+
+class _Sent(NamedTuple):
+    """What workers have of a policy, which is kept, so that its id stays its own."""
+
+    policy: Policy
+    first: Mapping[str, tuple[int, int]]
+    last: Mapping[str, tuple[int, int]]
+    references: list[Any]
+
+
+def _put(state: Mapping[str, torch.Tensor]) -> Any:
+    return ray.put({name: value.detach().to("cpu", copy=True) for name, value in state.items()})
 
 
 class _EnvWorker(ShardWorker):
@@ -194,15 +212,16 @@ class _PolicyWorker:
         _compute_on_one_core(device)
         with tempfile.TemporaryDirectory() as folder:
             self._policy = load_policy(_unpacked(files, Path(folder)), device=device).eval()
-        self._loaded: Any = None
+        self._loaded: list[Any] = [None, None]
 
     def propose(
         self, weights: list[Any], observations: dict[str, np.ndarray], noise: torch.Tensor, guidance: float
     ) -> torch.Tensor:
-        """Chunks for some observations, with the weights behind a reference (in a list, or Ray would fetch it)."""
-        if self._loaded != weights[0]:
-            self._policy.load_state_dict(ray.get(weights[0]))
-            self._loaded = weights[0]
+        """Chunks for some observations, with the weights behind references (in a list, or Ray would fetch them)."""
+        for number, (old, new) in enumerate(zip(self._loaded, weights, strict=True)):
+            if old != new or self._loaded[0] != weights[0]:
+                self._policy.load_state_dict(ray.get(new), strict=not number)
+        self._loaded = list(weights)
         return self._policy.propose(self._policy.context_of(observations), noise, guidance)
 
 
