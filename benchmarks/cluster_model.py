@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_agents.cli.options import at_least, finite
+from rise_env.errors import requirement
 
 __all__ = ["add_arguments", "run", "simulate"]
 
@@ -40,28 +40,33 @@ _INPUTS: dict[str, tuple[float, str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments, on top of those that every benchmark has."""
-    parser.add_argument("--gpus", type=at_least(1), nargs="+", default=[1, 8, 64], help="numbers of GPUs")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="numbers of GPUs")
     parser.add_argument(
         "--placement", choices=("shared", "apart"), default="shared",
         help="world model and policy on every GPU, or on half of them each (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--gpus-per-machine", type=at_least(1), default=8)
-    parser.add_argument("--envs-per-gpu", type=at_least(1), default=16, help="environments per GPU")
-    parser.add_argument("--shard", type=at_least(1), default=16, help="environments per batch")
-    parser.add_argument("--horizon", type=at_least(1), default=2, help="chunks in a row")
-    parser.add_argument("--epochs", type=at_least(1), default=4)
-    parser.add_argument("--batch-size", type=at_least(1), default=128)
-    parser.add_argument("--offline-ratio", type=finite, default=0.6)
-    parser.add_argument(
-        "--learners", type=at_least(1), default=1, help="GPUs that share an update, at no cost (today: 1)"
-    )
+    parser.add_argument("--gpus-per-machine", type=int, default=8)
+    parser.add_argument("--envs-per-gpu", type=int, default=16, help="environments per GPU")
+    parser.add_argument("--shard", type=int, default=16, help="environments per batch")
+    parser.add_argument("--horizon", type=int, default=2, help="chunks in a row")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--offline-ratio", type=float, default=0.6)
+    parser.add_argument("--learners", type=int, default=1, help="GPUs that share an update, at no cost (today: 1)")
     for name, (value, source) in _INPUTS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=finite, default=value, help=f"{source} ({value})")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=value, help=f"{source} ({value})")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """A row per number of GPUs: seconds of a round by part, chunks per second, what takes longest."""
-    given = vars(args)
+    given, require = vars(args), requirement("cluster_model")
+    require.at_least(
+        1, args, "gpus_per_machine", "envs_per_gpu", "shard", "horizon", "epochs", "batch_size", "learners"
+    )
+    require.within("[0, 1]", args, "offline_ratio")
+    require.within("[0, inf)", args, *_INPUTS)
+    require.positive(args, "network_gb_per_second", "store_gb_per_second")
+    require(min(args.gpus) >= 1, f"gpus {args.gpus}: expected whole numbers from 1")
     sources = {name: source if given[name] == value else "given" for name, (value, source) in _INPUTS.items()}
     rows = [simulate(gpus, given) for gpus in args.gpus]
     for row in rows:

@@ -16,10 +16,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from rise_agents.cli.options import at_least
 from rise_agents.progress import say
 from rise_agents.training.cluster.placement import ClusterConfig
 from rise_env.bundle import find_bundle
+from rise_env.errors import requirement
 from rise_env.registry import TASKS
 
 __all__ = ["add_arguments", "run"]
@@ -27,17 +27,19 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments, on top of those that every benchmark has."""
-    parser.add_argument("--workers", type=at_least(1), nargs="+", default=[1, 2], help="numbers of workers")
-    parser.add_argument("--num-envs", type=at_least(1), default=32, help="environments in all (default: %(default)s)")
-    parser.add_argument("--candidates", type=at_least(1), default=4, help="chunks per state (default: %(default)s)")
-    parser.add_argument("--shard", type=at_least(1), default=8, help="environments per batch (default: %(default)s)")
-    parser.add_argument("--repeats", type=at_least(1), default=7, help="rounds, after a first (default: %(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers")
+    parser.add_argument("--num-envs", type=int, default=32, help="environments in all (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=4, help="chunks per state (default: %(default)s)")
+    parser.add_argument("--shard", type=int, default=8, help="environments per batch (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds, after a first (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Chunks per second by number of workers, and over that of the first number, a worker."""
     from rise_agents.training.cluster.engine import Cluster
 
+    requirement("scaling").at_least(1, args, "num_envs", "candidates", "shard", "repeats")
+    requirement("scaling")(min(args.workers) >= 1, f"workers {args.workers}: expected whole numbers from 1")
     bundle = args.bundle or find_bundle(args.task, args.preset)
     env_id = TASKS.load(args.task).env_id()
     kwargs = {"bundle": str(bundle), "autoreset_mode": "disabled", "max_batch": args.shard}

@@ -188,8 +188,8 @@ class ShardedVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         results = self._perform(jobs)
         for (shard, _, _), result in zip(jobs, results, strict=True):
             if isinstance(result, BaseException):  # no shard remembers this call: all are where they were
-                if len(self._shards) > 1:
-                    result.add_note(f"(its numbers count from environment {self._shards[shard].start})")
+                if len(self._shards) > 1 and isinstance(result, RiseError):
+                    raise type(result)(f"{result} (numbers count from environment {self._shards[shard].start})")
                 raise result
         found: list[Any] = [None] * len(asked)
         for (shard, _, calls), result in zip(jobs, results, strict=True):
