@@ -172,16 +172,14 @@ def train_policy(run: BehaviourCloning) -> Policy:
     size = {"episodes": run.dataset.num_episodes, "frames": run.dataset.num_frames}
     described = {"policy": config, "data": {**size, "first": run.first, "advantage_bins": bins}}
     writer = start_run(run.folder, described, training.seed, {"policy": described}, run.tensorboard)
-    sampler, parts = (
-        ShuffledSampler(len(data), training.batch_size, training.seed),
-        training.gradient_accumulation_steps,
-    )
+    sampler = ShuffledSampler(len(data), training.batch_size, training.seed)
+    shares = training.gradient_accumulation_steps
 
     def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         number = training.seed * 1_000_003 + step + (part << 40)
         generator = torch.Generator().manual_seed(number)
         torch.manual_seed(number)  # dropout draws from here
-        batch = data.batch(sampler.draw(step)[part::parts], run.device)
+        batch = data.batch(sampler.draw(step)[part::shares], run.device)
         context = policy.context(batch.observations, batch.prompts, generator)
         total = policy.loss(context, batch.advantage_bins, batch.chunks, generator).mean()
         return total, {"loss": total.detach()}
@@ -193,7 +191,7 @@ def train_policy(run: BehaviourCloning) -> Policy:
 
     loop = Loop(
         "policy", run.folder, policy, loss, training, run.budget, described,
-        evaluate=evaluate, evaluate_seconds=training.evaluate_seconds, accumulate=parts, report=run.report,
+        evaluate=evaluate, evaluate_seconds=training.evaluate_seconds, accumulate=shares, report=run.report,
         writer=writer,
     )  # fmt: skip
     policy.load_state_dict(loop.run().state_dict())

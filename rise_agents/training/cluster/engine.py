@@ -91,9 +91,11 @@ class Cluster:
         if "env" not in self._places:
             return env
         starts = env.starts
-        columns = {field.name: getattr(starts, field.name) for field in dataclasses.fields(starts)}
+        columns: dict[str, Any] = {field.name: getattr(starts, field.name) for field in dataclasses.fields(starts)}
         # Memory-mapped arrays become plain ones, which workers of a machine share in its object store.
-        plain = {name: np.array(value) if isinstance(value, np.memmap) else value for name, value in columns.items()}
+        plain: dict[str, Any] = {
+            name: np.array(value) if isinstance(value, np.memmap) else value for name, value in columns.items()
+        }
         parts = ray.put(_files(bundle)), ray.put(StartStates(**plain))
         options = {name: value for name, value in kwargs.items() if name not in ("bundle", "starts", "device")}
         self._parts += parts

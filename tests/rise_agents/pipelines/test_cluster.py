@@ -47,9 +47,10 @@ def test_a_killed_machine_changes_nothing(tmp_path: Path, policy: Path, bundle: 
 
     def kill(algorithm: Any) -> None:
         if algorithm.rounds == 1:
-            cluster.remove_node(others[0], allow_graceful=False)
+            first = min(others, key=lambda machine: machine.node_manager_port)  # place 1
+            cluster.remove_node(first, allow_graceful=False)
 
-    config = ClusterConfig(num_nodes=3, component_placement={"env": "1-2", "rollout": "1", "actor": 0})
+    config = ClusterConfig(num_nodes=3, component_placement={"env": "1-2", "rollout": 2, "actor": 0})
     notes: list[str] = []
     spread = improve(_AGENT, base, ingredients, tmp_path / "spread", cluster=config, on_round=kill, note=notes.append,
                      progress_bar=False)  # fmt: skip
