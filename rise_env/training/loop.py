@@ -131,7 +131,6 @@ class Loop:
         self.report, self.writer = report, writer
         self._team = team()
         self._parts = self._team.share(accumulate, f"{config.section}.gradient_accumulation_steps")
-        self._joined = loss
         self.average = copy.deepcopy(module).eval().requires_grad_(False)
         self.optimiser = self.make_optimiser()
         self.step, self.elapsed, self.finished = 0, 0.0, False
@@ -170,7 +169,7 @@ class Loop:
             )
         if self.finished:
             return self.average
-        self._joined = self._team.join(self.module, self.loss)
+        self.loss = self._team.join(self.module, self.loss)
         self._say({}, resumed)
         started, before = time.monotonic(), self.elapsed
         saved = evaluated = spoken = started
@@ -238,8 +237,8 @@ class Loop:
         metrics: dict[str, torch.Tensor] = {}
         for part in self._parts:
             waits = part != self._parts[-1]
-            with self._team.quietly(self._joined) if waits else contextlib.nullcontext():
-                loss, metrics = self._joined(self.step, part)
+            with self._team.quietly(self.loss) if waits else contextlib.nullcontext():
+                loss, metrics = self.loss(self.step, part)
                 self._check_loss(loss, metrics)
                 (loss / len(self._parts)).backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)

@@ -28,6 +28,7 @@ from rise_agents.policies.loading import load_policy
 from rise_agents.training.cluster.placement import ClusterConfig
 from rise_agents.training.cluster.proposers import slices
 from rise_agents.training.cluster.sharded_env import Call, ShardedVectorEnv, ShardWorker
+from rise_env.dynamics.settings import VARIABLE
 from rise_env.envs.starts import StartStates
 from rise_env.errors import ConfigError
 from rise_env.threads import limit_cores
@@ -99,7 +100,8 @@ class Cluster:
         parts = ray.put(_files(bundle)), ray.put(StartStates(**plain))
         options = {name: value for name, value in kwargs.items() if name not in ("bundle", "starts", "device")}
         self._parts += parts
-        workers = self._spawn("env", _EnvWorker, *parts, env_id, options)
+        imagine = os.environ.get(VARIABLE, "")  # what `--imagine` said
+        workers = self._spawn("env", _EnvWorker, *parts, env_id, options, imagine)
 
         def perform(jobs: Sequence[tuple[int, int, list[Call]]]) -> list[Any]:
             asked = [workers[job[0] % len(workers)].run.remote(*job) for job in jobs]
@@ -188,8 +190,11 @@ def _put(state: Mapping[str, torch.Tensor]) -> Any:
 class _EnvWorker(ShardWorker):
     """Imagination on one place."""
 
-    def __init__(self, device: str, files: _Files, starts: StartStates, env_id: str, kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, device: str, files: _Files, starts: StartStates, env_id: str, kwargs: dict[str, Any], imagine: str
+    ) -> None:
         _compute_on_one_core(device)
+        os.environ[VARIABLE] = imagine
         import rise_env  # noqa: F401  (registers the ids)
 
         self._folder = tempfile.TemporaryDirectory()
