@@ -29,7 +29,8 @@ def record(
         TrainingError: If a set could not be recorded; finished episodes are kept.
     """
     folders = [root / f"{one.policy}-{one.seed}" for one in recordings]
-    work = {folder.name: (folder, one, task, preset, policy) for folder, one in zip(folders, recordings, strict=True)}
+    pairs = sorted(zip(folders, recordings, strict=True), key=lambda pair: -pair[1].episodes)  # no long one at the end
+    work = {folder.name: (folder, one, task, preset, policy) for folder, one in pairs}
     if failed := side_by_side(_record, work, _PROCESSES):
         lines = "".join(f"\n  {name}: {why}" for name, why in failed.items())
         raise TrainingError(f"{len(failed)} of {len(work)} sets were not recorded:{lines}")
