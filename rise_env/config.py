@@ -1,8 +1,9 @@
 """Configuration: YAML presets decoded into dataclasses by draccus.
 
-A preset is `configs/<task>/<preset>.yaml`. It is a mapping of *sections* (`task`, `cell`, ...), each of which belongs
-to one dataclass that lives beside the class it configures. `extends: <preset>` at the top starts from another preset of
-the same task and overrides it key by key. Unknown keys are errors that name the nearest known key.
+A preset is `configs/<task>/<preset>.yaml`, or `<preset>.yaml` in a folder of yours (`rise init-task`), whose path then
+stands for the task. It is a mapping of *sections* (`task`, `cell`, ...), each of which belongs to one dataclass that
+lives beside the class it configures. `extends: <preset>` at the top starts from another preset of the same folder and
+overrides it key by key. Unknown keys are errors that name the nearest known key.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ __all__ = [
     "merge",
     "parse_override",
     "rename_keys",
+    "task_files",
+    "task_folder",
     "with_overrides",
 ]
 
@@ -95,6 +98,27 @@ def available_presets() -> dict[str, list[str]]:
     return {folder: list(config_files(folder)) for folder in sorted(folders)}
 
 
+def task_folder(task: str) -> Path | None:
+    """The folder that `task` is the path of; None where it is a name, e.g. of a folder in `configs/`."""
+    if task.endswith((".yaml", ".yml")):
+        return None
+    known = task.replace("-", "_") in available_presets()
+    return None if known or not task or not Path(task).is_dir() else Path(task)
+
+
+def task_files(task: str, kind: str = "") -> dict[str, Path]:
+    """YAML files of a task by name: its presets, or with `kind="agent"` its agents.
+
+    Args:
+        task: Name of a task, or path of its folder.
+        kind: Folder within that of the task.
+    """
+    folder = task_folder(task)
+    if folder is None:
+        return config_files(f"{task.replace('-', '_')}/{kind}")
+    return {path.stem: path for path in sorted((folder / kind).glob("*.yaml")) if not path.stem.startswith("_")}
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read one YAML mapping.
 
@@ -118,8 +142,8 @@ def load_config(task: str, preset: str = "small", overrides: Iterable[str] = ())
     """Load a preset, follow `extends` and apply overrides.
 
     Args:
-        task: Task name (a folder of `configs/`, `-` and `_` are the same), or the path of a YAML file, in which case
-            `preset` is ignored.
+        task: Task name (a folder of `configs/`, `-` and `_` are the same), the path of such a folder of yours, or that
+            of a YAML file, in which case `preset` is ignored.
         preset: Preset name, e.g. "small".
         overrides: Dotted assignments such as `"task.fps=15"`; values are YAML.
 
@@ -132,15 +156,14 @@ def load_config(task: str, preset: str = "small", overrides: Iterable[str] = ())
     if task.endswith((".yaml", ".yml")):
         path = Path(task)
     else:
-        folder = task.replace("-", "_")
-        presets = available_presets()
-        if folder not in presets:
-            raise ConfigError(unknown_name("task", folder, presets))
-        if preset not in presets[folder]:
-            known = ", ".join(presets[folder])
-            hint = did_you_mean(preset, presets[folder])
-            raise ConfigError(f"task {folder!r} has no preset {preset!r}.{hint} Known presets: {known}.")
-        path = config_files(folder)[preset]
+        files = task_files(task)
+        if not files and task_folder(task) is None:
+            known = unknown_name("task", task.replace("-", "_"), available_presets())
+            raise ConfigError(f"{known} Or give the folder of a task: `rise init-task DATASET` writes one.")
+        if preset not in files:
+            hint, listed = did_you_mean(preset, files), ", ".join(files) or "none"
+            raise ConfigError(f"task {task!r} has no preset {preset!r}.{hint} Known presets: {listed}.")
+        path = files[preset]
     content, require = load_extended(path), requirement(str(path))
     for section, value in content.items():
         require(section in SECTIONS, unknown_name("section", section, ("extends", *SECTIONS)))
@@ -164,7 +187,9 @@ def load_extended(
     if path in _seen:
         raise ConfigError(f"configuration file {path} extends itself: {' -> '.join(p.name for p in (*_seen, path))}")
     content = load_yaml(path)
-    parent = content.pop("extends", None)
+    task, parent = content.get("task"), content.pop("extends", None)
+    if isinstance(task, dict) and str(layout := task.get("layout")).endswith((".yaml", ".yml")):
+        content["task"] = {**task, "layout": str(path.parent / str(layout))}  # beside the file that names it
     if parent is None:
         return content
     above = find(str(parent), path.parent) if find else path.parent / f"{parent}.yaml"

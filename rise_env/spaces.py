@@ -10,7 +10,7 @@ from gymnasium import spaces
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 
-__all__ = ["action_space", "check_lags", "image_key", "lag_key", "observation_space"]
+__all__ = ["action_space", "check_lags", "default_lags", "image_key", "lag_key", "observation_space"]
 
 
 def image_key(camera: str) -> str:
@@ -30,17 +30,28 @@ def check_lags(spec: TaskSpec, lags: Sequence[int]) -> tuple[int, ...]:
         ConfigError: If a lag is no positive multiple of the stride (imagination has no frames in between), reaches
             beyond the recorded history or the imagined chunk, or if lags repeat.
     """
-    furthest = min((spec.history - 1) * spec.stride, spec.chunk - spec.stride)
+    furthest = _furthest_lag(spec)
     if not isinstance(lags, Iterable) or not all(isinstance(lag, int | np.integer) for lag in lags):
         raise ConfigError(f"observation_lags {lags!r}: expected whole numbers of control steps")
     if any(lag < 1 or lag % spec.stride or lag > furthest for lag in lags):
+        fits = list(range(spec.stride, furthest + 1, spec.stride))
         raise ConfigError(
             f"observation_lags {list(lags)}: expected multiples of the stride {spec.stride} up to {furthest} "
-            f"control steps (history {spec.history}, chunk {spec.chunk})"
+            f"control steps (history {spec.history}, chunk {spec.chunk}): {fits or 'none'}. Those of a policy are "
+            "policy.model.lags"
         )
     if len(set(lags)) != len(lags):
         raise ConfigError(f"observation_lags {list(lags)} repeat")
     return tuple(int(lag) for lag in lags)
+
+
+def default_lags(spec: TaskSpec) -> tuple[int, ...]:
+    """One stride, the last imagined frame; nothing where a task remembers no past."""
+    return (spec.stride,) if spec.stride <= _furthest_lag(spec) else ()
+
+
+def _furthest_lag(spec: TaskSpec) -> int:
+    return min((spec.history - 1) * spec.stride, spec.chunk - spec.stride)
 
 
 def observation_space(spec: TaskSpec, lags: Sequence[int] = ()) -> spaces.Dict:

@@ -9,7 +9,7 @@ conditioned on besides the observation is the bin of the advantage (RISE, arXiv 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,6 +21,7 @@ from rise_agents.policies.flow_network import ChunkDenoiser, NetworkConfig, View
 from rise_agents.policies.real_time import RtcConstraint, filled_up, guidance_weight, prefix_weights
 from rise_env.errors import requirement
 from rise_env.pretrained import STORAGES
+from rise_env.spaces import check_lags, default_lags
 from rise_env.tasks import TaskSpec
 
 __all__ = ["FlowPolicy", "FlowPolicyConfig"]
@@ -35,7 +36,8 @@ class FlowPolicyConfig:
 
     Attributes:
         network: Sizes.
-        lags: Past observations to read, in control steps; two moments show speeds, one does not.
+        lags: Past observations to read, in control steps, multiples of the task's stride; two moments show speeds, one
+            does not. The last imagined frame (one stride) when None.
         prediction_type: What the network predicts: "velocity", or "sample", the clean chunk, from which the velocity
             follows. The second need not carry the noise through the network, and gets to the same precision in far
             fewer updates.
@@ -54,7 +56,7 @@ class FlowPolicyConfig:
     }  # fmt: skip
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    lags: tuple[int, ...] = (2,)
+    lags: tuple[int, ...] | None = None
     prediction_type: str = "velocity"
     steps: int = 6
     guidance: float = 2.0
@@ -109,8 +111,9 @@ class FlowPolicy(Policy):
         self, spec: TaskSpec, config: FlowPolicyConfig | None = None, codec: AdvantageCodec | None = None
     ) -> None:
         super().__init__()
-        self.spec, self.config = spec, config or FlowPolicyConfig()
-        self.codec, self.lags = codec or AdvantageCodec(), self.config.lags
+        self.spec, config = spec, config or FlowPolicyConfig()
+        self.lags = default_lags(spec) if config.lags is None else check_lags(spec, config.lags)
+        self.config, self.codec = replace(config, lags=self.lags), codec or AdvantageCodec()
         self.guidance, self.noise_scale = self.config.guidance, self.config.noise_scale
         dim, moments = spec.layout.dim, 1 + len(self.lags)
         network = self.config.network

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rise_env.config import config_files, decode, load_extended, merge, parse_override
+from rise_env.config import decode, load_extended, merge, parse_override, task_files
 from rise_env.errors import ConfigError, requirement
 from rise_env.registry import ALGORITHMS
 
@@ -56,14 +56,14 @@ def load_agent_preset(name: str, task: str) -> AgentPreset:
     """How an algorithm is run on a task.
 
     Args:
-        name: Name of `configs/<task>/agent/<name>.yaml`, path of such a file, or name of an algorithm, which is then
+        name: Name of `agent/<name>.yaml` in the task's folder, path of such a file, or name of an algorithm, which is then
             run with its defaults.
-        task: Name of the task.
+        task: Name of the task, or path of its folder.
 
     Raises:
         ConfigError: If there is neither, or the file is wrong.
     """
-    known = config_files(f"{task}/agent")
+    known = task_files(task, "agent")
     key = name.replace("-", "_")
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
