@@ -21,7 +21,7 @@ from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import atomic_directory, to_plain, write_json
 from rise_env.pretrained import CONFIG, WEIGHTS, listed, read_config
 from rise_env.provenance import provenance
-from rise_env.tasks import TaskSpec, task_from_section
+from rise_env.tasks import TaskSpec, name_of_task, task_from_section
 
 if TYPE_CHECKING:
     from rise_env.world_model import CompositionalWorldModel
@@ -73,18 +73,18 @@ class Bundle:
 
 
 def bundle_directories() -> list[Path]:
-    """Where bundles are looked for: `RISE_BUNDLES` if it is set, then the package itself."""
+    """Where bundles are looked for: `RISE_BUNDLES` if it is set, the package itself, then `bundles` where one works."""
     named = os.environ.get("RISE_BUNDLES")
-    return [*([Path(named)] if named else []), Path(__file__).resolve().parent / "bundles"]
+    return [*([Path(named)] if named else []), Path(__file__).resolve().parent / "bundles", Path("bundles")]
 
 
 def find_bundle(task: str, preset: str | None = None) -> Path:
-    """Directory of a task's bundle, `<task>` or `<task>-<preset>`.
+    """Directory of a task's bundle, `<task>` or `<task>-<preset>`; `task` is a name, or the folder of a task.
 
     Raises:
         ConfigError: If there is none; the message names the command that makes it.
     """
-    name = task.replace("-", "_") + (f"-{preset}" if preset else "")
+    name = name_of_task(task) + (f"-{preset}" if preset else "")
     for folder in bundle_directories():
         if (folder / name / _MANIFEST).is_file():
             return folder / name
@@ -92,8 +92,8 @@ def find_bundle(task: str, preset: str | None = None) -> Path:
     command = BUILD_COMMAND.format(task=task, out=f"bundles/{name}") + (f" --preset {preset}" if preset else "")
     raise ConfigError(
         f"there is no bundle of task {task!r}" + (f", preset {preset!r}" if preset else "") + f" (looked at {looked}). "
-        f"Build it with\n    {command}\nand set RISE_BUNDLES to the directory that holds it (here: bundles); "
-        "or pass bundle=, or starts= and world_model=."
+        f"Build it with\n    {command}\nwhich is found from here, and elsewhere if RISE_BUNDLES is the directory that "
+        "holds it; or pass --bundle (bundle=), or starts= and world_model=."
     )
 
 

@@ -115,7 +115,8 @@ def task_files(task: str, kind: str = "") -> dict[str, Path]:
     """
     folder = task_folder(task)
     if folder is None:
-        return config_files(f"{task.replace('-', '_')}/{kind}")
+        name = task.replace("-", "_")
+        return config_files(f"{name}/{kind}") if name in available_presets() else {}
     return {path.stem: path for path in sorted((folder / kind).glob("*.yaml")) if not path.stem.startswith("_")}
 
 

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rise_env.config import config_files, decode, load_config, load_yaml
+from rise_env.config import config_files, decode, load_config, load_yaml, task_files, task_folder
 from rise_env.errors import ConfigError, LayoutError, requirement
 
-__all__ = ["JointLayout", "Outside", "TaskSpec", "flatten_names", "load_layout", "load_task"]
+__all__ = ["JointLayout", "Outside", "TaskSpec", "flatten_names", "load_layout", "load_task", "name_of_task"]
 
 #: What joint values may have been recorded in by mistake: name and size of the unit, by the unit of the layout.
 _UNITS = {
     "rad": {"degrees": math.pi / 180, "0.001 degrees": math.pi / 180_000},
     "m": {"millimetres": 1e-3, "0.001 millimetres": 1e-6},
+    "deg": {"radians": 180 / math.pi},
+    "none": {},
 }
 
 _DEEPEST = 8  # lists within lists
@@ -47,7 +49,8 @@ class JointLayout:
     Attributes:
         name: Name of the layout, e.g. "piper_bimanual".
         names: One name per dimension.
-        units: "rad" or "m" per dimension.
+        units: Per dimension "rad", "deg", "m", or "none" for a number without unit, such as a hand that is closed from
+            0 to 1. Policies predict changes of angles, and everything else as it is.
         lower: Lower limit per dimension, in its unit; finite.
         upper: Upper limit per dimension, in its unit; finite and above `lower`.
         tolerance: How far recorded or received values may lie outside the limits without a warning, as a part of the
@@ -78,6 +81,22 @@ class JointLayout:
     def dim(self) -> int:
         """Number of dimensions D."""
         return len(self.names)
+
+    @property
+    def angles(self) -> np.ndarray:
+        """Which dimensions are angles, bool (D,)."""
+        return np.isin(self.units, ("rad", "deg"))
+
+    def sizes(self, rad: float, m: float) -> np.ndarray:
+        """A size of every dimension in its unit, float64 (D,).
+
+        Args:
+            rad: That of an angle; of a number without unit it is the same part of its range as of half a turn.
+            m: That of a length.
+        """
+        turns = {"rad": rad, "deg": math.degrees(rad), "m": m}
+        spans = zip(self.units, self.lower, self.upper, strict=True)
+        return np.array([turns[unit] if unit in turns else rad / math.pi * (high - low) for unit, low, high in spans])
 
     @property
     def low(self) -> np.ndarray:
@@ -283,6 +302,18 @@ def load_task(task: str = "brick_sorting", preset: str = "small", overrides: Seq
     config = load_config(task, preset, overrides)
     requirement(f"configuration {task!r}")("task" in config, "it has no 'task' section")
     return task_from_section(config["task"])
+
+
+def name_of_task(task: str) -> str:
+    """Name of a task that is given by name, or by the path of its folder or of a YAML file, whose own word counts.
+
+    Raises:
+        ConfigError: If something in the configuration is wrong.
+    """
+    folder = task_folder(task)
+    if folder is None and not task.endswith((".yaml", ".yml")):
+        return task.replace("-", "_")
+    return load_task(task, next(iter(task_files(task)), "small")).name
 
 
 def task_from_section(section: Mapping[str, Any]) -> TaskSpec:

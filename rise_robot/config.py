@@ -53,7 +53,7 @@ class PerUnit:
 
     def vector(self, layout: JointLayout) -> np.ndarray:
         """The number of every joint of a layout, float64 (D,)."""
-        return np.array([getattr(self, unit) for unit in layout.units], float)
+        return layout.sizes(self.rad, self.m)
 
 
 @dataclass(frozen=True)

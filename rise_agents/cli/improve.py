@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--agent", default="rise", help="agent (default: %(default)s)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--task", default="brick_sorting", help="task (default: %(default)s)")
+    where.add_argument(
+        "--task",
+        help="task name, or folder of a task (default: that of --bundle, else of --policy, else brick_sorting)",
+    )
     where.add_argument("--env", metavar="ID", help="another imagination than the task's own")
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
     parser.add_argument(
@@ -76,18 +79,28 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.errors import ConfigError
     from rise_env.registry import TASKS
+    from rise_env.tasks import name_of_task
 
     cluster = None if args.cluster is None else load_cluster(args.cluster)
-    env_id = args.env or TASKS.load(args.task).env_id()
-    task = task_of(env_id)
+    task = args.task if args.env is None else task_of(args.env)
+    policy = None if args.policy == "base" else resolve_policy(args.policy)
     if args.bundle is None and task is None:
-        raise ConfigError(f"{env_id} is of no task: give --bundle")
+        if args.env is not None:
+            raise ConfigError(f"{args.env} is of no task: give --bundle")
+        task = policy.spec.name if policy else "brick_sorting"
     bundle = load_bundle(args.bundle or find_bundle(task or ""))
-    agent = load_agent_preset(args.agent, bundle.spec.name).replace(
+    name = bundle.spec.name
+    if task is not None and name_of_task(task) != name:
+        raise ConfigError(
+            f"bundle {bundle.path} is of task {name!r}, not of {task!r}: leave --task out, or give another"
+        )
+    env_id = args.env or (TASKS.load(name).env_id() if name in TASKS else "RISE-Imagination-v0")
+    say(f"imagining with {bundle.path}")
+    agent = load_agent_preset(args.agent, task or name).replace(
         {**parse_settings(args.overrides), **({} if args.seed is None else {"seed": args.seed})},
         chunks=args.chunks, real_steps=args.real_steps, num_envs=args.num_envs, start_states=args.starts,
     )  # fmt: skip
-    policy = resolve_policy(args.policy, bundle=bundle)
+    policy = policy or resolve_policy("base", bundle=bundle)
     opening = {name: getattr(args, name) for name in ("state_key", "action_key", "trust_layout", "skip_bad_episodes")}
     ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle, opening=opening)
     improve(agent, policy, ingredients, args.out, minutes=args.minutes, cluster=cluster, audit_states=args.audit,

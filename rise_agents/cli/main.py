@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, Command] = {
     "demo": Command("rise_agents.cli.demo", "improve a policy in imagination, prove it in the cell", "Start here"),
     "showcase": Command("rise_agents.cli.showcase", "film experts and operators in the work cell", "Start here"),
     "info": Command("rise_agents.cli.info", "versions, hardware, tasks, presets and environment ids", "Start here"),
+    "init-task": Command("rise_agents.cli.init_task", "write a task for a dataset of yours", "Data"),
     "record": Command("rise_agents.cli.record", "record episodes as a LeRobot dataset", "Data"),
     "convert": Command("rise_agents.cli.convert", "ALOHA and Piper HDF5 episodes to a LeRobot dataset", "Data"),
     "stats": Command("rise_agents.cli.stats", "normalisation statistics of a dataset", "Data"),
@@ -65,6 +66,7 @@ COMMANDS: Mapping[str, Command] = {
 
 _EXAMPLES = {
     "demo": "rise demo --json demo.json",
+    "init-task": "rise init-task data/my_robot",
     "record": "rise record --task brick_sorting --policy expert --episodes 50 --out data/bricks",
     "train": "rise train dynamics --data data/bricks --preset small --out runs/dynamics --minutes 60",
     "improve": "rise improve --agent rise --policy base --chunks 30000 --seed 0 --out runs/rise",

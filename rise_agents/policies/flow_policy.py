@@ -27,7 +27,7 @@ from rise_env.tasks import TaskSpec
 __all__ = ["FlowPolicy", "FlowPolicyConfig"]
 
 _TIME_FLOOR = 0.1
-_LEAST_SPREAD = {"rad": 0.02, "m": 0.004}  # of a component of the chunk, so that still joints are not blown up
+_LEAST_SPREAD = (0.02, 0.004)  # rad and m, of a component of the chunk, so that still joints are not blown up
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,14 @@ class FlowPolicy(Policy):
         self.encoders = nn.ModuleList([ViewEncoder(moments, spec.image_size, network) for _ in spec.cameras])
         self.features = len(spec.cameras) * network.embed + moments * dim
         self.denoiser = ChunkDenoiser(spec.chunk * dim, self.features, self.codec.num_bins + 1, network)
-        self.register_buffer("relative", torch.tensor([float(unit == "rad") for unit in spec.layout.units]))
+        self.register_buffer("relative", torch.from_numpy(spec.layout.angles).float())
         for name, shape in (("state", (dim,)), ("chunk", (spec.chunk, dim))):
             self.register_buffer(f"{name}_mean", torch.zeros(shape))
             self.register_buffer(f"{name}_std", torch.ones(shape))
 
     def fit_normalisation(self, states: torch.Tensor, chunks: torch.Tensor) -> None:
         """Take mean and deviation from data: states (N, D) and the chunks (N, chunk, D) commanded from there."""
-        least = torch.tensor([_LEAST_SPREAD[unit] for unit in self.spec.layout.units])
+        least = torch.from_numpy(self.spec.layout.sizes(*_LEAST_SPREAD)).float()
         for name, values in (("state", states), ("chunk", chunks - self.relative * states[:, None])):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             getattr(self, f"{name}_std").copy_(values.std(0).clamp(min=least))

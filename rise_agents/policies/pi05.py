@@ -31,7 +31,7 @@ __all__ = ["Pi05Context", "Pi05Policy"]
 
 TOKENIZER = "tokenizer"  # folder inside a checkpoint
 _TEXT_BYTES = 512  # of an instruction; 200 tokens hold no more
-_LEAST_RANGE = {"rad": 0.04, "m": 0.008}  # of a joint, so that one that stood still in the data is not blown up
+_LEAST_RANGE = (0.04, 0.008)  # rad and m, of a joint, so that one that stood still in the data is not blown up
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Pi05Policy(Policy):
         check_tokenizer(self.tokenizer, self.config)
         #: LeRobot's PI05Policy.
         self.network: Any = build_network(spec, self.config, self.views, device)
-        angles = [float(self.config.relative and unit == "rad") for unit in spec.layout.units]
-        self.register_buffer("relative", torch.tensor(angles, device=device))
+        relative = torch.from_numpy(spec.layout.angles & self.config.relative).float()
+        self.register_buffer("relative", relative.to(device))
         for name in ("state", "chunk"):
             self.register_buffer(f"{name}_low", torch.full((dim,), -1.0, device=device))
             self.register_buffer(f"{name}_high", torch.ones(dim, device=device))
@@ -113,7 +113,7 @@ class Pi05Policy(Policy):
     def fit_normalisation(self, states: torch.Tensor, chunks: torch.Tensor) -> None:
         """Take the range of each joint from data: the 1st to the 99th percentile becomes [-1, 1]."""
         moved = chunks - self.relative.to(chunks) * states[:, None]
-        least = torch.tensor([_LEAST_RANGE[unit] for unit in self.spec.layout.units])
+        least = torch.from_numpy(self.spec.layout.sizes(*_LEAST_RANGE)).float()
         for name, values in (("state", states), ("chunk", moved.flatten(0, 1))):
             # Not torch.quantile, which takes 16 million numbers at most.
             found = np.quantile(values.double().cpu().numpy(), [0.01, 0.99], axis=0)

@@ -56,8 +56,8 @@ def load_agent_preset(name: str, task: str) -> AgentPreset:
     """How an algorithm is run on a task.
 
     Args:
-        name: Name of `agent/<name>.yaml` in the task's folder, path of such a file, or name of an algorithm, which is then
-            run with its defaults.
+        name: Name of `agent/<name>.yaml` in the task's folder, path of such a file, or name of an algorithm, which is
+            then run with its defaults.
         task: Name of the task, or path of its folder.
 
     Raises:

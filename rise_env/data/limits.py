@@ -12,10 +12,10 @@ from rise_env.tasks import JointLayout
 
 __all__ = ["LARGEST", "check_limits", "impossible"]
 
-#: No joint has ever been there, whatever the limits: a hundred and more turns, a hundred metres.
-_ABSURD = {"rad": 1000.0, "m": 100.0}
-#: Nor in degrees, millimetres or steps of an encoder.
+#: No joint has ever been there, in degrees, millimetres or steps of an encoder.
 LARGEST = 1e6
+#: Nor there, whatever the limits: a hundred and more turns, a hundred metres.
+_ABSURD = {"rad": 1000.0, "deg": 60_000.0, "m": 100.0, "none": LARGEST}
 
 
 def check_limits(values: np.ndarray, layout: JointLayout, where: Callable[[int], str], way_out: str = "") -> None:

@@ -161,7 +161,7 @@ class ImperfectOperator(ScriptedPolicy):
                 plan[step] = before
             elif habit.tremor:
                 self._shake = 0.7 * self._shake + 0.7 * self._rng.normal(0, habit.tremor, plan.shape[1])
-                shake = np.where([unit == "rad" for unit in spec.layout.units], self._shake, 0.0)
+                shake = np.where(spec.layout.angles, self._shake, 0.0)
                 plan[step] = plan[step] + shake
             before = plan[step]
         return np.clip(plan, spec.layout.low, spec.layout.high)
