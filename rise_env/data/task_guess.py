@@ -118,12 +118,10 @@ def guess_times(dataset: Dataset) -> TimeGuess:
     lag = float(np.nanmax(lags)) if np.isfinite(lags).any() else math.nan
     # A chunk's end must show what the chunk commands, not what was commanded before.
     seconds = max(_CHUNK, 3 * lag if lag > 0 else 0.0)
-    fits = int(np.quantile(dataset.lengths, 0.1) - 1) // 2  # two chunks, in nine of ten episodes
-    stride = max(1, min(math.floor(seconds * fps / FRAMES + 0.5), fits // FRAMES))
-    frames = FRAMES if stride * FRAMES <= max(fits, FRAMES) else FRAMES // 2
-    middle = int(np.median(dataset.lengths))
-    while frames * stride >= middle and frames > 1:
-        frames //= 2
+    short, middle = int(np.quantile(dataset.lengths, 0.1)), int(np.median(dataset.lengths))
+    # Two chunks in nine of ten episodes, and as many frames of a chunk as there is room for.
+    stride = max(1, min(math.floor(seconds * fps / FRAMES + 0.5), (short - 1) // 2 // FRAMES))
+    frames = next((count for count in (FRAMES, FRAMES // 2) if count * stride < short), FRAMES // 4)
     if frames * stride >= middle:
         raise DatasetError(
             f"{dataset.name}: half of its {dataset.num_episodes} episodes have at most {middle} frames, too few for "

@@ -1,0 +1,142 @@
+"""`rise init-task`, and from a stranger's dataset to an improved policy by commands alone."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from rise_agents.cli.main import main
+from rise_agents.pipelines.init_task import task_name
+from rise_env.data import open_dataset
+from rise_env.tasks import load_task
+from rise_env.value.config import load_value_config
+
+JOINTS = ("base", "elbow", "wrist", "gripper")
+
+
+def write_dataset(root: Path, **changes: Any) -> Path:
+    """A LeRobot v2.1 dataset of a one-armed robot at 50 Hz; `changes` are those of its `info.json`, and `success`."""
+    success, lengths, rng = (
+        changes.pop("success", None),
+        changes.pop("lengths", (48, 60, 52, 56)),
+        np.random.default_rng(0),
+    )
+    cameras = changes.pop("cameras", ("observation.images.front",))
+    joints = {"dtype": "float32", "shape": [4], "names": changes.pop("names", list(JOINTS))}
+    features = {"observation.state": joints, "action": joints}
+    features |= {
+        key: {"dtype": "image", "shape": [32, 48, 3], "names": ["height", "width", "channels"]} for key in cameras
+    }
+    info = {
+        "codebase_version": "v2.1", "fps": 50, "features": features, "chunks_size": 1000, "robot_type": "wobbler",
+        "total_episodes": len(lengths), "total_frames": sum(lengths), "video_path": None,
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet", **changes,
+    }  # fmt: skip
+    if success is not None:
+        features["episode_success"] = {"dtype": "bool", "shape": [1], "names": None}
+    for folder in ("meta", "data/chunk-000"):
+        (root / folder).mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(info))
+    rows = [{"episode_index": i, "tasks": ["Stack: the 'cups' #1"], "length": n} for i, n in enumerate(lengths)]
+    (root / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (root / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "Stack: the 'cups' #1"}))
+    for episode, count in enumerate(lengths):
+        action = np.sin(np.linspace(0, 3, count)[:, None] + rng.uniform(0, 1, 4)) * [90, 60, 45, 0] + [0, 0, 0, 1]
+        action[:, 3] = np.linspace(2, 98, count)
+        columns: dict[str, Any] = {
+            "observation.state": np.concatenate([action[:1], action[:-1]]).astype(np.float32).tolist(),
+            "action": action.astype(np.float32).tolist(), "frame_index": np.arange(count),
+            "episode_index": np.full(count, episode), "index": sum(lengths[:episode]) + np.arange(count),
+            "task_index": np.zeros(count, np.int64), "timestamp": np.arange(count, dtype=np.float32) / info["fps"],
+        }  # fmt: skip
+        if success is not None:
+            columns["episode_success"] = np.full(count, success[episode])
+        for key in cameras:
+            columns[key] = [{"bytes": png(i * 40 // count), "path": None} for i in range(count)]
+        pq.write_table(pa.table(columns), root / f"data/chunk-000/episode_{episode:06d}.parquet")
+    return root
+
+
+def png(left: int) -> bytes:
+    image = np.full((32, 48, 3), 40, np.uint8)
+    image[10:20, left : left + 8] = 220
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of somebody who works there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_from_a_dataset_to_an_improved_policy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what init-task prints, and sizes."""
+    write_dataset(here / "my data")
+    assert main(["init-task", "my data"]) == 0
+    said = capsys.readouterr().out
+    assert "rise improve --task tasks/my_data --policy runs/my_data-base" in said
+    task, data = ["--task", "tasks/my_data", "--preset", "tiny"], ["--data", "my data", "--steps", "2"]
+    quick = ["--device", "cpu", "--threads", "1"]
+    bundle = ["train", "bundle", *task, *data, "--out", "bundles/my_data", "--imagined", "3", "--starts", "8"]
+    assert main([*bundle, *quick]) == 0
+    assert main(["train", "policy", *task, *data, "--plain", "--out", "runs/my_data-base", *quick]) == 0
+    improve = ["improve", "--policy", "runs/my_data-base", "--chunks", "8", "--num-envs", "4"]
+    assert main([*improve, "--out", "runs/improved", "--set", "batch_size=8", "epochs=1"]) == 0
+    assert (here / "runs/improved/model/model.safetensors").is_file()
+    assert "bundles/my_data" in capsys.readouterr().err
+    # Another robot's policy or task is told by name, and a task without a cell has no success to count.
+    for wrong, words in {
+        ("--policy", "base", "--task", "tasks/my_data"): "holds no base policy: train one",
+        ("--policy", "runs/my_data-base", "--task", "box_closing", "--bundle", "bundles/my_data"): "of task 'my_data'",
+    }.items():
+        assert main(["improve", *wrong, "--out", "runs/wrong"]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "base", "outcome"),
+    [
+        ({}, {"fps": 50}, "success"),
+        ({"success": (True, False, True, False), "fps": 29.97}, {"fps": 30}, "recorded"),
+        ({"names": None}, {"trust_layout": True}, "success"),
+        ({"names": ["on", "no: #x\n  evil: 1", "1", "~"]}, {}, "success"),
+        ({"cameras": ("observation.images.top", "observation.images.a b")},
+         {"cameras": {"top": "observation.images.top", "a_b": "observation.images.a b"}}, "success"),
+    ],
+)  # fmt: skip
+def test_what_is_written_fits_the_dataset(here: Path, changes: Any, base: Any, outcome: str) -> None:
+    data = write_dataset(here / "data", **changes)
+    assert main(["init-task", str(data), "--out", "mine"]) == 0
+    values = yaml.safe_load(Path("mine/_base.yaml").read_text())["task"]
+    assert {key: values[key] for key in base} == base
+    assert values["prompt"] == "Stack: the 'cups' #1"
+    for preset in ("small", "tiny"):
+        spec = load_task("mine", preset)
+        assert spec.layout.units == ("deg", "deg", "deg", "none" if changes.get("names", JOINTS) is JOINTS else "deg")
+        open_dataset(data, spec)  # no warning: limits hold what was recorded
+        assert load_value_config("mine", preset).labels.outcome == outcome
+    assert load_value_config("mine").model.heads == (
+        ("progress",) if outcome == "success" else ("progress", "td", "success")
+    )
+    assert main(["init-task", str(data), "--out", "mine"]) == 2  # what was corrected by hand is not overwritten
+    with pytest.raises(ValueError, match=r"no preset 'smal'\. Did you mean 'small'"):
+        load_task("mine", "smal")
+
+
+def test_names_of_tasks() -> None:
+    assert [task_name(name) for name in ("g1 bottle", "Pick-Place", "100", "***")] == [
+        "g1_bottle", "pick_place", "task_100", "task",
+    ]  # fmt: skip
