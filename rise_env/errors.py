@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "TrainingError",
     "check_known",
     "did_you_mean",
+    "observed_requirements",
     "requirement",
     "unknown_name",
 ]
@@ -59,6 +61,21 @@ class TrainingError(RiseError, RuntimeError):
 
 class RobotError(RiseError, RuntimeError):
     """A robot, or the link to it, is missing, stale, unsafe or faulty."""
+
+
+#: What numbers and names are expected to be, by name, while somebody wants to know.
+_observed: dict[str, list[str]] | None = None
+
+
+@contextmanager
+def observed_requirements() -> Iterator[dict[str, list[str]]]:
+    """What `requirement` checks meanwhile: by name what a value is expected to be, such as "at least 1"."""
+    global _observed
+    before, _observed = _observed, {}
+    try:
+        yield _observed
+    finally:
+        _observed = before
 
 
 class requirement:
@@ -124,6 +141,8 @@ class requirement:
         self, holds: Callable[[Any], bool], expected: str, owner: object, names: Sequence[str], values: dict[str, Any]
     ) -> None:
         for name, value in ({name: getattr(owner, name) for name in names} | values).items():
+            if _observed is not None:
+                _observed.setdefault(name, []).append(expected)
             try:
                 fine = value is None or bool(holds(value))
             except (TypeError, ValueError):  # it cannot be compared with a number

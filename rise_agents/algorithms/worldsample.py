@@ -71,7 +71,9 @@ class WorldSampleConfig(CellConfig):
         hidden: Width of critic and value.
         dropout: Of the value; it decides how different advantages are.
         rho_max: Largest share of imagined samples (published: 0.3).
-        kappa, power: Of Policy-Paced Learning (not published).
+        kappa: Factor in the share of imagined samples, rho_max / (1 + kappa H^power), of Policy-Paced Learning (not
+            published).
+        power: Its exponent (not published).
         scale: Largest relative change of a joint's motion in a copy (published: 0.2).
         noise: Deviation of its noise, in deviations of that joint's motion (published: 0.05 of the action range).
         max_gap: Largest distance between the mean Q of both queues and that of real samples (not published).

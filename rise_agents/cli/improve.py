@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cluster", type=Path, metavar="FILE",
         help="imagine and propose on several devices or machines through Ray (docs/scaling.md)",
     )  # fmt: skip
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="agent settings")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="agent settings; `rise info --settings rise` lists those of the agent rise")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,8 +2,9 @@
 
 What to paste into a bug report, and the quickest look at what this installation can do.
 
-Example:
-    rise info --json info.json
+  rise info --json info.json
+  rise info --settings                     # every key of every YAML file and every agent: meaning, range, default
+  rise info --settings selective_rise      # of one agent; likewise `value`, or a key such as `dynamics.training`
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ __all__ = ["add_arguments", "collect", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `rise info`."""
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the same as JSON")
+    parser.add_argument(
+        "--settings", nargs="?", const="", metavar="NAME", help="print settings instead: all of them, or those of NAME"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print, and write if asked to."""
     from rise_env.files import write_json
 
+    if args.settings is not None:
+        from rise_agents.pipelines.settings import reference
+
+        print(reference(args.settings or None))
+        return 0
     info = collect()
     print(_text(info))
     if args.json is not None:

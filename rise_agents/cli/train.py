@@ -117,5 +117,5 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="such as dynamics.training.learning_rate=5e-4",
+        help="such as dynamics.training.learning_rate=5e-4; `rise info --settings` lists all, with ranges and defaults",
     )  # fmt: skip
