@@ -310,8 +310,9 @@ def name_of_task(task: str) -> str:
     Raises:
         ConfigError: If something in the configuration is wrong.
     """
-    folder = task_folder(task)
-    if folder is None and not task.endswith((".yaml", ".yml")):
+    if "/" in task and not Path(task).exists():
+        raise ConfigError(f"there is no task at {task}: `rise init-task DATASET --out {task}` writes one")
+    if task_folder(task) is None and not task.endswith((".yaml", ".yml")):
         return task.replace("-", "_")
     return load_task(task, next(iter(task_files(task)), "small")).name
 

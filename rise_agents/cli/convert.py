@@ -48,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hdf5 = kinds.add_parser("hdf5", help="ALOHA or Piper HDF5 episodes to LeRobot v3.0", allow_abbrev=False)
     hdf5.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="HDF5 files, or directories of them")
     hdf5.add_argument("--out", type=folder, required=True, help="directory of the dataset; must not exist")
-    add_task(hdf5, default=None, help="take cameras, layout, fps and prompt from this task (name or YAML path)")
+    add_task(hdf5, default=None, help="take cameras, layout, fps and prompt from this task (name, folder or YAML file)")
     hdf5.add_argument("--prompt", help="instruction of all episodes")
-    hdf5.add_argument("--layout", help="joint layout, e.g. piper_bimanual (name or YAML path)")
+    hdf5.add_argument("--layout", help="joint layout, e.g. piper_bimanual (name, folder or YAML file)")
     hdf5.add_argument("--fps", type=at_least(1), help="control rate in Hz")
     hdf5.add_argument(
         "--image-size", type=int, nargs=2, metavar=("H", "W"), help="resize images (default: as they are)"

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     robot.add_argument("--real-time", action="store_true", help="simulations: keep to real time")
     robot.add_argument("--difficulty", help="simulations: easy, normal or hard (default: the preset's)")
     task = parser.add_argument_group("task")
-    task.add_argument("--task", default="brick_sorting", help="task name or YAML path (default: %(default)s)")
+    task.add_argument("--task", default="brick_sorting", help="task name, folder or YAML file (default: %(default)s)")
     task.add_argument("--preset", default="small", help="preset of the task (default: %(default)s)")
     task.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides such as task.fps=15")
     run_ = parser.add_argument_group("run")

@@ -69,7 +69,8 @@ def new_file(text: str) -> Path:
 
 def add_task(parser: Any, preset: str | None = "small", **kwargs: Any) -> None:
     """Declare `--task` and `--preset`."""
-    defaults = {"default": "brick_sorting", "help": "task name or YAML path (default: %(default)s)"}
+    what = "task: a name, a folder that `rise init-task` wrote, or a YAML file (default: %(default)s)"
+    defaults = {"default": "brick_sorting", "help": what}
     parser.add_argument("--task", **{**defaults, **kwargs})
     parser.add_argument("--preset", default=preset, help=f"preset of the task (default: {preset or 'its own'})")
 
@@ -167,7 +168,14 @@ def set_threads(threads: int | None) -> None:
 
 
 def cell_of(task: str) -> str:
-    """Environment id of the work cell of a task."""
+    """Environment id of the work cell of a task; a ConfigError that says where else to judge, if it has none."""
+    from rise_env.config import task_files
+    from rise_env.errors import ConfigError
     from rise_env.registry import TASKS
 
+    if task not in TASKS and task_files(task):
+        raise ConfigError(
+            f"task {task!r} is known from recordings and has no work cell to act in. Judge its policies in imagination "
+            "(`rise improve` films them), on the robot (`rise deploy`), or in an environment of yours (--env ID)"
+        )
     return str(TASKS.load(task).env_id("-Cell"))

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--openpi", type=new_file, metavar="FILE", help="write openpi's norm_stats.json")
     add_dataset_keys(parser)
     add_skip(parser)
-    add_task(parser, default=None, help="check the dataset against this task (name or YAML path)")
+    add_task(parser, default=None, help="check the dataset against this task (name, folder or YAML file)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -44,11 +44,13 @@ def run(args: argparse.Namespace) -> int:
     """Train, evaluate, print."""
     from rise_agents.cli.train import training_setup
     from rise_agents.pipelines.policy import closed_loop_eval, train_policy_on
+    from rise_env.registry import TASKS
 
     with training_setup(args) as setup:
         measure = None
         if args.closed_loop_eval:
-            env_id = args.env or cell_of(setup.spec.name)
+            name = setup.spec.name
+            env_id = args.env or cell_of(name if name in TASKS else args.task)
             measure = closed_loop_eval(env_id, args.closed_loop_eval, args.plain, setup.log)
         train_policy_on(
             setup, args.out, args.labels,

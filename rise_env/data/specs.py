@@ -90,6 +90,14 @@ def check_spec(source: Source, spec: TaskSpec, keys: Mapping[str, str], *, unnam
         LayoutError: If joints differ; the message prints both.
         DatasetError: If a camera is missing or the frame rate is another.
     """
+    try:
+        _check_spec(source, spec, keys, unnamed=unnamed)
+    except (LayoutError, DatasetError) as error:
+        way_out = f"Is this not a dataset of task {spec.name!r}? `rise init-task {source.root}` writes a --task for it."
+        raise type(error)(f"{error}\n{way_out}") from None
+
+
+def _check_spec(source: Source, spec: TaskSpec, keys: Mapping[str, str], *, unnamed: bool) -> None:
     for key in keys.values():
         feature = source.features[key]
         names, count = feature.names, feature.count

@@ -82,28 +82,62 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_from_a_dataset_to_an_improved_policy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only what init-task prints, and sizes."""
-    write_dataset(here / "my data")
-    assert main(["init-task", "my data"]) == 0
+def improved(data: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """From a dataset to an improved policy: only what init-task prints, and sizes. Gives what was printed."""
+    assert main(["init-task", data, "--name", "mine"]) == 0
     said = capsys.readouterr().out
-    assert "rise improve --task tasks/my_data --policy runs/my_data-base" in said
-    task, data = ["--task", "tasks/my_data", "--preset", "tiny"], ["--data", "my data", "--steps", "2"]
+    assert "rise improve --task tasks/mine --policy runs/mine-base" in said
+    task, some = ["--task", "tasks/mine", "--preset", "tiny"], ["--data", data, "--steps", "2"]
     quick = ["--device", "cpu", "--threads", "1"]
-    bundle = ["train", "bundle", *task, *data, "--out", "bundles/my_data", "--imagined", "3", "--starts", "8"]
+    bundle = ["train", "bundle", *task, *some, "--out", "bundles/mine", "--imagined", "3", "--starts", "8"]
     assert main([*bundle, *quick]) == 0
-    assert main(["train", "policy", *task, *data, "--plain", "--out", "runs/my_data-base", *quick]) == 0
-    improve = ["improve", "--policy", "runs/my_data-base", "--chunks", "8", "--num-envs", "4"]
-    assert main([*improve, "--out", "runs/improved", "--set", "batch_size=8", "epochs=1"]) == 0
-    assert (here / "runs/improved/model/model.safetensors").is_file()
-    assert "bundles/my_data" in capsys.readouterr().err
-    # Another robot's policy or task is told by name, and a task without a cell has no success to count.
-    for wrong, words in {
-        ("--policy", "base", "--task", "tasks/my_data"): "holds no base policy: train one",
-        ("--policy", "runs/my_data-base", "--task", "box_closing", "--bundle", "bundles/my_data"): "of task 'my_data'",
+    assert main(["train", "policy", *task, *some, "--plain", "--out", "runs/mine-base", *quick]) == 0
+    improve = ["improve", "--policy", "runs/mine-base", "--chunks", "8", "--num-envs", "4"]
+    assert main([*improve, "--out", "runs/mine-improved", "--set", "batch_size=8", "epochs=1"]) == 0
+    assert Path("runs/mine-improved/model/model.safetensors").is_file()
+    return capsys.readouterr().err
+
+
+def test_from_a_dataset_to_an_improved_policy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(here / "my data")
+    assert "imagining with bundles/mine" in improved("my data", capsys)
+    quick = ["--device", "cpu", "--threads", "1"]
+    base, clone = ("improve", "--policy", "runs/mine-base"), ("train", "policy", "--data", "my data", "--plain", *quick)
+    for command, words in {
+        ("improve", "--task", "tasks/mine"): "holds no base policy: train one",
+        (
+            *base,
+            "--task",
+            "box_closing",
+            "--bundle",
+            "bundles/mine",
+        ): "bundles/mine is of task 'mine', not of 'box_closing'",
+        (*base, "--task", "tasks/yours"): "rise init-task DATASET --out tasks/yours",
+        clone: "rise init-task",
+        (*clone, "--task", "tasks/mine", "--set", "policy.model.lags=[1]"): ": [3, 6, 9]. Those of a policy",
     }.items():
-        assert main(["improve", *wrong, "--out", "runs/wrong"]) == 2
+        assert main([*command, "--out", "runs/wrong"]) == 2
         assert words in capsys.readouterr().err
+    assert main(["evaluate", "--task", "tasks/mine", "--policy", "runs/mine-base"]) == 2
+    assert "has no work cell to act in" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_real_robot_of_26_joints(here: Path, real_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three of its episodes."""
+    info = json.loads((real_dataset / "meta/info.json").read_text())
+    if info["codebase_version"] != "v2.1" or "episode_index" not in info.get("video_path", ""):
+        pytest.skip(f"{real_dataset} is not a v2.1 dataset with a video per episode")
+    root, lines = here / "robot", (real_dataset / "meta/episodes.jsonl").read_text().splitlines()[:3]
+    (root / "meta").mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps({**info, "total_episodes": 3, "total_frames": None}))
+    (root / "meta/episodes.jsonl").write_text("\n".join(lines))
+    (root / "meta/tasks.jsonl").write_bytes((real_dataset / "meta/tasks.jsonl").read_bytes())
+    for folder in ("data", "videos"):
+        (root / folder).symlink_to(real_dataset / folder)
+    improved(str(root), capsys)
+    layout = load_task("tasks/mine").layout
+    assert [layout.units[layout.names.index(name)] for name in ("kLeftElbow", "kRightHandIndex")] == ["rad", "none"]
 
 
 @pytest.mark.parametrize(
