@@ -146,8 +146,8 @@ def _outcomes(dataset: Dataset) -> dict[str, Any]:
     told = f"{known.count(True)} successes, {failed} failures"
     if unknown == len(known):
         outcome = "success"
-        why = ("GUESSED: the dataset does not say how episodes ended, so all count as successes. If some failed: "
-               "`rise label DATASET --outcome success 3,7-9=failure`, then write `recorded` here")  # fmt: skip
+        why = ("GUESSED: the dataset does not say how episodes ended. If some failed, say so by\n"
+               "    # `rise label DATASET --outcome success 3,7-9=failure`, and write `recorded`")  # fmt: skip
     elif unknown:
         outcome, why = "recorded", (f"{told}, but {unknown} episodes without an outcome: give it by "
                                     "`rise label DATASET --outcome ...` before you train")  # fmt: skip
@@ -170,7 +170,8 @@ def _sizes(dataset: Dataset, source: Source) -> dict[str, Any]:
     progress = updates(500 + frames / 50, 500, 2500)
     large = frames >= _MANY_FRAMES
     return {
-        "frames": frames, "episodes": episodes, "held_out": max(0.1, round(min(2 / episodes, 0.34), 2)),
+        "frames": frames, "many_frames": _MANY_FRAMES, "episodes": episodes,
+        "held_out": max(0.1, round(min(2 / episodes, 0.34), 2)),
         "width": 288 if large else 128, "depth": 6 if large else 4, "heads": 6 if large else 4,
         "autoencoder_steps": updates(frames / 5, 800, 4000), "dynamics_steps": updates(frames / 5, 600, 6000),
         "progress_steps": progress, "td_steps": updates(0.6 * progress, 300, 1500) if failed else 0,
