@@ -23,20 +23,27 @@ def lag_key(key: str, lag: int) -> str:
     return f"{key}_lag{lag}" if lag else key
 
 
-def check_lags(spec: TaskSpec, lags: Sequence[int]) -> tuple[int, ...]:
-    """Lags, in control steps, that every environment of a task can give.
+def check_lags(spec: TaskSpec, lags: Sequence[int], imagined: bool = True) -> tuple[int, ...]:
+    """Lags, in control steps, that the environments of a task can give.
+
+    Args:
+        spec: Task.
+        lags: Control steps into the past.
+        imagined: Whether imagination must give them too, which has no frames between the multiples of the stride;
+            where every control step is seen, as in the work cell and on a robot, any number of steps will do.
 
     Raises:
-        ConfigError: If a lag is no positive multiple of the stride (imagination has no frames in between), reaches
-            beyond the recorded history or the imagined chunk, or if lags repeat.
+        ConfigError: If a lag is no positive multiple of the stride (`imagined`), reaches beyond the recorded history or
+            the imagined chunk, or if lags repeat.
     """
-    furthest = _furthest_lag(spec)
+    stride, furthest = spec.stride if imagined else 1, _furthest_lag(spec)
     if not isinstance(lags, Iterable) or not all(isinstance(lag, int | np.integer) for lag in lags):
         raise ConfigError(f"observation_lags {lags!r}: expected whole numbers of control steps")
-    if any(lag < 1 or lag % spec.stride or lag > furthest for lag in lags):
-        fits = list(range(spec.stride, furthest + 1, spec.stride))
+    if any(lag < 1 or lag % stride or lag > furthest for lag in lags):
+        wanted = f"multiples of the stride {stride}" if stride > 1 else "whole numbers"
+        fits = list(range(stride, furthest + 1, stride))
         raise ConfigError(
-            f"observation_lags {list(lags)}: expected multiples of the stride {spec.stride} up to {furthest} "
+            f"observation_lags {list(lags)}: expected {wanted} up to {furthest} "
             f"control steps (history {spec.history}, chunk {spec.chunk}): {fits or 'none'}. Those of a policy are "
             "policy.model.lags"
         )
@@ -62,7 +69,7 @@ def observation_space(spec: TaskSpec, lags: Sequence[int] = ()) -> spaces.Dict:
     """
     height, width = spec.image_size
     entries: dict[str, spaces.Space] = {}
-    for lag in (0, *check_lags(spec, lags)):
+    for lag in (0, *check_lags(spec, lags, imagined=False)):
         for camera in spec.cameras:
             entries[lag_key(image_key(camera), lag)] = spaces.Box(0, 255, (height, width, 3), np.uint8)
         entries[lag_key("state", lag)] = spaces.Box(-np.inf, np.inf, (spec.layout.dim,), np.float32)

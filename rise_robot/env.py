@@ -97,7 +97,7 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.observation_space = observation_space(self.task, observation_lags)  # type: ignore[assignment]
         self.action_space = action_space(self.task)
         self.metadata = {**self.metadata, "render_fps": max(1, self.task.fps // self.task.execute)}
-        self.observation_lags = check_lags(self.task, observation_lags)
+        self.observation_lags = check_lags(self.task, observation_lags, imagined=False)
         self._ask = ask
         self._scene = driver if isinstance(driver, SceneDriver) else None
         self._scripted: dict[str, ScriptedPolicy] = {}

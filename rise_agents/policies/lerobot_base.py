@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from rise_agents.policies.base import observation_tensors, stack_views
-from rise_agents.policies.lerobot_files import check_statistics, check_steps, check_weights
-from rise_env.errors import ActionError, CheckpointError, ConfigError, requirement
-from rise_env.pretrained import WEIGHTS, local_directory
+from rise_agents.policies.lerobot_loading import check_features, image_batch, load_lerobot, task_cameras
+from rise_env.errors import ActionError, ConfigError, requirement
 from rise_env.tasks import TaskSpec
 
 __all__ = ["LeRobotBase"]
 
 _DETERMINISTIC = ("act",)  # types that draw no random numbers when they act
+_CUT = ("diffusion", "multi_task_dit")  # types that give n_action_steps away of the steps that they predict
 
 
 class LeRobotBase:
@@ -58,41 +58,17 @@ class LeRobotBase:
     ) -> None:
         self.policy, self.spec = policy.eval().requires_grad_(False), spec
         self.preprocessor, self.postprocessor = preprocessor, postprocessor
-        self.cameras = dict(cameras or spec.cameras)
+        self.cameras = task_cameras(spec, cameras)
         requirement("LeRobotBase").one_of(("lags", "repeat"), history=history)
         past = int(getattr(policy.config, "n_obs_steps", 1)) - 1
         self.lags = tuple(range(1, past + 1)) if history == "lags" else ()
         self._repeats = past - len(self.lags)
         self.batched = policy.config.type in _DETERMINISTIC if batched is None else batched
-        self._check_features(any_image_size)
+        check_features(policy.config, spec, self.cameras, any_image_size)
+        if policy.config.type in _CUT:
+            policy.config.n_action_steps = policy.config.horizon - past
         self._seeds: list[int] = []
         self._chunks: list[int] = []
-
-    def _check_features(self, any_image_size: bool) -> None:
-        spec, config = self.spec, self.policy.config
-        if sorted(self.cameras) != sorted(spec.cameras):
-            raise ConfigError(f"cameras {sorted(self.cameras)} are not those of the task, {sorted(spec.cameras)}")
-        known = {key: feature for key, feature in config.image_features.items() if "empty_camera" not in key}
-        if missing := [key for key in known if key not in self.cameras.values()]:
-            raise ConfigError(
-                f"the policy reads {', '.join(known)}; the task gives {', '.join(self.cameras.values())}, so "
-                f"{', '.join(missing)} would be missing. Say which camera is which: "
-                "cameras={'<camera of the task>': '<image feature of the policy>', ...}."
-            )
-        height, width = spec.image_size
-        for key, feature in known.items():
-            if tuple(feature.shape) != (3, height, width) and not any_image_size:
-                raise ConfigError(
-                    f"the policy was trained with {key} of shape {tuple(feature.shape)}, the task's images are "
-                    f"(3, {height}, {width}). Override task.image_size, or pass any_image_size=True if the policy "
-                    "resizes."
-                )
-        for what, feature in (("state", config.robot_state_feature), ("action", config.action_feature)):
-            if feature is not None and tuple(feature.shape) != (spec.layout.dim,):
-                raise ConfigError(
-                    f"the policy's {what} has shape {tuple(feature.shape)}, the layout {spec.layout.name!r} of the "
-                    f"task has {spec.layout.dim} joints: {', '.join(spec.layout.names)}"
-                )
 
     @classmethod
     def from_pretrained(
@@ -112,32 +88,13 @@ class LeRobotBase:
             CheckpointError: If something is missing or damaged, wants code of a stranger, or was not loaded.
             ConfigError: If the policy's features do not fit the task.
         """
-        folder = local_directory(path, "policy")
-        check_steps(folder)
-        from lerobot.configs import PreTrainedConfig
-        from lerobot.policies.factory import get_policy_class
+        from rise_agents.policies.pi05_processor import AdvantagePromptProcessorStep
 
-        from rise_agents.policies.pi05_processor import AdvantagePromptProcessorStep, load_processors
-
-        try:
-            config = PreTrainedConfig.from_pretrained(folder)
-            config.device, config.pretrained_path = str(device), folder
-            # The checkpoint holds the backbone's weights: LeRobot would download others first.
-            if getattr(config, "pretrained_backbone_weights", None) is not None:
-                config.pretrained_backbone_weights = None
-            policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
-            check_weights(policy, folder / WEIGHTS)
-            on_device = {"device_processor": {"device": str(device)}}
-            processors = load_processors(config, str(folder), preprocessor_overrides=on_device)
-            check_statistics(processors, folder)
-        except CheckpointError:
-            raise
-        except Exception as error:  # of a dozen libraries; all mean that the checkpoint cannot be used
-            raise CheckpointError(f"{folder} cannot be loaded as a LeRobot policy: {error}") from error
-        for step in processors[0].steps:
+        loaded = load_lerobot(path, device)
+        for step in loaded.preprocessor.steps:
             if isinstance(step, AdvantagePromptProcessorStep) and step.absent == "error":
                 step.absent = "best"
-        return cls(policy, *processors, spec, **arguments)
+        return cls(loaded.policy, loaded.preprocessor, loaded.postprocessor, spec, **arguments)
 
     def reset(self, seeds: Sequence[int], mask: np.ndarray) -> None:
         """Seed the episodes that start."""
@@ -193,10 +150,7 @@ class LeRobotBase:
         """A batch of LeRobot: images float32 (B, 3, H, W) in [0, 1], state and task."""
         from lerobot.utils.constants import OBS_STATE
 
-        batch: dict[str, Any] = {OBS_STATE: states, "task": list(prompts)}
-        for view, camera in enumerate(self.spec.cameras):
-            batch[self.cameras[camera]] = frames[:, view].permute(0, 3, 1, 2).float() / 255.0
-        return batch
+        return {OBS_STATE: states, "task": list(prompts), **image_batch(frames, self.spec, self.cameras)}
 
     def _fill_queues(self, moments: list[dict[str, Any]]) -> dict[str, Any]:
         """Fill the observation queues, if the policy has any; the batch for `predict_action_chunk`."""

@@ -83,7 +83,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.task, self.config = load_cell(task, preset, options)
         self.cell = WorkCell(self.task, self.config)
         self.observation_space = observation_space(self.task, observation_lags)  # type: ignore[assignment]
-        self._history = ObservationHistory(check_lags(self.task, observation_lags))
+        self._history = ObservationHistory(check_lags(self.task, observation_lags, imagined=False))
         self._remembered = 0  # control step of the last observation in the history
         self.action_space = action_space(self.task)
         self.metadata = {**self.metadata, "render_fps": max(1, self.task.fps // self.task.execute)}

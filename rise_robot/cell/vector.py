@@ -71,7 +71,7 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self.scripted_policies = make_cell_task(self.task.name, cell_config.ranges).scripted_policies
         self.num_envs = num_envs
         self.render_mode, self.output = render_mode, "numpy"
-        self.lags = (0, *check_lags(self.task, kwargs.get("observation_lags", ())))
+        self.lags = (0, *check_lags(self.task, kwargs.get("observation_lags", ()), imagined=False))
         self.single_observation_space = observation_space(self.task, kwargs.get("observation_lags", ()))
         self.single_action_space = action_space(self.task)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
