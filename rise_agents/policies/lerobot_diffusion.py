@@ -34,8 +34,6 @@ class LeRobotDiffusion(LeRobotPolicy):
         theirs = loaded.policy.config
         self.first = theirs.n_obs_steps - 1
         self.lags = tuple(range(1, theirs.n_obs_steps))
-        if theirs.compile_model:
-            raise ConfigError("compile_model is set: load the policy with compile_model=false in its config.json")
         super().__init__(spec, config, codec, loaded)
         unet = self.network.diffusion.unet
         unet.diffusion_step_encoder = WithAdvantage(unet.diffusion_step_encoder, codec.num_bins + 1, flat=True)
@@ -61,7 +59,9 @@ class LeRobotDiffusion(LeRobotPolicy):
         names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "clip_sample", "clip_sample_range")
         scheduler = DDIMScheduler(**{name: theirs[name] for name in (*names, "prediction_type")})
         if not 1 <= steps <= theirs.num_train_timesteps:
-            raise ConfigError(f"steps is {steps}, the policy was trained with {theirs.num_train_timesteps} to choose of")
+            raise ConfigError(
+                f"steps is {steps}, the policy was trained with {theirs.num_train_timesteps} to choose of"
+            )
         scheduler.set_timesteps(steps)
         return scheduler
 

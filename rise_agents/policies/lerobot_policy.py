@@ -139,6 +139,8 @@ class LeRobotPolicy(Policy):
         self.preprocessor, self.postprocessor = loaded.preprocessor, loaded.postprocessor
         if (found := self.network.config.type) != self.lerobot_type:
             raise ConfigError(f"the policy is of LeRobot's type {found!r}, expected {self.lerobot_type!r}")
+        if self.network.config.compile_model:
+            raise ConfigError("the policy is compiled: set compile_model to false in its config.json")
         check_features(self.network.config, spec, task_cameras(spec, config.cameras))
         for pipeline, known in ((self.preprocessor, _BEFORE), (self.postprocessor, _AFTER)):
             if unknown := [name for step in pipeline.steps if (name := type(step).__name__) not in known]:

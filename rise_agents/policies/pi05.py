@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,33 +20,17 @@ from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.pi05_config import Pi05PolicyConfig
 from rise_agents.policies.prompt import build_prompt, prompt_bin
 from rise_agents.policies.real_time import RtcConstraint
+from rise_agents.policies.text_context import TextContext, text_bytes
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 
 if TYPE_CHECKING:
     from rise_agents.policies.pi05_network import Prefix
 
-__all__ = ["Pi05Context", "Pi05Policy"]
+__all__ = ["Pi05Policy"]
 
 TOKENIZER = "tokenizer"  # folder inside a checkpoint
-_TEXT_BYTES = 512  # of an instruction; 200 tokens hold no more
 _LEAST_RANGE = (0.04, 0.008)  # rad and m, of a joint, so that one that stood still in the data is not blown up
-
-
-@dataclass(frozen=True)
-class Pi05Context(Context):
-    """What pi0.5 knows when it acts. The prompt is not in it: it depends on the advantage as well.
-
-    Nothing of it is encoded yet: the language model reads images and prompt together. Images are kept as they came and
-    resized when they are used: bytes of the camera's size take less memory than floats of the model's.
-
-    Attributes:
-        features: Images uint8 (B, V, H, W, 3), in the model's order.
-        state: float32 (B, D), joint state in rad and m.
-        text: Instruction, uint8 (B, 512), UTF-8 filled up with zeros.
-    """
-
-    text: torch.Tensor
 
 
 class Pi05Policy(Policy):
@@ -66,6 +49,7 @@ class Pi05Policy(Policy):
     """
 
     kind = "rise-pi05-policy"
+    lerobot_type = "pi05"
     Config = Pi05PolicyConfig
     lags = ()
     supports_rtc = True
@@ -144,7 +128,7 @@ class Pi05Policy(Policy):
 
     def context(
         self, observations: Mapping[str, torch.Tensor], prompts: Sequence[str], generator: torch.Generator | None = None
-    ) -> Pi05Context:
+    ) -> TextContext:
         """Take down images, state and instruction (see `Policy.context`)."""
         frames, states = stack_views(observations, self.spec, ())
         if frames.dtype != torch.uint8:
@@ -157,21 +141,21 @@ class Pi05Policy(Policy):
             gain, shift = self.config.jitter * (2 * drawn - 1)
             changed = 127.5 + (images - 127.5) * (1 + gain) + 127.5 * shift
             images = changed.round().clamp(0, 255).to(torch.uint8)
-        return Pi05Context(images, states[:, 0], _text_bytes(prompts).to(states.device))
+        return TextContext(images, states[:, 0], text_bytes(prompts).to(states.device))
 
-    def prompts(self, context: Pi05Context, advantage_bins: torch.Tensor) -> list[str]:
+    def prompts(self, context: TextContext, advantage_bins: torch.Tensor) -> list[str]:
         """The prompt of every sample.
 
         Raises:
             ConfigError: If a state is not finite, or a bin does not exist.
         """
-        texts = [bytes(row).rstrip(b"\0").decode() for row in context.text.cpu().numpy()]
+        texts = context.texts()
         states = self.normalise_state(context.state).cpu().numpy()
         bins = [prompt_bin(one, self.codec) for one in advantage_bins.tolist()]
         width = self.config.state_width
         return [build_prompt(*values, width) for values in zip(texts, states, bins, strict=True)]
 
-    def tokenise(self, context: Pi05Context, advantage_bins: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenise(self, context: TextContext, advantage_bins: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids int64 and mask bool of the prompts, each (B, config.tokens).
 
         Raises:
@@ -193,7 +177,7 @@ class Pi05Policy(Policy):
             mask[row, : len(values)] = True
         return ids.to(self.device), mask.to(self.device)
 
-    def images(self, context: Pi05Context) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def images(self, context: TextContext) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Images as the model sees them, and whether they are there.
 
         Returns:
@@ -231,7 +215,7 @@ class Pi05Policy(Policy):
         """Images and prompts as the language model reads them, one prompt per bin."""
         from rise_agents.policies.pi05_network import read_prefix
 
-        context = _whole(context)
+        context = TextContext.of(context)
         prompts = [self.tokenise(context, bins) for bins in advantage_bins]
         # Key-value caches and recomputation in the backward pass exclude each other in LeRobot: never in training mode.
         with _evaluating(self.network):
@@ -259,7 +243,7 @@ class Pi05Policy(Policy):
 
         if rtc is not None and guidance != 1.0:
             raise ConfigError(f"real-time chunking of pi0.5 goes without guidance, got {guidance}: use --guidance 1")
-        context = _whole(context)
+        context = TextContext.of(context)
         model, steps = self.network.model, self.config.steps if steps is None else steps
         if rtc is None:
             chunks = euler_integrate(self.velocity_field(context, advantage_bins, guidance), noise, steps)
@@ -283,7 +267,7 @@ class Pi05Policy(Policy):
         condition_dropout: float | None = None,
     ) -> torch.Tensor:
         """Flow-matching loss of each chunk, (B,) (see `Policy.loss`)."""
-        context = _whole(context)
+        context = TextContext.of(context)
         clean = self.normalise(chunks, context.state)
         share = self.config.condition_dropout if condition_dropout is None else condition_dropout
         # LeRobot's own forward draws from the global generator; its model takes noise and time as arguments.
@@ -358,26 +342,9 @@ class Pi05Policy(Policy):
         return policy.eval()
 
 
-def _whole(context: Context) -> Pi05Context:
-    if not isinstance(context, Pi05Context):
-        raise ConfigError(f"the context is a bare {type(context).__name__}, which says no task; use Pi05Policy.context")
-    return context
-
-
 def _span(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Range of each joint; where there is none, LeRobot's epsilon."""
     return torch.where(high == low, torch.full_like(low, 1e-8), high - low)
-
-
-def _text_bytes(texts: Sequence[str]) -> torch.Tensor:
-    """Texts as uint8 (B, 512), so that a context is all tensors."""
-    rows = torch.zeros((len(texts), _TEXT_BYTES), dtype=torch.uint8)
-    for row, text in zip(rows, texts, strict=True):
-        raw = text.encode()
-        if len(raw) > _TEXT_BYTES:
-            raise ConfigError(f"an instruction has {len(raw)} bytes, at most {_TEXT_BYTES} can be kept: {text!r}")
-        row[: len(raw)] = torch.tensor(list(raw), dtype=torch.uint8)
-    return rows
 
 
 @contextlib.contextmanager

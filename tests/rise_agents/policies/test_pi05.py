@@ -19,9 +19,10 @@ from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Context
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.loading import load_policy
-from rise_agents.policies.pi05 import Pi05Context, Pi05Policy
+from rise_agents.policies.pi05 import Pi05Policy
 from rise_agents.policies.pi05_config import Pi05PolicyConfig, Pi05Sizes
 from rise_agents.policies.prompt import state_numbers
+from rise_agents.policies.text_context import TextContext
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.tasks import TaskSpec
 from tests.rise_agents.policies.prompts import parse_prompt
@@ -77,11 +78,11 @@ def observations(wide_spec: TaskSpec, observe: Observe) -> dict[str, torch.Tenso
 
 
 @pytest.fixture(scope="module")
-def context(policy: Pi05Policy, observations: dict[str, torch.Tensor]) -> Pi05Context:
+def context(policy: Pi05Policy, observations: dict[str, torch.Tensor]) -> TextContext:
     return policy.context(observations, ["Sort_the bricks", "close the\nbox", "Bälle, State: 5"])
 
 
-def lerobot_batch(policy: Pi05Policy, context: Pi05Context, levels: torch.Tensor) -> dict[str, torch.Tensor]:
+def lerobot_batch(policy: Pi05Policy, context: TextContext, levels: torch.Tensor) -> dict[str, torch.Tensor]:
     """What LeRobot's pipeline would hand to its policy."""
     ids, mask = policy.tokenise(context, levels)
     batch = {"observation.language.tokens": ids, "observation.language.attention_mask": mask}
@@ -93,7 +94,7 @@ def lerobot_batch(policy: Pi05Policy, context: Pi05Context, levels: torch.Tensor
 # ---------------------------------------------------------------------- the prompt
 
 
-def test_the_tokens_decoded_say_task_state_and_advantage(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_the_tokens_decoded_say_task_state_and_advantage(policy: Pi05Policy, context: TextContext) -> None:
     ids, mask = policy.tokenise(context, bins_of(9, 0, policy.codec.unconditional))
     assert ids.shape == mask.shape == (COUNT, CONFIG.tokens)
     normal = policy.normalise_state(context.state)
@@ -130,7 +131,7 @@ def test_an_instruction_too_long_is_an_error(policy: Pi05Policy, observations: d
 # ---------------------------------------------------------------------- images
 
 
-def test_images_get_bars_as_lerobot_makes_them(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_images_get_bars_as_lerobot_makes_them(policy: Pi05Policy, context: TextContext) -> None:
     images, shown = policy.images(context)
     theirs, their_masks = policy.network._preprocess_images(lerobot_batch(policy, context, BEST))
     assert len(images) == len(theirs) == 3
@@ -204,7 +205,7 @@ def test_images_that_are_no_bytes_are_an_error(policy: Pi05Policy, observations:
 # ---------------------------------------------------------------------- acting
 
 
-def test_a_chunk_is_a_function_of_context_level_and_noise(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_a_chunk_is_a_function_of_context_level_and_noise(policy: Pi05Policy, context: TextContext) -> None:
     noise = noise_of(policy)
     torch.manual_seed(1)
     chunks = policy.sample(context, BEST, noise)
@@ -222,7 +223,7 @@ def test_a_chunk_is_a_function_of_context_level_and_noise(policy: Pi05Policy, co
         assert not torch.allclose(chunks, other, atol=1e-5)
 
 
-def test_a_row_does_not_depend_on_the_others(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_a_row_does_not_depend_on_the_others(policy: Pi05Policy, context: TextContext) -> None:
     levels, noise = bins_of(0, 9, 10), noise_of(policy)
     together = policy.sample(context, levels, noise, guidance=1.5)
     for row in range(COUNT):
@@ -231,14 +232,14 @@ def test_a_row_does_not_depend_on_the_others(policy: Pi05Policy, context: Pi05Co
         torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=1e-4)
 
 
-def test_lerobots_own_sampling_gives_the_same_chunks(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_lerobots_own_sampling_gives_the_same_chunks(policy: Pi05Policy, context: TextContext) -> None:
     noise = noise_of(policy)
     batch = lerobot_batch(policy, context, BEST)
     theirs = policy.network.predict_action_chunk(batch, noise=noise, num_steps=4)
     assert torch.equal(policy.sample(context, BEST, noise, steps=4), policy.denormalise(theirs, context.state))
 
 
-def test_guidance_of_one_is_plain_and_of_zero_says_nothing(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_guidance_of_one_is_plain_and_of_zero_says_nothing(policy: Pi05Policy, context: TextContext) -> None:
     noise = noise_of(policy)
     plain, silent = policy.sample(context, BEST, noise), policy.sample(context, NONE, noise)
     # Just off 1, the chunks come from two prompts, with code of our own.
@@ -248,7 +249,7 @@ def test_guidance_of_one_is_plain_and_of_zero_says_nothing(policy: Pi05Policy, c
     assert (plain - silent).abs().max() > 1e-3
 
 
-def test_guidance_extrapolates(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_guidance_extrapolates(policy: Pi05Policy, context: TextContext) -> None:
     noise = noise_of(policy)
     # In one step the chunk is linear in the velocity.
     plain, silent = (policy.sample(context, levels, noise, steps=1) for levels in (BEST, NONE))
@@ -256,7 +257,7 @@ def test_guidance_extrapolates(policy: Pi05Policy, context: Pi05Context) -> None
     torch.testing.assert_close(strong, silent + 2.5 * (plain - silent), atol=1e-3, rtol=1e-3)
 
 
-def test_acting_leaves_modes_and_inputs_as_they_were(wide_spec: TaskSpec, tokenizer: Any, context: Pi05Context) -> None:
+def test_acting_leaves_modes_and_inputs_as_they_were(wide_spec: TaskSpec, tokenizer: Any, context: TextContext) -> None:
     policy = make(wide_spec, tokenizer, dataclasses.replace(CONFIG, recompute=True, expert_only=False))
     expected = policy.sample(context, BEST, noise_of(policy))
     policy.train()
@@ -288,7 +289,7 @@ def test_a_runner_makes_the_same_episode_alone_and_in_company(
 # ---------------------------------------------------------------------- learning
 
 
-def test_the_loss_is_lerobots(policy: Pi05Policy, context: Pi05Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_lerobots(policy: Pi05Policy, context: TextContext, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = recorded(policy.spec, COUNT)[1]
     silent = dataclasses.replace(policy.config, condition_dropout=0.0)
     monkeypatch.setattr(policy, "config", silent)
@@ -314,7 +315,7 @@ def test_times_are_drawn_as_published(policy: Pi05Policy, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(policy.network.model, "forward", spy)
     count = 3000
-    context = Pi05Context(
+    context = TextContext(
         torch.zeros((count, 3, 48, 64, 3), dtype=torch.uint8)[:, :, :28, :28],
         torch.zeros((count, policy.spec.layout.dim)),
         torch.full((count, 512), ord("a"), dtype=torch.uint8) * (torch.arange(512) < 3).to(torch.uint8),
@@ -328,7 +329,7 @@ def test_times_are_drawn_as_published(policy: Pi05Policy, monkeypatch: pytest.Mo
     assert float(noise.std()) == pytest.approx(1.0, abs=0.01)
 
 
-def test_the_advantage_changes_the_loss(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_the_advantage_changes_the_loss(policy: Pi05Policy, context: TextContext) -> None:
     chunks = recorded(policy.spec, COUNT)[1]
     good, bad, again = (
         policy.loss(context, levels, chunks, torch.Generator().manual_seed(11)).detach()
@@ -339,7 +340,7 @@ def test_the_advantage_changes_the_loss(policy: Pi05Policy, context: Pi05Context
 
 
 def test_advantages_are_left_out_at_the_stated_rate(
-    policy: Pi05Policy, context: Pi05Context, monkeypatch: pytest.MonkeyPatch
+    policy: Pi05Policy, context: TextContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
 
@@ -361,7 +362,7 @@ def test_advantages_are_left_out_at_the_stated_rate(
 @pytest.mark.parametrize("expert_only", [True, False])
 @pytest.mark.parametrize("recompute", [True, False])
 def test_gradients_reach_what_shall_learn(
-    wide_spec: TaskSpec, tokenizer: Any, context: Pi05Context, expert_only: bool, recompute: bool
+    wide_spec: TaskSpec, tokenizer: Any, context: TextContext, expert_only: bool, recompute: bool
 ) -> None:
     policy = make(wide_spec, tokenizer, dataclasses.replace(CONFIG, expert_only=expert_only, recompute=recompute))
     policy.train()
@@ -379,7 +380,7 @@ def test_gradients_reach_what_shall_learn(
     assert (next(vision.parameters()).grad is None) == expert_only
 
 
-def test_the_loss_falls(wide_spec: TaskSpec, tokenizer: Any, context: Pi05Context) -> None:
+def test_the_loss_falls(wide_spec: TaskSpec, tokenizer: Any, context: TextContext) -> None:
     policy = make(wide_spec, tokenizer)
     frozen = {name: weight.clone() for name, weight in policy.named_parameters() if not weight.requires_grad}
     chunks = context.state[:, None].expand(-1, wide_spec.chunk, -1) + 0.5
@@ -396,7 +397,7 @@ def test_the_loss_falls(wide_spec: TaskSpec, tokenizer: Any, context: Pi05Contex
     assert all(torch.equal(weight, frozen[n]) for n, weight in policy.named_parameters() if n in frozen)
 
 
-def test_bfloat16_runs_close_to_float32(wide_spec: TaskSpec, tokenizer: Any, context: Pi05Context) -> None:
+def test_bfloat16_runs_close_to_float32(wide_spec: TaskSpec, tokenizer: Any, context: TextContext) -> None:
     full = make(wide_spec, tokenizer)
     half = make(wide_spec, tokenizer, dataclasses.replace(CONFIG, precision="bfloat16"))
     half.load_state_dict(full.state_dict())
@@ -411,7 +412,7 @@ def test_bfloat16_runs_close_to_float32(wide_spec: TaskSpec, tokenizer: Any, con
     assert torch.isfinite(guided).all()
 
 
-def test_a_context_without_its_text_is_an_error(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_a_context_without_its_text_is_an_error(policy: Pi05Policy, context: TextContext) -> None:
     bare = Context(context.features, context.state)
     with pytest.raises(ConfigError, match="a bare Context, which says no task"):
         policy.sample(bare, BEST, noise_of(policy))
@@ -439,7 +440,7 @@ def test_percentiles_become_one(policy: Pi05Policy) -> None:
         torch.testing.assert_close(high, torch.ones(14), atol=1e-3, rtol=0)
 
 
-def test_angles_move_with_the_joint_state_and_openings_do_not(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_angles_move_with_the_joint_state_and_openings_do_not(policy: Pi05Policy, context: TextContext) -> None:
     flat = noise_of(policy)
     moved = policy.denormalise(flat, context.state + 0.5) - policy.denormalise(flat, context.state)
     angle = torch.tensor([unit == "rad" for unit in policy.spec.layout.units])
@@ -455,7 +456,7 @@ def saved(policy: Pi05Policy, tmp_path: Path) -> Path:
     return tmp_path / "policy"
 
 
-def test_a_saved_policy_acts_the_same(policy: Pi05Policy, context: Pi05Context, saved: Path) -> None:
+def test_a_saved_policy_acts_the_same(policy: Pi05Policy, context: TextContext, saved: Path) -> None:
     loaded = load_policy(saved)
     assert isinstance(loaded, Pi05Policy)
     assert (loaded.spec, loaded.config, loaded.codec) == (policy.spec, policy.config, policy.codec)
@@ -496,7 +497,7 @@ def test_a_damaged_checkpoint_is_named(saved: Path, damage: str) -> None:
         Pi05Policy.from_pretrained(saved)
 
 
-def test_a_copy_is_a_policy_of_its_own(policy: Pi05Policy, context: Pi05Context) -> None:
+def test_a_copy_is_a_policy_of_its_own(policy: Pi05Policy, context: TextContext) -> None:
     noise = noise_of(policy)
     twin, expected = copy.deepcopy(policy), policy.sample(context, BEST, noise)
     with torch.no_grad():
@@ -539,7 +540,7 @@ def from_lerobot(path: Path, spec: TaskSpec, tokenizer: Any, **arguments: Any) -
 
 
 def test_published_weights_act_as_before(
-    policy: Pi05Policy, context: Pi05Context, published: Path, wide_spec: TaskSpec, tokenizer: Any
+    policy: Pi05Policy, context: TextContext, published: Path, wide_spec: TaskSpec, tokenizer: Any
 ) -> None:
     loaded = from_lerobot(published, wide_spec, tokenizer)
     assert (loaded.config.tokens, loaded.config.steps, loaded.config.image_size) == (360, 3, 28)
@@ -553,7 +554,7 @@ def test_published_weights_act_as_before(
 
 
 def test_older_names_and_a_tied_embedding_find_their_place(
-    policy: Pi05Policy, context: Pi05Context, published: Path, wide_spec: TaskSpec, tokenizer: Any
+    policy: Pi05Policy, context: TextContext, published: Path, wide_spec: TaskSpec, tokenizer: Any
 ) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -618,7 +619,7 @@ def test_statistics_are_never_made_up(published: Path, wide_spec: TaskSpec, toke
 
 
 def test_cameras_of_a_checkpoint_are_named(
-    published: Path, wide_spec: TaskSpec, tokenizer: Any, context: Pi05Context, policy: Pi05Policy
+    published: Path, wide_spec: TaskSpec, tokenizer: Any, context: TextContext, policy: Pi05Policy
 ) -> None:
     config = json.loads((published / "config.json").read_text())
     features = config["input_features"]
@@ -696,7 +697,7 @@ def test_a_gated_tokenizer_says_what_to_do(wide_spec: TaskSpec, tmp_path: Path) 
         Pi05Policy(wide_spec, dataclasses.replace(CONFIG, tokenizer=str(tmp_path / "nothing")))
 
 
-def test_the_codec_decides_on_the_bins(wide_spec: TaskSpec, tokenizer: Any, context: Pi05Context) -> None:
+def test_the_codec_decides_on_the_bins(wide_spec: TaskSpec, tokenizer: Any, context: TextContext) -> None:
     torch.manual_seed(0)
     policy = Pi05Policy(wide_spec, CONFIG, AdvantageCodec(num_bins=5), tokenizer)
     prompts = policy.prompts(context, bins_of(0, 4, 5))
