@@ -30,6 +30,6 @@ def make_agent(name: str, env: Any, policy: Any, *, offline: Any = None, **confi
 
     algorithm = ALGORITHMS.load(name)
     if isinstance(policy, str):
-        policy = resolve_policy(policy, task=env.unwrapped.task.name)
+        policy = resolve_policy(policy, task=env.unwrapped.task.name, spec=env.unwrapped.task)
     decoded = decode(algorithm.Config, config, f"settings of algorithm {name!r}")
     return algorithm(policy, env, decoded, offline=offline)

@@ -209,7 +209,7 @@ POLICIES = Registry(
     {
         "flow": "rise_agents.policies.flow_policy:FlowPolicy",
         "pi05": "rise_agents.policies.pi05:Pi05Policy",
-        "lerobot-diffusion": "rise_agents.policies.lerobot_diffusion:LeRobotDiffusion",
+        "diffusion": "rise_agents.policies.lerobot_diffusion:LeRobotDiffusion",
         "smolvla": "rise_agents.policies.smolvla:SmolVLAPolicy",
         "steered": "rise_agents.policies.steered:SteeredPolicy",
     },

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Improve."""
     from rise_agents.pipelines.improve import Ingredients, improve
-    from rise_agents.policies.resolve import resolve_policy, task_of
+    from rise_agents.policies.resolve import resolve_policy, takes_any_task, task_of
     from rise_agents.progress import say
     from rise_agents.training.cluster.placement import load_cluster
     from rise_agents.training.presets import load_agent_preset, parse_settings
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     cluster = None if args.cluster is None else load_cluster(args.cluster)
     task = args.task if args.env is None else task_of(args.env)
-    policy = None if args.policy == "base" else resolve_policy(args.policy)
+    policy = None if takes_any_task(args.policy) else resolve_policy(args.policy)
     if args.bundle is None and task is None:
         if args.env is not None:
             raise ConfigError(f"{args.env} is of no task: give --bundle")
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         {**parse_settings(args.overrides), **({} if args.seed is None else {"seed": args.seed})},
         chunks=args.chunks, real_steps=args.real_steps, num_envs=args.num_envs, start_states=args.starts,
     )  # fmt: skip
-    policy = policy or resolve_policy("base", bundle=bundle)
+    policy = policy or resolve_policy(args.policy, bundle=bundle)
     opening = {name: getattr(args, name) for name in ("state_key", "action_key", "trust_layout", "skip_bad_episodes")}
     ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle, opening=opening)
     improve(agent, policy, ingredients, args.out, minutes=args.minutes, cluster=cluster, audit_states=args.audit,

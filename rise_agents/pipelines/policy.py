@@ -56,7 +56,7 @@ def train_policy_on(
     if initial and (fixed := [item for item in setup.overrides if item.startswith(_GIVEN)]):
         raise ConfigError(f"--initial {initial}: its model and advantage bins are given; leave out {fixed}")
     config = load_policy_config(setup.task, setup.preset, setup.overrides)
-    policy = resolve_policy(initial, task=setup.task) if initial else None
+    policy = resolve_policy(initial, task=setup.task, spec=setup.spec) if initial else None
     dataset = setup.open_dataset()
     codec = config.advantage if policy is None else policy.codec
     if labels is None:

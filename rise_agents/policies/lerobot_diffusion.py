@@ -60,7 +60,7 @@ class LeRobotDiffusion(LeRobotPolicy):
         scheduler = DDIMScheduler(**{name: theirs[name] for name in (*names, "prediction_type")})
         if not 1 <= steps <= theirs.num_train_timesteps:
             raise ConfigError(
-                f"steps is {steps}, the policy was trained with {theirs.num_train_timesteps} to choose of"
+                f"steps is {steps}, expected 1 to {theirs.num_train_timesteps}, as the policy was trained"
             )
         scheduler.set_timesteps(steps)
         return scheduler

@@ -22,9 +22,8 @@ def load_policy(path: str | Path, **kwargs: Any) -> Policy:
     """
     if (lerobot := find_lerobot(path)) is not None:
         raise CheckpointError(
-            f"{lerobot} is a policy of LeRobot: `rise evaluate`, `serve` and `deploy` take it, but it has no advantage "
-            "to be trained with here. Train one of ours (rise train policy), or take over a pi0.5 by "
-            "Pi05Policy.from_lerobot."
+            f"{lerobot} is a policy of LeRobot: `rise evaluate`, `record`, `serve`, `deploy` and `improve` take it, "
+            "but here a policy of ours is needed. Make one of it by `rise improve` or `rise train policy --initial`."
         )
     policy: Policy = load_registered(path, POLICIES, **kwargs)
     return policy

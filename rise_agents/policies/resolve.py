@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import torch
@@ -16,14 +18,11 @@ from rise_agents.policies.base import Policy
 from rise_agents.policies.lerobot_files import find_lerobot, lerobot_config
 from rise_agents.policies.loading import advantage_bin_of, load_policy
 from rise_agents.policies.scripted import scripted_actor
-from rise_env.acting import ActorSource
+from rise_env.acting import Actor, ActorSource
 from rise_env.bundle import Bundle, find_bundle, load_bundle
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.pretrained import CONFIG, local_directory
 from rise_env.tasks import TaskSpec
-
-if TYPE_CHECKING:
-    from rise_agents.policies.lerobot_base import LeRobotBase
 
 __all__ = [
     "LeRobotSource",
@@ -32,6 +31,7 @@ __all__ = [
     "record_name",
     "resolve_actor",
     "resolve_policy",
+    "takes_any_task",
     "task_of",
 ]
 
@@ -95,21 +95,26 @@ class LeRobotSource:
         folder: Its checkpoint.
         device: Where to put the weights.
         lags: Past observations that it reads, in control steps.
+        acting: Makes it an actor once it is taken over for training; None for the policy as LeRobot runs it.
     """
 
     folder: Path
     device: str | torch.device
     lags: tuple[int, ...]
+    acting: Callable[[Policy], Actor] | None = None
 
-    def __call__(self, envs: gymnasium.vector.VectorEnv) -> LeRobotBase:
+    def __call__(self, envs: gymnasium.vector.VectorEnv) -> Actor:
         """The policy, for the task of a vector environment."""
         core: Any = envs.unwrapped
         return self.load(core.task)
 
-    def load(self, spec: TaskSpec) -> LeRobotBase:
-        """The policy, for a task; errors as of `LeRobotBase.from_pretrained`."""
+    def load(self, spec: TaskSpec) -> Any:
+        """The policy, for a task: a `LeRobotBase`, or what `acting` makes of it; errors as of these."""
         from rise_agents.policies.lerobot_base import LeRobotBase  # imports LeRobot, which takes seconds
+        from rise_agents.policies.taking_over import take_over
 
+        if self.acting is not None:
+            return self.acting(take_over(self.folder, spec, self.device))
         return LeRobotBase.from_pretrained(self.folder, spec, device=self.device)
 
 
@@ -128,13 +133,33 @@ def lerobot_source(path: str | Path, device: str | torch.device = "cpu") -> LeRo
     return LeRobotSource(folder, device, tuple(range(1, steps)))
 
 
+def takes_any_task(name: PolicyName) -> bool:
+    """Whether a policy's task is that of whatever it is used with: "base", and policies of LeRobot."""
+    if os.fspath(name) == "base":
+        return True
+    path = find_policy(name)
+    return path is not None and lerobot_source(path) is not None
+
+
 def resolve_policy(
-    name: PolicyName, *, task: str | None = None, bundle: BundleSource = None, device: str | torch.device = "cpu"
+    name: PolicyName,
+    *,
+    task: str | None = None,
+    bundle: BundleSource = None,
+    spec: TaskSpec | None = None,
+    device: str | torch.device = "cpu",
 ) -> Policy:
-    """The trained policy of a name; arguments as for `find_policy`, and where to put the weights.
+    """The trained policy of a name; a policy of LeRobot is taken over, if it can be trained here.
+
+    Args:
+        name: As for `find_policy`.
+        task: As for `find_policy`.
+        bundle: As for `find_policy`.
+        spec: Task that a policy of LeRobot is for; that of the bundle when None.
+        device: Where to put the weights.
 
     Raises:
-        ConfigError: If there is no such trained policy.
+        ConfigError: If there is no such trained policy, or one of LeRobot does not fit the task.
         CheckpointError: If it cannot be read.
     """
     path = find_policy(name, task, bundle)
@@ -143,6 +168,10 @@ def resolve_policy(
             f"policy {os.fspath(name)!r}: there is no such trained policy. Give 'base' (the bundle's), a run folder, a "
             "checkpoint directory or a Hub id; scripted ones see the ground truth and live in the work cell"
         )
+    if (source := lerobot_source(path, device)) is not None:
+        from rise_agents.policies.taking_over import take_over
+
+        return take_over(source.folder, spec or _bundle(task, bundle).spec, device)
     return load_policy(path, device=device)
 
 
@@ -162,8 +191,9 @@ def resolve_actor(
 
     The name is as for `find_policy`, or that of a scripted policy ("expert", "operator", "random", ...). `advantage` is
     what a trained policy is asked for (`policies.loading.advantage_bin_of`), the best when None. With `best_of` so many
-    proposals are imagined by the bundle's world model, and the best is taken (`BestOfN`). The other arguments are as
-    for `resolve_policy` and `PolicyActor`.
+    proposals are imagined by the bundle's world model, and the best is taken (`BestOfN`). A policy of LeRobot acts as
+    LeRobot runs it, unless one of these options makes it act as the policy that training would start from. The other
+    arguments are as for `resolve_policy` and `PolicyActor`.
 
     Raises:
         ConfigError: If there is no such policy, or options are given to a scripted one.
@@ -171,21 +201,28 @@ def resolve_actor(
     """
     path = find_policy(name, task, bundle)
     source = None if path is None else lerobot_source(path, device)
+
+    def acting(policy: Policy) -> Actor:
+        asked = advantage_bin_of(policy, advantage or "best")
+        if best_of is None:
+            return PolicyActor(policy, asked, guidance, steps, noise_scale)
+        from rise_agents.algorithms.best_of_n import BestOfN
+
+        model = _bundle(task or policy.spec.name, bundle).world_model(device=device)
+        return BestOfN(policy, model, best_of, asked, guidance, steps, 1.0 if noise_scale is None else noise_scale)
+
     if path is None or source is not None:
         text, kind = os.fspath(name), "scripted" if source is None else "of LeRobot"
         given = {"advantage": advantage, "guidance": guidance, "steps": steps, "noise_scale": noise_scale,
                  "best_of": best_of}  # fmt: skip
         if useless := [option for option, value in given.items() if value is not None]:
+            from rise_agents.policies.taking_over import trainable_types
+
+            if source is not None and (lerobot_config(source.folder) or {}).get("type") in trainable_types():
+                return dataclasses.replace(source, acting=acting)
             raise ConfigError(f"policy {text!r} is {kind}: it takes no {', '.join(useless)}")
         return source or (lambda envs: scripted_actor(text, envs))
-    policy = resolve_policy(name, task=task, bundle=bundle, device=device)
-    asked = advantage_bin_of(policy, advantage or "best")
-    if best_of is None:
-        return PolicyActor(policy, asked, guidance, steps, noise_scale)
-    from rise_agents.algorithms.best_of_n import BestOfN
-
-    model = _bundle(task or policy.spec.name, bundle).world_model(device=device)
-    return BestOfN(policy, model, best_of, asked, guidance, steps, 1.0 if noise_scale is None else noise_scale)
+    return acting(resolve_policy(name, task=task, bundle=bundle, device=device))
 
 
 def task_of(env_id: str) -> str | None:

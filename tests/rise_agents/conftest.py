@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,46 @@ def save_lerobot() -> Callable[..., Path]:
 def save_act() -> Callable[[Path, TaskSpec], Path]:
     """`save_act(PATH, SPEC)`: a tiny ACT with random weights."""
     return lambda path, spec: save(path, spec, "act", **ACT)
+
+
+DIFFUSION = {
+    "n_obs_steps": 1, "horizon": 12, "n_action_steps": 4, "down_dims": (8, 16), "kernel_size": 3, "n_groups": 4,
+    "diffusion_step_embed_dim": 8, "num_train_timesteps": 20, "num_inference_steps": 4, "crop_ratio": 1.0,
+    "spatial_softmax_num_keypoints": 4, "pretrained_backbone_weights": None,
+    "use_separate_rgb_encoder_per_camera": False,
+}  # fmt: skip
+SMOLVLA = {
+    "load_vlm_weights": False, "chunk_size": 10, "n_action_steps": 4, "max_state_dim": 8, "max_action_dim": 8,
+    "resize_imgs_with_padding": (32, 32), "num_vlm_layers": 2, "num_steps": 3, "tokenizer_max_length": 16,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def vlm(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SmolVLM with nothing learned, configuration and processor only: what SmolVLA takes from the Hub otherwise.
+
+    The processor is Idefics3's, from which SmolVLM's differs in videos alone, and that it needs num2words.
+    """
+    from transformers import Idefics3ImageProcessor, Idefics3Processor, PreTrainedTokenizerFast, SmolVLMConfig
+
+    folder = tmp_path_factory.mktemp("vlm")
+    text = {"model_type": "llama", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "head_dim": 8,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 32, "patch_size": 8}  # fmt: skip
+    config = SmolVLMConfig(vision_config=vision, text_config=text, scale_factor=2, image_token_id=260, pad_token_id=0)
+    config.save_pretrained(folder)
+    names = ("fake_image_token", "image_token", "global_image_token", "end_of_utterance_token")
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=copy.deepcopy(tokenizer.backend_tokenizer), pad_token="<pad>", eos_token="<eos>",
+        bos_token="<bos>", unk_token="<unk>", extra_special_tokens={name: f"<{name}>" for name in names},
+    )  # fmt: skip
+    Idefics3Processor(Idefics3ImageProcessor(), words, image_seq_len=4).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save_tiny(vlm: Path) -> Callable[..., Path]:
+    """`save_tiny(PATH, SPEC, TYPE, **settings)`: a tiny policy with random weights of a type that can be trained."""
+    tiny: dict[str, dict[str, Any]] = {"diffusion": DIFFUSION, "smolvla": {**SMOLVLA, "vlm_model_name": str(vlm)}}
+    return lambda path, spec, kind, **settings: save(path, spec, kind, **{**tiny[kind], **settings})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 from gymnasium import spaces
 
-from rise_env.spaces import action_space, image_key, observation_space
+from rise_env.errors import ConfigError
+from rise_env.spaces import action_space, check_lags, image_key, observation_space
 from rise_env.tasks import load_task
 
 
@@ -38,3 +40,15 @@ def test_nothing_is_hard_wired() -> None:
     assert set(observation_space(other)) == {"image_nose", "state"}
     assert observation_space(other)["image_nose"].shape == (16, 40, 3)
     assert action_space(other).shape == (6, 2)
+
+
+def test_imagination_shows_the_past_at_its_stride_and_others_at_every_step() -> None:
+    spec = load_task("brick_sorting", "small")
+    assert check_lags(spec, [2, 4]) == (2, 4)
+    assert check_lags(spec, [1, 6], imagined=False) == (1, 6)
+    assert "state_lag1" in set(observation_space(spec, [1]))
+    with pytest.raises(ConfigError, match="expected multiples of the stride 2 up to 6"):
+        check_lags(spec, [1])
+    for lags in ([0], [7]):
+        with pytest.raises(ConfigError, match="expected whole numbers up to 6"):
+            check_lags(spec, lags, imagined=False)

@@ -31,8 +31,8 @@ TASK = tiny_task()
 def cells() -> tuple[CellEnv, RobotEnv]:
     """The cell as it is, and behind driver and safety guard."""
     return (
-        CellEnv(preset="tiny", observation_lags=[2, 4]),
-        make_robot_env(preset="tiny", driver="cell", observation_lags=[2, 4], robot_overrides=["safety.gap.rad=.inf"]),
+        CellEnv(preset="tiny", observation_lags=[1, 4]),
+        make_robot_env(preset="tiny", driver="cell", observation_lags=[1, 4], robot_overrides=["safety.gap.rad=.inf"]),
     )
 
 
@@ -119,7 +119,7 @@ def test_wrong_arguments_are_named() -> None:
         ({"robot": "kuka"}, "unknown robot 'kuka'. Known robots: cell, piper"),
         ({"robot_overrides": ["safety.sped.rad=1"]}, "Did you mean 'speed'"),
         ({"render_mode": "human"}, "render_mode 'human'"),
-        ({"observation_lags": [1]}, "observation_lags"),
+        ({"observation_lags": [7]}, "expected whole numbers up to 6"),
     ):
         with pytest.raises(ConfigError, match=message):
             make_robot_env(**{"driver": "cell", "preset": "tiny", **change})

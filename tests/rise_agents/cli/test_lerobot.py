@@ -14,6 +14,7 @@ from rise_agents.cli import serve
 from rise_agents.cli.main import main
 from rise_env.errors import ConfigError
 from rise_env.tasks import load_task
+from rise_robot.recording import read_episode_records
 
 pytestmark = pytest.mark.slow  # LeRobot takes many seconds to import
 
@@ -36,6 +37,27 @@ def test_evaluate_and_deploy(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert json.loads(out.read_text())["details"][0]["chunks"] >= 1  # random weights: the guard may stop it
     assert main(["evaluate", *common, "--advantage", "best"]) == 2
     assert "is of LeRobot: it takes no advantage" in capsys.readouterr().err
+
+
+def test_record_with_a_policy_that_reads_the_step_before(tmp_path: Path, save_tiny: Callable[..., Path]) -> None:
+    policy = save_tiny(tmp_path / "diffusion", load_task("brick_sorting", "tiny"), "diffusion", n_obs_steps=2)
+    out = tmp_path / "data"
+    command = [
+        "record",
+        "--policy",
+        str(policy),
+        "--preset",
+        "tiny",
+        "--episodes",
+        "1",
+        "--seed",
+        "3",
+        "--preview",
+        "0",
+    ]
+    assert main([*command, "--tail-seconds", "0.2", "--out", str(out), "task.max_seconds=1.0"]) == 0
+    (record,) = read_episode_records(out)
+    assert (record.operator, record.seed) == ("policy-diffusion", 3)
 
 
 def test_serve(run_folder: Path) -> None:

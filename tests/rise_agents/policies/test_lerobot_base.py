@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rise_agents.policies.lerobot_base import LeRobotBase
+from rise_agents.policies.lerobot_loading import check_features
 from rise_agents.policies.loading import load_policy
 from rise_agents.policies.resolve import LeRobotSource, resolve_actor
 from rise_agents.policies.served_lerobot import LeRobotService
@@ -37,7 +39,7 @@ def spec() -> TaskSpec:
 
 
 DIFFUSION = {
-    "horizon": 16, "n_action_steps": 8, "down_dims": (8, 16), "kernel_size": 3, "n_groups": 4,
+    "horizon": 16, "n_action_steps": 4, "down_dims": (8, 16), "kernel_size": 3, "n_groups": 4,
     "diffusion_step_embed_dim": 8, "num_train_timesteps": 4, "num_inference_steps": 2, "crop_ratio": 1.0,
     "spatial_softmax_num_keypoints": 4, "pretrained_backbone_weights": None,
 }  # fmt: skip
@@ -248,6 +250,8 @@ def test_a_policy_of_another_task_is_an_error(act: Path, spec: TaskSpec) -> None
     half = dataclasses.replace(layout, **{name: getattr(layout, name)[:7] for name in names})
     with pytest.raises(ConfigError, match=r"state has shape \(14,\).* 7 joints"):
         LeRobotBase.from_pretrained(act, dataclasses.replace(spec, layout=half))
+    with pytest.raises(ConfigError, match=r"observation\.environment_state, which no task gives"):
+        check_features(SimpleNamespace(image_features={}, env_state_feature="there"), spec, spec.cameras)
     with pytest.raises(ConfigError, match="history is 'guess'"):
         LeRobotBase.from_pretrained(act, spec, history="guess")
 
@@ -281,7 +285,7 @@ def test_a_run_of_lerobot_train_is_found_and_served(
         assert isinstance(source, LeRobotSource)
         assert needed_by(source) == {"observation_lags": [1]}
     with pytest.raises(ConfigError, match="of LeRobot: it takes no guidance, best_of"):
-        resolve_actor(tmp_path / "run", guidance=2.0, best_of=3)
+        resolve_actor(act, guidance=2.0, best_of=3)
     with pytest.raises(CheckpointError, match="is a policy of LeRobot: `rise evaluate`"):
         load_policy(tmp_path / "run")
     policy = source.load(spec)

@@ -24,7 +24,7 @@ def every_step(seed: int, steps: int) -> tuple[list[dict[str, np.ndarray]], list
 
 def test_a_lagged_observation_is_the_observation_of_that_moment() -> None:
     seen, chunks = every_step(seed=3, steps=12)
-    for execute, lags in ((4, (2, 4)), (3, (4,)), (2, (4, 6))):
+    for execute, lags in ((4, (2, 4)), (3, (4, 1)), (2, (4, 6))):
         env = CellEnv(preset="tiny", execute=execute, observation_lags=lags)
         observation, _ = env.reset(seed=3)
         for lag in lags:  # before the start there is nothing but the start
@@ -52,7 +52,7 @@ def test_a_vector_of_cells_has_them_too() -> None:
     envs.close()
 
 
-@pytest.mark.parametrize("lags", [[1], [0], [-2], [100], [2, 2]])
-def test_a_lag_that_imagination_could_not_give_is_refused(lags: list[int]) -> None:
+@pytest.mark.parametrize("lags", [[0], [-2], [100], [2, 2]])
+def test_a_lag_beyond_what_imagination_gives_is_refused(lags: list[int]) -> None:
     with pytest.raises(ConfigError, match="observation_lags"):
         CellEnv(preset="tiny", observation_lags=lags)
