@@ -43,7 +43,7 @@ class Step:
 
     name: str
     size: int
-    run: Callable[[np.ndarray, Callable[[int], None]], None]
+    run: Callable[[Any, Callable[[int], None]], None]
 
 
 class IncompleteError(DatasetError):

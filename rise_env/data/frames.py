@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def frames_fingerprint(source: Source, spec: TaskSpec, *, contents: bool = True)
     return fingerprint([*known, stamps] if contents else known)
 
 
-def decoding_steps(source: Source, spec: TaskSpec) -> list[Step]:
-    """Steps on an array uint8 (N, V, H, W, 3) that decode the cameras of a task, file by file.
+def decoding_steps(source: Source, cameras: Sequence[str], size: tuple[int, int]) -> list[Step]:
+    """Steps on an array uint8 (N, V, H, W, 3), or what takes its place, that decode cameras, given as feature keys, at
+    a height and width, file by file.
 
     They raise DamagedError where a video or image is missing or damaged.
     """
@@ -51,9 +53,9 @@ def decoding_steps(source: Source, spec: TaskSpec) -> list[Step]:
     whole = source.whole or source
     index = {number: episode for episode, number in enumerate(source.numbers.tolist())}
     steps = []
-    for view, key in enumerate(spec.cameras.values()):
+    for view, key in enumerate(cameras):
         if key not in source.videos:
-            steps += [_image_step(source, spec, starts, view, key, file) for file in source.data_files]
+            steps += [_image_step(source, size, starts, view, key, file) for file in source.data_files]
             continue
         members: dict[Path, list[Piece]] = {}
         # Those that are left out take their place in the file all the same.
@@ -63,26 +65,26 @@ def decoding_steps(source: Source, spec: TaskSpec) -> list[Step]:
             piece = Piece(number, segment, int(whole.lengths[number]), episode, target)
             members.setdefault(segment.path, []).append(piece)
         steps += [
-            _video_step(source, spec, view, key, path, pieces)
+            _video_step(source, size, view, key, path, pieces)
             for path, pieces in members.items() if any(piece.episode is not None for piece in pieces)
         ]  # fmt: skip
     return steps
 
 
-def _video_step(source: Source, spec: TaskSpec, view: int, key: str, path: Path, pieces: list[Piece]) -> Step:
-    def run(array: np.ndarray, advance: Any) -> None:
+def _video_step(source: Source, size: tuple[int, int], view: int, key: str, path: Path, pieces: list[Piece]) -> Step:
+    def run(array: Any, advance: Any) -> None:
         recorded = source.features[key].image_size
-        for row, image in decode_video(path, pieces, source.fps, spec.image_size, recorded):
+        for row, image in decode_video(path, pieces, source.fps, size, recorded):
             array[row, view] = image
             advance(1)
 
     return Step(_name(view, source, path), sum(piece.length for piece in pieces if piece.episode is not None), run)
 
 
-def _image_step(source: Source, spec: TaskSpec, starts: np.ndarray, view: int, key: str, file: DataFile) -> Step:
+def _image_step(source: Source, size: tuple[int, int], starts: np.ndarray, view: int, key: str, file: DataFile) -> Step:
     """A camera whose images lie in the parquet files, as PNG or JPEG, or are files of their own."""
 
-    def run(array: np.ndarray, advance: Any) -> None:
+    def run(array: Any, advance: Any) -> None:
         recorded = source.features[key].image_size
         try:
             table, index = read_rows(source, file, [], optional=[key])
@@ -97,7 +99,7 @@ def _image_step(source: Source, spec: TaskSpec, starts: np.ndarray, view: int, k
             try:
                 entry = None if column is None else to_list(column[row : row + 1], where)[0]
                 content = _image_bytes(entry, source.root, file.path, key, number, frame, where)
-                array[starts[episode] + frame, view] = decode_image(content, spec.image_size, where, recorded)
+                array[starts[episode] + frame, view] = decode_image(content, size, where, recorded)
             except DatasetError as error:
                 problems.setdefault(episode, []).append(str(error))
             advance(1)

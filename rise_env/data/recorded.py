@@ -172,7 +172,7 @@ class RecordedDataset(Dataset):
                     self.cache / f"{self.frames_key}.npy",
                     (self.num_frames, *self.frame_shape),
                     np.uint8,
-                    decoding_steps(self.source, self.spec),
+                    decoding_steps(self.source, list(self.spec.cameras.values()), self.spec.image_size),
                     progress or self._progress,
                     partial=self.cache / f"{frames_fingerprint(self.source, self.spec, contents=False)}.partial",
                 )

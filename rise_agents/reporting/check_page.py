@@ -1,0 +1,234 @@
+"""The page of `rise check`: verdict, findings, films of recorded episodes, and what cameras and joints did."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rise_agents.reporting.filming import write_video
+from rise_agents.reporting.line_chart import Curve
+from rise_agents.reporting.media import Film
+from rise_agents.reporting.report import write_page
+from rise_env.data.check.cameras import picture_delay
+from rise_env.data.check.catalogue import CATALOGUE
+from rise_env.data.check.finding import listed
+from rise_env.data.check.joints import spans
+from rise_env.data.check.pictures import Camera
+from rise_env.data.check.reading import Motion
+from rise_env.data.check.run import Checked
+from rise_env.provenance import provenance
+
+__all__ = ["write_check_page"]
+
+_CLASSES = {"error": "worse", "warning": "warn", "note": "same"}
+_LINE_POINTS = 400
+
+
+def write_check_page(path: Path, checked: Checked, cost: Mapping[str, str], command: str) -> Path:
+    """Write the page, in one step.
+
+    Args:
+        path: HTML file to make or replace.
+        checked: What was found.
+        cost: What training will cost, in words, by what.
+        command: What to type to check again.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return write_page(
+            path,
+            f"Data check: {checked.root.name}",
+            checked.verdict(),
+            _figures(checked),
+            [
+                ("Findings", _findings(checked)),
+                ("Cost of training", _table(["What", "How much"], cost.items())),
+                ("Cameras", _cameras(checked)),
+                ("Joints", _joints(checked)),
+            ],
+            films=list(_films(checked, Path(folder))),
+            curves=list(_curves(checked)),
+            provenance=provenance(),
+            commands=[command],
+        )
+
+
+def _figures(checked: Checked) -> str:
+    if checked.source is None:
+        return ""
+    source, good = checked.source, sum(checked.outcomes.values())
+    seconds = float(source.lengths.sum() / source.fps)
+    looked = "" if len(source.lengths) == checked.total else f"{len(source.lengths)} of them looked at"
+    failed, missing = len(checked.outcomes) - good, len(source.lengths) - len(checked.outcomes)
+    outcomes = f"{good} successes, {failed} failures" + (f", {missing} unknown" if missing else "")
+    shown = [
+        ("Episodes", str(checked.total), looked or outcomes),
+        ("Minutes", f"{seconds / 60:.1f}", f"{int(source.lengths.sum())} frames at {source.fps:g} Hz"),
+        (
+            "Cameras",
+            str(len(source.cameras)),
+            listed([f"{one.name} {one.size[1]}x{one.size[0]}" for one in checked.cameras]),
+        ),
+        ("Joints", str(len(checked.motion.state_names)) if checked.motion else "-", source.robot_type),
+    ]
+    parts = (
+        f'<div class="figure"><dt>{escape(name)}</dt><dd><b>{escape(value)}</b><span>{escape(note)}</span></dd></div>'
+        for name, value, note in shown
+    )
+    return f'<dl class="figures">{"".join(parts)}</dl>'
+
+
+def _findings(checked: Checked) -> str:
+    if not checked.findings:
+        return '<p class="note">None.</p>'
+    rows = []
+    for one in checked.findings:
+        kind = CATALOGUE[one.code]
+        episodes = f'<span class="note"> Episodes: {escape(listed(one.episodes, 12))}</span>' if one.episodes else ""
+        rows.append(
+            f'<tr><th scope="row"><span class="{_CLASSES[one.severity]}">{one.severity}</span> '
+            f'<span class="note">{one.code}</span></th>'
+            f"<td><b>{escape(kind.title)}.</b> {escape(one.message)}{episodes}</td>"
+            f"<td>{escape(kind.spoils)}</td><td>{escape(kind.mends)}</td></tr>"
+        )
+    return _frame("Findings", ["", "Found", "What it spoils", "What mends it"], "".join(rows))
+
+
+def _table(heads: Sequence[str], rows: Any) -> str:
+    lines = [
+        "".join([f'<th scope="row">{escape(str(first))}</th>', *(f"<td>{escape(str(cell))}</td>" for cell in rest)])
+        for first, *rest in rows
+    ]
+    return _frame(heads[0], heads, "".join(f"<tr>{line}</tr>" for line in lines)) if lines else ""
+
+
+def _frame(name: str, heads: Sequence[str], body: str) -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cameras(checked: Checked) -> str:
+    motion, rows = checked.motion, []
+    for camera in checked.cameras if motion is not None else ():
+        assert motion is not None
+        delay, likeness, _ = picture_delay(camera, motion, max(4, round(motion.fps / 2)))
+        known = np.isfinite(camera.brightness)
+        when = f"{delay / motion.fps:+.2f} s (correlation {likeness:.2f})" if likeness >= 0.3 else "cannot be told"
+        bright = f"{np.nanmean(camera.brightness):.0f}" if known.any() else "-"
+        rows.append((camera.name, f"{camera.size[1]}x{camera.size[0]}", f"{known.mean():.1%}", bright, when))
+    heads = ["Camera", "Pixels", "Pictures decoded", "Mean brightness (0 to 255)", "Pictures after joint values by"]
+    return _table(heads, rows)
+
+
+def _joints(checked: Checked) -> str:
+    motion, lag = checked.motion, checked.lag
+    if motion is None:
+        return ""
+    state = spans(motion.state)
+    seconds = lag.seconds(motion.fps) if lag is not None else np.full(len(state), np.nan)
+    action = spans(motion.action) if motion.paired else np.full(len(state), np.nan)
+    rows = [
+        (
+            name,
+            f"{np.nanmin(motion.state[:, i]):.3f} to {np.nanmax(motion.state[:, i]):.3f}",
+            f"{state[i]:.3f}",
+            "-" if np.isnan(action[i]) else f"{action[i]:.3f}",
+            "-" if np.isnan(seconds[i]) else f"{seconds[i]:.2f} s",
+        )
+        for i, name in enumerate(motion.state_names)
+        if np.isfinite(motion.state[:, i]).any()
+    ]
+    return _table(
+        ["Joint", "State", "Range of the state (98 %)", "Range of the action", "State behind action by"], rows
+    )
+
+
+def _films(checked: Checked, folder: Path) -> Iterator[Film]:
+    motion = checked.motion
+    if motion is None or not checked.cameras:
+        return
+    for episode in sorted(set.intersection(*(set(camera.films) for camera in checked.cameras))):
+        number, length = int(motion.numbers[episode]), int(motion.lengths[episode])
+        rows = sorted(set.intersection(*(set(camera.films[episode]) for camera in checked.cameras)))
+        if len(rows) < 2:
+            continue
+        frames = np.stack([_abreast([camera.films[episode][row] for camera in checked.cameras]) for row in rows])
+        fps = max(1, round(motion.fps * len(rows) / length))
+        outcome = {True: "success", False: "failure", None: "no outcome"}[checked.outcomes.get(number)]
+        names = ", ".join(camera.name for camera in checked.cameras)
+        text = f"Episode {number}: {outcome}, {length / motion.fps:.1f} s. Left to right: {names}."
+        yield Film(text, write_video(folder / f"episode-{number}.mp4", frames, fps))
+
+
+def _abreast(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    height = max(picture.shape[0] for picture in pictures)
+    padded = [np.pad(picture, ((0, height - picture.shape[0]), (0, 0), (0, 0))) for picture in pictures]
+    row = np.concatenate(padded, axis=1)
+    times = max(1, 400 // row.shape[1])  # small pictures are not left to the browser to blur
+    return row.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _curves(checked: Checked) -> Iterator[Curve]:
+    motion = checked.motion
+    if motion is None:
+        return
+    lengths = np.sort(motion.lengths) / motion.fps
+    if len(lengths) > 1:
+        points = [(i + 1, float(lengths[i])) for i in _thin(len(lengths))]
+        yield Curve("Lengths of episodes", "episodes, the shortest first", "s", {"length": points})
+    yield from _delays(checked.cameras, motion)
+    if motion.paired:
+        yield from _traces(motion)
+    brightness = {camera.name: _brightness(camera, motion) for camera in checked.cameras}
+    if brightness := {name: points for name, points in brightness.items() if points}:
+        yield Curve("Brightness of episodes", "episode", "mean grey level", brightness)
+
+
+def _delays(cameras: Sequence[Camera], motion: Motion) -> Iterator[Curve]:
+    farthest = max(4, round(motion.fps / 2))
+    lines = {}
+    for camera in cameras:
+        _, likeness, curve = picture_delay(camera, motion, farthest)
+        if likeness >= 0.3:
+            lines[camera.name] = [
+                (shift / motion.fps, float(curve[shift + farthest])) for shift in range(-farthest, farthest + 1)
+            ]
+    if lines:
+        yield Curve(
+            "Motion in pictures against motion of joints (the peak belongs at 0)",
+            "pictures later by, s",
+            "correlation",
+            lines,
+        )
+
+
+def _traces(motion: Motion) -> Iterator[Curve]:
+    """Commanded and measured, of the three joints that move most, in the episode in the middle."""
+    episode = len(motion.lengths) // 2
+    rows = list(motion.rows())[episode]
+    for joint in np.argsort(-spans(motion.state))[:3].tolist():
+        lines = {}
+        for name, values in (("action", motion.action), ("state", motion.state)):
+            trace = values[rows, joint]
+            lines[name] = [(i / motion.fps, float(trace[i])) for i in _thin(len(trace)) if np.isfinite(trace[i])]
+        if all(lines.values()):
+            yield Curve(f"{motion.state_names[joint]} in episode {motion.numbers[episode]}", "s", "value", lines)
+
+
+def _brightness(camera: Camera, motion: Motion) -> list[tuple[float, float]]:
+    pairs = [
+        (float(number), camera.brightness[rows]) for number, rows in zip(motion.numbers, motion.rows(), strict=True)
+    ]
+    return [(number, float(np.nanmean(values))) for number, values in pairs if np.isfinite(values).any()]
+
+
+def _thin(count: int) -> list[int]:
+    """At most `_LINE_POINTS` of so many indices, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, _LINE_POINTS)).round().astype(int)).tolist()
