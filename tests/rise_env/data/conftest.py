@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rise_env.data.check.reading import Motion
 from rise_env.tasks import JointLayout, TaskSpec
 
 JOINTS = ("left", "right", "gripper")
@@ -252,3 +253,29 @@ def spec() -> Callable[..., TaskSpec]:
 def expected_picture() -> Callable[..., np.ndarray]:
     """The picture that was encoded for (episode, frame, view)."""
     return picture
+
+
+@pytest.fixture(scope="session")
+def recording() -> Callable[..., Motion]:
+    """Makes joint values of an arm whose four joints follow smooth commands after three frames of 20 Hz, with the noise
+    of real encoders; the last one is a gripper.
+    """
+    joints, lag = ("shoulder", "elbow", "wrist", "gripper"), 3
+
+    def make(seed: int = 0, episodes: int = 24) -> Motion:
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(65, 95, episodes)
+        states, actions = [], []
+        for length in lengths.tolist():
+            knots = rng.normal(0, 0.6, (6, 4))
+            knots[:, 3] = rng.choice([0.0, 0.07], 6)
+            at = np.linspace(0, 5, length + lag)
+            path = np.stack([np.interp(at, range(6), knots[:, i]) for i in range(4)], 1)
+            path = np.apply_along_axis(lambda x: np.convolve(np.pad(x, 4, "edge"), np.ones(9) / 9, "valid"), 0, path)
+            actions.append(path[lag:])
+            states.append(path[:length] + rng.normal(0, [1e-3, 1e-3, 1e-3, 1e-5], (length, 4)))
+        state, action = (np.concatenate(x).astype(np.float32) for x in (states, actions))
+        times = np.concatenate([np.arange(n) / 20.0 for n in lengths])
+        return Motion(20.0, lengths, np.arange(episodes), state, action, joints, joints, times)
+
+    return make
