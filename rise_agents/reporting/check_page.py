@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,8 @@ def write_check_page(path: Path, checked: Checked, cost: Mapping[str, str], comm
             _figures(checked),
             [
                 ("Findings", _findings(checked)),
+                ("What it looks like", _evidence(checked)),
+                ("Episodes at a glance", _glances(checked)),
                 ("Cost of training", _table(["What", "How much"], cost.items())),
                 ("Cameras", _cameras(checked)),
                 ("Joints", _joints(checked)),
@@ -150,7 +154,55 @@ def _joints(checked: Checked) -> str:
     )
 
 
+def _evidence(checked: Checked) -> str:
+    """Pictures that show a finding, in the order of their frames."""
+    figures = []
+    for finding, camera, pictures in checked.evidence:
+        motion, rows = checked.motion, sorted(pictures)
+        if motion is None or not rows:
+            continue
+        episodes = np.searchsorted(motion.starts, rows, side="right") - 1
+        frames = [
+            f"{row - motion.starts[i]} of episode {motion.numbers[i]}" for row, i in zip(rows, episodes, strict=True)
+        ]
+        text = f"{finding.code}, {camera.name}: frames {', '.join(frames)}."
+        figures.append(_picture([pictures[row] for row in rows], text))
+    return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
+
+
+def _glances(checked: Checked) -> str:
+    """Six frames of every filmed episode, cameras below each other."""
+    figures = [
+        _picture(
+            [frames[i] for i in np.linspace(0, len(frames) - 1, 6).round().astype(int)], f"{text} From left to right."
+        )
+        for frames, text, _ in _filmed(checked, np.concatenate)
+    ]
+    return "".join(figures)
+
+
+def _picture(pictures: Sequence[np.ndarray], text: str) -> str:
+    """A figure with pictures beside each other."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    gap = np.full((pictures[0].shape[0], 4, 3), 128, np.uint8)
+    strip = np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)
+    Image.fromarray(_enlarged(strip)).save(buffer, "PNG", optimize=True)
+    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return f'<figure><img src="{source}" alt="{escape(text)}"><figcaption>{escape(text)}</figcaption></figure>'
+
+
 def _films(checked: Checked, folder: Path) -> Iterator[Film]:
+    for number, (frames, text, fps) in enumerate(_filmed(checked, _abreast)):
+        film = np.stack([_enlarged(frame) for frame in frames])
+        yield Film(f"{text} Cameras from left to right.", write_video(folder / f"{number}.mp4", film, fps))
+
+
+def _filmed(
+    checked: Checked, joined: Callable[[Sequence[np.ndarray]], np.ndarray]
+) -> Iterator[tuple[list[np.ndarray], str, int]]:
+    """Episodes of which pictures were kept: frames with all cameras `joined`, what they are, frames per second."""
     motion = checked.motion
     if motion is None or not checked.cameras:
         return
@@ -159,20 +211,26 @@ def _films(checked: Checked, folder: Path) -> Iterator[Film]:
         rows = sorted(set.intersection(*(set(camera.films[episode]) for camera in checked.cameras)))
         if len(rows) < 2:
             continue
-        frames = np.stack([_abreast([camera.films[episode][row] for camera in checked.cameras]) for row in rows])
-        fps = max(1, round(motion.fps * len(rows) / length))
+        frames = [joined(_same_size([camera.films[episode][row] for camera in checked.cameras])) for row in rows]
         outcome = {True: "success", False: "failure", None: "no outcome"}[checked.outcomes.get(number)]
         names = ", ".join(camera.name for camera in checked.cameras)
-        text = f"Episode {number}: {outcome}, {length / motion.fps:.1f} s. Left to right: {names}."
-        yield Film(text, write_video(folder / f"episode-{number}.mp4", frames, fps))
+        text = f"Episode {number} ({outcome}, {length / motion.fps:.1f} s): {names}."
+        yield frames, text, max(1, round(motion.fps * len(rows) / length))
+
+
+def _same_size(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    return [np.pad(p, ((0, height - p.shape[0]), (0, width - p.shape[1]), (0, 0))) for p in pictures]
 
 
 def _abreast(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    height = max(picture.shape[0] for picture in pictures)
-    padded = [np.pad(picture, ((0, height - picture.shape[0]), (0, 0), (0, 0))) for picture in pictures]
-    row = np.concatenate(padded, axis=1)
-    times = max(1, 400 // row.shape[1])  # small pictures are not left to the browser to blur
-    return row.repeat(times, axis=0).repeat(times, axis=1)
+    return np.concatenate(pictures, axis=1)
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    """Small pictures are not left to the browser to blur."""
+    times = max(1, 400 // picture.shape[1])
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _curves(checked: Checked) -> Iterator[Curve]:

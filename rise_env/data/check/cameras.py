@@ -82,6 +82,7 @@ def _blank(camera: Camera, motion: Motion) -> Iterator[Finding]:
             "error" if part > 0.2 else "warning",
             (camera.name,),
             tuple(np.unique(motion.episode_of(np.flatnonzero(dark))).tolist()),
+            (runs[0][0],),
         )
 
 
@@ -115,6 +116,7 @@ def _frozen(camera: Camera, motion: Motion) -> Iterator[Finding]:
             "error",
             (camera.name,),
             tuple(np.unique(motion.episode_of(np.flatnonzero(stands))).tolist()),
+            tuple(int(row) for row in np.flatnonzero(stands)[:1] for row in (row - camera.window, row)),
         )
         return
     runs = stretches(stands, motion, 3)
@@ -129,18 +131,20 @@ def _frozen(camera: Camera, motion: Motion) -> Iterator[Finding]:
             "error" if part > 0.2 else "warning",
             (camera.name,),
             tuple(np.unique(motion.episode_of(np.array([a for a, _ in runs]))).tolist()),
+            (longest[0] - camera.window, sum(longest) // 2, longest[1] - 1),
         )
 
 
 def _timing(camera: Camera, motion: Motion) -> Iterator[Finding]:
     """Pictures that are written several times, and pictures of another moment than the joint values."""
-    part = _repeated(camera, motion)
+    part, repeats = _repeated(camera, motion)
     if part > 0.3:
         yield Finding(
             "camera_rate",
             f"{camera.name}: {part:.0%} of the pictures of moving scenes are those of the frame before: "
             f"about {motion.fps * (1 - part):.3g} new ones a second, not {motion.fps:g}",
             subjects=(camera.name,),
+            rows=repeats,
         )
     age = 0.5 / (1 - part) - 0.5 if part > 0.3 else 0.0  # of repeated pictures, on average
     farthest = max(4, round(motion.fps / 2))
@@ -155,8 +159,8 @@ def _timing(camera: Camera, motion: Motion) -> Iterator[Finding]:
         )
 
 
-def _repeated(camera: Camera, motion: Motion) -> float:
-    """Part of the pictures of moving scenes that are those of the frame before: at most 0.9."""
+def _repeated(camera: Camera, motion: Motion) -> tuple[float, tuple[int, ...]]:
+    """Part of the pictures of moving scenes that are those of the frame before, at most 0.9; and rows that show it."""
     change = np.nan_to_num(camera.change)
     around = np.zeros_like(change)
     for rows in motion.rows():
@@ -165,7 +169,10 @@ def _repeated(camera: Camera, motion: Motion) -> float:
     fast = np.nan_to_num(_moved(motion, camera.window).max(1))
     moving = (fast > np.median(fast)) & (around > 3 * _STANDS) & ~np.isnan(camera.change)
     again = moving & (change < 0.25 * around) & (change < _STANDS)
-    return min(0.9, float(again.sum() / moving.sum())) if moving.sum() >= 30 else 0.0
+    if moving.sum() < 30 or not again.any():
+        return 0.0, ()
+    shown = int(np.where(again, around, 0).argmax())
+    return min(0.9, float(again.sum() / moving.sum())), (shown - 1, shown)
 
 
 def picture_delay(camera: Camera, motion: Motion, farthest: int) -> tuple[float, float, np.ndarray]:
@@ -236,15 +243,18 @@ def _exposure(camera: Camera, motion: Motion) -> Iterator[Finding]:
             f"to {abs(camera.shift[worst]):.0f} of 255 grey levels, in episode {motion.episode_of(worst)}",
             subjects=(camera.name,),
             episodes=tuple(np.unique(motion.episode_of(jumps)).tolist()),
+            rows=(worst - 1, worst),
         )
     shown = np.where(_empty(camera), np.nan, camera.brightness)
-    means = np.array([np.nanmean(shown[rows]) for rows in motion.rows() if np.isfinite(shown[rows]).any()])
+    usable = [rows for rows in motion.rows() if np.isfinite(shown[rows]).any()]
+    means = np.array([np.nanmean(shown[rows]) for rows in usable])
     if len(means) >= 2 and np.ptp(means) > 40 and means.std() > 12:
         yield Finding(
             "lighting",
             f"{camera.name}: the mean brightness of episodes lies between {means.min():.0f} and "
             f"{means.max():.0f} of 255",
             subjects=(camera.name,),
+            rows=(usable[int(means.argmin())].start, usable[int(means.argmax())].start),
         )
 
 
@@ -273,6 +283,7 @@ def _exchanged(cameras: Sequence[Camera], motion: Motion) -> Iterator[Finding]:
             "those of each other elsewhere",
             subjects=names,
             episodes=tuple(numbers),
+            rows=tuple(int(motion.starts[i]) for i in (*np.flatnonzero(wrong.sum(0) == 0)[:1], episodes[0])),
         )
 
 

@@ -156,9 +156,9 @@ CATALOGUE: Mapping[str, Kind] = {
     "unit_unlikely": Kind(
         "joints",
         "values that are no angles in rad",
-        _WARNING,
+        ("note", "warning"),
         "Without a layout every joint counts as rad: limits, safety and errors are told in the wrong unit.",
-        "Convert to rad and m, and describe the joints in a layout (--task).",
+        "Describe the joints in a layout with their units: `rise init-task` guesses them. Convert steps of encoders.",
     ),
     "constant_joint": Kind(
         "joints",
@@ -248,9 +248,9 @@ CATALOGUE: Mapping[str, Kind] = {
     "lag_long": Kind(
         "commands",
         "joints follow their commands by more than a third of a chunk",
-        _WARNING,
+        ("warning", "note"),
         "The end of a chunk shows what earlier commands did: advantages go to the wrong actions.",
-        "Choose a longer chunk (task.chunk), and let the policy see the past (policy.model.lags).",
+        "Choose a longer chunk, as `rise init-task` does (task.chunk), and lags of the policy (policy.model.lags).",
     ),
     "does_not_follow": Kind(
         "commands",

@@ -18,6 +18,8 @@ __all__ = ["Lag", "command_findings", "measure_lag"]
 #: Correlation of velocities from which on a lag is one.
 _CLEAR = 0.3
 _LONGEST = 1.0  # s
+#: What a chunk lasts where there is no task, s: as `rise init-task` would choose, were the joints quick.
+_CHUNK = 1.2
 #: A dimension that deviates less than this stands still.
 _STILL = 1e-5
 #: Correlation of command and motion below which they run against each other: lags of such joints mean nothing.
@@ -45,8 +47,10 @@ def measure_lag(motion: Motion) -> Lag:
     return Lag(*lag_behind(action, state, lengths, longest), *lag_behind(state, action, lengths, longest))
 
 
-def command_findings(motion: Motion, lag: Lag, chunk_seconds: float = 1.0) -> list[Finding]:
-    """Everything about commands; state and action have the same joints. `chunk_seconds` is what a chunk lasts."""
+def command_findings(motion: Motion, lag: Lag, chunk_seconds: float | None = None) -> list[Finding]:
+    """Everything about commands; state and action have the same joints. `chunk_seconds` is what a chunk lasts, None if
+    there is no task yet.
+    """
     likeness = _likeness(motion)
     own = np.diag(likeness)
     copied = list(_copied(motion))
@@ -92,16 +96,18 @@ def _late(motion: Motion, lag: Lag, own: np.ndarray) -> Iterator[Finding]:
         )
 
 
-def _slow(motion: Motion, lag: Lag, own: np.ndarray, chunk_seconds: float) -> Iterator[Finding]:
+def _slow(motion: Motion, lag: Lag, own: np.ndarray, chunk_seconds: float | None) -> Iterator[Finding]:
     seconds = np.nan_to_num(lag.seconds(motion.fps))
-    slow = (own > _TURNED) & (seconds > chunk_seconds / 3)
+    lasts = chunk_seconds or _CHUNK
+    slow = (own > _TURNED) & (seconds > lasts / 3)
     if slow.any():
         worst = int(np.where(slow, seconds, 0).argmax())
         yield Finding(
             "lag_long",
             f"{listed(named(motion.state_names, slow))} follow their commands by more than a third "
-            f"of a chunk of {chunk_seconds:.2f} s ({motion.state_names[worst]}: {seconds[worst]:.2f} s)",
-            subjects=named(motion.state_names, slow),
+            f"of a chunk of {lasts:.2f} s ({motion.state_names[worst]}: {seconds[worst]:.2f} s)",
+            "warning" if chunk_seconds else "note",
+            named(motion.state_names, slow),
         )
 
 

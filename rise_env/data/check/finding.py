@@ -23,6 +23,7 @@ class Finding:
             the kind when "".
         subjects: Cameras or joints that it is about.
         episodes: Numbers of the episodes in which it was found; empty where it is about all.
+        rows: Frames that show it: rows of the joint values that were read.
     """
 
     code: str
@@ -30,6 +31,7 @@ class Finding:
     severity: str = ""
     subjects: tuple[str, ...] = ()
     episodes: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require = requirement("finding")

@@ -188,6 +188,7 @@ def _units(motion: Motion) -> Iterator[Finding]:
     yield Finding(
         "unit_unlikely",
         f"{listed(named(names, far))} reach {most:.4g}, no angle in rad: {unit}?",
+        "note" if unit == "degrees" else "warning",
         subjects=named(names, far),
     )
 

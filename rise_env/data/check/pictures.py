@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from rise_env.data.source import Source
 from rise_env.data.video import DamagedError
 from rise_env.errors import DatasetError
 
-__all__ = ["Camera", "Meter", "read_camera"]
+__all__ = ["Camera", "Meter", "read_camera", "read_pictures"]
 
 #: Longest side of the pictures that are measured and shown, pixels.
 _LONGEST = 192
@@ -80,10 +81,8 @@ def read_camera(
         filmed: Which of them are shown.
         advance: Called with the number of frames just decoded.
     """
-    recorded = source.features[key].image_size
-    scale = min(1.0, _LONGEST / max(recorded))
-    size = (max(2, round(recorded[0] * scale)), max(2, round(recorded[1] * scale)))
-    meter = Meter(key, recorded, size, motion, filmed)
+    size = _size_of(source, key)
+    meter = Meter(key, source.features[key].image_size, size, motion, filmed)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for step in decoding_steps(source, [key], size):
@@ -95,6 +94,48 @@ def read_camera(
                 meter.camera.damaged |= dict.fromkeys(source.numbers.tolist(), str(error))
     meter.camera.warnings = list(dict.fromkeys(str(one.message) for one in said if one.category is UserWarning))
     return meter.camera
+
+
+def read_pictures(source: Source, key: str, motion: Motion, rows: Collection[int]) -> dict[int, np.ndarray]:
+    """Pictures of a camera, uint8 RGB (H, W, 3) by row of `motion`; those that cannot be decoded are left out.
+
+    The video files in which they lie are decoded again, up to them.
+    """
+    places = [int(np.searchsorted(motion.starts, row, side="right")) - 1 for row in rows]
+    needed = set(motion.numbers[places].tolist())
+    numbers = source.numbers.tolist()
+    part = source.without({i for i, number in enumerate(numbers) if number not in needed})
+    starts = dict(zip(part.numbers.tolist(), (np.cumsum(part.lengths) - part.lengths).tolist(), strict=True))
+    wanted = {
+        starts[int(motion.numbers[place])] + row - int(motion.starts[place]): row
+        for row, place in zip(rows, places, strict=True)
+    }
+    keeper = _Keeper(wanted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # told when they were measured
+        for step in decoding_steps(part, [key], _size_of(source, key)):
+            with contextlib.suppress(DatasetError):
+                step.run(keeper, lambda _: None)
+    return keeper.pictures
+
+
+class _Keeper:
+    """Keeps the pictures of some rows, under other numbers."""
+
+    def __init__(self, wanted: dict[int, int]) -> None:
+        self._wanted = wanted
+        self.pictures: dict[int, np.ndarray] = {}
+
+    def __setitem__(self, place: Any, image: np.ndarray) -> None:
+        if int(place[0]) in self._wanted:
+            self.pictures[self._wanted[int(place[0])]] = image.copy()
+
+
+def _size_of(source: Source, key: str) -> tuple[int, int]:
+    """Height and width at which a camera is measured and shown."""
+    height, width = source.features[key].image_size
+    scale = min(1.0, _LONGEST / max(height, width))
+    return max(2, round(height * scale)), max(2, round(width * scale))
 
 
 class Meter:

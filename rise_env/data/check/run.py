@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from rise_env.data.check.episodes import (
 )
 from rise_env.data.check.finding import Finding, listed, worst_first
 from rise_env.data.check.joints import joint_findings
-from rise_env.data.check.pictures import Camera, read_camera
+from rise_env.data.check.pictures import Camera, read_camera, read_pictures
 from rise_env.data.check.reading import Motion, read_motion
 from rise_env.data.source import Source, locate, read_source
 from rise_env.data.specs import check_keys, check_spec
@@ -30,8 +31,8 @@ from rise_env.tasks import TaskSpec
 
 __all__ = ["Checked", "check_dataset"]
 
-#: Chunk of a task that is derived from a dataset, and seconds that a chunk lasts where there is no task.
-_CHUNK, _CHUNK_SECONDS = 16, 1.0
+#: Chunk of a task that is derived from a dataset.
+_CHUNK = 16
 _FILMS = 3
 
 
@@ -50,6 +51,7 @@ class Checked:
         outcomes: Recorded outcomes, by number of the episode.
         total: Episodes of the dataset.
         decoding_seconds: How long decoding took.
+        evidence: What cameras show, for findings that name rows: the finding, the camera, and pictures by row.
     """
 
     root: Path
@@ -62,6 +64,7 @@ class Checked:
     outcomes: dict[int, bool] = field(default_factory=dict)
     total: int = 0
     decoding_seconds: float = 0.0
+    evidence: list[tuple[Finding, Camera, dict[int, np.ndarray]]] = field(default_factory=list)
 
     @property
     def errors(self) -> int:
@@ -226,7 +229,7 @@ def _joints(
         )
         return
     checked.lag = measure_lag(motion)
-    findings += command_findings(motion, checked.lag, spec.chunk / spec.fps if spec else _CHUNK_SECONDS)
+    findings += command_findings(motion, checked.lag, spec.chunk / spec.fps if spec else None)
 
 
 def _pictures(checked: Checked, source: Source, progress: Callable[[str, int, int], None]) -> None:
@@ -250,6 +253,9 @@ def _pictures(checked: Checked, source: Source, progress: Callable[[str, int, in
     checked.decoding_seconds = monotonic() - began
     if checked.cameras:
         checked.findings += scene_findings(checked.cameras, motion)
+    for finding, camera in itertools.product(checked.findings, checked.cameras):
+        if finding.rows and camera.name in finding.subjects:
+            checked.evidence.append((finding, camera, read_pictures(source, camera.key, motion, finding.rows)))
 
 
 def _prompts(source: Source) -> dict[int, str]:
