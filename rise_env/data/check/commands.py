@@ -47,6 +47,7 @@ def measure_lag(motion: Motion) -> Lag:
     return Lag(*lag_behind(action, state, lengths, longest), *lag_behind(state, action, lengths, longest))
 
 
+@np.errstate(invalid="ignore", over="ignore")  # infinite values are findings
 def command_findings(motion: Motion, lag: Lag, chunk_seconds: float | None = None) -> list[Finding]:
     """Everything about commands; state and action have the same joints. `chunk_seconds` is what a chunk lasts, None if
     there is no task yet.

@@ -25,6 +25,7 @@ _FEW, _FEW_FAILURES = 20, 5
 _SAME = 0.5
 
 
+@np.errstate(invalid="ignore", over="ignore")  # infinite values are findings
 def episode_findings(motion: Motion) -> list[Finding]:
     """Everything about time stamps, duplicates and standing still."""
     return [*_times(motion), *_duplicates(motion), *_idle(motion)]

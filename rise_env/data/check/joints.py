@@ -40,6 +40,7 @@ def spans(values: np.ndarray) -> np.ndarray:
     return high - low
 
 
+@np.errstate(invalid="ignore", over="ignore")  # infinite values are findings
 def joint_findings(motion: Motion, layout: JointLayout | None = None) -> list[Finding]:
     """Everything about state and action as they are; `layout` has units and limits, where they are known."""
     found = [*_impossible(motion, layout), *_still(motion), *_noise(motion), *_spikes(motion), *_wraps(motion)]
