@@ -123,7 +123,11 @@ def _noise(motion: Motion) -> Iterator[Finding]:
 def _spikes(motion: Motion) -> Iterator[Finding]:
     for what, values, names in _both(motion):
         span = spans(values)
-        hits = [_away(values[rows].astype(np.float64), span, what == "action") for rows in motion.rows()]
+        steps = [np.abs(np.diff(possible(values[rows]).astype(np.float64), axis=0)) for rows in motion.rows()]
+        fastest = np.quantile(np.concatenate(steps), 0.99, axis=0) if sum(map(len, steps)) else np.zeros(len(span))
+        # Commands may jump: of them only what leaves the usual range by half of it is taken for a mistake.
+        least = np.maximum((1.5 if what == "action" else _SPIKE) * span, 5 * fastest)
+        hits = [_away(values[rows].astype(np.float64)) > least for rows in motion.rows()]
         rows, joints = np.nonzero(np.concatenate(hits) & (span > _STILL))
         if len(rows):
             which = np.isin(np.arange(values.shape[1]), joints)
@@ -137,18 +141,13 @@ def _spikes(motion: Motion) -> Iterator[Finding]:
             )
 
 
-def _away(x: np.ndarray, span: np.ndarray, commands: bool) -> np.ndarray:
-    """Values that jump away and are back within three frames, bool (n, D).
-
-    Commands may jump: of them only what leaves the usual range by half of it is taken for a mistake.
-    """
+def _away(x: np.ndarray) -> np.ndarray:
+    """How far values are from the median of three frames before to three after, float64 (n, D)."""
     if len(x) < 7:
-        return np.zeros(x.shape, bool)
+        return np.zeros(x.shape)
     x = np.nan_to_num(x)
-    around = np.median(
-        np.lib.stride_tricks.sliding_window_view(np.pad(x, ((3, 3), (0, 0)), mode="edge"), 7, axis=0), axis=-1
-    )
-    return np.asarray(np.abs(x - around) > (1.5 if commands else _SPIKE) * span)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(x, ((3, 3), (0, 0)), mode="edge"), 7, axis=0)
+    return np.asarray(np.abs(x - np.median(around, axis=-1)))
 
 
 def _wraps(motion: Motion) -> Iterator[Finding]:
