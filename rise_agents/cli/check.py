@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset_keys(parser)
     parser.add_argument("--episodes", type=at_least(1), metavar="N", help="look at N episodes, evenly spread")
     parser.add_argument("--no-pictures", action="store_true", help="joints, episodes and outcomes alone: no decoding")
+    parser.add_argument(
+        "--time-training",
+        action="store_true",
+        help="train the task's models for seconds, to say how long it takes here",
+    )
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write findings as JSON (/dev/stdout works)")
     parser.add_argument("--page", type=new_file, metavar="FILE", help="page (default: check-DATASET.html)")
     add_overrides(parser)
@@ -39,13 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, write."""
-    from rise_agents.pipelines.check import cost_of, write_page_of
+    from rise_agents.pipelines.check import cost_of
     from rise_agents.progress import Bars
+    from rise_agents.reporting.check_page import write_check_page
     from rise_env.data.check import check_dataset
+    from rise_env.errors import ConfigError
     from rise_env.files import write_json
     from rise_env.tasks import load_task
 
     overrides = [*dataset_overrides(args), *args.overrides]
+    if args.time_training and args.task is None:
+        raise ConfigError("--time-training needs the models of a task: give --task (`rise init-task` writes one)")
     spec = load_task(args.task, args.preset, overrides) if args.task else None
     with Bars() as bars:
         checked = check_dataset(
@@ -54,19 +63,31 @@ def run(args: argparse.Namespace) -> int:
             all_successes=_all_successes(args, overrides), episodes=args.episodes, pictures=not args.no_pictures,
             progress=lambda phase, done, total: bars.show(phase, done, total, "frames"),
         )  # fmt: skip
-    page = write_page_of(
-        args.page or Path(f"check-{checked.root.name}.html"), checked, spec, shlex.join(["rise", *sys.argv[1:]])
-    )
+    updates = _time_training(args, overrides) if args.time_training else None
+    cost = cost_of(checked, spec, updates)
+    page = args.page or Path(f"check-{checked.root.name}.html")
+    write_check_page(page, checked, cost, shlex.join(["rise", *sys.argv[1:]]))
     if args.json != Path("/dev/stdout"):
         print(f"{checked.root.name}: {checked.verdict()}")
         for finding in checked.findings:
             plain: dict[str, Any] = finding.plain()
             print(f"\n{finding.severity}: {finding.code}: {finding.message}")
             print(f"  spoils: {plain['spoils']}\n  mends:  {plain['mends']}")
-        print(f"\n{page}")
+        print()
+        for what, much in cost.items():
+            print(f"{what}: {much}")
+        print(page)
     if args.json:
-        write_json(args.json, {**checked.plain(), "cost": cost_of(checked, spec), "page": str(page)})
+        write_json(args.json, {**checked.plain(), "cost": cost, "page": str(page)})
     return 1 if checked.errors else 0
+
+
+def _time_training(args: argparse.Namespace, overrides: list[str]) -> Any:
+    """Updates of the task's models, timed."""
+    from rise_env.training.cost import time_training
+    from rise_env.training.setup import TrainingSetup
+
+    return time_training(TrainingSetup([], args.task, args.preset, overrides))
 
 
 def _all_successes(args: argparse.Namespace, overrides: list[str]) -> bool | None:

@@ -1,18 +1,25 @@
-"""From a dataset to the page that says whether it is good enough."""
+"""What training on a dataset will cost, for `rise check`."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
-from rise_agents.reporting.check_page import write_check_page
 from rise_env.data.check import Checked
 from rise_env.tasks import TaskSpec
 
-__all__ = ["cost_of", "write_page_of"]
+__all__ = ["cost_of"]
 
 
-def cost_of(checked: Checked, spec: TaskSpec | None) -> dict[str, str]:
-    """What training will take, as far as the data alone decide it, in words."""
+def cost_of(
+    checked: Checked, spec: TaskSpec | None, updates: Mapping[str, tuple[int, float]] | None = None
+) -> dict[str, str]:
+    """What training will take, in words.
+
+    Args:
+        checked: The dataset.
+        spec: The task, if any.
+        updates: By part of the models, updates and seconds per update, as `rise_env.training.cost.time_training` gives.
+    """
     source = checked.source
     if source is None:
         return {}
@@ -28,12 +35,11 @@ def cost_of(checked: Checked, spec: TaskSpec | None) -> dict[str, str]:
         rate = sum(len(camera.brightness) for camera in checked.cameras) / checked.decoding_seconds
         text = f"{_time(frames * views / rate)}: {rate:.0f} camera frames a second here and now"
         cost["Decoding, once per dataset and image size"] = text
+    for part, (count, each) in (updates or {}).items():
+        cost[f"Training the {part}"] = f"{_time(count * each)}: {count} updates, {each:.3g} s each here and now"
+    if updates:
+        cost["Training these together"] = _time(sum(count * each for count, each in updates.values()))
     return cost
-
-
-def write_page_of(path: Path, checked: Checked, spec: TaskSpec | None, command: str) -> Path:
-    """Write the page of a check; `command` is what to type to check again."""
-    return write_check_page(path, checked, cost_of(checked, spec), command)
 
 
 def _bytes(size: float) -> str:

@@ -96,7 +96,7 @@ def _findings(checked: Checked) -> str:
         rows.append(
             f'<tr><th scope="row"><span class="{_CLASSES[one.severity]}">{one.severity}</span> '
             f'<span class="note">{one.code}</span></th>'
-            f"<td><b>{escape(kind.title)}.</b> {escape(one.message)}{episodes}</td>"
+            f"<td><b>{escape(kind.title[:1].upper() + kind.title[1:])}.</b> {escape(one.message)}{episodes}</td>"
             f"<td>{escape(kind.spoils)}</td><td>{escape(kind.mends)}</td></tr>"
         )
     return _frame("Findings", ["", "Found", "What it spoils", "What mends it"], "".join(rows))

@@ -16,6 +16,8 @@ from rise_env.data.check import CATALOGUE, Checked, catalogue_table, check_datas
 from rise_env.data.check.catalogue import ROOMS, SEVERITIES
 from rise_env.errors import ConfigError, DatasetError
 from rise_env.tasks import TaskSpec
+from rise_env.training.cost import time_training
+from rise_env.training.setup import TrainingSetup
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 
@@ -113,6 +115,17 @@ def test_the_command(v3_root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert text.count("<video") == 3
     assert "error: too_short: 3 of 3 episodes have less than 17 frames" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "nothing"), "--page", str(page)]) == 2
+
+
+def test_training_is_timed() -> None:
+    timed = time_training(TrainingSetup([], "brick_sorting", "tiny", device="cpu"), seconds=0.05)
+    assert list(timed) == ["autoencoder", "transformer", "value"]
+    assert all(count > 0 and 0 < each < 60 for count, each in timed.values())
+
+
+def test_timing_needs_a_task(v3_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(v3_root), "--time-training"]) == 2
+    assert "give --task" in capsys.readouterr().err
 
 
 def test_the_catalogue_is_complete_and_documented() -> None:
