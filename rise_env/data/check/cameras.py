@@ -19,6 +19,9 @@ _STANDS = 4.0
 _SEEN = 0.2
 #: Grey levels that all of a picture gets brighter or darker at once, and how alike it must be otherwise.
 _JUMP, _ALIKE = 8.0, 0.95
+#: Correlation of pictures and joints from which on a delay is one, and how much better it must fit than none: cameras
+#: at wrists, which see the other arm and what is carried, fit best up to two frames away from where they belong.
+_CORRELATED, _BETTER = 0.5, 0.05
 
 
 def camera_findings(camera: Camera, motion: Motion) -> list[Finding]:
@@ -149,7 +152,7 @@ def _timing(camera: Camera, motion: Motion) -> Iterator[Finding]:
     age = 0.5 / (1 - part) - 0.5 if part > 0.3 else 0.0  # of repeated pictures, on average
     farthest = max(4, round(motion.fps / 2))
     delay, likeness, curve = picture_delay(camera, motion, farthest)
-    if likeness >= 0.5 and abs(delay - age) >= 1.5 and likeness - curve[farthest] > 0.02:
+    if likeness >= _CORRELATED and abs(delay - age) >= 1.5 and likeness - curve[farthest] > _BETTER:
         side = "after" if delay > 0 else "before"
         yield Finding(
             "sync",

@@ -298,7 +298,7 @@ CATALOGUE: Mapping[str, Kind] = {
     "no_successes": Kind(
         "outcomes",
         "no successes",
-        _ERROR,
+        ("error", "warning"),
         "No frame is worth more than another: there is nothing to improve towards.",
         "Record demonstrations that succeed.",
     ),

@@ -183,7 +183,11 @@ def text_findings(prompts: Mapping[int, str]) -> list[Finding]:
 
 
 def outcome_findings(
-    numbers: Sequence[int], outcomes: Mapping[int, bool], unclear: Mapping[int, str], assumed: bool | None = None
+    numbers: Sequence[int],
+    outcomes: Mapping[int, bool],
+    unclear: Mapping[int, str],
+    assumed: bool | None = None,
+    part: bool = False,
 ) -> list[Finding]:
     """Successes, failures, and what is not recorded.
 
@@ -192,6 +196,7 @@ def outcome_findings(
         outcomes: Those that are recorded.
         unclear: Why others cannot be understood.
         assumed: Whether the task takes every episode for a success; None if there is no task.
+        part: Whether these are not all episodes of the dataset.
     """
     if assumed:
         failed = [number for number in numbers if outcomes.get(number) is False]
@@ -219,13 +224,14 @@ def outcome_findings(
     if missing:
         text = f"{len(missing)} of {len(numbers)} episodes have no recorded outcome"
         return [Finding("outcomes_missing", text, severity, episodes=missing)]
+    seen = " that were looked at" if part else ""
     failures = sum(not good for good in outcomes.values())
     if failures == len(outcomes):
-        return [Finding("no_successes", f"all {failures} episodes failed")]
+        return [Finding("no_successes", f"all {failures} episodes{seen} failed", "warning" if part else "error")]
     if failures == 0:
-        return [Finding("no_failures", f"all {len(outcomes)} episodes succeeded")]
+        return [Finding("no_failures", f"all {len(outcomes)} episodes{seen} succeeded")]
     if min(failures, len(outcomes) - failures) < _FEW_FAILURES:
-        return [Finding("few_outcomes", f"{failures} of {len(outcomes)} episodes failed")]
+        return [Finding("few_outcomes", f"{failures} of {len(outcomes)} episodes{seen} failed")]
     return []
 
 

@@ -212,7 +212,9 @@ def _joints(
             )
         )
     readable = [number for number in source.numbers.tolist() if number not in read.damaged]
-    findings += outcome_findings(readable, read.outcomes, read.unclear, all_successes)
+    findings += outcome_findings(
+        readable, read.outcomes, read.unclear, all_successes, len(source.lengths) < checked.total
+    )
     motion = read.motion
     if motion is None:
         return
