@@ -204,7 +204,8 @@ def _scales(motion: Motion, own: np.ndarray) -> Iterator[Finding]:
             subjects=named(names, changes),
         )
         return
-    other = moving & ((ratio > 8) | (ratio < 1 / 8)) & (np.abs(own) > 0.5)
+    # A joint that is held still wobbles: what is commanded and what is measured are alike only where both move.
+    other = moving & ((ratio > 8) | (ratio < 1 / 8)) & (np.abs(own) > 0.8)
     if other.any():
         worst = int(np.argmax(np.where(other, np.abs(np.log(ratio)), 0)))
         sizes = {

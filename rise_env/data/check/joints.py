@@ -19,7 +19,7 @@ _STILL = 1e-5
 #: Noise above this part of a joint's range drowns small motions; clean recordings have up to 0.01.
 _NOISY = 0.05
 #: A jump there and back by this part of a joint's range, within three frames, is no motion.
-_SPIKE = 0.5
+_SPIKE = 1.0
 #: No hinge turns further without a unit other than rad: three turns.
 _TURNS = 6 * math.pi
 
@@ -124,11 +124,18 @@ def _spikes(motion: Motion) -> Iterator[Finding]:
     for what, values, names in _both(motion):
         span = spans(values)
         steps = [np.abs(np.diff(possible(values[rows]).astype(np.float64), axis=0)) for rows in motion.rows()]
-        fastest = np.quantile(np.concatenate(steps), 0.99, axis=0) if sum(map(len, steps)) else np.zeros(len(span))
+        fastest = np.quantile(np.concatenate(steps), 0.995, axis=0) if sum(map(len, steps)) else np.zeros(len(span))
         # Commands may jump: of them only what leaves the usual range by half of it is taken for a mistake.
-        least = np.maximum((1.5 if what == "action" else _SPIKE) * span, 5 * fastest)
-        hits = [_away(values[rows].astype(np.float64)) > least for rows in motion.rows()]
-        rows, joints = np.nonzero(np.concatenate(hits) & (span > _STILL))
+        least = np.maximum((1.5 if what == "action" else _SPIKE) * span, 10 * fastest)
+        away = np.concatenate([_away(values[rows].astype(np.float64)) for rows in motion.rows()])
+        # A reader that fails writes zeros.
+        lost = (values == 0).all(1) & (away > 0.3 * span).any(1) & (what == "state")
+        if lost.any():
+            rows = np.flatnonzero(lost)
+            episodes = np.unique(motion.episode_of(rows)).tolist()
+            text = f"{what}: {len(rows)} frames in which all values are 0, the first in episode {episodes[0]}"
+            yield Finding("spikes", text, subjects=names, episodes=tuple(episodes))
+        rows, joints = np.nonzero((away > least) & (span > _STILL) & ~lost[:, None])
         if len(rows):
             which = np.isin(np.arange(values.shape[1]), joints)
             first = int(rows[0] - motion.starts[np.searchsorted(motion.starts, rows[0], side="right") - 1])

@@ -172,6 +172,7 @@ FAULTS: dict[str, tuple[str, Any]] = {
     "white noise": ("noisy_joint", edit(lambda x: x + np.random.default_rng(1).normal(0, [0, 0.3, 0, 0], x.shape))),
     "a glitch of a frame": ("spikes", edit(put((40, 0), 4.0))),
     "zeros for two frames": ("spikes", edit(lambda x: zeros(x + 5), lambda x: x + 5)),
+    "a frame of zeros": ("spikes", edit(put(500, 0.0))),
     "a glitch of the command": ("spikes", edit(action=put((40, 0), 9.0))),
     "angles modulo a turn": ("angle_wraps", wrapped),
     "degrees": ("unit_unlikely", edit(lambda x: x * 57.3, lambda x: x * 57.3)),
@@ -216,6 +217,13 @@ ACCOMPANY = {
     "joint_order": {"does_not_follow", "units_differ"},
     "lag_long": {"spikes"},
 }
+
+
+def test_a_joint_that_is_held_still_is_in_its_own_units(recording: Recording) -> None:
+    motion = changed(recording())
+    motion.action[:, 2] = 0.3 + 1e-4 * motion.action[:, 2]
+    motion.state[:, 2] = 0.3 + 0.01 * motion.state[:, 1] + 0.01 * motion.state[:, 2]
+    assert "units_differ" not in codes(findings(motion))
 
 
 def test_faults_say_where(recording: Recording) -> None:
