@@ -16,7 +16,7 @@ import yaml
 from rise_agents.policies.config import load_policy_config
 from rise_env.data import Dataset
 from rise_env.data.source import Source, read_source
-from rise_env.data.task_guess import JointGuess, TimeGuess, guess_image_size, guess_joints, guess_times
+from rise_env.data.task_guess import JointGuess, TimeGuess, guess_image_size, guess_joints, guess_times, unlike_targets
 from rise_env.dynamics.config import load_dynamics_config
 from rise_env.errors import ConfigError
 from rise_env.files import atomic_directory, refuse_existing
@@ -182,6 +182,10 @@ def _sizes(dataset: Dataset, source: Source) -> dict[str, Any]:
 
 def _most_doubtful(dataset: Dataset, joints: Sequence[JointGuess], times: TimeGuess, outcome: str) -> Iterable[str]:
     counts = {unit: sum(joint.unit == unit for joint in joints) for unit in dict.fromkeys(j.unit for j in joints)}
+    if strange := unlike_targets(dataset):
+        shown = ", ".join(strange[:4]) + (", ..." if len(strange) > 4 else "")
+        yield (f"WRONG? {len(strange)} of {len(joints)} commands are unlike the measured joints ({shown}): RISE needs "
+               "absolute targets, no velocities or changes; --action-key names another feature")  # fmt: skip
     yield f"units: {', '.join(f'{count} joints {unit}' for unit, count in counts.items())}"
     still = [joint.name for joint in joints if joint.most - joint.least == 0]
     if still:
@@ -190,7 +194,9 @@ def _most_doubtful(dataset: Dataset, joints: Sequence[JointGuess], times: TimeGu
     yield f"chunk {times.chunk} steps ({times.chunk / fps:.2f} s), stride {times.stride}, lags {list(times.lags)}"
     if outcome == "success":
         yield "every episode counts as a success: the dataset does not say how they ended"
-    if dataset.num_episodes < 10:
+    if dataset.num_episodes < 2:
+        yield "one episode is too few to train: one is kept aside to measure on"
+    elif dataset.num_episodes < 10:
         yield f"{dataset.num_episodes} episodes are few: value and dynamics learn them by heart"
 
 

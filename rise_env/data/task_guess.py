@@ -13,7 +13,7 @@ from rise_env.data.dataset import Dataset
 from rise_env.data.lag import command_lag
 from rise_env.errors import DatasetError
 
-__all__ = ["FRAMES", "JointGuess", "TimeGuess", "guess_image_size", "guess_joints", "guess_times"]
+__all__ = ["FRAMES", "JointGuess", "TimeGuess", "guess_image_size", "guess_joints", "guess_times", "unlike_targets"]
 
 #: Imagined frames per chunk: what the models cost grows with it.
 FRAMES = 8
@@ -23,6 +23,8 @@ _CHUNK = 1.2
 _LOOK_BACK = 0.3
 #: Quantiles of the values that limits are made of, and by how much of their span these are widened.
 _QUANTILES, _MARGIN = (0.001, 0.999), 0.25
+#: Correlation of command and measured joint below which the one is no target of the other.
+_ALIKE = 0.3
 _HANDS = re.compile(r"grip|hand|finger|thumb|pinky|claw|jaw|suction|pinch", re.IGNORECASE)
 _PLACES = re.compile(r"(?:^|[._ ])(?:x|y|z|pos_?[xyz]|height|lift|slide|rail)(?:[._ ]|$)", re.IGNORECASE)
 _BARE = re.compile(r"(?:^|[._ ])(?:vel|q[wxyz]|quat\w*|force|torque|effort|current)(?:[._ ]|$)", re.IGNORECASE)
@@ -108,6 +110,16 @@ def _unit(name: str, low: float, high: float) -> tuple[str, str]:
     return "deg", "values beyond a turn in radians: degrees, or a scale to 100, which is treated alike"
 
 
+def unlike_targets(dataset: Dataset) -> list[str]:
+    """Joints whose commands have nothing to do with where they are: velocities, changes, or another feature."""
+    state, action = (np.asarray(values, np.float64) for values in (dataset.state, dataset.action))
+    parts = [values - values.mean(0) for values in (state, action)]
+    scale = np.sqrt(np.prod([(values**2).sum(0) for values in parts], axis=0))
+    moves = scale > 1e-9
+    likeness = np.divide((parts[0] * parts[1]).sum(0), scale, out=np.ones(len(scale)), where=moves)
+    return [name for name, like in zip(dataset.spec.layout.names, likeness, strict=True) if like < _ALIKE]
+
+
 def guess_times(dataset: Dataset) -> TimeGuess:
     """Chunk, stride, steps to run and lags that fit frame rate, episode lengths and the lag of the joints.
 
@@ -140,6 +152,7 @@ def guess_image_size(cameras: Sequence[tuple[int, int]], pixels: int = 48 * 64) 
         >>> guess_image_size([(480, 640)]), guess_image_size([(720, 1280)])
         ((48, 64), (48, 80))
     """
+    pixels = min(pixels, max(height * width for height, width in cameras))
 
     def distortion(size: tuple[int, int]) -> float:
         shape = sum(abs(math.log(size[0] / size[1] * width / height)) for height, width in cameras) / len(cameras)

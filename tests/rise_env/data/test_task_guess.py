@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rise_env.data.task_guess import guess_image_size, guess_joints, guess_times
+from rise_env.data.task_guess import guess_image_size, guess_joints, guess_times, unlike_targets
 from rise_env.errors import DatasetError
 from rise_env.spaces import check_lags, default_lags
 from rise_env.tasks import JointLayout, TaskSpec
@@ -91,6 +91,16 @@ def test_slow_joints_make_long_chunks_and_short_episodes_short_ones() -> None:
         guess_times(recorded({"elbow": (-1.0, 1.0)}, lengths=(1, 1, 90)))
 
 
+def test_velocities_are_no_targets() -> None:
+    dataset = recorded({"elbow": (-1.0, 1.0), "wrist": (0.0, 2.0), "still": (1.0, 1.0)}, behind=5)
+    assert unlike_targets(dataset) == []
+    dataset.action[:, :2] = np.diff(dataset.state[:, :2], axis=0, append=0.0)
+    assert unlike_targets(dataset) == ["elbow", "wrist"]
+
+
 def test_pictures_keep_their_shape() -> None:
-    sizes = {size: guess_image_size([size]) for size in ((480, 640), (1080, 1920), (96, 96), (640, 480), (376, 1344))}
-    assert list(sizes.values()) == [(48, 64), (48, 80), (64, 64), (64, 48), (32, 112)]
+    sizes = {
+        size: guess_image_size([size])
+        for size in ((480, 640), (1080, 1920), (96, 96), (640, 480), (376, 1344), (32, 48))
+    }
+    assert list(sizes.values()) == [(48, 64), (48, 80), (64, 64), (64, 48), (32, 112), (32, 48)]
