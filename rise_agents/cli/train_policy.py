@@ -3,8 +3,10 @@
   rise label data/operator --value runs/value/model --tag v1
   rise label data/expert   --value runs/value/model --tag v1 --demonstrations
   rise train policy --data data/operator data/expert --labels v1 --out runs/policy --closed-loop-eval 50
+  rise train policy --task tasks/mine --data data/mine --bundle bundles/mine --out runs/mine
   rise train policy --data data/operator --plain --out runs/bc
 
+`--bundle` measures advantages by the value model of a bundle, without labelling first: the dataset is not written to.
 `--plain` clones whatever was recorded, without advantages. With `--closed-loop-eval N` the policy acts in the
 environment `--env` for N episodes (seeds from 500000) at every evaluation, so that its success curve lies beside its
 loss in TensorBoard: a policy whose curve still rises is not a base to improve. The run folder holds `model/`,
@@ -15,6 +17,7 @@ any interruption.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
 from rise_agents.cli.options import at_least, cell_of
@@ -26,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments, on top of those that every part of `rise train` has."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--labels", metavar="TAG", help="tag of the advantages that `rise label` wrote")
+    which.add_argument("--bundle", type=Path, metavar="DIR", help="bundle whose value model measures the advantages")
     which.add_argument("--plain", action="store_true", help="plain behaviour cloning, without advantages")
     parser.add_argument("--initial", metavar="POLICY", help="policy to go on from")
     parser.add_argument("--episodes", type=at_least(1), metavar="N", help="use the first N episodes only")
@@ -44,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, evaluate, print."""
     from rise_agents.cli.train import training_setup
     from rise_agents.pipelines.policy import closed_loop_eval, train_policy_on
+    from rise_env.bundle import load_bundle
     from rise_env.registry import TASKS
 
     with training_setup(args) as setup:
@@ -53,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             env_id = args.env or cell_of(name if name in TASKS else args.task)
             measure = closed_loop_eval(env_id, args.closed_loop_eval, args.plain, setup.log)
         train_policy_on(
-            setup, args.out, args.labels,
+            setup, args.out, load_bundle(args.bundle) if args.bundle else args.labels,
             steps=args.steps, minutes=args.minutes, initial=args.initial, first=args.episodes, measure=measure,
         )  # fmt: skip
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,14 @@ from rise_agents.policies.base import Policy
 from rise_agents.policies.config import load_policy_config
 from rise_agents.policies.data import advantage_bins_of, measured_advantages
 from rise_agents.policies.resolve import resolve_policy
-from rise_env.errors import ConfigError
+from rise_env.bundle import Bundle
+from rise_env.data import Dataset
+from rise_env.errors import ConfigError, requirement
 from rise_env.training.loop import Budget
 from rise_env.training.setup import TrainingSetup
+from rise_env.value.labelling import label_frames, ranking_problem_of
+from rise_env.value.latents import LatentDataset, weights_digest
+from rise_env.value.model import ValueModel
 from rise_env.world_model import resolve_device
 
 __all__ = ["closed_loop_eval", "train_policy_on"]
@@ -28,7 +34,7 @@ _FIRST_SEED = 500_000
 def train_policy_on(
     setup: TrainingSetup,
     out: Path,
-    labels: str | None,
+    labels: str | Bundle | None,
     *,
     steps: int | None = None,
     minutes: float | None = None,
@@ -41,7 +47,8 @@ def train_policy_on(
     Args:
         setup: Data and preset.
         out: Run folder.
-        labels: Tag of the advantages that condition the policy; None for plain behaviour cloning.
+        labels: Tag of the advantages that condition the policy, or a bundle whose value model measures them; None for
+            plain behaviour cloning.
         steps: Updates; the preset's when neither `steps` nor `minutes` is given.
         minutes: Time instead.
         initial: Policy to go on from.
@@ -62,7 +69,7 @@ def train_policy_on(
     if labels is None:
         bins = np.full(dataset.num_frames, codec.unconditional, np.int64)
     else:
-        bins, codec = advantage_bins_of(*measured_advantages(dataset, labels), codec)
+        bins, codec = advantage_bins_of(*_advantages(setup, dataset, labels), codec)
     setup.log(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; TensorBoard: {out}/tensorboard")
     budget = Budget(steps=steps or config.training.steps) if minutes is None else Budget(seconds=60 * minutes)
     run = BehaviourCloning(
@@ -71,6 +78,29 @@ def train_policy_on(
         closed_loop_eval=measure,
     )  # fmt: skip
     return train_policy(run)
+
+
+def _advantages(setup: TrainingSetup, dataset: Dataset, labels: str | Bundle) -> tuple[np.ndarray, np.ndarray]:
+    """As `measured_advantages`, of labels or by the value model of a bundle."""
+    if isinstance(labels, str):
+        return measured_advantages(dataset, labels)
+    require = requirement(f"bundle {labels.path}")
+    for name in ("cameras", "image_size"):
+        theirs, ours = getattr(labels.spec, name), getattr(setup.spec, name)
+        require(
+            theirs == ours,
+            f"its {name} are {theirs}, those of task {setup.spec.name!r}, preset {setup.preset!r}, {ours}",
+        )
+    model: Any = labels.world_model(device=resolve_device(setup.device))
+    require(isinstance(model.value, ValueModel), "its value model is of another kind: use `rise label` and --labels")
+    source: Any = dataset
+    if model.value.reads_latents:
+        source = LatentDataset(dataset, model.dynamics, weights_digest(model.dynamics))
+    show = setup.counter("labelling")
+    found = label_frames(model.value, source, setup.spec.chunk, on_frames=lambda done: show(done, dataset.num_frames))
+    if problem := ranking_problem_of(dataset, found.value):
+        setup.log(f"WARNING: {labels.path}: {problem}")
+    return found.measured, found.forced
 
 
 def closed_loop_eval(

@@ -91,7 +91,7 @@ def improved(data: str, capsys: pytest.CaptureFixture[str]) -> str:
     quick = ["--device", "cpu", "--threads", "1"]
     bundle = ["train", "bundle", *task, *some, "--out", "bundles/mine", "--imagined", "3", "--starts", "8"]
     assert main([*bundle, *quick]) == 0
-    assert main(["train", "policy", *task, *some, "--plain", "--out", "runs/mine-base", *quick]) == 0
+    assert main(["train", "policy", *task, *some, "--bundle", "bundles/mine", "--out", "runs/mine-base", *quick]) == 0
     improve = ["improve", "--policy", "runs/mine-base", "--chunks", "8", "--num-envs", "4"]
     assert main([*improve, "--out", "runs/mine-improved", "--set", "batch_size=8", "epochs=1"]) == 0
     assert Path("runs/mine-improved/model/model.safetensors").is_file()
@@ -114,8 +114,10 @@ def test_from_a_dataset_to_an_improved_policy(here: Path, capsys: pytest.Capture
         ): "bundles/mine is of task 'mine', not of 'box_closing'",
         (*base, "--task", "tasks/yours"): "rise init-task DATASET --out tasks/yours",
         clone: "rise init-task",
+        (*clone[:4], "--task", "tasks/mine", "--bundle", "bundles/mine", "--set", "task.image_size=[16,32]", *quick):
+            "bundle bundles/mine: its image_size are (32, 48)",
         (*clone, "--task", "tasks/mine", "--set", "policy.model.lags=[1]"): ": [3, 6, 9]. Those of a policy",
-    }.items():
+    }.items():  # fmt: skip
         assert main([*command, "--out", "runs/wrong"]) == 2
         assert words in capsys.readouterr().err
     assert main(["evaluate", "--task", "tasks/mine", "--policy", "runs/mine-base"]) == 2
