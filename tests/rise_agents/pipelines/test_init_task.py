@@ -126,13 +126,13 @@ def test_from_a_dataset_to_an_improved_policy(here: Path, capsys: pytest.Capture
 
 @pytest.mark.slow
 def test_a_real_robot_of_26_joints(here: Path, real_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three of its episodes."""
+    """Two of its episodes."""
     info = json.loads((real_dataset / "meta/info.json").read_text())
     if info["codebase_version"] != "v2.1" or "episode_index" not in info.get("video_path", ""):
         pytest.skip(f"{real_dataset} is not a v2.1 dataset with a video per episode")
-    root, lines = here / "robot", (real_dataset / "meta/episodes.jsonl").read_text().splitlines()[:3]
+    root, lines = here / "robot", (real_dataset / "meta/episodes.jsonl").read_text().splitlines()[:2]
     (root / "meta").mkdir(parents=True)
-    (root / "meta/info.json").write_text(json.dumps({**info, "total_episodes": 3, "total_frames": None}))
+    (root / "meta/info.json").write_text(json.dumps({**info, "total_episodes": 2, "total_frames": None}))
     (root / "meta/episodes.jsonl").write_text("\n".join(lines))
     (root / "meta/tasks.jsonl").write_bytes((real_dataset / "meta/tasks.jsonl").read_bytes())
     for folder in ("data", "videos"):
