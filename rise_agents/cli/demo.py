@@ -22,7 +22,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from rise_agents.cli.options import add_imagine, add_task, at_least, folder, new_file
+from rise_agents.cli.options import add_imagine, add_task, at_least, cell_of, folder, new_file
 
 __all__ = ["add_arguments", "run"]
 
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         load_demo_config(args.task, args.preset, args.overrides),
         **{key: value for key, value in given.items() if value is not None},
     )
+    cell_of(args.task)  # without one there is nothing to prove it in, which is said now
     task = args.task.replace("-", "_")
     out = args.out or Path("out") / ("demo" if task == "brick_sorting" else f"demo-{task}")
     command = shlex.join(["rise", *sys.argv[1:]]) if Path(sys.argv[0]).name == "rise" else "rise demo"

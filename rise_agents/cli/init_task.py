@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     skip = " --skip-bad-episodes" if args.skip_bad_episodes else ""
     print(
         f"Read {task.folder}/_base.yaml and _layout.yaml, correct what is marked GUESSED, then:\n"
-        f"  rise train bundle --task {where} --data {data}{skip} --out bundles/{name}\n"
+        + "".join(f"  rise check {shlex.quote(one)} --task {where}\n" for one in args.datasets)
+        + f"  rise train bundle --task {where} --data {data}{skip} --out bundles/{name}\n"
         f"  rise train policy --task {where} --data {data}{skip} --bundle bundles/{name} --out runs/{name}-base\n"
         f"  rise improve --task {where} --policy runs/{name}-base --out runs/{name}-improved\n"
         "`--preset tiny` in the two trainings tries the whole way in minutes."

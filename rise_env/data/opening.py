@@ -12,7 +12,7 @@ from rise_env.data.dataset import Dataset
 from rise_env.data.joined import JoinedDataset
 from rise_env.data.recorded import RecordedDataset
 from rise_env.data.source import Source, locate, read_source
-from rise_env.data.specs import check_keys, warn_of_sizes
+from rise_env.data.specs import check_keys, shared_spec, warn_of_sizes
 from rise_env.errors import DatasetError, requirement
 from rise_env.tasks import TaskSpec
 
@@ -72,13 +72,12 @@ def open_dataset(
     for path in [path_or_repo] if isinstance(path_or_repo, str | Path) else path_or_repo:
         source = read_source(locate(path, revision))
         check_keys(source, keys)
-        shared = parts[0].spec if parts and spec is None else spec
 
-        def opened(source: Source, spec: TaskSpec | None = shared) -> RecordedDataset:
+        def opened(source: Source) -> RecordedDataset:
             return RecordedDataset(source, spec, keys, cache, progress, trust_layout)
 
         if skip_bad_episodes:
-            bad = find_bad_episodes(source, keys, shared.layout if shared else None, opened)
+            bad = find_bad_episodes(source, keys, spec.layout if spec else None, opened)
             if bad:
                 listed = "\n".join(f"  episode {episode}: {bad[episode]}" for episode in sorted(bad))
                 told = f"{source.root}: {len(bad)} of {len(source.lengths)} episodes are left out"
@@ -87,6 +86,10 @@ def open_dataset(
         parts.append(opened(source))
     if not parts:
         raise DatasetError("open_dataset got an empty list of datasets")
+    if spec is None and len(parts) > 1:
+        shared = shared_spec([part.spec for part in parts])
+        trust_layout = trust_layout or all(part.spec.layout.names == shared.layout.names for part in parts)
+        parts = [RecordedDataset(part.source, shared, keys, cache, progress, trust_layout) for part in parts]
     if spec is None:
         warn_of_sizes([part.source for part in parts], parts[0].spec)
     return parts[0] if len(parts) == 1 else JoinedDataset(parts, progress)

@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from rise_env.data.source import Source
 from rise_env.errors import DatasetError, LayoutError
 from rise_env.tasks import JointLayout, TaskSpec
 
-__all__ = ["check_keys", "check_spec", "derive_spec", "warn_of_sizes"]
+__all__ = ["check_keys", "check_spec", "derive_spec", "shared_spec", "warn_of_sizes"]
 
 _MOST_JOINTS = 4096
 
@@ -81,6 +82,16 @@ def derive_spec(source: Source, keys: Mapping[str, str], column: Callable[[str],
         state_key=keys["state"],
         action_key=keys["action"],
     )
+
+
+def shared_spec(specs: Sequence[TaskSpec]) -> TaskSpec:
+    """The first of the tasks that several datasets gave, with limits that hold for all of them."""
+    layouts = [spec.layout for spec in specs]
+    if len({layout.names for layout in layouts}) > 1:
+        return specs[0]  # where this is compared with the others, the difference is told
+    lower = tuple(min(values) for values in zip(*(layout.lower for layout in layouts), strict=True))
+    upper = tuple(max(values) for values in zip(*(layout.upper for layout in layouts), strict=True))
+    return replace(specs[0], layout=replace(layouts[0], lower=lower, upper=upper))
 
 
 def check_spec(source: Source, spec: TaskSpec, keys: Mapping[str, str], *, unnamed: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def improved(data: str, capsys: pytest.CaptureFixture[str]) -> str:
     """From a dataset to an improved policy: only what init-task prints, and sizes. Gives what was printed."""
     assert main(["init-task", data, "--name", "mine"]) == 0
     said = capsys.readouterr().out
+    assert f"rise check {shlex.quote(data)} --task tasks/mine\n" in said
     assert "rise improve --task tasks/mine --policy runs/mine-base" in said
     task, some = ["--task", "tasks/mine", "--preset", "tiny"], ["--data", data, "--steps", "2"]
     quick = ["--device", "cpu", "--threads", "1"]
@@ -120,8 +122,9 @@ def test_from_a_dataset_to_an_improved_policy(here: Path, capsys: pytest.Capture
     }.items():  # fmt: skip
         assert main([*command, "--out", "runs/wrong"]) == 2
         assert words in capsys.readouterr().err
-    assert main(["evaluate", "--task", "tasks/mine", "--policy", "runs/mine-base"]) == 2
-    assert "has no work cell to act in" in capsys.readouterr().err
+    for command in (["evaluate", "--policy", "runs/mine-base"], ["demo"]):
+        assert main([*command, "--task", "tasks/mine"]) == 2
+        assert "has no work cell to act in" in capsys.readouterr().err
 
 
 @pytest.mark.slow

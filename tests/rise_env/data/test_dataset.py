@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,6 +227,20 @@ def test_hub_is_asked_for_what_is_not_local(
     assert asked == [("user/toy", {"repo_type": "dataset", "revision": "v1"})]
     with pytest.raises(DatasetError, match="no local directory and cannot be had from the Hugging Face hub: offline"):
         open_dataset("user/other", spec())
+
+
+def test_limits_of_one_dataset_are_no_limits_of_the_next(new_dataset: Make) -> None:
+    """Without a task: neither a warning, nor values outside the limits that are derived."""
+    small = {"lengths": (7, 8), "success": None, "images_in_parquet": True}
+    paths = [new_dataset("short", **small), new_dataset("long", **{**small, "lengths": (30,)})]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        joined = open_dataset(paths)
+        assert open_dataset([new_dataset(f"{i}", **small, names=None) for i in range(2)]).num_episodes == 4
+    assert joined.spec.layout.high[0] > 29
+    assert joined.spec.layout.furthest_outside(joined.state) is None
+    with pytest.raises(LayoutError, match="without names"):
+        open_dataset([paths[0], new_dataset("unnamed", **small, names=None)])
 
 
 def test_joined_datasets(v3_root: Path, new_dataset: Make, spec: Spec) -> None:
