@@ -20,24 +20,25 @@ import torch
 from torch import Generator
 
 from rise_agents.algorithms.base import Algorithm, AlgorithmConfig
+from rise_agents.algorithms.features import FeatureCache, Seen
 from rise_agents.algorithms.mixing import ConstantRatio, Ratio, Selector, split_batch
 from rise_agents.policies.base import Context, Policy
 from rise_agents.policies.data import ChunkSource
 from rise_env.errors import TrainingError, requirement
 
-__all__ = ["FeatureCache", "FlowMatchingAlgorithm", "FlowMatchingConfig", "Learner", "OfflineBatches", "Proposer",
-           "Term"]  # fmt: skip
-
-#: Observations encoded at once by a `FeatureCache`. Blocks begin at multiples of it, so that what is encoded together
-#: does not depend on the order of requests: a resumed run gets the same features, bit for bit.
-_BLOCK = 64
+__all__ = ["FlowMatchingAlgorithm", "FlowMatchingConfig", "Gradients", "Learner", "OfflineBatches",
+           "Proposer", "Sharing", "Summed", "Term", "add_up"]  # fmt: skip
 
 #: A part of every batch: numbers of samples, and a function that gives the loss of each, (n,).
 type Term = tuple[np.ndarray, Callable[[np.ndarray, Generator], torch.Tensor]]
-#: What a policy makes of observations, and what else belongs to each of them.
-type Seen = tuple[Context, tuple[torch.Tensor, ...]]
 #: Given a policy, N observations, noise (N * G, ...) and guidance, chunks as of `Policy.propose`.
 type Proposer = Callable[[Policy, Mapping[str, Any], torch.Tensor, float], torch.Tensor]
+#: Part in the mean loss of a batch, and in its gradient; None where a parameter has none.
+type Summed = tuple[float, list[torch.Tensor | None]]
+#: Given numbers of shards, the part of these.
+type Gradients = Callable[[Sequence[int]], Summed]
+#: Given `Gradients`, the number of shards and the parameters, the sum over all shards, whoever computes them.
+type Sharing = Callable[[Gradients, int, Sequence[torch.Tensor]], Summed]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,10 @@ class Learner:
             distillation loss would compare noise.
         policy: The averaged weights.
         num_updates: Updates so far.
+        sharing: Who else computes shards of an update, if a runner sets it.
     """
+
+    sharing: Sharing | None = None
 
     def __init__(self, policy: Policy, config: FlowMatchingConfig) -> None:
         self.config = config
@@ -166,13 +170,16 @@ class Learner:
         count = sum(len(rows) for rows, _ in batch)
         shards = [(list(zip(rows, losses, strict=True)), count, int(rng.integers(2**62)))
                   for rows in zip(*split, strict=True)]  # fmt: skip
-        parts = list(self._threads.map(self._gradients, shards))
-        loss = sum(part[0] for part in parts)
+
+        def gradients(some: Sequence[int]) -> Summed:
+            return add_up(list(self._threads.map(self._gradients, [shards[number] for number in some])))
+
+        every = range(len(shards))
+        loss, found = self.sharing(gradients, len(every), self.parameters) if self.sharing else gradients(every)
         if not np.isfinite(loss):
             raise TrainingError(f"update {self.num_updates}: the loss is {loss}; lower the learning rate")
-        for index, parameter in enumerate(self.parameters):
-            found = [gradient for part in parts if (gradient := part[1][index]) is not None]
-            parameter.grad = functools.reduce(torch.add, found) if found else None
+        for parameter, gradient in zip(self.parameters, found, strict=True):
+            parameter.grad = gradient
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):
             self.optimiser.zero_grad(set_to_none=True)
@@ -185,7 +192,7 @@ class Learner:
         self._average()
         return loss, norm
 
-    def _gradients(self, shard: tuple[Sequence[Term], int, int]) -> tuple[float, Sequence[torch.Tensor | None]]:
+    def _gradients(self, shard: tuple[Sequence[Term], int, int]) -> Summed:
         """Part of a shard in the mean loss of a batch of so many samples, and in its gradients."""
         torch.set_num_threads(1)  # of this thread
         terms, count, seed = shard
@@ -196,7 +203,7 @@ class Learner:
                 total = total + loss(rows, generator).sum() / count
         if not total.requires_grad:  # a shard without samples
             return 0.0, [None] * len(self.parameters)
-        return float(total.detach()), torch.autograd.grad(total, self.parameters, allow_unused=True)
+        return float(total.detach()), list(torch.autograd.grad(total, self.parameters, allow_unused=True))
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -221,48 +228,11 @@ class Learner:
         self.num_updates = int(state["num_updates"])
 
 
-class FeatureCache:
-    """Observations by number as a policy sees them; frozen encoders see each once, others anew every time.
-
-    Args:
-        size: How many there are.
-        encode: Gives what a policy sees at observations, int64 (n,); with a generator, in augmented pictures.
-        policy: A policy with the frozen encoders; None where they are trained.
-    """
-
-    def __init__(
-        self, size: int, encode: Callable[[Policy, np.ndarray, Generator | None], Seen], policy: Policy | None
-    ) -> None:
-        self._size, self._encode, self._policy = size, encode, policy
-        self._known = np.zeros(-(-size // _BLOCK), bool)
-        self._columns: list[torch.Tensor] = []
-        self._kind: type[Context] = Context
-
-    def __call__(self, policy: Policy, rows: np.ndarray, generator: Generator) -> Seen:
-        """What the policy sees at some of them; several threads may ask for what is prepared."""
-        if self._policy is None:
-            return self._encode(policy, rows, generator)
-        self.prepare(rows)
-        found = [column[torch.from_numpy(rows)] for column in self._columns]
-        names = [field.name for field in dataclasses.fields(self._kind)]
-        return self._kind(**dict(zip(names, found[: len(names)], strict=True))), tuple(found[len(names) :])
-
-    @torch.no_grad()
-    def prepare(self, rows: np.ndarray) -> None:
-        """Encode with frozen encoders what is missing."""
-        if self._policy is None:
-            return
-        blocks = np.unique(rows // _BLOCK)
-        for block in blocks[~self._known[blocks]]:
-            some = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self._size))
-            context, more = self._encode(self._policy, some, None)
-            self._kind = type(context)
-            found = [*(getattr(context, field.name) for field in dataclasses.fields(context)), *more]
-            if not self._columns:
-                self._columns = [tensor.new_zeros((self._size, *tensor.shape[1:])) for tensor in found]
-            for column, new in zip(self._columns, found, strict=True):
-                column[torch.from_numpy(some)] = new
-            self._known[block] = True
+def add_up(parts: Sequence[Summed]) -> Summed:
+    """Losses and gradients of several parts of a batch, in their order."""
+    losses, gradients = zip(*parts, strict=True)
+    columns = ([one for one in column if one is not None] for column in zip(*gradients, strict=True))
+    return sum(losses), [functools.reduce(torch.add, column) if column else None for column in columns]
 
 
 class OfflineBatches:

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from rise_agents.algorithms.base import Phase
-from rise_agents.algorithms.learner import FeatureCache, FlowMatchingAlgorithm, FlowMatchingConfig, Seen, Term
+from rise_agents.algorithms.features import FeatureCache, Seen
+from rise_agents.algorithms.learner import FlowMatchingAlgorithm, FlowMatchingConfig, Term
 from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource
 from rise_env.errors import TrainingError, requirement

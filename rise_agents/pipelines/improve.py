@@ -24,6 +24,7 @@ from rise_agents.evaluation.audit import audit, audit_oracle, make_oracle
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource, RecordedChunks, StartChunks, advantage_bins_of, measured_advantages
+from rise_agents.training.cluster.offline import elsewhere
 from rise_agents.training.cluster.placement import ClusterConfig
 from rise_agents.training.cluster.proposers import SlicedProposer
 from rise_agents.training.presets import AgentPreset
@@ -41,7 +42,7 @@ from rise_env.threads import single_threaded
 from rise_env.value.labelling import ranking_problem_of
 
 if TYPE_CHECKING:
-    from rise_agents.training.cluster.engine import Cluster
+    from rise_agents.training.cluster.engine import Cluster, Learners
 
 __all__ = ["Ingredients", "check_same_run", "content_fingerprint", "improve"]
 
@@ -124,6 +125,8 @@ def improve(
                  "base_policy": _fingerprint(policy.state_dict()), "imagine": from_environment()}  # fmt: skip
     check_same_run(out, described, more_chunks=True)
     with contextlib.nullcontext() if cluster is None else _connect(cluster, note) as engine:
+        if engine is not None and engine.device != str(policy.device):
+            policy = copy.deepcopy(policy).to(engine.device)
         env, offline, film_env = _surroundings(agent, policy, ingredients, note, engine)
         if isinstance(offline, RecordedChunks):
             columns = {"state": offline.dataset.state, "action": offline.dataset.action, "bins": offline.advantage_bins}
@@ -141,15 +144,26 @@ def improve(
         if audit_states:
             probes.append(_Audit(policy, ingredients, audit_states, out / "audit.json", note))
 
+        learners: Learners | None = None
+
         def on_start(done: int) -> None:
+            nonlocal learners
             write_json(out / "config.json", {**described, "provenance": provenance(described, algorithm.config.seed)})
             if done:
                 note(f"going on after {done} {algorithm.phase().unit}")
+            if engine is not None and isinstance(algorithm, FlowMatchingAlgorithm) and done < budget.chunks:
+                again = elsewhere(offline, ingredients.data, ingredients.opening)
+                learners = engine.learners(algorithm, agent.config, again, budget.chunks)
+
+        def after_round(algorithm: Algorithm[Any]) -> None:
+            if learners is not None:
+                learners.renew()
+            on_round(algorithm)
 
         with contextlib.closing(env), exclusive(out):
             check_same_run(out, described, more_chunks=True)  # nobody writes there any more
             Runner(algorithm, out, budget, probes=probes, progress_bar=progress_bar, on_start=on_start,
-                   on_round=on_round).run()  # fmt: skip
+                   on_round=after_round).run()  # fmt: skip
     if budget.minutes is None and not algorithm.has_learned:
         budgets = f"{algorithm.spent:,} {algorithm.phase().unit} were used up by: {algorithm.phase().name}"
         raise TrainingError(f"nothing was learned, {budgets}. Run the same command with a larger budget to go on")
@@ -162,6 +176,8 @@ def _check_cluster(agent: AgentPreset, cluster: ClusterConfig, ingredients: Ingr
         raise ConfigError("a cluster imagines and proposes; the work cell runs on this machine: leave --cluster out")
     if "rollout" in cluster.places(1 << 16) and not issubclass(kind, FlowMatchingAlgorithm):
         raise ConfigError(f"{agent.algorithm} proposes chunks in the learner: place env alone (no rollout)")
+    if len(cluster.places(1 << 16).get("actor", [0])) > 1 and not issubclass(kind, FlowMatchingAlgorithm):
+        raise ConfigError(f"{agent.algorithm} makes its updates in one process: write actor: 0")
 
 
 def _connect(cluster: ClusterConfig, note: Callable[[str], None]) -> Cluster:

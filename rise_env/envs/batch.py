@@ -18,10 +18,12 @@ from rise_env.envs.starts import StartBatch, StartStates
 from rise_env.errors import RiseError
 from rise_env.protocols import History
 from rise_env.spaces import image_key, lag_key
+from rise_env.tasks import TaskSpec
 from rise_env.threads import cores
 from rise_env.world_model import CompositionalWorldModel, Imagined, Session
 
-__all__ = ["CandidateScores", "ImaginationBatch", "observation_of", "require_finite", "rows_of"]
+__all__ = ["CandidateScores", "ImaginationBatch", "observation_of", "require_finite", "rows_of",
+           "start_observations"]  # fmt: skip
 
 
 @functools.cache
@@ -175,6 +177,16 @@ def observation_of(
             observation[lag_key(image_key(camera), lag)] = _copy(images[:, place, view])
         observation[lag_key("state", lag)] = _copy(joints[:, place])
     return observation
+
+
+def start_observations(
+    starts: StartStates, rows: np.ndarray, task: TaskSpec, lags: Sequence[int], tensors: bool = False
+) -> dict[str, Any]:
+    """Observation at start states, by their numbers, int64 (n,); lags and tensors as for `observation_of`."""
+    places = [task.history - 1 - lag // task.stride for lag in lags]
+    frames = torch.from_numpy(starts.frames[np.asarray(rows)[:, None], places])
+    states = torch.from_numpy(starts.states[np.asarray(rows)[:, None], places])
+    return observation_of(frames, states, list(task.cameras), lags, tensors)
 
 
 def rows_of(observation: dict[str, Any], mask: np.ndarray) -> np.ndarray:

@@ -17,7 +17,14 @@ from gymnasium.vector.vector_env import AutoresetMode
 from rise_env.envs.advantage import ADVANTAGE_MODES, chunk_advantage, penalized
 from rise_env.envs.arguments import autoreset_mode as parse_mode
 from rise_env.envs.arguments import checked_actions, mask_of, option_of, options_of, seeds_of
-from rise_env.envs.batch import CandidateScores, ImaginationBatch, observation_of, require_finite, rows_of
+from rise_env.envs.batch import (
+    CandidateScores,
+    ImaginationBatch,
+    observation_of,
+    require_finite,
+    rows_of,
+    start_observations,
+)
 from rise_env.envs.drawing import picture
 from rise_env.envs.infos import EpisodeInfos
 from rise_env.envs.sources import PathLike, resolve
@@ -279,10 +286,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
 
     def start_observations(self, rows: np.ndarray) -> dict[str, Any]:
         """What `reset` would show at start states, by their numbers, int64 (n,); nothing is started."""
-        places = [self.task.history - 1 - lag // self.task.stride for lag in self.lags]
-        frames = torch.from_numpy(self.starts.frames[np.asarray(rows)[:, None], places])
-        states = torch.from_numpy(self.starts.states[np.asarray(rows)[:, None], places])
-        return observation_of(frames, states, list(self.task.cameras), self.lags, self.output == "torch")
+        return start_observations(self.starts, rows, self.task, self.lags, self.output == "torch")
 
     def recorded_actions(self) -> tuple[np.ndarray, np.ndarray]:
         """What was done in the recorded states that the environments are in: chunks float32 (num_envs, chunk, D).

@@ -10,9 +10,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import queue
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +23,25 @@ import gymnasium
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rise_agents.algorithms.learner import FlowMatchingAlgorithm
 from rise_agents.policies.base import Policy
 from rise_agents.policies.loading import load_policy
 from rise_agents.training.cluster.placement import ClusterConfig
 from rise_agents.training.cluster.proposers import slices
+from rise_agents.training.cluster.replicas import LostError, Recipe, SharedGradients, StandIn, lead
 from rise_agents.training.cluster.sharded_env import Call, ShardedVectorEnv, ShardWorker
 from rise_env.dynamics.settings import VARIABLE
 from rise_env.envs.starts import StartStates
 from rise_env.errors import ConfigError
 from rise_env.threads import limit_cores
 
-__all__ = ["Cluster", "RemoteProposer"]
+__all__ = ["Cluster", "Learners", "RemoteProposer"]
+
+#: How long places of a learner wait for each other: one that is cut off without a word is given up after that.
+_PATIENCE = timedelta(minutes=10)
 
 #: Content of files by path below a folder.
 type _Files = dict[str, np.ndarray]
@@ -75,10 +83,22 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            ray.kill(worker)
+        self.end(list(self._workers))
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         if self._started:
             ray.shutdown()
+
+    @property
+    def device(self) -> str:
+        """Where this process learns."""
+        return self._nodes[self._places.get("actor", [0])[0]][1]
+
+    def end(self, workers: Sequence[Any]) -> None:
+        """End some workers."""
+        for worker in workers:
+            ray.kill(worker)
+            self._workers.remove(worker)
 
     def environments(self, env: Any, env_id: str, kwargs: Mapping[str, Any], bundle: Path) -> Any:
         """Imagination on the places of "env"; `env` itself where there are none.
@@ -91,17 +111,11 @@ class Cluster:
         """
         if "env" not in self._places:
             return env
-        starts = env.starts
-        columns: dict[str, Any] = {field.name: getattr(starts, field.name) for field in dataclasses.fields(starts)}
-        # Memory-mapped arrays become plain ones, which workers of a machine share in its object store.
-        plain: dict[str, Any] = {
-            name: np.array(value) if isinstance(value, np.memmap) else value for name, value in columns.items()
-        }
-        parts = ray.put(_files(bundle)), ray.put(StartStates(**plain))
+        parts = ray.put(_files(bundle)), ray.put(_plain(env.starts))
         options = {name: value for name, value in kwargs.items() if name not in ("bundle", "starts", "device")}
         self._parts += parts
         imagine = os.environ.get(VARIABLE, "")  # what `--imagine` said
-        workers = self._spawn("env", _EnvWorker, *parts, env_id, options, imagine)
+        workers = self.spawn(self._places["env"], _EnvWorker, *parts, env_id, options, imagine)
 
         def perform(jobs: Sequence[tuple[int, int, list[Call]]]) -> list[Any]:
             asked = [workers[job[0] % len(workers)].run.remote(*job) for job in jobs]
@@ -117,16 +131,44 @@ class Cluster:
             policy.save_pretrained(Path(folder) / "policy")
             files = ray.put(_files(Path(folder) / "policy"))
         self._parts.append(files)
-        return RemoteProposer(self._spawn("rollout", _PolicyWorker, files), rows)
+        return RemoteProposer(self.spawn(self._places["rollout"], _PolicyWorker, files), rows)
 
-    def _spawn(self, component: str, kind: Any, *args: Any) -> list[Any]:
-        made = []
-        for place in self._places[component]:
+    def learners(
+        self, algorithm: FlowMatchingAlgorithm[Any, Any], settings: Mapping[str, Any],
+        offline: Callable[[StartStates], Any], budget: int,
+    ) -> Learners | None:  # fmt: skip
+        """Share the updates of an algorithm, which is restored, with the other places of "actor"; None without such.
+
+        Args:
+            algorithm: The algorithm.
+            settings: What it was made with.
+            offline: Makes its recorded chunks on another place, from its start states; is sent there.
+            budget: Chunks in all.
+
+        Raises:
+            ConfigError: If the shards of a batch cannot be divided by the number of places.
+        """
+        places = self._places.get("actor", [0])
+        if len(places) == 1:
+            return None
+        if (shards := algorithm.config.num_shards) % len(places):
+            raise ConfigError(
+                f"{len(places)} learners share the {shards} shards of a batch: set num_shards to a multiple of "
+                f"{len(places)} (--set num_shards={len(places)}; another number gives other last digits)"
+            )
+        starts = _plain(algorithm.env.starts)
+        recipe = Recipe(algorithm.name, settings, StandIn(algorithm.env, starts), offline)
+        return Learners(self, places[1:], algorithm, recipe, budget, self._cuda)
+
+    def spawn(self, places: Sequence[int], kind: Any, *args: Any, again: bool = True) -> list[Any]:
+        """Workers, one a place; `again`: Ray starts one that died again, and repeats its call."""
+        made, often = [], -1 if again else 0
+        for place in places:
             node, device = self._nodes[place]
             where = NodeAffinitySchedulingStrategy(node, soft=True)  # soft: elsewhere if that machine is gone
             # Which GPU is this project's business: several components may share one.
             env_vars = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"} if self._cuda else {}
-            actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(kind)
+            actor = ray.remote(num_cpus=0, max_restarts=often, max_task_retries=often)(kind)
             options = {"scheduling_strategy": where} | ({"runtime_env": {"env_vars": env_vars}} if env_vars else {})
             made.append(actor.options(**options).remote(device, *args))
         self._workers += made
@@ -230,6 +272,133 @@ class _PolicyWorker:
                 self._policy.load_state_dict(ray.get(new), strict=not number)
         self._loaded = list(weights)
         return self._policy.propose(self._policy.context_of(observations), noise, guidance)
+
+
+class Learners:
+    """The places of a learner besides this process, and what they are told.
+
+    Args:
+        cluster: Where they are.
+        places: Which.
+        algorithm: That of this process, restored.
+        recipe: Of the same on other places.
+        budget: Chunks in all.
+        cuda: Whether the places are GPUs.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        places: Sequence[int],
+        algorithm: FlowMatchingAlgorithm[Any, Any],
+        recipe: Recipe,
+        budget: int,
+        cuda: bool,
+    ) -> None:
+        self._cluster, self._places, self._algorithm, self._budget = cluster, places, algorithm, budget
+        self._backend, self._recipe = "nccl" if cuda else "gloo", ray.put(recipe)
+        self._workers: list[Any] = []
+        lead(algorithm, self._tell)
+        self._assemble()
+
+    def renew(self) -> None:
+        """Begin anew with all places, from the present state, if one was lost; to be called between two rounds."""
+        if self._lost:
+            self._cluster.end(self._workers)
+            torch.distributed.destroy_process_group()
+            self._assemble()
+
+    def _assemble(self) -> None:
+        size, self._lost = 1 + len(self._places), False
+        self._workers = self._cluster.spawn(self._places, _LearnerWorker, self._recipe, again=False)
+        address = ray.util.get_node_ip_address()
+        store = torch.distributed.TCPStore(
+            address, 0, size, is_master=True, wait_for_workers=False, timeout=_PATIENCE
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            self._algorithm.save(folder)
+            state = ray.put(_files(Path(folder)))
+        about = self._backend, size, address, store.port
+        for reference in [
+            worker.learn.remote(rank, *about, state, self._budget) for rank, worker in enumerate(self._workers, 1)
+        ]:
+            if isinstance(failed := _result(reference), Exception):
+                raise failed
+        self._algorithm.learner.sharing = _join(self._backend, store, 0, size, self._on_lost)
+
+    def _tell(self, name: str, result: Any) -> None:
+        told = ray.put((name, result))
+        for worker in self._workers:
+            worker.tell.remote(told)
+
+    def _on_lost(self) -> None:
+        """Raise what went wrong on another place, unless it is just gone."""
+        self._lost = True
+        for worker in self._workers:
+            try:
+                failed = ray.get(worker.failure.remote(), timeout=10)
+            except (RayActorError, GetTimeoutError):
+                continue
+            if failed is not None:
+                raise failed
+
+
+class _LearnerWorker:
+    """A learner on one place: tells and questions are answered while it learns in a thread."""
+
+    def __init__(self, device: str, recipe: Recipe) -> None:
+        _compute_on_one_core(device)
+        self._device, self._recipe = device, recipe
+        self._told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+
+    def learn(
+        self, rank: int, backend: str, size: int, address: str, port: int, state: _Files, budget: int
+    ) -> None:  # fmt: skip
+        """Begin to learn from a state on."""
+        if self._device != "cpu":
+            torch.cuda.set_device(self._device)
+        with tempfile.TemporaryDirectory() as folder:
+            policy = load_policy(_unpacked(state, Path(folder)) / "model", device=self._device)
+            self._recipe.env.listen(self._told)
+            algorithm = self._recipe.make(policy)
+            algorithm.restore(folder)
+
+        def work() -> None:
+            try:
+                store = torch.distributed.TCPStore(address, port, size, timeout=_PATIENCE)
+                algorithm.learner.sharing = _join(backend, store, rank, size)
+                algorithm.learn(budget - algorithm.spent, reset_num_timesteps=False)
+            except LostError:
+                pass
+            except BaseException as error:  # noqa: BLE001  (raised by the first place, which asks for it)
+                self._failure = error
+                torch.distributed.destroy_process_group()  # or the others would wait
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def tell(self, told: tuple[str, Any]) -> None:
+        """What the environment or the proposer answered on the first place."""
+        self._told.put(told)
+
+    def failure(self) -> BaseException | None:
+        """What ended the learning, if something did."""
+        return self._failure
+
+
+def _join(
+    backend: str, store: Any, rank: int, size: int, on_lost: Callable[[], None] = lambda: None
+) -> SharedGradients:
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    return SharedGradients(rank, size, torch.distributed.all_reduce, on_lost)
+
+
+def _plain(starts: StartStates) -> StartStates:
+    """The same, with plain arrays in place of memory-mapped ones: workers of a machine share them in its store."""
+    columns: dict[str, Any] = {field.name: getattr(starts, field.name) for field in dataclasses.fields(starts)}
+    return StartStates(
+        **{name: np.array(value) if isinstance(value, np.memmap) else value for name, value in columns.items()}
+    )
 
 
 def _places(config: ClusterConfig) -> tuple[list[tuple[str, str]], bool]:

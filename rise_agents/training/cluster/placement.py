@@ -5,7 +5,7 @@
       component_placement:
         env: 0-3        # world model and value
         rollout: 4-7    # policy
-        actor: 0        # learner
+        actor: 0-7      # learner
 
 Places are counted over the machines, the one that the command runs on first: GPUs where there are any, else CPU cores.
 """
@@ -33,7 +33,8 @@ class ClusterConfig:
         num_nodes: Machines that the run waits for.
         component_placement: Places by component, e.g. {"env": "0-3", "rollout": "4-7", "actor": 0}; several components
             may be named together ("env,rollout") and may share places. "all" stands for all places. Without `rollout`
-            the learner proposes chunks itself, without `env` it imagines them.
+            the learner proposes chunks itself, without `env` it imagines them. The first place of `actor` is 0, the
+            process of the command; others share the updates.
         envs_per_shard: Environments that are imagined in one batch, unless the agent's own settings say `max_batch`.
             Another number gives other last digits; the number of workers does not.
         wait_seconds: How long to wait for the machines.
@@ -50,8 +51,8 @@ class ClusterConfig:
         require.positive(self, "wait_seconds")
         placed = self.places(1 << 16)  # a mistake in the file is said before anything is started
         require("env" in placed or "rollout" in placed, "component_placement places neither env nor rollout")
-        learners = placed.get("actor", [0])
-        require(learners == [0], f"the learner is this process, on place 0: write actor: 0, not {learners[:8]}")
+        first = placed.get("actor", [0])[0]
+        require(first == 0, f"the first learner is this process, on place 0: write actor: 0 or 0-{first}, not {first}")
 
     def places(self, count: int) -> dict[str, list[int]]:
         """Places of every component where there are `count` of them.
@@ -64,7 +65,7 @@ class ClusterConfig:
             for name in (part.strip() for part in str(names).split(",")):
                 check_known("component", name, COMPONENTS)
                 requirement("cluster")(name not in found, f"component_placement places {name} twice")
-                found[name] = [0] if name == "actor" and value == "all" else parse_places(value, count)
+                found[name] = parse_places(value, count)
         return found
 
 

@@ -20,14 +20,14 @@ from rise_env.envs.starts import FILTERS
 from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ActionError, ConfigError, RiseError, requirement
 
-__all__ = ["Call", "Perform", "ShardWorker", "ShardedVectorEnv"]
+__all__ = ["ATTRIBUTES", "Call", "Perform", "ShardWorker", "ShardedVectorEnv"]
 
 #: Methods that leave an environment as it is.
 _READING = ("evaluate_candidates", "recorded_actions")
 #: Options of a reset besides its mask.
 _OPTIONS = (*FILTERS, "split", "group_size")
 #: What a learner asks of its environment that no imagination is needed for.
-_ATTRIBUTES = (
+ATTRIBUTES = (
     "task", "starts", "world_model", "lags", "output", "max_chunks", "group_size", "split", "autoreset_mode",
     "advantage_mode", "success_threshold", "actions_per_step", "metadata", "single_observation_space",
     "single_action_space", "start_observations",
@@ -103,7 +103,7 @@ class ShardedVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         require(
             size % env.group_size == 0, f"group_size {env.group_size} does not divide shards of {size} environments"
         )
-        for name in _ATTRIBUTES:
+        for name in ATTRIBUTES:
             setattr(self, name, getattr(env, name))
         self.num_envs, self.render_mode = num_envs, None
         self.observation_space = batch_space(env.single_observation_space, num_envs)

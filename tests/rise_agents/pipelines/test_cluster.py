@@ -50,11 +50,11 @@ def test_a_killed_machine_changes_nothing(tmp_path: Path, policy: Path, bundle: 
             first = min(others, key=lambda machine: machine.node_manager_port)  # place 1
             cluster.remove_node(first, allow_graceful=False)
 
-    config = ClusterConfig(num_nodes=3, component_placement={"env": "1-2", "rollout": 2, "actor": 0})
+    config = ClusterConfig(num_nodes=3, component_placement={"env": "1-2", "rollout": 2, "actor": "0-1"})
     notes: list[str] = []
     spread = improve(_AGENT, base, ingredients, tmp_path / "spread", cluster=config, on_round=kill, note=notes.append,
                      progress_bar=False)  # fmt: skip
-    assert "env: 2, rollout: 1, actor: 1 of 3 CPU cores" in notes
+    assert "env: 2, rollout: 1, actor: 2 of 3 CPU cores" in notes
     assert spread.num_timesteps == alone.num_timesteps
     assert spread.metrics["rollout/advantage"] == alone.metrics["rollout/advantage"]
     for name, value in alone.policy.state_dict().items():
