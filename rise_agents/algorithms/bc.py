@@ -26,7 +26,8 @@ from rise_agents.policies.data import ChunkSource, Recorded, RecordedChunks
 from rise_env.data import Dataset, ShuffledSampler, split_episodes
 from rise_env.errors import requirement
 from rise_env.files import write_json
-from rise_env.training.loop import Budget, Loop, Progress, start_run
+from rise_env.training.loop import Budget, Loop, Progress
+from rise_env.training.state import start_run
 
 __all__ = ["BC", "BCConfig", "BehaviourCloning", "train_policy"]
 

@@ -21,7 +21,8 @@ from rise_env.dynamics.model import DynamicsShape, LatentDynamics
 from rise_env.dynamics.precision import precision
 from rise_env.errors import ConfigError
 from rise_env.files import to_plain
-from rise_env.training.loop import Budget, Loop, Progress, start_run
+from rise_env.training.loop import Budget, Loop, Progress
+from rise_env.training.state import start_run
 from rise_env.value.latents import weights_digest
 
 __all__ = ["PHASES", "DynamicsTraining", "FrameValues", "Latents", "conditions", "draw_seed"]

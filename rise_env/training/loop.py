@@ -8,32 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
-import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from rise_env.errors import CheckpointError, TrainingError, requirement
-from rise_env.files import atomic_path, exclusive, to_json, to_plain, write_json
-from rise_env.provenance import provenance
+from rise_env.files import atomic_path, exclusive, to_json
 from rise_env.training.config import LoopConfig
+from rise_env.training.state import ANEW, check_identity, read_state
 from rise_env.training.team import Loss, team
 
-__all__ = ["Budget", "Loop", "Progress", "start_run"]
+if TYPE_CHECKING:
+    from rise_env.training.sharding import Shards
+
+__all__ = ["Budget", "Loop", "Progress"]
 
 #: What of a loop the state on disk holds: as it is, and by `state_dict`.
 _PLAIN: Mapping[str, Any] = {"step": int, "elapsed": float, "finished": bool, "metrics": dict}
 _STATEFUL = ("module", "average", "optimiser")
-_ANEW = "Delete it to start this phase anew."
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ class Loop:
         self.optimiser = self.make_optimiser()
         self.step, self.elapsed, self.finished = 0, 0.0, False
         self._kept: int | None = None  # updates in the state on disk
+        self._shards: Shards | None = None  # where several processes share the weights
         self.metrics: dict[str, float] = {}
 
     @property
@@ -169,7 +169,10 @@ class Loop:
             )
         if self.finished:
             return self.average
+        trained = [parameter.requires_grad for parameter in self.module.parameters()]
         self.loss = self._team.join(self.module, self.loss)
+        if self._team.shards:
+            self._share(trained)
         self._say({}, resumed)
         started, before = time.monotonic(), self.elapsed
         saved = evaluated = spoken = started
@@ -183,16 +186,34 @@ class Loop:
             if now - spoken > 0.5 or self.step == 1:
                 spoken = now
                 self._say({name: float(value) for name, value in metrics.items()})
-            if now - evaluated > self.evaluate_seconds:
+            if self._due(now - evaluated > self.evaluate_seconds):
                 self._evaluate()
                 evaluated = time.monotonic()
-            if now - saved > self.config.checkpoint_seconds:
+            if self._due(now - saved > self.config.checkpoint_seconds):
                 self._save()
                 saved = time.monotonic()
         self._evaluate()
         self.finished = True
         self._save()
+        if self._shards is not None:
+            self._shards.end()
         return self.average
+
+    def _share(self, trained: list[bool]) -> None:
+        """Go on with this process's part of the weights, which have been divided, and of all that belongs to them."""
+        from rise_env.training.sharding import Shards
+
+        self._shards, state = Shards(self.module, self.average, trained), self.optimiser.state_dict()
+        self.optimiser = self.make_optimiser()
+        self._shards.take(self.optimiser, state)
+
+    def _due(self, mine: bool) -> bool:
+        """Whether something is due; the first process decides where all have to take part."""
+        return mine if self._shards is None else bool(self._team.numbers(mine)[0])
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """State of the module, whole; where processes share the weights, all of them have to ask."""
+        return self.module.state_dict() if self._shards is None else self._shards.weights()
 
     # ------------------------------------------------------------------ what a subclass may change
 
@@ -214,6 +235,9 @@ class Loop:
         """Decay of the averaged weights after the present update; less at first, to forget the random start."""
         return min(self.config.ema_decay, self.step / (self.step + 10.0))
 
+    def begin_update(self) -> None:
+        """Called before every update; nothing here."""
+
     def updated(self) -> None:
         """Called after every update; nothing here."""
 
@@ -234,6 +258,7 @@ class Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
+        self.begin_update()
         metrics: dict[str, torch.Tensor] = {}
         for part in self._parts:
             waits = part != self._parts[-1]
@@ -242,18 +267,23 @@ class Loop:
                 self._check_loss(loss, metrics)
                 (loss / len(self._parts)).backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
+        norm = norm.full_tensor() if self._shards is not None else norm  # type: ignore[operator]
         if not bool(torch.isfinite(norm)):
             self._not_finite(f"the norm of the gradient is {float(norm)}")
         self.optimiser.step()
         self.step += 1
         decay = self.average_decay()
         with torch.no_grad():
-            averaged = list(self.average.state_dict().values())
-            current = list(self.module.state_dict().values())
-            floats = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
-            torch._foreach_lerp_([a for a, _ in floats], [c for _, c in floats], 1.0 - decay)
+            pairs = [(averaged, present) for averaged, present in self._pairs() if averaged.is_floating_point()]
+            torch._foreach_lerp_([one for one, _ in pairs], [one for _, one in pairs], 1.0 - decay)
             self.updated()
         return {**metrics, "gradient_norm": norm.detach(), "learning_rate": torch.tensor(rate)}
+
+    def _pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Averaged and present state of this process."""
+        if self._shards is not None:
+            return self._shards.pairs()
+        return list(zip(self.average.state_dict().values(), self.module.state_dict().values(), strict=True))
 
     def _check_loss(self, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor]) -> None:
         if not bool(torch.isfinite(loss)):
@@ -265,9 +295,14 @@ class Loop:
         return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * self.used))
 
     def _evaluate(self) -> None:
+        if self.evaluate is not None and self._shards is not None:
+            self._shards.gather()
         if self.evaluate is None or self._team.rank:
             return
-        self._write(self.evaluate(self.average, self.step))
+        device = next(self.module.parameters()).device
+        self._write(self.evaluate(self.average.to(device), self.step))
+        if self._shards is not None:
+            self.average.to("cpu")
         self.module.train()
 
     def _say(self, metrics: dict[str, float], resumed: bool = False) -> None:
@@ -292,10 +327,13 @@ class Loop:
     # ------------------------------------------------------------------ the state on disk
 
     def _save(self) -> None:
+        state = {name: getattr(self, name) for name in ("identity", *_PLAIN)} | {"extra": self.extra_state()}
+        if self._shards is not None:
+            self._shards.gather()
+        state |= {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        state = state if self._shards is None else self._shards.whole(state)
         if self._team.rank:
             return
-        state = {name: getattr(self, name) for name in ("identity", *_PLAIN)} | {"extra": self.extra_state()}
-        state |= {name: getattr(self, name).state_dict() for name in _STATEFUL}
         with atomic_path(self.path) as aside:
             torch.save(state, aside)
         self._kept = self.step
@@ -304,8 +342,8 @@ class Loop:
     def _load(self) -> bool:
         if not self.path.exists():
             return False
-        state = _read_state(self.path)
-        _check_identity(self.path, state["identity"], self.identity)
+        state = read_state(self.path)
+        check_identity(self.path, state["identity"], self.identity)
         try:
             for name in _STATEFUL:
                 getattr(self, name).load_state_dict(state[name])
@@ -313,63 +351,6 @@ class Loop:
                 setattr(self, name, kind(state[name]))
             self.load_extra_state(state.get("extra", {}))
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{self.path} does not fit: {shorten(str(error), 200)}. {_ANEW}") from error
+            raise CheckpointError(f"{self.path} does not fit: {shorten(str(error), 200)}. {ANEW}") from error
         self._kept = self.step
         return True
-
-
-def _read_state(path: Path, mmap: bool = False) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        if not isinstance(state["identity"], str):
-            raise TypeError("it does not say what run it is of")
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is cut short or damaged: {error}. {_ANEW}") from error
-    return state
-
-
-def _check_identity(path: Path, saved: str, wanted: str) -> None:
-    if saved != wanted:
-        raise CheckpointError(
-            f"{path} belongs to a run with other data or settings:\n{_difference(saved, wanted)}\n"
-            "Run with the settings of that run to resume it, or give another folder (--out)."
-        )
-
-
-def _difference(saved: str, current: str) -> str:
-    lines = difflib.unified_diff(saved.splitlines(), current.splitlines(), "saved", "now", n=0, lineterm="")
-    return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
-
-
-def start_run(
-    folder: Path, content: Any, seed: int, identities: Mapping[str, Mapping[str, Any]], tensorboard: bool = True
-) -> Any:
-    """Write what a run is to `<folder>/config.json`, with its provenance.
-
-    Args:
-        folder: Run folder.
-        content: What the run is.
-        seed: Its seed.
-        identities: Of its loops, by phase: as far as known what must be the same where a run is resumed.
-        tensorboard: Whether TensorBoard files are wanted.
-
-    Returns:
-        A writer of TensorBoard files to `<folder>/tensorboard`, or None if they are not wanted.
-
-    Raises:
-        CheckpointError: If the folder holds another run, which is then as it was, or a damaged one.
-        ConfigError: If another process trains in the same folder.
-    """
-    described = to_plain(content)
-    with exclusive(folder):
-        for phase, identity in identities.items():
-            if (path := folder / f"{phase}_state.pt").exists():
-                saved = json.loads(_read_state(path, mmap=True)["identity"])
-                known = {name: value for name, value in saved.items() if name in identity}
-                _check_identity(path, to_json(known), to_json({**dict.fromkeys(known), **identity}))
-        write_json(folder / "config.json", {**described, **provenance(described, seed)})
-    if not tensorboard:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"))

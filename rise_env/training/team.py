@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -34,9 +34,11 @@ class Team:
         rank: Number of this process, 0 for the one that writes and speaks.
         size: Number of processes.
         device: Where this process computes, if the team decides that.
+        shards: Whether `join` divides the weights of a module among the processes.
     """
 
     rank, size = 0, 1
+    shards = False
     device: torch.device | None = None
 
     def share(self, parts: int, setting: str) -> range:
@@ -88,20 +90,45 @@ class _Accelerated(Team):
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # while the first one evaluates
         self._accelerator = Accelerator(kwargs_handlers=[exchange, patience])
         kind = str(self._accelerator.distributed_type.value)
-        if kind not in ("MULTI_CPU", "MULTI_GPU"):
+        self.shards = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+        if kind not in ("MULTI_CPU", "MULTI_GPU", "FSDP"):
             raise ConfigError(
-                f"accelerate is configured for {kind}: training runs as MULTI_GPU or MULTI_CPU (DDP) here"
+                f"accelerate is configured for {kind}: training runs as MULTI_GPU or MULTI_CPU (DDP), or FSDP here"
             )
+        if self.shards and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+            raise ConfigError(f"accelerate is configured for FSDP {version}: training runs with --fsdp_version 2 here")
         self.rank, self.size = self._accelerator.process_index, self._accelerator.num_processes
         self.device = self._accelerator.device
 
     def join(self, module: nn.Module, loss: Loss) -> Loss:
-        joined: Loss = self._accelerator.prepare_model(_Parts(module, loss))
+        parts: Any = _Parts(module, loss)
+        if not self.shards:
+            parts = self._accelerator.prepare_model(parts)
+            return cast(Loss, parts)
+        from rise_env.training.sharding import shard
+
+        shard(parts, self.size, self._accelerator.device)
+
+        def joined(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            with self._accelerator.autocast():
+                return cast(Loss, parts)(step, part)
+
+        self._parts = parts
         return joined
 
     def quietly(self, loss: Loss) -> contextlib.AbstractContextManager[Any]:
+        if self.shards:
+            return self._unexchanged()
         context: contextlib.AbstractContextManager[Any] = self._accelerator.no_sync(loss)
         return context
+
+    @contextlib.contextmanager
+    def _unexchanged(self) -> Iterator[None]:
+        self._parts.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self._parts.set_requires_gradient_sync(True)
 
     def numbers(self, mine: float) -> list[float]:
         own = torch.tensor([mine], dtype=torch.float64, device=self.device)

@@ -62,11 +62,16 @@ class ValueLoop(Loop):
         """Decay of the averaged weights."""
         return min(self.config.ema_decay, self.step / (self.step + 9.0))
 
+    def begin_update(self) -> None:
+        """Start the target network with the second phase."""
+        if self._with_td and self.target is None:
+            self._start_target().load_state_dict(self.weights())
+
     def updated(self) -> None:
         """Let the target network follow."""
         if self.target is not None:
-            slow, fast = ([one.detach() for one in model.parameters()] for model in (self.target, self.model))
-            torch._foreach_lerp_(slow, fast, self.value_config.td.tau)
+            slow, weights = dict(self.target.named_parameters()), self.weights()
+            torch._foreach_lerp_(list(slow.values()), [weights[name] for name in slow], self.value_config.td.tau)
 
     def saved(self) -> None:
         """Write the model that the state belongs to."""
@@ -82,16 +87,20 @@ class ValueLoop(Loop):
             self._start_target().load_state_dict(state["target"])
 
     def _start_target(self) -> ValueModel:
-        self.target = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.target = copy.deepcopy(cast(ValueModel, self.average)).to(self.device)  # of the right shape
         return self.target
 
+    @property
+    def _with_td(self) -> bool:
+        return "td" in self.value_config.model.heads and self.used >= self.first_phase
+
     def _loss(self, step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        losses = self._losses(step, part, "td" in self.value_config.model.heads and self.used >= self.first_phase)
+        losses = self._losses(step, part)
         weights = self.value_config.training.weights
         total = torch.stack([weights.get(head, 1.0) * loss for head, loss in losses.items()]).sum()
         return total, {"loss": total.detach(), **{head: loss.detach() for head, loss in losses.items()}}
 
-    def _losses(self, step: int, part: int, with_td: bool) -> dict[str, torch.Tensor]:
+    def _losses(self, step: int, part: int) -> dict[str, torch.Tensor]:
         config, labels = self.value_config, self.labels
         rng = np.random.default_rng([config.training.seed, step, *([part] if part else [])])
         size = config.training.batch_size // config.training.gradient_accumulation_steps
@@ -125,12 +134,12 @@ class ValueLoop(Loop):
         if "distributional" in outputs:
             returns, centers = tensor(labels.returns[index]), self.model.bin_centers
             losses["distributional"] = distributional_loss(outputs["distributional"], returns, centers, ended)
-        if with_td:
-            network = self.target or self._start_target()
+        if self._with_td:
+            assert self.target is not None
             move = td_transition(labels, index, config.td)
             following = self.model.prepare(torch.from_numpy(np.ascontiguousarray(self.dataset.frames(move.next_index))))
             with torch.no_grad():
-                ahead = torch.tanh(network(following, prompts)["td"])
+                ahead = torch.tanh(self.target(following, prompts)["td"])
             target = td_target(tensor(move.reward), tensor(move.discount), ahead, config.td)
             losses["td"] = td_loss(outputs["td"], target, seen * tensor(move.known))
         return losses

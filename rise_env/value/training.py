@@ -15,7 +15,8 @@ from rise_env.data.splits import split_episodes
 from rise_env.errors import TrainingError
 from rise_env.files import to_plain, write_json
 from rise_env.provenance import config_hash, provenance
-from rise_env.training.loop import Budget, Progress, start_run
+from rise_env.training.loop import Budget, Progress
+from rise_env.training.state import start_run
 from rise_env.value.config import TrainingConfig, ValueConfig
 from rise_env.value.evaluation import evaluate_value
 from rise_env.value.imagined import ImaginedFrames

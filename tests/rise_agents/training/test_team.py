@@ -36,7 +36,7 @@ from tests.rise_env.value.conftest import FakeDataset
 pytest.importorskip("accelerate", reason="needs Hugging Face accelerate: pip install 'rise-robotics[accelerate]'")
 
 
-def in_two_processes(work: Callable[[Path], Any], folder: Path) -> list[int | None]:
+def in_two_processes(work: Callable[[Path], Any], folder: Path, sharded: bool = False) -> list[int | None]:
     """Exit codes of two processes, forked (to import torch twice would take longer than all the rest)."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -45,6 +45,7 @@ def in_two_processes(work: Callable[[Path], Any], folder: Path) -> list[int | No
     def member(rank: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
         os.environ.update(MASTER_PORT=port, ACCELERATE_USE_CPU="true")
+        os.environ.update({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if sharded else {})
         work(team().folder(folder))
         torch.distributed.destroy_process_group()
 
@@ -89,6 +90,20 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, train: Callable[[Pa
         for part in ("module", "average"):
             for name, tensor in ours[part].items():
                 assert torch.equal(tensor, theirs[part][name]), (state.name, name)
+    one, two = ({path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.parametrize("train", [dynamics, value, policy])
+def test_two_processes_that_share_the_weights_learn_what_one_learns(
+    tmp_path: Path, train: Callable[[Path], None]
+) -> None:
+    train(tmp_path / "one")
+    assert in_two_processes(train, tmp_path / "two", sharded=True) == [0, 0]
+    for state in (tmp_path / "one").glob("*_state.pt"):
+        ours, theirs = (torch.load(tmp_path / name / state.name, weights_only=True) for name in ("one", "two"))
+        for part in ("module", "average", "optimiser", "extra"):
+            torch.testing.assert_close(theirs[part], ours[part], rtol=1e-4, atol=1e-6, msg=f"{state.name}, {part}")
     one, two = ({path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
 
