@@ -1,4 +1,4 @@
-"""`rise improve --cluster`: three machines of Ray, of which one is killed, give what one process gives."""
+"""`rise improve --cluster`: three machines of Ray, of which one is killed with a learner, give what one gives."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_a_killed_machine_changes_nothing(tmp_path: Path, policy: Path, bundle: 
             first = min(others, key=lambda machine: machine.node_manager_port)  # place 1
             cluster.remove_node(first, allow_graceful=False)
 
-    config = ClusterConfig(num_nodes=3, component_placement={"env": "1-2", "rollout": 2, "actor": "0-1"})
+    config = ClusterConfig(num_nodes=3, component_placement={"env": 1, "rollout": 2, "actor": "0-1"})
     notes: list[str] = []
     spread = improve(_AGENT, base, ingredients, tmp_path / "spread", cluster=config, on_round=kill, note=notes.append,
                      progress_bar=False)  # fmt: skip
-    assert "env: 2, rollout: 1, actor: 2 of 3 CPU cores" in notes
+    assert "env: 1, rollout: 1, actor: 2 of 3 CPU cores" in notes
     assert spread.num_timesteps == alone.num_timesteps
     assert spread.metrics["rollout/advantage"] == alone.metrics["rollout/advantage"]
     for name, value in alone.policy.state_dict().items():
@@ -67,6 +67,9 @@ def test_what_a_cluster_cannot_do_is_told(
     base, ingredients = load_policy(policy), Ingredients(load_bundle(bundle), "RISE-BrickSorting-v0")
     with pytest.raises(ConfigError, match="no rollout"):
         improve(AgentPreset("ppo"), base, ingredients, tmp_path / "run", cluster=ClusterConfig())
+    several = ClusterConfig(component_placement={"env": 0, "actor": "0-1"})
+    with pytest.raises(ConfigError, match="ppo makes its updates in one process: write actor: 0"):
+        improve(AgentPreset("ppo"), base, ingredients, tmp_path / "run", cluster=several)
     with pytest.raises(ConfigError, match="work cell"):
         improve(AgentPreset("dagger"), base, ingredients, tmp_path / "run", cluster=ClusterConfig())
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -130,7 +130,7 @@ def test_a_wrong_call_is_told_and_nothing_is_done() -> None:
         ("cluster: {component_placement: {env: x}}", "is no place"),
         ("cluster: {component_placement: {env: 0, 'env,rollout': 1}}", "places env twice"),
         ("cluster: {component_placement: {actor: 0}}", "neither env nor rollout"),
-        ("cluster: {component_placement: {env: 0-7, actor: 0-7}}", "write actor: 0"),
+        ("cluster: {component_placement: {env: 0-7, actor: 4-7}}", "write actor: 0 or 0-4, not 4"),
     ],
 )
 def test_a_wrong_placement_is_told_before_anything_is_started(tmp_path: Path, content: str, message: str) -> None:
@@ -140,8 +140,8 @@ def test_a_wrong_placement_is_told_before_anything_is_started(tmp_path: Path, co
 
 
 def test_places() -> None:
-    config = ClusterConfig(component_placement={"env": "0-3", "rollout": "4-7", "actor": 0})
-    assert config.places(8) == {"env": [0, 1, 2, 3], "rollout": [4, 5, 6, 7], "actor": [0]}
+    config = ClusterConfig(component_placement={"env": "0-3", "rollout": "4-7", "actor": "0-7"})
+    assert config.places(8) == {"env": [0, 1, 2, 3], "rollout": [4, 5, 6, 7], "actor": list(range(8))}
     assert ClusterConfig().places(2) == {"env": [0, 1], "rollout": [0, 1], "actor": [0]}
     with pytest.raises(ConfigError, match="0-5"):
         config.places(6)

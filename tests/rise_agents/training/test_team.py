@@ -36,7 +36,9 @@ from tests.rise_env.value.conftest import FakeDataset
 pytest.importorskip("accelerate", reason="needs Hugging Face accelerate: pip install 'rise-robotics[accelerate]'")
 
 
-def in_two_processes(work: Callable[[Path], Any], folder: Path, sharded: bool = False) -> list[int | None]:
+def in_two_processes(
+    work: Callable[[Path], Any], folder: Path, sharded: bool = False, precision: str = "no"
+) -> list[int | None]:
     """Exit codes of two processes, forked (to import torch twice would take longer than all the rest)."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -44,7 +46,7 @@ def in_two_processes(work: Callable[[Path], Any], folder: Path, sharded: bool = 
 
     def member(rank: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-        os.environ.update(MASTER_PORT=port, ACCELERATE_USE_CPU="true")
+        os.environ.update(MASTER_PORT=port, ACCELERATE_USE_CPU="true", ACCELERATE_MIXED_PRECISION=precision)
         os.environ.update({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if sharded else {})
         work(team().folder(folder))
         torch.distributed.destroy_process_group()
@@ -131,11 +133,12 @@ def killed(folder: Path) -> None:
         small(folder, stop_at=3).run()
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, sharded: bool) -> None:
     straight = small(tmp_path / "straight").run().state_dict()
     killed(tmp_path / "grown")
-    assert in_two_processes(lambda folder: small(folder).run(), tmp_path / "grown") == [0, 0]
-    assert in_two_processes(killed, tmp_path / "shrunk") == [0, 0]
+    assert in_two_processes(lambda folder: small(folder).run(), tmp_path / "grown", sharded) == [0, 0]
+    assert in_two_processes(killed, tmp_path / "shrunk", sharded) == [0, 0]
     small(tmp_path / "shrunk").run()
     for name in ("grown", "shrunk"):
         again = small(tmp_path / name)
@@ -143,6 +146,27 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
         assert again.step == 6
         for key, tensor in straight.items():
             torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_several_processes_compute_in_bf16_and_keep_fp32(tmp_path: Path) -> None:
+    def work(folder: Path) -> None:
+        loop = small(folder)
+        found, whole = loop.run().state_dict(), loop.module.state_dict()
+        assert type(whole["0.weight"]) is type(found["0.weight"]) is torch.Tensor  # as before the training
+
+    found = {}
+    for name, sharded, precision in (("fp32", False, "no"), ("copies", False, "bf16"), ("shares", True, "bf16")):
+        assert in_two_processes(work, tmp_path / name, sharded, precision) == [0, 0]
+        found[name] = torch.load(tmp_path / name / "part_state.pt", weights_only=True)["module"]
+    torch.testing.assert_close(found["shares"], found["copies"], rtol=1e-4, atol=1e-6)
+    assert {tensor.dtype for tensor in found["shares"].values()} == {torch.float32}
+    assert not torch.equal(found["copies"]["0.weight"], found["fp32"]["0.weight"])
+
+
+def test_fsdp_1_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert in_two_processes(lambda folder: None, tmp_path) == [1, 1]
+    assert "accelerate is configured for FSDP 1: training runs with --fsdp_version 2 here" in capfd.readouterr().err
 
 
 def test_processes_agree_or_say_why_not(tmp_path: Path) -> None:
