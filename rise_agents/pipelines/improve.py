@@ -42,7 +42,8 @@ from rise_env.threads import single_threaded
 from rise_env.value.labelling import ranking_problem_of
 
 if TYPE_CHECKING:
-    from rise_agents.training.cluster.engine import Cluster, Learners
+    from rise_agents.training.cluster.engine import Cluster
+    from rise_agents.training.cluster.learners import Learners
 
 __all__ = ["Ingredients", "check_same_run", "content_fingerprint", "improve"]
 

@@ -267,7 +267,7 @@ class Loop:
                 self._check_loss(loss, metrics)
                 (loss / len(self._parts)).backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
-        norm = norm.full_tensor() if self._shards is not None else norm  # type: ignore[operator]
+        norm = norm if self._shards is None else self._shards.whole(norm)
         if not bool(torch.isfinite(norm)):
             self._not_finite(f"the norm of the gradient is {float(norm)}")
         self.optimiser.step()
@@ -331,7 +331,7 @@ class Loop:
         if self._shards is not None:
             self._shards.gather()
         state |= {name: getattr(self, name).state_dict() for name in _STATEFUL}
-        state = state if self._shards is None else self._shards.whole(state)
+        state = state if self._shards is None else self._shards.on_cpu(state)
         if self._team.rank:
             return
         with atomic_path(self.path) as aside:

@@ -57,11 +57,11 @@ class Shards:
         """Make the average whole; all processes take part."""
         whole = self._average.state_dict()
         for name, mine in self._mine.items():
-            whole[name].copy_(_whole(mine))
+            whole[name].copy_(self.whole(mine))
 
     def weights(self) -> dict[str, Tensor]:
         """Present weights as a whole; all processes take part."""
-        return {name: _whole(value) for name, value in self._module.state_dict().items()}
+        return {name: self.whole(value) for name, value in self._module.state_dict().items()}
 
     def take(self, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Load the state of an optimiser of whole weights."""
@@ -71,10 +71,15 @@ class Shards:
         optimiser.load_state_dict({**state, "state": parts})
 
     @staticmethod
-    def whole(state: Mapping[str, Any]) -> dict[str, Any]:
+    def whole(value: Tensor) -> Tensor:
+        """A tensor that may be divided as a whole; all processes take part."""
+        return value.full_tensor() if isinstance(value, DTensor) else value
+
+    def on_cpu(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A state with whole tensors, on the CPU; all processes take part."""
-        found: dict[str, Any] = tree_map(lambda value: _whole(value).cpu() if isinstance(value, Tensor) else value,
-                                         dict(state))  # fmt: skip
+        found: dict[str, Any] = tree_map(
+            lambda value: self.whole(value).cpu() if isinstance(value, Tensor) else value, dict(state)
+        )
         return found
 
     def end(self) -> None:
@@ -90,10 +95,6 @@ class Shards:
 
 def _local(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
-
-
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _part(value: Tensor, like: Tensor) -> Tensor:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import queue
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,28 +21,22 @@ import gymnasium
 import numpy as np
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rise_agents.algorithms.learner import FlowMatchingAlgorithm
 from rise_agents.policies.base import Policy
 from rise_agents.policies.loading import load_policy
+from rise_agents.training.cluster.learners import Learners
 from rise_agents.training.cluster.placement import ClusterConfig
 from rise_agents.training.cluster.proposers import slices
-from rise_agents.training.cluster.replicas import LostError, Recipe, SharedGradients, StandIn, lead
+from rise_agents.training.cluster.remote import Files, files_of, on_one_core, result_of, unpacked
+from rise_agents.training.cluster.replicas import Recipe, StandIn
 from rise_agents.training.cluster.sharded_env import Call, ShardedVectorEnv, ShardWorker
 from rise_env.dynamics.settings import VARIABLE
 from rise_env.envs.starts import StartStates
 from rise_env.errors import ConfigError
-from rise_env.threads import limit_cores
 
-__all__ = ["Cluster", "Learners", "RemoteProposer"]
-
-#: How long places of a learner wait for each other: one that is cut off without a word is given up after that.
-_PATIENCE = timedelta(minutes=10)
-
-#: Content of files by path below a folder.
-type _Files = dict[str, np.ndarray]
+__all__ = ["Cluster", "RemoteProposer"]
 
 
 class Cluster:
@@ -111,7 +103,7 @@ class Cluster:
         """
         if "env" not in self._places:
             return env
-        parts = ray.put(_files(bundle)), ray.put(_plain(env.starts))
+        parts = ray.put(files_of(bundle)), ray.put(_plain(env.starts))
         options = {name: value for name, value in kwargs.items() if name not in ("bundle", "starts", "device")}
         self._parts += parts
         imagine = os.environ.get(VARIABLE, "")  # what `--imagine` said
@@ -119,7 +111,7 @@ class Cluster:
 
         def perform(jobs: Sequence[tuple[int, int, list[Call]]]) -> list[Any]:
             asked = [workers[job[0] % len(workers)].run.remote(*job) for job in jobs]
-            return [_result(one) for one in asked]
+            return [result_of(one) for one in asked]
 
         return ShardedVectorEnv(env, env.num_envs, perform)
 
@@ -129,7 +121,7 @@ class Cluster:
             return None
         with tempfile.TemporaryDirectory() as folder:
             policy.save_pretrained(Path(folder) / "policy")
-            files = ray.put(_files(Path(folder) / "policy"))
+            files = ray.put(files_of(Path(folder) / "policy"))
         self._parts.append(files)
         return RemoteProposer(self.spawn(self._places["rollout"], _PolicyWorker, files), rows)
 
@@ -158,7 +150,8 @@ class Cluster:
             )
         starts = _plain(algorithm.env.starts)
         recipe = Recipe(algorithm.name, settings, StandIn(algorithm.env, starts), offline)
-        return Learners(self, places[1:], algorithm, recipe, budget, self._cuda)
+        spawn = partial(self.spawn, places[1:], again=False)
+        return Learners(spawn, self.end, algorithm, recipe, budget, self._cuda)
 
     def spawn(self, places: Sequence[int], kind: Any, *args: Any, again: bool = True) -> list[Any]:
         """Workers, one a place; `again`: Ray starts one that died again, and repeats its call."""
@@ -194,7 +187,7 @@ class RemoteProposer:
         weights, workers = self._weights(policy), itertools.cycle(self._workers)
         parts = slices(observations, noise, self._rows)
         asked = [next(workers).propose.remote(weights, *part, guidance) for part in parts]
-        found = [_result(one) for one in asked]
+        found = [result_of(one) for one in asked]
         for one in found:
             if isinstance(one, BaseException):
                 raise one
@@ -233,14 +226,14 @@ class _EnvWorker(ShardWorker):
     """Imagination on one place."""
 
     def __init__(
-        self, device: str, files: _Files, starts: StartStates, env_id: str, kwargs: dict[str, Any], imagine: str
+        self, device: str, files: Files, starts: StartStates, env_id: str, kwargs: dict[str, Any], imagine: str
     ) -> None:
-        _compute_on_one_core(device)
+        on_one_core(device)
         os.environ[VARIABLE] = imagine
         import rise_env  # noqa: F401  (registers the ids)
 
         self._folder = tempfile.TemporaryDirectory()
-        bundle = _unpacked(files, Path(self._folder.name))
+        bundle = unpacked(files, Path(self._folder.name))
         model = None  # shards share one
 
         def make(size: int) -> Any:
@@ -257,10 +250,10 @@ class _EnvWorker(ShardWorker):
 class _PolicyWorker:
     """A policy on one place."""
 
-    def __init__(self, device: str, files: _Files) -> None:
-        _compute_on_one_core(device)
+    def __init__(self, device: str, files: Files) -> None:
+        on_one_core(device)
         with tempfile.TemporaryDirectory() as folder:
-            self._policy = load_policy(_unpacked(files, Path(folder)), device=device).eval()
+            self._policy = load_policy(unpacked(files, Path(folder)), device=device).eval()
         self._loaded: list[Any] = [None, None]
 
     def propose(
@@ -274,131 +267,13 @@ class _PolicyWorker:
         return self._policy.propose(self._policy.context_of(observations), noise, guidance)
 
 
-class Learners:
-    """The places of a learner besides this process, and what they are told.
-
-    Args:
-        cluster: Where they are.
-        places: Which.
-        algorithm: That of this process, restored.
-        recipe: Of the same on other places.
-        budget: Chunks in all.
-        cuda: Whether the places are GPUs.
-    """
-
-    def __init__(
-        self,
-        cluster: Cluster,
-        places: Sequence[int],
-        algorithm: FlowMatchingAlgorithm[Any, Any],
-        recipe: Recipe,
-        budget: int,
-        cuda: bool,
-    ) -> None:
-        self._cluster, self._places, self._algorithm, self._budget = cluster, places, algorithm, budget
-        self._backend, self._recipe = "nccl" if cuda else "gloo", ray.put(recipe)
-        self._workers: list[Any] = []
-        lead(algorithm, self._tell)
-        self._assemble()
-
-    def renew(self) -> None:
-        """Begin anew with all places, from the present state, if one was lost; to be called between two rounds."""
-        if self._lost:
-            self._cluster.end(self._workers)
-            torch.distributed.destroy_process_group()
-            self._assemble()
-
-    def _assemble(self) -> None:
-        size, self._lost = 1 + len(self._places), False
-        self._workers = self._cluster.spawn(self._places, _LearnerWorker, self._recipe, again=False)
-        address = ray.util.get_node_ip_address()
-        store = torch.distributed.TCPStore(
-            address, 0, size, is_master=True, wait_for_workers=False, timeout=_PATIENCE
-        )  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            self._algorithm.save(folder)
-            state = ray.put(_files(Path(folder)))
-        about = self._backend, size, address, store.port
-        for reference in [
-            worker.learn.remote(rank, *about, state, self._budget) for rank, worker in enumerate(self._workers, 1)
-        ]:
-            if isinstance(failed := _result(reference), Exception):
-                raise failed
-        self._algorithm.learner.sharing = _join(self._backend, store, 0, size, self._on_lost)
-
-    def _tell(self, name: str, result: Any) -> None:
-        told = ray.put((name, result))
-        for worker in self._workers:
-            worker.tell.remote(told)
-
-    def _on_lost(self) -> None:
-        """Raise what went wrong on another place, unless it is just gone."""
-        self._lost = True
-        for worker in self._workers:
-            try:
-                failed = ray.get(worker.failure.remote(), timeout=10)
-            except (RayActorError, GetTimeoutError):
-                continue
-            if failed is not None:
-                raise failed
-
-
-class _LearnerWorker:
-    """A learner on one place: tells and questions are answered while it learns in a thread."""
-
-    def __init__(self, device: str, recipe: Recipe) -> None:
-        _compute_on_one_core(device)
-        self._device, self._recipe = device, recipe
-        self._told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._failure: BaseException | None = None
-
-    def learn(
-        self, rank: int, backend: str, size: int, address: str, port: int, state: _Files, budget: int
-    ) -> None:  # fmt: skip
-        """Begin to learn from a state on."""
-        if self._device != "cpu":
-            torch.cuda.set_device(self._device)
-        with tempfile.TemporaryDirectory() as folder:
-            policy = load_policy(_unpacked(state, Path(folder)) / "model", device=self._device)
-            self._recipe.env.listen(self._told)
-            algorithm = self._recipe.make(policy)
-            algorithm.restore(folder)
-
-        def work() -> None:
-            try:
-                store = torch.distributed.TCPStore(address, port, size, timeout=_PATIENCE)
-                algorithm.learner.sharing = _join(backend, store, rank, size)
-                algorithm.learn(budget - algorithm.spent, reset_num_timesteps=False)
-            except LostError:
-                pass
-            except BaseException as error:  # noqa: BLE001  (raised by the first place, which asks for it)
-                self._failure = error
-                torch.distributed.destroy_process_group()  # or the others would wait
-
-        threading.Thread(target=work, daemon=True).start()
-
-    def tell(self, told: tuple[str, Any]) -> None:
-        """What the environment or the proposer answered on the first place."""
-        self._told.put(told)
-
-    def failure(self) -> BaseException | None:
-        """What ended the learning, if something did."""
-        return self._failure
-
-
-def _join(
-    backend: str, store: Any, rank: int, size: int, on_lost: Callable[[], None] = lambda: None
-) -> SharedGradients:
-    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-    return SharedGradients(rank, size, torch.distributed.all_reduce, on_lost)
-
-
 def _plain(starts: StartStates) -> StartStates:
     """The same, with plain arrays in place of memory-mapped ones: workers of a machine share them in its store."""
-    columns: dict[str, Any] = {field.name: getattr(starts, field.name) for field in dataclasses.fields(starts)}
-    return StartStates(
-        **{name: np.array(value) if isinstance(value, np.memmap) else value for name, value in columns.items()}
-    )
+    columns = {field.name: getattr(starts, field.name) for field in dataclasses.fields(starts)}
+    plain: dict[str, Any] = {
+        name: np.array(value) if isinstance(value, np.memmap) else value for name, value in columns.items()
+    }
+    return StartStates(**plain)
 
 
 def _places(config: ClusterConfig) -> tuple[list[tuple[str, str]], bool]:
@@ -420,30 +295,3 @@ def _places(config: ClusterConfig) -> tuple[list[tuple[str, str]], bool]:
         for number in range(int(node["Resources"].get("GPU" if cuda else "CPU", 0))):
             found.append((node["NodeID"], f"cuda:{number}" if cuda else "cpu"))
     return found, cuda
-
-
-def _compute_on_one_core(device: str) -> None:
-    """A place without a GPU is one core; one thread an operation in any case, as everywhere."""
-    torch.set_num_threads(1)
-    if device == "cpu":
-        limit_cores(1)
-
-
-def _files(folder: Path) -> _Files:
-    return {str(path.relative_to(folder)): np.frombuffer(path.read_bytes(), np.uint8)
-            for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
-
-
-def _unpacked(files: _Files, folder: Path) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content.tobytes())
-    return folder
-
-
-def _result(reference: Any) -> Any:
-    """What a worker gave; an exception of ours as a value, as it was raised there."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        return error.cause if isinstance(error.cause, Exception) else error

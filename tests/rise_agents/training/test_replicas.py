@@ -38,7 +38,8 @@ class Sum:
     """Sums over two threads; from call number `breaks` on, one of them is gone."""
 
     def __init__(self, breaks: int = -1) -> None:
-        self._barrier, self._parts, self._breaks, self._calls = threading.Barrier(2, timeout=20), {}, breaks, [0, 0]
+        self._barrier, self._parts = threading.Barrier(2, timeout=20), dict[int, torch.Tensor]()
+        self._breaks, self._calls = breaks, [0, 0]
 
     def of(self, rank: int) -> Any:
         def all_reduce(flat: torch.Tensor) -> None:
@@ -56,7 +57,7 @@ class Sum:
 def first(name: str) -> Any:
     env = _LAB.envs(8)
     recorded = StartChunks(env.starts, _LAB.spec, [2], np.arange(len(env.starts)) % _LAB.codec.num_bins)
-    made = make_agent(name, env, _LAB.policy(), offline=recorded if name == "rise" else None, **_AGENTS[name])
+    made = make_agent(name, env, _LAB.policy(offset=0.5), offline=recorded if name == "rise" else None, **_AGENTS[name])
     made.proposer = lambda policy, seen, noise, guidance: policy.propose(policy.context_of(seen), noise, guidance)
     return made
 
@@ -69,7 +70,7 @@ def learned(name: str, breaks: int = -1) -> tuple[Any, Any, list[BaseException]]
     follower: Any = pickle.loads(pickle.dumps(recipe))
     told: queue.SimpleQueue[Any] = queue.SimpleQueue()
     follower.env.listen(told)
-    second = follower.make(_LAB.policy())
+    second = follower.make(_LAB.policy(offset=0.5))
     second.learner.sharing = SharedGradients(1, 2, summed.of(1))
 
     def work() -> None:
