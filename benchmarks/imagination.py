@@ -27,9 +27,9 @@ from benchmarks.models import variant
 from benchmarks.official_baseline import baseline_of, largest_difference
 from benchmarks.random_model import check_affordable, count_cost, random_starts, random_world_model
 from benchmarks.stopwatch import Stopwatch, peak_memory, reset_peak_memory
-from benchmarks.training_memory import TrainingMemory, count_training
 from rise_agents.progress import say
 from rise_env.dynamics.config import PRECISIONS
+from rise_env.dynamics.memory import training_memory
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision
 from rise_env.dynamics.settings import from_environment
@@ -81,24 +81,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     dynamics = model.dynamics
     baseline = None
     if isinstance(dynamics, LatentDynamics) and dynamics.config.transformer_kind == "official":
-        training = _training(dynamics)
+        training = training_memory(dynamics.config, dynamics.shape, batch_size=8)
         say(training.describe())
         about["training_bytes"] = training.to_dict()
         if not args.no_baseline:
             baseline = copy.copy(model)
             baseline.dynamics = baseline_of(dynamics)
     return {"model": about, **measure(model, starts, batches, args.quick, baseline)}
-
-
-def _training(dynamics: LatentDynamics) -> TrainingMemory:
-    """What training its transformer takes with a batch of 8."""
-    return count_training(
-        dynamics.config.official,
-        views=len(dynamics.shape.cameras),
-        frames=(dynamics.shape.history, dynamics.future),
-        places=dynamics.autoencoder.latent_shape[1:],
-        averaged=dynamics.config.training.ema_decay > 0,
-    )
 
 
 def _trained_parts(args: argparse.Namespace, imagine: dict[str, Any]) -> tuple[CompositionalWorldModel, StartStates]:

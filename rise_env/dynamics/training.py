@@ -60,6 +60,7 @@ def train_dynamics(
         if first.shape != model.shape:
             raise ConfigError(f"{initial} has shape {first.shape}, the task {model.shape}")
         _take_over(model, first, initial)
+        first = taken = None  # its weights would be in the way
     elif autoencoder is not None:
         assert taken is not None
         if taken.latent_shape != model.autoencoder.latent_shape or type(taken) is not type(model.autoencoder):
@@ -191,7 +192,7 @@ def train_transformer(
         official.network.checkpointing = True
     latents = Latents(model, training)
     sampler = _sampler(training)
-    averaged = copy.deepcopy(model).eval().requires_grad_(False)
+    averaged = _around(model)
     size = settings.batch_size // settings.gradient_accumulation_steps
 
     def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -202,7 +203,7 @@ def train_transformer(
         return (batch_loss or transformer_loss)(model, batch, *pair, generator, settings.precision, training.values)
 
     def evaluate(average: nn.Module, step: int) -> dict[str, float]:
-        averaged.transformer.load_state_dict(average.state_dict())
+        averaged.transformer = average
         metrics = evaluate_dynamics(averaged, latents, training, step)
         averaged.save_pretrained(training.folder / "model")
         return metrics
@@ -213,10 +214,18 @@ def train_transformer(
     loop = training.loop(
         "transformer", model.transformer, loss, training.budget, identity, evaluate=evaluate, accumulate=parts
     )
-    averaged.transformer.load_state_dict(loop.run().state_dict())
+    averaged.transformer = loop.run()
     averaged.save_pretrained(training.folder / "model")
     write_json(training.folder / "metrics.json", {"step": loop.step, "seconds": loop.elapsed, **loop.metrics})
     return averaged
+
+
+def _around(model: LatentDynamics) -> LatentDynamics:
+    """A copy of a model for another transformer, which is still to come; they share the autoencoder."""
+    transformer, model.transformer = model.transformer, nn.Identity()
+    copied = copy.deepcopy(model, {id(model.autoencoder): model.autoencoder}).eval().requires_grad_(False)
+    model.transformer = transformer
+    return copied
 
 
 def transformer_loss(

@@ -11,7 +11,7 @@ from typing import Any
 from rise_env.data import Dataset, Windows, open_dataset, split_episodes
 from rise_env.dynamics.config import DynamicsConfig, load_dynamics_config
 from rise_env.dynamics.distillation import distill
-from rise_env.dynamics.model import LatentDynamics
+from rise_env.dynamics.model import DynamicsShape, LatentDynamics
 from rise_env.dynamics.run import DynamicsTraining, FrameValues
 from rise_env.dynamics.training import train_dynamics
 from rise_env.errors import ConfigError, requirement
@@ -115,6 +115,10 @@ def train_dynamics_on(
         share = 0.0 if autoencoder or initial or autoencoder_steps is not None else settings.autoencoder_share
         first = Budget(autoencoder_steps) if autoencoder_steps else Budget(seconds=60 * minutes * (share or 1.0))
         second = Budget(seconds=60 * minutes * (1 - share))
+    if config.transformer_kind == "official":
+        from rise_env.dynamics.memory import training_memory
+
+        setup.log(training_memory(config, DynamicsShape.of(setup.spec)).describe())
     dataset = setup.open_dataset()
     values = _frame_values(setup, dataset, config)
     device = resolve_device(setup.device)

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from rise_env.dynamics.config import OfficialConfig
+from rise_env.dynamics.autoencoder import ImageAutoencoder
+from rise_env.dynamics.config import DynamicsConfig, OfficialConfig
+from rise_env.dynamics.model import DynamicsShape
 from rise_env.dynamics.official import OfficialNetwork
 
-__all__ = ["TrainingMemory", "count_training"]
+__all__ = ["TrainingMemory", "count_training", "training_memory"]
 
 GIB = 2**30
 
@@ -51,23 +53,24 @@ class TrainingMemory:
         """Whatever the batch."""
         return self.weights + self.weights_bf16 + self.gradients + self.optimiser + self.average
 
+    def total(self, checkpointed: bool) -> int:
+        """All of it, with or without gradient checkpointing."""
+        return self.fixed + (self.activations_checkpointed if checkpointed else self.activations)
+
     def describe(self) -> str:
         """One line."""
-        plain, less = self.fixed + self.activations, self.fixed + self.activations_checkpointed
+        plain, less = self.total(False), self.total(True)
         return (
             f"training {self.parameters / 1e6:,.0f} million parameters with a batch of {self.batch_size}, in GiB: "
             f"weights {_gib(self.weights + self.weights_bf16)}, gradients {_gib(self.gradients)}, AdamW "
             f"{_gib(self.optimiser)}, average {_gib(self.average)}, activations {_gib(self.activations)}; "
-            f"{_gib(plain)} in all. With gradient checkpointing activations {_gib(self.activations_checkpointed)}; "
-            f"{_gib(less)} in all. The autoencoder comes on top."
+            f"{_gib(plain)} in all. With gradient checkpointing (dynamics.training.gradient_checkpointing=true) "
+            f"activations {_gib(self.activations_checkpointed)}; {_gib(less)} in all. The autoencoder comes on top."
         )
 
     def to_dict(self) -> dict[str, int]:
         """For JSON, with both sums."""
-        sums = {
-            "total": self.fixed + self.activations,
-            "total_checkpointed": self.fixed + self.activations_checkpointed,
-        }
+        sums = {"total": self.total(False), "total_checkpointed": self.total(True)}
         return {**dataclasses.asdict(self), **sums}
 
 
@@ -112,6 +115,30 @@ def count_training(
         batch_size, count, 4 * count, 2 * count, 4 * count, 8 * count, 4 * count if averaged else 0, saved.bytes,
         saved.bytes - sum(inside) + len(inside) * entering + max(inside),
     )  # fmt: skip
+
+
+def training_memory(config: DynamicsConfig, shape: DynamicsShape, batch_size: int | None = None) -> TrainingMemory:
+    """What training a dynamics model with the official transformer takes.
+
+    Args:
+        config: The model.
+        shape: Its task.
+        batch_size: Samples on one device at once; those of a part of an update when None.
+    """
+    training = config.training
+    future, places = (shape.frames - 1) // 8 + 1, (shape.image_size[0] // 32, shape.image_size[1] // 32)  # of LTX
+    if config.autoencoder_kind == "image":
+        with torch.device("meta"):
+            _, high, wide = ImageAutoencoder(config.autoencoder, shape.image_size).latent_shape
+        future, places = shape.frames, (high, wide)
+    return count_training(
+        config.official,
+        batch_size=batch_size or training.batch_size // training.gradient_accumulation_steps,
+        views=len(shape.cameras),
+        frames=(shape.history, future),
+        places=places,
+        averaged=True,
+    )
 
 
 class _Saved(torch.autograd.graph.saved_tensors_hooks):
