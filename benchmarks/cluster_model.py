@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--offline-ratio", type=float, default=0.6)
-    parser.add_argument("--learners", type=int, default=1, help="GPUs that share an update, at no cost (today: 1)")
+    parser.add_argument("--learners", type=int, default=1, help="GPUs that share an update, at no cost")
     for name, (value, source) in _INPUTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=value, help=f"{source} ({value})")
 

@@ -59,7 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, help="short for --imagine flow.precision=...")
     parser.add_argument(
-        "--compile", nargs="?", const="inductor", metavar="BACKEND", help="short for --imagine compile=true"
+        "--compile",
+        nargs="?",
+        const="inductor",
+        metavar="BACKEND",
+        help="short for --imagine compile=true: the dynamics model; the value model is computed as it is",
     )
     parser.add_argument(
         "--no-baseline", action="store_true",

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rise_env.dynamics.model import LatentDynamics
-from rise_env.dynamics.official import OfficialTransformer, rotary_table
+from rise_env.dynamics.official import OfficialTransformer
+from rise_env.dynamics.official_layers import rotary_table
 from rise_env.dynamics.session import DynamicsState
 from rise_env.dynamics.transformer import Denoised
 from rise_env.protocols import Prediction

@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rise_env.config import decode, load_config
 from rise_env.dynamics.config import DynamicsConfig
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import fast_bf16_cpu
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.envs.starts import StartStates
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec, task_from_section

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rise_env.dynamics.caption import read_caption
 from rise_env.dynamics.config import DynamicsConfig
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.official import OfficialTransformer, load_official
 from rise_env.dynamics.ranges import ActionRanges
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.errors import ConfigError
 from rise_env.files import refuse_existing
 from rise_env.foreign_weights import load_weights, names_of

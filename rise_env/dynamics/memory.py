@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from rise_env.dynamics.autoencoder import ImageAutoencoder
 from rise_env.dynamics.config import DynamicsConfig, OfficialConfig
-from rise_env.dynamics.model import DynamicsShape
 from rise_env.dynamics.official import OfficialNetwork
+from rise_env.dynamics.shape import DynamicsShape
 
 __all__ = ["TrainingMemory", "count_training", "training_memory"]
 

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,35 +21,13 @@ from rise_env.dynamics.flow import draw_noise, euler, sigma_schedule, to_velocit
 from rise_env.dynamics.precision import computes_bf16, precision
 from rise_env.dynamics.session import Chunk, DynamicsState, LatentPrediction, Pending
 from rise_env.dynamics.settings import changed
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.dynamics.transformer import Denoised, LatentTransformer
 from rise_env.errors import ConfigError
 from rise_env.pretrained import PretrainedMixin, Upgrades
 from rise_env.protocols import History, Prediction, ValueEstimate
-from rise_env.tasks import TaskSpec
 
-__all__ = ["DynamicsShape", "LatentDynamics"]
-
-
-@dataclass(frozen=True)
-class DynamicsShape:
-    """What of a task decides the shapes of a dynamics model; see `TaskSpec`."""
-
-    cameras: tuple[str, ...]
-    image_size: tuple[int, int]
-    joints: tuple[str, ...]
-    chunk: int
-    stride: int
-    history: int
-
-    @classmethod
-    def of(cls, spec: TaskSpec) -> Self:
-        """The shape of a task."""
-        return cls(tuple(spec.cameras), spec.image_size, spec.layout.names, spec.chunk, spec.stride, spec.history)
-
-    @property
-    def frames(self) -> int:
-        """Imagined frames K per chunk."""
-        return self.chunk // self.stride
+__all__ = ["LatentDynamics"]
 
 
 class LatentDynamics(PretrainedMixin, nn.Module):
@@ -66,6 +43,7 @@ class LatentDynamics(PretrainedMixin, nn.Module):
 
     Example:
         >>> from rise_env.dynamics.config import load_dynamics_config
+        >>> from rise_env.dynamics.shape import DynamicsShape
         >>> from rise_env.tasks import load_task
         >>> shape = DynamicsShape.of(load_task("brick_sorting", "tiny"))
         >>> model = LatentDynamics(load_dynamics_config("brick_sorting", "tiny"), shape)

@@ -17,8 +17,9 @@ from rise_env.dynamics.actions import hash_text
 from rise_env.dynamics.augmentation import color_jitter
 from rise_env.dynamics.autoencoder import VideoAutoencoder
 from rise_env.dynamics.config import DynamicsConfig
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.precision import precision
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.errors import ConfigError
 from rise_env.files import to_plain
 from rise_env.training.loop import Budget, Loop, Progress

@@ -196,8 +196,9 @@ def train_transformer(
     size = settings.batch_size // settings.gradient_accumulation_steps
 
     def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        rows = slice(part * size, (part + 1) * size)
-        generator = torch.Generator().manual_seed(draw_seed(settings.seed, step, part))
+        rows, seed = slice(part * size, (part + 1) * size), draw_seed(settings.seed, step, part)
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout of the official transformer draws from here
         batch = training.train.batch(sampler.draw(step)[rows])
         pair = latents.augmented(batch, generator)
         return (batch_loss or transformer_loss)(model, batch, *pair, generator, settings.precision, training.values)

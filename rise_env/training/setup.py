@@ -11,8 +11,9 @@ from typing import Any
 from rise_env.data import Dataset, Windows, open_dataset, split_episodes
 from rise_env.dynamics.config import DynamicsConfig, load_dynamics_config
 from rise_env.dynamics.distillation import distill
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.run import DynamicsTraining, FrameValues
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.dynamics.training import train_dynamics
 from rise_env.errors import ConfigError, requirement
 from rise_env.pretrained import load_registered

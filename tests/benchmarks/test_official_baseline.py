@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from benchmarks.official_baseline import OfficialBaseline, baseline_of
 from rise_env.dynamics.config import DynamicsConfig, FlowConfig, OfficialConfig, VideoAutoencoderConfig
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.official import OfficialTransformer
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.protocols import History
 
 SIZES = OfficialConfig(

@@ -13,7 +13,8 @@ import torch
 from dynamics_world import CONFIG, SPEC
 
 from rise_env.dynamics.compiling import Compiler
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.errors import ConfigError
 from rise_env.protocols import History
 

@@ -12,8 +12,9 @@ from dynamics_world import SPEC, World, with_flow, with_transformer
 
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.distillation import Distillation, distill
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.run import DynamicsTraining, Latents, conditions
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.training.loop import Budget
 

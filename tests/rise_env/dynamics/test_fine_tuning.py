@@ -13,9 +13,10 @@ from torchvision.transforms.v2 import functional
 
 from rise_env.dynamics.augmentation import color_jitter
 from rise_env.dynamics.config import DynamicsConfig, TrainingConfig, VideoAutoencoderConfig, load_dynamics_config
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.official import OfficialNetwork
 from rise_env.dynamics.run import DynamicsTraining, Latents
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.dynamics.training import train_dynamics
 from rise_env.errors import ConfigError
 from rise_env.training.loop import Budget

@@ -8,7 +8,7 @@ import pytest
 
 from rise_env.dynamics.config import OfficialConfig, load_dynamics_config
 from rise_env.dynamics.memory import count_training, training_memory
-from rise_env.dynamics.model import DynamicsShape
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.errors import RiseError
 from rise_env.tasks import load_task
 from rise_env.training.setup import TrainingSetup, train_dynamics_on

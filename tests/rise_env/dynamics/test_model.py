@@ -12,8 +12,9 @@ from dynamics_world import CONFIG, SPEC, TINY_OFFICIAL, with_flow, with_transfor
 from rise_env.alignment import ALIGNMENTS, align_actions
 from rise_env.dynamics.actions import JointScaler, hash_text
 from rise_env.dynamics.config import DynamicsConfig, VideoAutoencoderConfig, load_dynamics_config
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.session import DynamicsState, LatentPrediction
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.dynamics.transformer import Denoised
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.protocols import Dynamics, History

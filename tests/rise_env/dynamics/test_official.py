@@ -10,7 +10,8 @@ import torch
 from dynamics_world import TINY_OFFICIAL as TINY
 
 from rise_env.dynamics.config import OfficialConfig
-from rise_env.dynamics.official import OfficialNetwork, OfficialTransformer, load_official, rotary_table
+from rise_env.dynamics.official import OfficialNetwork, OfficialTransformer, load_official
+from rise_env.dynamics.official_layers import rotary_table
 from rise_env.errors import CheckpointError
 
 V, T, F, K = 3, 2, 4, TINY.action_tokens

@@ -13,8 +13,8 @@ from dynamics_world import CONFIG, SPEC, World, with_flow, with_training, with_t
 from rise_env.data import ShuffledSampler
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import LatentDynamics
-from rise_env.dynamics.run import DynamicsTraining, FrameValues
-from rise_env.dynamics.training import _value_loss, train_dynamics
+from rise_env.dynamics.run import DynamicsTraining, FrameValues, draw_seed
+from rise_env.dynamics.training import _value_loss, train_dynamics, train_transformer
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.protocols import History
 from rise_env.training.loop import Budget, Loop, Progress
@@ -48,6 +48,19 @@ def test_a_run_leaves_model_pictures_metrics_and_what_it_was(tmp_path: Path) -> 
     assert "git" in config
     assert {report.phase for report in reports} == {"autoencoder", "encoding", "transformer"}
     assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def test_what_is_random_in_a_part_of_an_update_depends_on_its_number_alone(tmp_path: Path) -> None:
+    run, seeds = session(tmp_path, with_training(gradient_accumulation_steps=2), steps=2), list[int]()
+
+    def loss(model: LatentDynamics, *_: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        seeds.append(torch.initial_seed())  # what dropout draws from
+        total = torch.stack([parameter.sum() for parameter in model.transformer.parameters()]).sum()
+        return 0 * total, {"loss": total.detach()}
+
+    run.start()
+    train_transformer(run, LatentDynamics(run.config, run.shape), loss)
+    assert seeds == [draw_seed(run.config.training.seed, step, part) for step in range(2) for part in range(2)]
 
 
 def test_latents_are_normalised_over_the_training_data(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rise_env.dynamics.config import AutoencoderConfig, DynamicsConfig, FlowConfig, TransformerConfig
-from rise_env.dynamics.model import DynamicsShape, LatentDynamics
+from rise_env.dynamics.model import LatentDynamics
+from rise_env.dynamics.shape import DynamicsShape
 from rise_env.dynamics.training import transformer_loss
 from rise_env.errors import ConfigError
 from rise_env.testing import LinearValue, counting_spec, counting_world_model
