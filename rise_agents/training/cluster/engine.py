@@ -29,7 +29,7 @@ from rise_agents.policies.loading import load_policy
 from rise_agents.training.cluster.learners import Learners
 from rise_agents.training.cluster.placement import ClusterConfig
 from rise_agents.training.cluster.proposers import slices
-from rise_agents.training.cluster.remote import Files, files_of, on_one_core, result_of, unpacked
+from rise_agents.training.cluster.remote import Files, files_of, is_gone, on_one_core, result_of, unpacked
 from rise_agents.training.cluster.replicas import Recipe, StandIn
 from rise_agents.training.cluster.sharded_env import Call, ShardedVectorEnv, ShardWorker
 from rise_env.dynamics.settings import VARIABLE
@@ -57,6 +57,8 @@ class Cluster:
         if not ray.is_initialized():
             self._started = True
             try:  # a cluster that `ray start` made, else one on this machine alone
+                if is_gone():
+                    raise ConnectionError
                 ray.init(address="auto", logging_level="warning")
             except ConnectionError:
                 if config.num_nodes > 1:

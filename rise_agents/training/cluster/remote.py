@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,23 @@ from ray.exceptions import RayTaskError
 
 from rise_env.threads import limit_cores
 
-__all__ = ["Files", "files_of", "on_one_core", "result_of", "unpacked"]
+__all__ = ["Files", "files_of", "is_gone", "on_one_core", "result_of", "unpacked"]
 
 #: Content of files by path below a folder.
 type Files = dict[str, np.ndarray]
+
+
+def is_gone() -> bool:
+    """Whether the cluster that Ray remembers on this machine is gone: it would wait for one that was killed."""
+    note = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+    if os.environ.get("RAY_ADDRESS") or not note.is_file():
+        return False
+    host, _, port = note.read_text(encoding="utf-8").strip().rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def on_one_core(device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,21 @@ def test_a_killed_machine_changes_nothing(tmp_path: Path, policy: Path, bundle: 
     assert spread.metrics["rollout/advantage"] == alone.metrics["rollout/advantage"]
     for name, value in alone.policy.state_dict().items():
         assert torch.equal(value, spread.policy.state_dict()[name]), name
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'rise-robotics[ray]'")
+    from rise_agents.training.cluster.remote import is_gone
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not is_gone()  # none is remembered
+    (tmp_path / "ray").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "{}:{}".format(*server.getsockname())
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        assert not is_gone()
+    assert is_gone()
 
 
 def test_what_a_cluster_cannot_do_is_told(
