@@ -102,17 +102,22 @@ def _times(motion: Motion) -> Iterator[Finding]:
 
 def duplicates(motion: Motion) -> list[tuple[int, int, float]]:
     """Pairs of episodes of which one repeats the other: their numbers, and the part of the shorter one."""
-    owner = np.repeat(np.arange(len(motion.lengths)), motion.lengths)
-    rows = np.ascontiguousarray(np.concatenate([motion.state, motion.action], axis=1))
-    # Frames that stand say nothing: robots wait in the same place.
-    moves = np.ones(len(rows), bool)
-    moves[1:] = (np.diff(motion.state, axis=0) != 0).any(1)
-    moves[motion.starts] = True
-    _, kind = np.unique(
-        rows[moves].view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).reshape(-1), return_inverse=True
+    # A frame's values as one number: two that differ get the same once in 2 to the power of 64.
+    weights = np.random.default_rng(0).integers(
+        0, 2**64, 2 * max(motion.state.shape[1], motion.action.shape[1]), np.uint64
     )
+    kinds, owners = [], []
+    for episode, rows in enumerate(motion.rows()):
+        state = motion.state[rows]
+        values = np.concatenate([state, motion.action[rows]], axis=1)
+        # Frames that stand say nothing: robots wait in the same place.
+        moves = np.concatenate([[True], (np.diff(state, axis=0) != 0).any(1)])
+        bits = values[moves].view(np.uint32).astype(np.uint64)
+        kinds.append((bits * weights[: bits.shape[1]]).sum(1))
+        owners.append(np.full(len(bits), episode))
+    kind, owner = np.concatenate(kinds), np.concatenate(owners)
     order = np.argsort(kind, kind="stable")
-    kind, owner = kind[order], owner[moves][order]
+    kind, owner = kind[order], owner[order]
     counts: dict[tuple[int, int], int] = {}
     for group in np.split(owner, np.flatnonzero(np.diff(kind)) + 1):
         members = np.unique(group).tolist() if len(group) > 1 else []
