@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, write."""
-    from rise_agents.pipelines.check import cost_of
+    from rise_agents.pipelines.check import all_successes, cost_of, updates_of
     from rise_agents.progress import Bars
     from rise_agents.reporting.check_page import write_check_page
     from rise_env.data.check import check_dataset
@@ -55,20 +55,20 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*dataset_overrides(args), *args.overrides]
     if args.time_training and args.task is None:
         raise ConfigError("--time-training needs the models of a task: give --task (`rise init-task` writes one)")
-    spec = load_task(args.task, args.preset, overrides) if args.task else None
+    task = (args.task, args.preset, overrides) if args.task else None
+    spec = load_task(*task) if task else None
     with Bars() as bars:
         checked = check_dataset(
             args.dataset, spec,
             state_key=args.state_key, action_key=args.action_key, trust_layout=args.trust_layout,
-            all_successes=_all_successes(args, overrides), episodes=args.episodes, pictures=not args.no_pictures,
+            all_successes=all_successes(*task) if task else None, episodes=args.episodes, pictures=not args.no_pictures,
             progress=lambda phase, done, total: bars.show(phase, done, total, "frames"),
         )  # fmt: skip
-    updates = _time_training(args, overrides) if args.time_training else None
-    cost = cost_of(checked, spec, updates)
-    page = args.page or Path(f"check-{checked.root.name}.html")
+    cost = cost_of(checked, spec, updates_of(*task) if task and args.time_training else None)
+    page = args.page or Path(f"check-{checked.name}.html")
     write_check_page(page, checked, cost, shlex.join(["rise", *sys.argv[1:]]))
     if args.json != Path("/dev/stdout"):
-        print(f"{checked.root.name}: {checked.verdict()}")
+        print(f"{checked.name}: {checked.verdict()}")
         for finding in checked.findings:
             plain: dict[str, Any] = finding.plain()
             print(f"\n{finding.severity}: {finding.code}: {finding.message}")
@@ -80,20 +80,3 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, {**checked.plain(), "cost": cost, "page": str(page)})
     return 1 if checked.errors else 0
-
-
-def _time_training(args: argparse.Namespace, overrides: list[str]) -> Any:
-    """Updates of the task's models, timed."""
-    from rise_env.training.cost import time_training
-    from rise_env.training.setup import TrainingSetup
-
-    return time_training(TrainingSetup([], args.task, args.preset, overrides))
-
-
-def _all_successes(args: argparse.Namespace, overrides: list[str]) -> bool | None:
-    """Whether the value model of the task takes every episode for a success; None without a task."""
-    if args.task is None:
-        return None
-    from rise_env.value.config import load_value_config
-
-    return load_value_config(args.task, args.preset, overrides).labels.outcome == "success"

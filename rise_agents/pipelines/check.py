@@ -1,13 +1,14 @@
-"""What training on a dataset will cost, for `rise check`."""
+"""What a task says about its data, and what training on them will cost, for `rise check`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rise_env.data.check import Checked
 from rise_env.tasks import TaskSpec
+from rise_env.value.config import load_value_config
 
-__all__ = ["cost_of"]
+__all__ = ["all_successes", "cost_of", "updates_of"]
 
 
 def cost_of(
@@ -40,6 +41,19 @@ def cost_of(
     if updates:
         cost["Training these together"] = _time(sum(count * each for count, each in updates.values()))
     return cost
+
+
+def all_successes(task: str, preset: str, overrides: Sequence[str]) -> bool:
+    """Whether the value model of a task takes every episode for a success."""
+    return load_value_config(task, preset, overrides).labels.outcome == "success"
+
+
+def updates_of(task: str, preset: str, overrides: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """Updates of a task's models, and seconds per update on this machine."""
+    from rise_env.training.cost import time_training
+    from rise_env.training.setup import TrainingSetup
+
+    return time_training(TrainingSetup([], task, preset, overrides))
 
 
 def _bytes(size: float) -> str:

@@ -43,7 +43,7 @@ def write_check_page(path: Path, checked: Checked, cost: Mapping[str, str], comm
     with tempfile.TemporaryDirectory() as folder:
         return write_page(
             path,
-            f"Data check: {checked.root.name}",
+            f"Data check: {checked.name}",
             checked.verdict(),
             _figures(checked),
             [

@@ -42,6 +42,7 @@ class Checked:
 
     Attributes:
         root: Directory of the dataset.
+        name: What it is called: the last part of its path or hub id.
         spec: The task that it was compared with, if any.
         findings: The worst first.
         source: Its metadata, of the episodes that were looked at; None if they cannot be read.
@@ -55,6 +56,7 @@ class Checked:
     """
 
     root: Path
+    name: str
     spec: TaskSpec | None
     findings: list[Finding] = field(default_factory=list)
     source: Source | None = None
@@ -148,7 +150,7 @@ def check_dataset(
     """
     requirement("check_dataset").at_least(1, episodes=episodes)
     root = locate(path_or_repo)
-    checked = Checked(root, spec)
+    checked = Checked(root, Path(path_or_repo).name or root.name, spec)
     try:
         source = read_source(root)
     except DatasetError as error:

@@ -53,6 +53,12 @@ def test_both_versions_and_a_sample(v3_root: Path, v2_root: Path, spec: Callable
         check_dataset(v3_root, episodes=0)
 
 
+def test_images_in_tables(new_dataset: Callable[..., Path], spec: Callable[..., TaskSpec], v3_root: Path) -> None:
+    images, videos = (check_dataset(root, spec()) for root in (new_dataset(images_in_parquet=True), v3_root))
+    assert codes(images) == codes(videos)
+    np.testing.assert_allclose(images.cameras[1].brightness, videos.cameras[1].brightness, atol=1)
+
+
 def test_faults_of_files_are_findings(new_dataset: Callable[..., Path], spec: Callable[..., TaskSpec]) -> None:
     root = new_dataset(lengths=(20, 22, 24, 21), success=(True, False, True, True))
     assert codes(check_dataset(root)).get("unit_unlikely") == "warning"  # no task: values beyond three turns

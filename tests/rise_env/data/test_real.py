@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rise_env.data import Windows, compute_stats, open_dataset, split_episodes
+from rise_env.data.check import check_dataset
 from rise_env.tasks import load_task
 
 
@@ -33,6 +34,12 @@ def test_opens_with_its_task(real_dataset: Path, spec) -> None:
     batch = windows.batch(np.arange(64))
     assert batch.actions.shape == (64, spec.chunk, 26)
     assert compute_stats(dataset).state.mean.shape == (26,)
+
+
+def test_is_checked(real_dataset: Path, spec) -> None:
+    checked = check_dataset(real_dataset, spec, pictures=False)
+    assert {one.code for one in checked.findings} == {"outcomes_missing", "lag_long", "few_episodes"}
+    assert checked.errors == 0
 
 
 @pytest.mark.slow
