@@ -60,6 +60,7 @@ COMMANDS: Mapping[str, Command] = {
     "ablate": Command("rise_agents.cli.ablate", "the paper's ablations, as a comparison", "Measure"),
     "evaluate": Command("rise_agents.cli.evaluate", "success rate of a policy, with its interval", "Measure"),
     "deploy": Command("rise_agents.cli.deploy", "run a policy on a robot, under its safety rules", "Robot"),
+    "export": Command("rise_agents.cli.export", "write a policy as LeRobot loads it", "Robot"),
     "serve": Command("rise_agents.cli.serve", "serve a policy to robots over the network (openpi protocol)", "Robot"),
     "bench": Command("rise_agents.cli.bench", "speed and truth of imagination and cell", "Measure"),
     "ros-cell": Command("rise_agents.cli.ros_cell", "serve the work cell over ROS 1 as a dual Piper", "Robot"),
@@ -76,6 +77,7 @@ _EXAMPLES = {
     "compare": "rise compare short",
     "evaluate": "rise evaluate --task brick_sorting --policy base --episodes 100",
     "deploy": "rise deploy --policy base --driver cell --episodes 20 --execution smooth",
+    "export": "rise export --lerobot runs/diffusion outputs/improved",
     "serve": "rise serve --policy base --port 8000",
     "bench": "rise bench cell --json cell.json",
 }

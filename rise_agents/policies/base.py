@@ -217,6 +217,21 @@ class Policy(PretrainedMixin, nn.Module, ABC):
         """What `config.json` holds: task, settings, and meaning of the advantage bins."""
         return {"task": self.spec, "policy": self.config, "advantage": self.codec}
 
+    def save_lerobot(self, folder: Path) -> None:
+        """Write a checkpoint of LeRobot that acts as this policy does when asked for the best advantage.
+
+        Args:
+            folder: Directory, made where it is missing.
+
+        Raises:
+            ConfigError: If LeRobot has no such policy.
+        """
+        del folder
+        raise ConfigError(
+            f"LeRobot has no policy of kind {self.kind!r}; its Diffusion, SmolVLA and pi0.5 can be improved here and "
+            "written back. This one can be served: `rise serve`"
+        )
+
     @classmethod
     def parts_of(cls, config: Mapping[str, Any]) -> tuple[TaskSpec, Any, AdvantageCodec]:
         """Task, settings and codec of a checkpoint's `config.json`."""

@@ -2,7 +2,7 @@
 
 LeRobot's network stays LeRobot's: one of its layers gets a companion that adds an embedding of the advantage bin to
 what the layer puts out (`WithAdvantage`). The embeddings start at zero, so that a policy acts as it did until it has
-learned; and for any one bin they are part of the layer's bias, so that `to_lerobot` gives a plain policy of LeRobot.
+learned; and for any one bin they are part of the layer's bias, so that `save_lerobot` writes a plain policy of LeRobot.
 """
 
 from __future__ import annotations
@@ -251,20 +251,19 @@ class LeRobotPolicy(Policy):
 
     def save_files(self, folder: Path) -> None:
         """Write LeRobot's configuration and processing."""
-        self._save_lerobot(folder / _FILES, self.network.config)
+        self._save_processing(folder / _FILES, self.network.config)
 
-    def _save_lerobot(self, folder: Path, config: Any) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        config.save_pretrained(folder)
-        for pipeline in (self.preprocessor, self.postprocessor):
-            pipeline.save_pretrained(folder)
-
-    def to_lerobot(self) -> Any:
-        """LeRobot's policy as it acts when asked for the best advantage; a copy."""
+    def save_lerobot(self, folder: Path) -> None:
+        """Write a plain policy of LeRobot, which knows no advantage but the best (see `Policy.save_lerobot`)."""
         twin = copy.deepcopy(self.network)
         self._fold(twin, self.codec.best_bin)
         twin.config.n_action_steps = self.spec.execute
-        return twin
+        self._save_processing(folder, twin)
+
+    def _save_processing(self, folder: Path, *parts: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in (*parts, self.preprocessor, self.postprocessor):
+            part.save_pretrained(folder)
 
     @abstractmethod
     def _fold(self, network: Any, advantage_bin: int) -> None:

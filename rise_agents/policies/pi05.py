@@ -287,6 +287,12 @@ class Pi05Policy(Policy):
         """Write the tokenizer."""
         self.tokenizer.save_pretrained(folder / TOKENIZER)
 
+    def save_lerobot(self, folder: Path) -> None:
+        """Write LeRobot's pi0.5, whose prompt asks for the best advantage (see `Policy.save_lerobot`)."""
+        from rise_agents.policies.pi05_export import write_pi05
+
+        write_pi05(self, folder)
+
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
         """A policy as `get_config` describes it, with the tokenizer of its checkpoint."""

@@ -36,6 +36,7 @@ __all__ = [
     "read_prefix",
     "read_published",
     "real_time_chunking",
+    "relative_joints",
     "resize_with_bars",
     "velocity",
 ]
@@ -369,10 +370,10 @@ def read_published(path: str | Path, spec: TaskSpec, cameras: Mapping[str, str] 
         "steps": found.num_inference_steps,
         "precision": found.dtype,
     }
-    return Published(folder, settings, _relative_joints(found, spec.layout.dim), modes)
+    return Published(folder, settings, relative_joints(found, spec.layout.dim), modes)
 
 
-def _relative_joints(found: PI05Config, dim: int) -> torch.Tensor:
+def relative_joints(found: PI05Config, dim: int) -> torch.Tensor:
     """Which joints are predicted relative to the state, by the rule of LeRobot's `RelativeActionsProcessorStep`."""
     from lerobot.processor import RelativeActionsProcessorStep
 

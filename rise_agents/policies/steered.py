@@ -18,7 +18,7 @@ from torch import nn
 from rise_agents.policies.base import Context, Policy, VelocityField
 from rise_agents.policies.real_time import RtcConstraint
 from rise_env.config import decode
-from rise_env.errors import CheckpointError, requirement
+from rise_env.errors import CheckpointError, ConfigError, requirement
 from rise_env.pretrained import Upgrades
 from rise_env.registry import POLICIES
 
@@ -189,6 +189,18 @@ class SteeredPolicy(Policy):
     def save_files(self, folder: Path) -> None:
         """Write the base policy's files."""
         self.base.save_files(folder)
+
+    def save_lerobot(self, folder: Path) -> None:
+        """Not possible: LeRobot draws the noise itself.
+
+        Raises:
+            ConfigError: Always.
+        """
+        del folder
+        raise ConfigError(
+            "LeRobot draws a policy's noise itself, and takes none that DSRL has chosen: serve this policy (`rise "
+            "serve`), or improve the policy by rise or selective_rise, which change its weights"
+        )
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:

@@ -31,3 +31,4 @@ def test_the_table_says_what_can_be_trained() -> None:
     assert head[:6] == ["type", "evaluate", "record", "serve", "deploy", "improve"]
     assert {row[0].strip("`") for row in table if row[5].startswith("yes")} == set(trainable_types())
     assert all(row[5] == row[6] or row[6] == "no" for row in table)
+    assert {row[0].strip("`") for row in table if row[8] == "yes"} == set(trainable_types())

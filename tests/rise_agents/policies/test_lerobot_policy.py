@@ -14,11 +14,15 @@ import pytest
 import torch
 
 from rise_agents import make_agent
+from rise_agents.cli.main import main
 from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.policies.lerobot_base import LeRobotBase
+from rise_agents.policies.lerobot_export import export_lerobot
 from rise_agents.policies.lerobot_policy import LeRobotPolicy, WithAdvantage
 from rise_agents.policies.loading import load_policy
 from rise_agents.policies.resolve import LeRobotSource, resolve_actor, resolve_policy
+from rise_agents.policies.steered import SteeredPolicy, SteeringConfig
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.testing import counting_envs, counting_spec, counting_starts, counting_world_model
 
@@ -163,6 +167,55 @@ def test_dsrl_steers_its_noise(case: Case, observations: Mapping[str, Any]) -> N
     with torch.no_grad():
         algorithm.policy.actor.mu.bias.fill_(5.0)
     assert abs(algorithm.predict(observations, deterministic=True)[0] - chunks).max() > 0.01
+
+
+def test_what_is_exported_is_lerobots_and_gives_the_same_chunks(
+    case: Case, observations: Mapping[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+    kind, _, policy = case
+    twin, out = awake(policy), tmp_path / "out"
+    twin.save_pretrained(tmp_path / "run" / "model")
+    command = ["export", "--lerobot", str(tmp_path / "run"), str(out)]
+    assert main(command) == 0
+    assert "4 actions per chunk" in capsys.readouterr().out
+    theirs = get_policy_class(kind).from_pretrained(out, strict=True)
+    assert theirs.config.type == kind == PreTrainedConfig.from_pretrained(out).type
+    assert theirs.config.n_action_steps == SPEC.execute
+    before, after = make_pre_post_processors(theirs.config, pretrained_path=str(out))
+    best, noise = drawn(twin)
+    with torch.no_grad():
+        chunks = twin.sample(twin.context_of(observations), best, noise)
+        assert (chunks - policy.sample(policy.context_of(observations), best, noise)).abs().max() > 0.01
+    twin.preprocessor = before
+    found = after(theirs.predict_action_chunk(their_batch(twin, observations), noise=noise))
+    torch.testing.assert_close(found[:, : SPEC.execute], chunks[:, : SPEC.execute], atol=1e-5, rtol=1e-4)
+    # lerobot-eval and lerobot-rollout ask for one action at a time.
+    batch = their_batch(twin, observations)
+    if kind == "diffusion":
+        batch["observation.state"] = batch["observation.state"][:, 0]
+    for step in range(2):
+        action = after(theirs.select_action(dict(batch), noise=noise))
+        torch.testing.assert_close(action, chunks[:, step], atol=1e-5, rtol=1e-4)
+    LeRobotBase.from_pretrained(out, SPEC)
+    assert {"config.json", "model.safetensors", "policy_preprocessor.json"} <= {file.name for file in out.iterdir()}
+    assert main(command) == 2
+    assert "exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_what_lerobot_does_not_have_is_not_exported(case: Case, tmp_path: Path) -> None:
+    _, folder, policy = case
+    for given, message in (
+        (SteeredPolicy(policy, SteeringConfig(features=4)), "takes none that DSRL has chosen"),
+        (FlowPolicy(SPEC, FlowPolicyConfig(lags=(2,))), "LeRobot has no policy of kind 'rise-flow-policy'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            export_lerobot(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(CheckpointError, match="is a policy of LeRobot"):
+        main(["--traceback", "export", "--lerobot", str(folder), str(tmp_path / "out")])
 
 
 def test_it_acts_as_it_will_be_trained_where_that_is_asked_for(case: Case, observations: Mapping[str, Any]) -> None:

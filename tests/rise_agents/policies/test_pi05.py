@@ -553,6 +553,32 @@ def test_published_weights_act_as_before(
     assert not loaded.training
 
 
+def test_what_is_exported_gives_the_same_chunks_in_lerobot(
+    policy: Pi05Policy, observations: dict[str, torch.Tensor], tokenizer: Any, tmp_path: Path
+) -> None:
+    from rise_agents.policies.lerobot_export import export_lerobot
+    from rise_agents.policies.pi05_processor import load_processors
+
+    tokenizer.save_pretrained(tmp_path / "words")
+    twin, out = copy.copy(policy), tmp_path / "out"
+    twin.config = dataclasses.replace(policy.config, tokenizer=str(tmp_path / "words"))
+    export_lerobot(twin, out)
+    (step,) = (s for s in json.loads((out / "policy_preprocessor.json").read_text())["steps"] if "class" in s)
+    assert step["class"] == "rise_agents.policies.pi05_processor.AdvantagePromptProcessorStep"
+    loaded = from_lerobot(out, policy.spec, tokenizer)
+    theirs = loaded.network.config
+    assert (theirs.type, theirs.use_relative_actions) == ("pi05", True)
+    assert json.loads((out / "config.json").read_text())["n_action_steps"] == policy.spec.execute
+    before, after = load_processors(theirs, str(out))
+    pictures = {policy.spec.cameras[name]: observations[f"image_{name}"] for name in policy.views}
+    batch = {key: value.permute(0, 3, 1, 2) / 255 for key, value in pictures.items()}
+    texts, noise = ["sort the bricks"] * COUNT, noise_of(policy)
+    seen = before({**batch, "observation.state": observations["state"], "task": texts})
+    found = after(loaded.network.predict_action_chunk(seen, noise=noise))
+    expected = policy.sample(policy.context(observations, texts), BEST, noise)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_older_names_and_a_tied_embedding_find_their_place(
     policy: Pi05Policy, context: TextContext, published: Path, wide_spec: TaskSpec, tokenizer: Any
 ) -> None:
