@@ -1,4 +1,4 @@
-"""lerobot-eval with our environments: it finds the plug-in, and a success counts for the episode it belongs to."""
+"""lerobot-eval with our environments and a policy that was exported: it finds the plug-in and loads the policy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from rise_agents.policies.lerobot_export import export_lerobot
+from rise_agents.policies.resolve import resolve_policy
 from rise_env.envs.reach import reach_spec
 
 pytestmark = pytest.mark.slow  # LeRobot takes many seconds to import
 PLUGIN = Path(__file__).resolve().parents[3] / "plugins" / "lerobot_env_rise"
 
 
-def test_lerobot_eval_finds_the_plugin_and_evaluates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_act: Callable[..., Path]
+def test_lerobot_eval_finds_the_plugin_and_evaluates_what_was_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_tiny: Callable[..., Path]
 ) -> None:
     builder = pytest.importorskip("hatchling.builders.wheel", reason="hatchling comes with the dev extra")
     (wheel,) = builder.WheelBuilder(str(PLUGIN)).build(directory=str(tmp_path), versions=["standard"])
@@ -26,7 +28,8 @@ def test_lerobot_eval_finds_the_plugin_and_evaluates(
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     from lerobot.scripts import lerobot_eval
 
-    policy = save_act(tmp_path / "policy", reach_spec())
+    policy = tmp_path / "policy"
+    export_lerobot(resolve_policy(save_tiny(tmp_path / "theirs", reach_spec(), "diffusion"), spec=reach_spec()), policy)
     arguments = {
         "policy.path": policy, "policy.device": "cpu", "env.type": "rise", "env.task": "RISE-Reach-v0",
         "eval.n_episodes": 3, "eval.batch_size": 3, "output_dir": tmp_path / "out",
