@@ -169,6 +169,16 @@ def test_dsrl_steers_its_noise(case: Case, observations: Mapping[str, Any]) -> N
     assert abs(algorithm.predict(observations, deterministic=True)[0] - chunks).max() > 0.01
 
 
+def test_ppo_needs_a_velocity(case: Case) -> None:
+    kind, _, policy = case
+    algorithm = make_agent("ppo", imagination(), policy, rollout_steps=2, batch_size=4)
+    if kind == "diffusion":
+        with pytest.raises(ConfigError, match="has no velocity: PPO needs a flow policy"):
+            algorithm.learn(8)
+    else:
+        assert "train/policy_gradient_loss" in algorithm.learn(16).metrics
+
+
 def test_what_is_exported_is_lerobots_and_gives_the_same_chunks(
     case: Case, observations: Mapping[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,8 +242,6 @@ def test_it_acts_as_it_will_be_trained_where_that_is_asked_for(case: Case, obser
     with pytest.raises(CheckpointError, match=r"is a policy of LeRobot: `rise evaluate`, .*a policy of ours is needed"):
         load_policy(folder)
     if kind == "diffusion":
-        with pytest.raises(ConfigError, match="has no velocity: PPO needs a flow policy"):
-            policy.velocity_field(policy.context_of(observations), best)
         with pytest.raises(ConfigError, match="steps is 21, expected 1 to 20"):
             policy.sample(policy.context_of(observations), best, noise, steps=21)
     with pytest.raises(ConfigError, match="keeps the statistics that it was trained with"):
