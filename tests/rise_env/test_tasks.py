@@ -89,7 +89,7 @@ def test_mismatch_prints_both(spec: TaskSpec) -> None:
         ({"names": ()}, "no joints"),
         ({"units": ("rad",)}, "2 names but 1 units"),
         ({"names": ("a", "a")}, "names repeat: a, a"),
-        ({"units": ("rad", "deg")}, "unit 'deg'"),
+        ({"units": ("rad", "turns")}, "unit 'turns'"),
         ({"lower": (0.0, math.nan)}, "must be finite and rise"),
         ({"upper": (1.0, -1.0)}, "must be finite and rise"),
         ({"upper": (math.inf, 1.0)}, "must be finite and rise"),
