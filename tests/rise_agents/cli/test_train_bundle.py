@@ -243,11 +243,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(
     losses = ValueLoop._losses
     for name, step in (("value", 4), ("value-imagined", 5)):
 
-        def broken(
-            self: Any, now: int, part: int, with_td: bool, at: tuple[str, int] = (name, step)
-        ) -> dict[str, torch.Tensor]:
+        def broken(self: Any, now: int, part: int, at: tuple[str, int] = (name, step)) -> dict[str, torch.Tensor]:
             factor = torch.nan if (self.path.parent.name, now) == at else 1.0
-            return {head: loss * factor for head, loss in losses(self, now, part, with_td).items()}
+            return {head: loss * factor for head, loss in losses(self, now, part).items()}
 
         monkeypatch.setattr(ValueLoop, "_losses", broken)
         assert main(arguments) == 2
