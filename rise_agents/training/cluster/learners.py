@@ -119,7 +119,7 @@ class _LearnerWorker:
                 algorithm.learner.sharing = _join(backend, store, rank, size)
                 algorithm.learn(budget - algorithm.spent, reset_num_timesteps=False)
             except LostError:
-                pass
+                pass  # the first place is gone, or begins again without this one
             except BaseException as error:  # noqa: BLE001  (raised by the first place, which asks for it)
                 self._failure = error
                 torch.distributed.destroy_process_group()  # or the others would wait
