@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from rise_agents.algorithms.learner import FlowMatchingAlgorithm
 from rise_agents.policies.loading import load_policy
+from rise_agents.progress import say
 from rise_agents.training.cluster.remote import Files, files_of, on_one_core, result_of, unpacked
 from rise_agents.training.cluster.replicas import LostError, Recipe, SharedGradients, lead
 
@@ -90,6 +91,10 @@ class Learners:
                 continue
             if failed is not None:
                 raise failed
+        say(
+            f"WARNING: one of {1 + len(self._workers)} places of the learner was lost: the first computes its share to "
+            "the end of the round, then all begin again from there"
+        )
 
 
 class _LearnerWorker:
