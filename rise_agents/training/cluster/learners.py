@@ -24,6 +24,8 @@ __all__ = ["Learners"]
 
 #: How long the places wait for each other: one that is cut off without a word is given up after that.
 _PATIENCE = timedelta(minutes=10)
+#: How often places are begun on before the loss of a worker is raised.
+_ATTEMPTS = 3
 
 
 class Learners:
@@ -61,7 +63,21 @@ class Learners:
             self._assemble()
 
     def _assemble(self) -> None:
-        self._lost, self._workers = False, self._spawn(_LearnerWorker, self._recipe)
+        """Begin on all places; again where Ray had yet to notice that the machine of one is gone.
+
+        A connection breaks at once, Ray misses a machine only after some heartbeats, and until then starts workers on
+        it. Their end is how it tells, and the next ones are started elsewhere.
+        """
+        for attempt in range(_ATTEMPTS):
+            self._lost, self._workers = False, self._spawn(_LearnerWorker, self._recipe)
+            try:
+                return self._begin()
+            except RayActorError:
+                self._end(self._workers)
+                if attempt == _ATTEMPTS - 1:
+                    raise
+
+    def _begin(self) -> None:
         size = 1 + len(self._workers)
         address = ray.util.get_node_ip_address()
         store = _meeting(address, 0, size, first=True)

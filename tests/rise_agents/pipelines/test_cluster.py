@@ -41,8 +41,27 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_a_killed_machine_changes_nothing(tmp_path: Path, policy: Path, bundle: Path, machines: Any) -> None:
+def test_a_killed_machine_changes_nothing(
+    tmp_path: Path, policy: Path, bundle: Path, machines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from rise_agents.training.cluster import engine, learners
+
     cluster, others = machines
+    started: list[Any] = []
+    spawn = engine.Cluster.spawn
+
+    def late(self: Any, places: Any, kind: Any, *args: Any, **options: Any) -> list[Any]:
+        """Ray starts the learner once more on a machine whose end it has not noticed yet."""
+        made = spawn(self, places, kind, *args, **options)
+        if kind is learners._LearnerWorker:
+            started.append(made)
+            if len(started) == 2:
+                ray.kill(made[0])
+        return made
+
+    monkeypatch.setattr(engine.Cluster, "spawn", late)
     base, ingredients = load_policy(policy), Ingredients(load_bundle(bundle), "RISE-BrickSorting-v0")
     alone = improve(_AGENT, base, ingredients, tmp_path / "alone", progress_bar=False)
 
@@ -56,6 +75,7 @@ def test_a_killed_machine_changes_nothing(tmp_path: Path, policy: Path, bundle: 
     spread = improve(_AGENT, base, ingredients, tmp_path / "spread", cluster=config, on_round=kill, note=notes.append,
                      progress_bar=False)  # fmt: skip
     assert "env: 1, rollout: 1, actor: 2 of 3 CPU cores" in notes
+    assert len(started) >= 3  # at first, in vain, and for good
     assert spread.num_timesteps == alone.num_timesteps
     assert spread.metrics["rollout/advantage"] == alone.metrics["rollout/advantage"]
     for name, value in alone.policy.state_dict().items():
