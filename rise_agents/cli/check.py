@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.files import write_json
     from rise_env.tasks import load_task
 
+    if more := [one for one in args.overrides if "=" not in one]:
+        raise ConfigError(f"one dataset at a time: run `rise check` again for {shlex.join(more)}")
     overrides = [*dataset_overrides(args), *args.overrides]
     if args.time_training and args.task is None:
         raise ConfigError("--time-training needs the models of a task: give --task (`rise init-task` writes one)")

@@ -134,6 +134,11 @@ def test_timing_needs_a_task(v3_root: Path, capsys: pytest.CaptureFixture[str]) 
     assert "give --task" in capsys.readouterr().err
 
 
+def test_several_datasets_are_checked_one_by_one(v3_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(v3_root), "data/tuesday", "data/a wednesday"]) == 2
+    assert "run `rise check` again for data/tuesday 'data/a wednesday'" in capsys.readouterr().err
+
+
 def test_the_catalogue_is_complete_and_documented() -> None:
     for code, kind in CATALOGUE.items():
         assert kind.room in ROOMS, code
