@@ -18,7 +18,7 @@ import pytest
 from rise_agents.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 #: History: its commands are those of the time.
 HISTORY = {"lab_notebook.md", "CHANGELOG.md"}
 CURRENT = [page for page in PAGES if page.name not in HISTORY]
