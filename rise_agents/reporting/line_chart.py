@@ -27,6 +27,7 @@ class Curve:
         x_label: What runs to the right, with its unit.
         y_label: What runs up, with its unit.
         lines: Points (x, y) of every line, by name.
+        reading: How to read it, in a sentence or two; shown below the chart.
 
     Raises:
         ConfigError: If there is nothing to draw, or a number is not finite.
@@ -36,6 +37,7 @@ class Curve:
     x_label: str
     y_label: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
+    reading: str = ""
 
     def __post_init__(self) -> None:
         if not self.lines:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from rise_env.errors import ConfigError
 from rise_env.files import atomic_path
 
-__all__ = ["Film", "checked_files", "film_figures", "placed"]
+__all__ = ["Film", "aid", "checked_files", "film_figures", "placed"]
 
 _VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
 
@@ -25,10 +25,12 @@ class Film:
     Attributes:
         caption: What there is to see; also what a person hears who does not see it.
         path: MP4 (H.264, as `filming.write_video` makes it) or WebM.
+        reading: What to look at, and why it went so; shown below the caption.
     """
 
     caption: str
     path: Path
+    reading: str = ""
 
 
 def checked_files(films: Sequence[Film]) -> list[Path]:
@@ -59,10 +61,15 @@ def film_figures(films: Sequence[Film], sources: Sequence[str]) -> str:
     figures = [
         f'<figure><video controls loop muted playsinline preload="metadata" src="{source}" '
         f'aria-label="{escape(film.caption)}">This browser shows no videos.</video>'
-        f"<figcaption>{escape(film.caption)}</figcaption></figure>"
+        f"<figcaption>{escape(film.caption)}{aid(film.reading)}</figcaption></figure>"
         for film, source in zip(films, sources, strict=True)
     ]
     return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
+
+
+def aid(reading: str) -> str:
+    """HTML of a reading aid; nothing where there is none."""
+    return f'<span class="reading">{escape(reading)}</span>' if reading else ""
 
 
 def _embedded(file: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rise_agents.reporting.line_chart import STYLES, Curve, line_chart
-from rise_agents.reporting.media import Film, checked_files, film_figures, placed
+from rise_agents.reporting.media import Film, aid, checked_files, film_figures, placed
 from rise_agents.reporting.success_table import Row, changes_of, headline, success_table
 from rise_env.errors import ConfigError
 from rise_env.files import to_plain, write_text
@@ -33,6 +33,9 @@ def write_report(
     provenance: Mapping[str, Any],
     commands: Sequence[str],
     embed_bytes: int = _EMBED_BYTES,
+    about: Sequence[str] = (),
+    tables: Sequence[tuple[str, str]] = (),
+    links: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write the report, in one step.
 
@@ -48,6 +51,9 @@ def write_report(
         commands: What to type to get them again.
         embed_bytes: Films go into the file if they are no larger than this together. Else they are copied into the
             folder `<name>_files` beside it, and both have to be kept together.
+        about: Paragraphs for somebody who is handed this page alone: what it is about.
+        tables: Further tables below that of success: headings and HTML.
+        links: Where to read on: texts and addresses (https).
 
     Returns:
         The path.
@@ -62,9 +68,10 @@ def write_report(
         raise ConfigError("the report has no rows: give at least the evaluation of one policy")
     changes = changes_of(rows)
     return write_page(
-        Path(path), title, summary, headline(rows, changes), [("Success", success_table(rows, changes))],
+        Path(path), title, summary, headline(rows, changes),
+        [("What this is", _paragraphs(about)), ("Success", success_table(rows, changes)), *tables],
         curves=curves, films=films, provenance=provenance, commands=commands,
-        embed_bytes=embed_bytes,
+        embed_bytes=embed_bytes, links=links,
     )  # fmt: skip
 
 
@@ -80,6 +87,7 @@ def write_page(
     provenance: Mapping[str, Any],
     commands: Sequence[str],
     embed_bytes: int = _EMBED_BYTES,
+    links: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write a page whose numbers (what is read first) and tables are HTML; all else is as in `write_report`.
 
@@ -92,6 +100,7 @@ def write_page(
         _section("films", "Films", film_figures(films, placed(path, files, embed))),
         _section("curves", "Curves", _curves(curves)),
         _section("commands", "Run it again", _commands(commands)),
+        _section("links", "Read on", _links(links)),
         _section("provenance", "Where this comes from", _provenance(provenance)),
     ]
     allowed = "data:" if embed else "data: file: 'self'"
@@ -139,13 +148,26 @@ def _curves(curves: Sequence[Curve]) -> str:
         )
         legend = f'<ul class="legend">{names}</ul>' if len(curve.lines) > 1 else ""
         figures.append(
-            f'<figure class="chart"><figcaption>{escape(curve.title)}</figcaption>{legend}{line_chart(curve)}</figure>'
+            f'<figure class="chart"><figcaption>{escape(curve.title)}</figcaption>{legend}{line_chart(curve)}'
+            f"{aid(curve.reading)}</figure>"
         )
     return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
 
 
 def _commands(commands: Sequence[str]) -> str:
     return f'<pre tabindex="0"><code>{escape("\n".join(commands))}</code></pre>' if commands else ""
+
+
+def _paragraphs(texts: Sequence[str]) -> str:
+    return "".join(f'<p class="about">{escape(text)}</p>' for text in texts)
+
+
+def _links(links: Sequence[tuple[str, str]]) -> str:
+    """Links that open elsewhere, and tell nothing of where they were followed from."""
+    if wrong := [address for _, address in links if not address.startswith("https://")]:
+        raise ConfigError(f"the report links to {wrong[0]!r}, expected an address that begins with https://")
+    items = "".join(f'<li><a href="{escape(to)}" rel="noreferrer">{escape(text)}</a></li>' for text, to in links)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from rise_robot.cell.scripted import ScriptedPolicy
 if TYPE_CHECKING:
     from rise_robot.cell.cell import WorkCell
 
-__all__ = ["CellTask", "TaskStatus", "make_cell_task"]
+__all__ = ["CellTask", "TaskStatus", "failure_meanings", "make_cell_task"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class CellTask(ABC):
     status: TaskStatus
     #: Names that `TaskStatus.failure_mode` may take besides "none".
     failure_modes: tuple[str, ...] = ()
+    #: What they mean, in a sentence for somebody who reads a report; "timeout" as well.
+    failure_meanings: Mapping[str, str] = {}
     #: Kinds of imperfect operators that `operator` can make; none where it is not implemented.
     operator_kinds: tuple[str, ...] = ()
     #: Distance of the grasp points, half a second ahead, above which a policy drifts away from its expert, m.
@@ -124,9 +126,19 @@ def make_cell_task(name: str, ranges: Mapping[str, Any]) -> CellTask:
 
     ConfigError if there is no such task, or it is not simulated.
     """
+    made: CellTask = _class_of(name)(ranges)
+    return made
+
+
+def failure_meanings(name: str) -> Mapping[str, str]:
+    """`CellTask.failure_meanings` of a task; errors as of `make_cell_task`."""
+    found: Mapping[str, str] = _class_of(name).failure_meanings
+    return found
+
+
+def _class_of(name: str) -> Any:
     simulated = [task.name for task in TASKS if task.target.cell is not None]
     cell = TASKS.load(name).cell if name in TASKS else None
     if cell is None:
         raise ConfigError(f"task {name!r} has no work cell. Tasks with a work cell: {', '.join(simulated)}.")
-    made: CellTask = load_object(cell, f"task {name!r}")(ranges)
-    return made
+    return load_object(cell, f"task {name!r}")

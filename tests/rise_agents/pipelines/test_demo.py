@@ -21,6 +21,7 @@ from rise_agents.pipelines.demo import Demo
 from rise_agents.policies.flow_policy import FlowPolicy
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import write_json
+from rise_robot.cell.task import failure_meanings
 
 RECORDINGS = (
     "demo.recordings=[{policy: base, episodes: 3, seed: 70000}, {policy: expert, episodes: 3, seed: 170000}]"
@@ -73,6 +74,11 @@ def test_it_ends_the_same_after_an_interruption_and_on_a_machine_four_times_slow
     page = report.read_text(encoding="utf-8")
     assert "<table" in page
     assert "imagination" in page
+    modes = result["improved"]["failure_modes"]
+    assert modes  # nothing is learned so fast
+    for mode in modes:
+        assert f"After: {failure_meanings('brick_sorting')[mode]}." in page  # of an episode that is filmed
+    assert "From 0, nothing done, to 1, done" in page  # how to read a value curve
     base = FlowPolicy.from_pretrained(policy).denoiser.write.weight
     assert not torch.equal(base, FlowPolicy.from_pretrained(out / "rise" / "model").denoiser.write.weight)
     assert main(command(out, policy, bundle, "--seed", "1")) == 2  # another run may not be mixed with this one

@@ -155,6 +155,28 @@ def test_every_row_is_compared_with_the_first(tmp_path: Path) -> None:
     assert [e.text for e in page.all("strong", class_="same")] == ["0"]
 
 
+def test_what_a_stranger_needs_is_there(tmp_path: Path, video: Path) -> None:
+    page = report(
+        tmp_path / "report.html",
+        about=["It sorts bricks.", "In a cell."],
+        tables=[("How it fails", "<p>often</p>")],
+        curves=[dataclasses.replace(CURVE, reading="higher is better")],
+        films=[Film("before", video, "look at the brick")],
+        links=[("the paper", "https://arxiv.org/abs/2602.11075")],
+    )
+    assert [one.text for one in page.all("p", class_="about")] == ["It sorts bricks.", "In a cell."]
+    headings = [one.text for one in page.all("h2")]
+    assert headings.index("What this is") < headings.index("Success") < headings.index("How it fails")
+    aids = page.all("span", class_="reading")
+    assert [one.text for one in aids] == ["look at the brick", "higher is better"]
+    assert all(one.inside("figure") for one in aids)
+    (link,) = page.all("a")
+    assert (link.text, link.attributes["href"]) == ("the paper", "https://arxiv.org/abs/2602.11075")
+    with pytest.raises(ConfigError, match="javascript:alert"):
+        report(tmp_path / "other.html", links=[("run", "javascript:alert(1)")])
+    assert not (tmp_path / "other.html").exists()
+
+
 def test_bars_have_the_length_of_the_interval(tmp_path: Path) -> None:
     page = report(tmp_path / "report.html")
     bars = [element for element in page.all("span", class_="bar") if element.inside("tbody")]

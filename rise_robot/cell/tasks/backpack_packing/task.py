@@ -77,6 +77,14 @@ class BackpackPacking(CellTask):
     """
 
     failure_modes = _MODES[1:]
+    failure_meanings: Mapping[str, str] = {
+        "dropped": "the shirt was let go and lies beside the bag",
+        "outside": "the zipper was pulled shut without the shirt",
+        "snagged": "the zipper was shut over a shirt that hangs out",
+        "open": "the bag was lifted with its zipper open",
+        "tipped": "the bag fell over",
+        "timeout": "the time was up",
+    }
     operator_kinds = tuple(OPERATORS)
 
     def __init__(self, ranges: Mapping[str, Any]) -> None:

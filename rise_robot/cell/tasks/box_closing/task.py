@@ -85,6 +85,13 @@ class BoxClosing(CellTask):
     """
 
     failure_modes = ("cup_tipped", "flap_sprang_back", "tab_beside", "box_pushed")
+    failure_meanings: Mapping[str, str] = {
+        "cup_tipped": "the cup fell over",
+        "flap_sprang_back": "the flap was let go and sprang open",
+        "tab_beside": "the tab was pressed down beside its slot",
+        "box_pushed": "the box was pushed away",
+        "timeout": "the time was up",
+    }
     operator_kinds = tuple(OPERATORS)
     drift = 0.02
 

@@ -86,6 +86,13 @@ class BrickSorting(CellTask):
     """
 
     failure_modes = ("wrong_bin", "drop", "miss", "jam")
+    failure_meanings: Mapping[str, str] = {
+        "wrong_bin": "a brick lies in the bin of the other colour",
+        "drop": "a brick fell beside belt and bins",
+        "miss": "a brick left the belt before an arm had it",
+        "jam": "a brick is stuck: it stands still on the moving belt, or on a rim or a rail",
+        "timeout": "the time was up",
+    }
     operator_kinds = tuple(OPERATORS)
 
     def __init__(self, ranges: Mapping[str, Any]) -> None:

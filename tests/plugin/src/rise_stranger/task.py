@@ -34,6 +34,7 @@ class BlockPushing(CellTask):
     """A block on the table belongs behind the line. It fails where the block leaves its lane."""
 
     failure_modes = ("astray",)
+    failure_meanings: Mapping[str, str] = {"astray": "the block left its lane", "timeout": "the time was up"}
 
     def __init__(self, ranges: Mapping[str, Any]) -> None:
         self.ranges = decode(Ranges, ranges, "difficulty of block_pushing")
