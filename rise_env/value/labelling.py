@@ -14,7 +14,7 @@ from rise_env.files import atomic_path
 from rise_env.value.evaluation import chunk_advantages, chunk_means, ranking_problem, read_values
 from rise_env.value.labels import FrameDataset, optional_column
 from rise_env.value.model import ValueModel
-from rise_env.value.pictures import draw_episode
+from rise_env.value.pictures import draw_values
 
 __all__ = ["FrameLabels", "draw_labels", "label_frames", "ranking_problem_of", "write_labels"]
 
@@ -121,23 +121,11 @@ def draw_labels(
 
     A picture shows some frames, value and spread below, and ground-truth progress where it is recorded.
     """
-    folder = Path(folder)
-    progress = optional_column(pixels, "progress")
-    outcomes: dict[bool | None, str] = {True: "success", False: "failure"}
-    paths = []
+    folder, paths = Path(folder), list[Path]()
     for number in range(min(episodes, len(pixels.lengths))):
-        start, length = int(pixels.starts[number]), int(pixels.lengths[number])
-        rows = slice(start, start + length)
-        shown = np.unique(np.linspace(0, length - 1, min(columns, length)).round().astype(np.int64))
-        episode = pixels.episodes[number]
-        picture = draw_episode(
-            np.asarray(pixels.frames(start + shown)),
-            shown.tolist(),
-            labels.value[rows],
-            labels.spread[rows],
-            truth=None if progress is None else progress[rows],
-            marked=labels.forced[rows],
-            title=f"episode {number}, {outcomes.get(getattr(episode, 'success', None), 'no outcome')}: {episode.task}",
+        rows = slice(int(pixels.starts[number]), int(pixels.starts[number] + pixels.lengths[number]))
+        picture = draw_values(
+            pixels, number, labels.value[rows], labels.spread[rows], marked=labels.forced[rows], columns=columns
         )
         paths.append(folder / f"episode_{number:06d}.png")
         with atomic_path(paths[-1]) as aside:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["draw_episode"]
+from rise_env.value.labels import FrameDataset, optional_column
+
+__all__ = ["draw_episode", "draw_values"]
 
 _WIDTH, _PLOT, _MARGIN, _TITLE = 960, 260, 44, 22
 _INK, _GRID, _VALUE, _TRUTH = (40, 40, 40), (222, 222, 222), (23, 107, 184), (214, 124, 30)
@@ -76,3 +78,28 @@ def draw_episode(
 
 def _points(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
     return [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
+
+
+def draw_values(
+    pixels: FrameDataset,
+    number: int,
+    values: np.ndarray,
+    spread: np.ndarray,
+    *,
+    marked: np.ndarray | None = None,
+    columns: int = 10,
+) -> Image.Image:
+    """`draw_episode` for an episode of a dataset of pixels, with so many of its frames and its recorded progress."""
+    start, length, episode = int(pixels.starts[number]), int(pixels.lengths[number]), pixels.episodes[number]
+    shown = np.unique(np.linspace(0, length - 1, min(columns, length)).round().astype(np.int64))
+    progress = optional_column(pixels, "progress")
+    outcomes: dict[bool | None, str] = {True: "success", False: "failure"}
+    return draw_episode(
+        np.asarray(pixels.frames(start + shown)),
+        shown.tolist(),
+        values,
+        spread,
+        truth=None if progress is None else progress[start : start + length],
+        marked=marked,
+        title=f"episode {number}, {outcomes.get(getattr(episode, 'success', None), 'no outcome')}: {episode.task}",
+    )

@@ -18,13 +18,17 @@ from rise_env.provenance import config_hash, provenance
 from rise_env.training.loop import Budget, Progress
 from rise_env.training.state import start_run
 from rise_env.value.config import TrainingConfig, ValueConfig
-from rise_env.value.evaluation import evaluate_value
+from rise_env.value.evaluation import evaluate_value, read_values
 from rise_env.value.imagined import ImaginedFrames
 from rise_env.value.labels import FrameDataset, make_labels
 from rise_env.value.loop import ValueLoop
 from rise_env.value.model import InputShape, ValueModel
+from rise_env.value.pictures import draw_values
 
 __all__ = ["train_value"]
+
+#: Held-out episodes that TensorBoard shows.
+_SHOWN = 3
 
 
 def train_value(
@@ -113,8 +117,19 @@ def train_value(
             if value is not None:
                 writer.add_scalar(f"held_out/{head}/{name}", value, loop.step)
     if writer is not None:
+        if not config.model.reads_latents:
+            _show(writer, best, dataset, held_out[:_SHOWN], loop.step)
         writer.flush()
     return result
+
+
+def _show(writer: Any, model: ValueModel, pixels: FrameDataset, episodes: np.ndarray, step: int) -> None:
+    """Pictures of held-out episodes for TensorBoard."""
+    for number in episodes.tolist():
+        frames = int(pixels.starts[number]) + np.arange(int(pixels.lengths[number]))
+        values, spread = read_values(model, pixels, frames, [str(pixels.episodes[number].task)] * len(frames))["output"]
+        picture = np.asarray(draw_values(pixels, number, values, spread))
+        writer.add_image(f"held_out/episode_{number}", picture, step, dataformats="HWC")
 
 
 def _split(dataset: FrameDataset, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.training.loop import Budget, Progress
@@ -78,7 +79,11 @@ def test_a_run_leaves_everything_behind(config: ValueConfig, toy: Any, tmp_path:
     held = report["held_out"]
     assert held["episodes"] == 2
     assert set(held["heads"]) == {"progress", "td", "success", "distributional", "output"}
-    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    shown = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload().Tags()
+    assert len([tag for tag in shown["images"] if tag.startswith("held_out/episode_")]) == 2
+    assert {f"held_out/output/{name}" for name, value in held["heads"]["output"].items() if value is not None} <= set(
+        shown["scalars"]
+    )
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["value"]["training"]["batch_size"] == 8
     assert "git" in written
