@@ -15,7 +15,7 @@ SEED ?= $(shell date +%s)
 RECIPE := requirements.lock pyproject.toml scripts/common.sh scripts/setup.sh
 STAMP := .venv/.stamp-$(shell { cat $(RECIPE) 2>&1; pwd -P; } | cksum | tr ' ' -)
 
-.PHONY: help setup ros demo test test-fast fuzz coverage lint format docs lock build clean distclean FORCE
+.PHONY: help setup ros demo test test-fast fuzz coverage lint format docs pages lock build clean distclean FORCE
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -70,6 +70,9 @@ format: $(STAMP) ## fix style and formatting where that is safe
 docs: $(STAMP) ## build these pages as a site into build/docs; broken links fail
 	@$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo 'open build/docs/index.html'
+
+pages: $(STAMP) ## write the pages that are made from the code again
+	@$(PYTHON) docs/write_pages.py
 
 lock: ## resolve pyproject.toml into requirements.lock again (LOCK_ARGS=--upgrade for newer versions)
 	@scripts/lock.sh $(LOCK_ARGS)

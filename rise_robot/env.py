@@ -36,6 +36,10 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     actions of a chunk, one per control period, each under the safety guard; meanwhile nobody computes the next chunk,
     and between two steps the robot holds. (`rise deploy` computes while the robot moves.)
 
+    **Observation**: as `CellEnv`, measured.
+    **Action**: as `CellEnv`; every target passes the safety rules before it is sent.
+    **Start**: the first `reset` connects; the constructor does not. On a real robot `reset` moves slowly to the start
+    pose and lets `ask` wait for the operator to set the scene; a simulated scene is drawn as in the work cell.
     **End**: `terminated` when the outcome is certain: by the ground truth of a `SceneDriver`, elsewhere by the
     operator's keys. `truncated` at the time limit, and when the robot was stopped: a stop says nothing of what the
     state is worth, so learners must not treat it as a failure of the task. The robot then holds;
@@ -47,9 +51,6 @@ class RobotEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     limit), `observation_age` (s, of the oldest part of this observation), `command_latency` (s, from the stamp of the
     observation before to the first command of this step).
     `progress` and `score` are 0 until success where there is no ground truth.
-
-    The first `reset` connects; the constructor does not. On a real robot `reset` moves slowly to the start pose and
-    lets `ask` wait for the operator to set the scene.
 
     Args:
         driver: The robot.

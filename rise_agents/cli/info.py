@@ -5,6 +5,7 @@ What to paste into a bug report, and the quickest look at what this installation
   rise info --json info.json
   rise info --settings                     # every key of every YAML file and every agent: meaning, range, default
   rise info --settings selective_rise      # of one agent; likewise `value`, or a key such as `dynamics.training`
+  rise info --environment RISE-Reach-v0    # of an environment: spaces, rewards, starts, ends, arguments
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settings", nargs="?", const="", metavar="NAME", help="print settings instead: all of them, or those of NAME"
     )
+    parser.add_argument(
+        "--environment", nargs="?", const="", metavar="ID", help="print what an environment is instead; no ID: list all"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,6 +38,11 @@ def run(args: argparse.Namespace) -> int:
         from rise_agents.pipelines.settings import reference
 
         print(reference(args.settings or None))
+        return 0
+    if args.environment is not None:
+        from rise_agents.pipelines.environment_page import environment_page, environment_table
+
+        print(environment_page(args.environment) if args.environment else environment_table())
         return 0
     info = collect()
     print(_text(info))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import types
 import typing
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from rise_agents.pipelines.docstrings import entries
 from rise_env.errors import ConfigError, did_you_mean, observed_requirements
 from rise_env.files import to_plain
 
@@ -173,10 +173,7 @@ def _meanings(kind: type) -> dict[str, str]:
     """Meaning of every field, from the sections `Attributes` of a class and of those it extends."""
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
-        _, _, section = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")
-        section = re.split(r"\n(?=\S)", section)[0]
-        for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
-            found[name] = " ".join(text.split())
+        found.update(entries(one, "Attributes"))
     return found
 
 

@@ -47,14 +47,17 @@ def reach_spec() -> TaskSpec:
 
 
 class ReachVectorEnv(ImaginationVectorEnv):
-    """Point at the red dot; everything that is not said here is as in `ImaginationVectorEnv`.
+    """A camera on a pan-tilt head is to be turned towards a red dot: imagination that computes, with a known optimum.
+
+    Everything that is not said here is as in `ImaginationVectorEnv`.
 
     **Observation**: `image_top` uint8 (36, 36, 3), the dot in red and where the head points in green, and `state`
     float32 (2,), pan and tilt in rad; nothing but the picture tells where the dot is.
     **Action**: Box (8, 2), absolute targets in rad, to which the head turns at 0.045 rad per control step at most.
     **Reward**: the chunk's advantage. The value of a state is 1 - (distance to the dot) / 0.9 rad.
     **Optimum**: turn straight to the dot at full speed: 0.25 per chunk from any state, see `optimal_return`.
-    **End**: success at a value of 0.75, which takes two chunks that hardly deviate.
+    **End**: `terminated` at a value of 0.75, which takes two chunks that hardly deviate; else `truncated` after
+    `max_chunks`.
 
     Args:
         num_envs: Number of environments.

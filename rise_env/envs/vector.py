@@ -44,7 +44,9 @@ _PER_ENV = ("render", "film")
 
 
 class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
-    """`num_envs` imagined environments in one batch of a world model.
+    """Imagination: a learned world model predicts what the cameras will see, and a value model scores it.
+
+    `num_envs` environments are one batch of the models.
 
     **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), rad and m, and on request the
     same of a little while ago (`observation_lags`).
@@ -57,7 +59,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
     **End**: `terminated` when progress at a chunk's end reaches `success_threshold`; else `truncated` after
     `max_chunks`, or where the uncertainty is above `uncertainty_limit`.
     **Start**: a recorded state, drawn by the environment's own generator.
-    **Infos**: arrays with `_key` masks: `value` (of the present frame), `progress` (the same, within [0, 1]),
+    **Info**: arrays with `_key` masks: `value` (of the present frame), `progress` (the same, within [0, 1]),
     `advantage`, `uncertainty`, `is_success`, `clamped` (components), `imagined_chunks`, `episode_index` and
     `frame_index` (of the recorded start), `state_source` ("dataset" or "imagined"), `reward_backend`, `task`.
 

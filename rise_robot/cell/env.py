@@ -27,7 +27,7 @@ _RENDER_HEIGHT, _RENDER_WIDTH = 360, 480
 
 
 class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
-    """One work cell.
+    """The work cell: two arms, three cameras and the task's objects in MuJoCo.
 
     **Observation**: Dict of `image_<camera>` uint8 (H, W, 3) and `state` float32 (D,), measured, in rad and m.
     **Action**: Box (chunk, D) float32, absolute joint targets in rad and m. The first `execute` of them are run, one
@@ -35,6 +35,7 @@ class CellEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     in `info["clamped"]`; speeds are limited as on the arm. A wrong shape or a value that is not finite is an error and
     nothing moves.
     **Reward**: 1 when the task succeeds, else 0. `info["progress"]` is dense.
+    **Start**: an episode drawn from the ranges of the difficulty; the same seed gives the same bytes.
     **End**: `terminated` when nothing can change the outcome any more; `truncated` at the task's time limit, with
     failure mode "timeout".
     **Info**: `task` (instruction), `progress` [0, 1], `score` [0, 10], `is_success`, `failure_mode` ("none" while

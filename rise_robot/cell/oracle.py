@@ -67,12 +67,16 @@ class OracleStarts:
 
 
 class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
-    """Starts where a behaviour policy has got to in an episode of its own; pays the chunk's true advantage.
+    """The work cell in place of imagination: chunks from states like the recorded ones, rewarded by what truly happens.
 
     Spaces, infos and options are those of `rise_env.envs.vector.ImaginationVectorEnv` as far as algorithms use them.
-    The reward is the mean true progress over the chunk less the true progress before it; `terminated` when nothing can
-    change the outcome any more, `truncated` after `max_chunks`. **Info**: `progress` [0, 1], `is_success`,
-    `uncertainty` (0).
+
+    **Observation**: as in imagination.
+    **Action**: Box (chunk, D) float32, absolute joint targets, all of which are run.
+    **Reward**: the chunk's true advantage: the mean true progress over the chunk less the true progress before it.
+    **Start**: where a behaviour policy has got to in an episode of its own.
+    **End**: `terminated` when nothing can change the outcome any more, `truncated` after `max_chunks`.
+    **Info**: `progress` [0, 1], `is_success`, `uncertainty` (0).
 
     Args:
         task: Task name or the path of a YAML file with the sections `task` and `cell`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -19,6 +20,19 @@ def build(source: Path, site: Path) -> subprocess.CompletedProcess[str]:
     (options,) = re.findall(rule, (ROOT / "Makefile").read_text(), re.MULTILINE)
     command = [sys.executable, *options.split(), str(source), str(site)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
+
+
+def test_pages_made_from_the_code_are_up_to_date() -> None:
+    path = ROOT / "docs" / "write_pages.py"
+    spec = importlib.util.spec_from_file_location("write_pages", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, text in module.pages().items():
+        assert (path.parent / name).read_text(encoding="utf-8") == text, f"docs/{name} is old: run make pages"
+    written = {f"environments/{one.name}" for one in (path.parent / "environments").iterdir()}
+    assert written == {name for name in module.pages() if "/" in name}
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ from rise_env.tasks import TaskSpec
 @pytest.fixture
 def hanging() -> Iterator[str]:
     """A task without a work cell, registered meanwhile."""
-    env_id = register_task("hanging").env_id()
+    task = register_task("hanging")
     yield "hanging"
     del TASKS._known["hanging"]
-    gymnasium.registry.pop(env_id)
+    for part in ("", "-Piper"):
+        gymnasium.registry.pop(task.env_id(part))
 
 
 @pytest.fixture(scope="session")

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rise_agents.cli.main import main
-from rise_agents.pipelines.settings import Setting, reference, setting_groups, settings_of
+from rise_agents.pipelines.settings import Setting, setting_groups, settings_of
 from rise_env.config import available_presets, config_files, load_config, load_extended
 from rise_env.errors import observed_requirements, requirement
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def test_the_page_is_up_to_date() -> None:
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert page == reference() + "\n", "run: rise info --settings > docs/settings.md"
 
 
 def test_every_setting_says_what_it_does() -> None:

@@ -65,13 +65,16 @@ class BackpackRanges:
 
 
 class BackpackPacking(CellTask):
-    """The cell's side of `backpack_packing`.
+    """A T-shirt of cloth goes into a backpack, which is zipped and lifted: one arm holds the flap, the other packs.
 
-    Sub-goals: mouth held open 1, shirt gripped 1, raised 1, over the mouth 1, inside 2, zipper half shut 1, shut 1, bag
-    lifted 2. Progress: up to 0.1 for the open mouth, 0.1 to 0.5 for the shirt's way, 0.5 to 0.8 for the zipper, then
-    the bag's height; 1 at success, 0 once it has failed.
-
-    Failure modes: `dropped` (the shirt was raised and lies beside the bag), `outside` (the zipper closed over a bag
+    **Start**: the bag lies open on its back and the shirt flat beside it, each a little off its place, the shirt
+    turned. The arms are at their start pose, grippers open.
+    **Success**: the shirt is inside, the zipper shut, and the whole bag off the table.
+    **Score**: mouth held open 1, shirt gripped 1, raised 1, over the mouth 1, inside 2, zipper half shut 1, shut 1, bag
+    lifted 2.
+    **Progress**: up to 0.1 for the open mouth, 0.1 to 0.5 for the shirt's way, 0.5 to 0.8 for the zipper, then the
+    bag's height; 1 at success, 0 once it has failed.
+    **Failures**: `dropped` (the shirt was raised and lies beside the bag), `outside` (the zipper closed over a bag
     without it), `snagged` (the zipper closed over a shirt that hangs out), `open` (the bag was lifted unzipped),
     `tipped` (the bag fell over).
     """

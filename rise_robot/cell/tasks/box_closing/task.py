@@ -73,13 +73,16 @@ class BoxRanges:
 
 
 class BoxClosing(CellTask):
-    """The cell's side of `box_closing`.
+    """A cup goes into a cardboard box, whose flap is folded over it and whose tab is tucked into its slot.
 
-    Sub-goals: cup touched 1, lifted 1, stands in the box 2, flap folded 1, held down 1, tab at the slot 1, in the slot
-    2, closed and let go 1. Progress: up to 0.4 for the cup (0.2 held), up to 0.6 for folding the flap, 0.75 for the
-    tab's way to the slot, 0.9 for its way into it, 0.97 closed, 1 closed and let go; 0 once failed.
-
-    Failure modes: `cup_tipped` (lies, or fell), `flap_sprang_back` (was folded and let go, and is open), `tab_beside`
+    **Start**: box and cup stand on the table, moved and turned; flap and tab are creased at angles of their ranges. The
+    arms are at their start pose, grippers open.
+    **Success**: the cup stands inside, the tab is in the slot, the flap is shut and both hands are off it.
+    **Score**: cup touched 1, lifted 1, stands in the box 2, flap folded 1, held down 1, tab at the slot 1, in the slot
+    2, closed and let go 1.
+    **Progress**: up to 0.4 for the cup (0.2 held), up to 0.6 for folding the flap, 0.75 for the tab's way to the slot,
+    0.9 for its way into it, 0.97 closed, 1 closed and let go; 0 once failed.
+    **Failures**: `cup_tipped` (lies, or fell), `flap_sprang_back` (was folded and let go, and is open), `tab_beside`
     (pressed down beside the slot, for too long or and let go), `box_pushed` (moved by more than 5 cm or turned by more
     than 0.4 rad).
     """

@@ -75,13 +75,15 @@ class BrickRanges:
 
 
 class BrickSorting(CellTask):
-    """The cell's side of `brick_sorting`.
+    """Coloured bricks arrive on a conveyor; each is to be put into the bin of its colour before it leaves the belt.
 
-    Sub-goals per brick: reached 1, touched 1, grasped 2, lifted 2, carried over its bin 2, placed 2; the score is the
-    mean over bricks. Progress of a brick: up to 0.25 for the gripper's approach, 0.35 touched, 0.4 to 0.5 held and
-    lifted, up to 0.8 carried, 1 in its bin, 0 once it is lost.
-
-    Failure modes: `wrong_bin` (lies in another colour's bin), `drop` (lies beside belt and bins), `miss` (left the
+    **Start**: the belt runs in either direction at a speed of the range; the bricks lie upstream of the arms, each in a
+    colour of its own, turned and off the middle of the belt. The arms are at their start pose, grippers open.
+    **Success**: every brick lies in the bin of its colour.
+    **Score**: mean over bricks of reached 1, touched 1, grasped 2, lifted 2, carried over its bin 2, placed 2.
+    **Progress**: mean over bricks of up to 0.25 for the gripper's approach, 0.35 touched, 0.4 to 0.5 held and lifted,
+    up to 0.8 carried, 1 in its bin, 0 once it is lost.
+    **Failures**: `wrong_bin` (lies in another colour's bin), `drop` (lies beside belt and bins), `miss` (left the
     belt), `jam` (stands still on the moving belt, or is stuck on a rim); where several bricks fail, the first counts.
     """
 
