@@ -19,20 +19,23 @@ from typing import TYPE_CHECKING, Any
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import atomic_directory, to_plain, write_json
-from rise_env.pretrained import CONFIG, WEIGHTS, listed, read_config
+from rise_env.hub import display_name
+from rise_env.model_card import Card
+from rise_env.pretrained import CONFIG, WEIGHTS, listed, local_directory, read_config
 from rise_env.provenance import provenance
+from rise_env.publishing import BUNDLE_FILES, Published, Upload, push
 from rise_env.tasks import TaskSpec, name_of_task, task_from_section
 
 if TYPE_CHECKING:
     from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["BUILD_COMMAND", "Bundle", "bundle_directories", "find_bundle", "load_bundle", "save_bundle"]
+__all__ = ["BUILD_COMMAND", "MANIFEST", "Bundle", "bundle_directories", "find_bundle", "load_bundle", "save_bundle"]
 
 #: How to make a bundle, for messages.
 BUILD_COMMAND = "rise train bundle --task {task} --data DATASET --out {out}"
 
 _VERSION = 1
-_MANIFEST = "bundle.json"
+MANIFEST = "bundle.json"
 #: Files that every bundle has, and those of its policy, if it has one.
 _LEAST = ("starts/starts.json", "world_model/config.json", "world_model/dynamics/config.json",
           "world_model/value/config.json")  # fmt: skip
@@ -54,6 +57,24 @@ class Bundle:
     spec: TaskSpec
     env: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its directory's name, or repository and commit where it is of the Hub."""
+        return display_name(self.path)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Bundle:
+        """The same as `load_bundle`."""
+        return load_bundle(path)
+
+    def push_to_hub(self, repo: str, *, private: bool = False, card: Card | None = None) -> Published:
+        """Upload it all: start states, world model and base policy.
+
+        Arguments and errors are as of `PretrainedMixin.push_to_hub`.
+        """
+        card = card or Card("bundle", to_plain(self.spec), self.provenance)
+        return push(Upload.of(self.path), repo, card, private=private)
 
     def starts(self) -> StartStates:
         """Start states, memory-mapped."""
@@ -86,7 +107,7 @@ def find_bundle(task: str, preset: str | None = None) -> Path:
     """
     name = name_of_task(task) + (f"-{preset}" if preset else "")
     for folder in bundle_directories():
-        if (folder / name / _MANIFEST).is_file():
+        if (folder / name / MANIFEST).is_file():
             return folder / name
     looked = ", ".join(str(folder / name) for folder in bundle_directories())
     command = BUILD_COMMAND.format(task=task, out=f"bundles/{name}") + (f" --preset {preset}" if preset else "")
@@ -100,19 +121,22 @@ def find_bundle(task: str, preset: str | None = None) -> Path:
 def load_bundle(path: str | Path) -> Bundle:
     """Read a bundle's manifest.
 
+    Args:
+        path: Directory, or repository on the Hugging Face Hub (`owner/name`, `owner/name@revision`), which is fetched.
+
     Raises:
-        CheckpointError: If the directory is no bundle, or is damaged or incomplete.
+        CheckpointError: If it is no bundle, or is damaged or incomplete.
     """
-    path = Path(path)
-    content = read_config(path, "bundle", _VERSION, name=_MANIFEST)
+    path = local_directory(path, "bundle", BUNDLE_FILES, (MANIFEST,))
+    content = read_config(path, "bundle", _VERSION, name=MANIFEST)
     try:
         bundle = Bundle(path, task_from_section(content["task"]), dict(content["env"]), dict(content["provenance"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / _MANIFEST} is damaged: {error!r}. Copy or build the bundle again.") from error
+        raise CheckpointError(f"{path / MANIFEST} is damaged: {error!r}. Copy or build the bundle again.") from error
     # Older manifests do not list the files.
     files = content.get("files", [*_LEAST, *(_LEAST_OF_POLICY if bundle.policy else ())])
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
-        raise CheckpointError(f"{path / _MANIFEST} is damaged: files is {files!r:.80}, expected a list of names")
+        raise CheckpointError(f"{path / MANIFEST} is damaged: files is {files!r:.80}, expected a list of names")
     if missing := [name for name in files if not (path / name).is_file()]:
         raise CheckpointError(f"bundle {path} is incomplete, missing: {listed(missing)}. Copy or build it again.")
     return bundle
@@ -135,7 +159,7 @@ def save_bundle(
         path: Directory to make or replace.
         starts: Start states.
         world_model: World model.
-        policy: Directory of a policy checkpoint to copy, if any.
+        policy: Policy checkpoint to copy, if any: directory or Hub id.
         env: Defaults of the environment's keyword arguments.
         about: More to keep with the provenance: data, commands, measurements.
         seed: Seed of the run that made it.
@@ -152,11 +176,11 @@ def save_bundle(
         "env": dict(env or {}),
         "provenance": {**provenance(to_plain(world_model.spec), seed), **(about or {})},
     }
-    with atomic_directory(path, _MANIFEST) as aside:
+    with atomic_directory(path, MANIFEST) as aside:
         starts.save(aside / "starts", compress=compress)
         world_model.save_pretrained(aside / "world_model")
         if policy is not None:
-            shutil.copytree(policy, aside / "policy")
+            shutil.copytree(local_directory(policy, "policy"), aside / "policy")
         content["files"] = sorted(str(file.relative_to(aside)) for file in aside.rglob("*") if file.is_file())
-        write_json(aside / _MANIFEST, content)
+        write_json(aside / MANIFEST, content)
     return load_bundle(path)

@@ -15,7 +15,10 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rise_env.errors import CheckpointError, ConfigError
-from rise_env.files import atomic_directory, write_json
+from rise_env.files import atomic_directory, to_plain, write_json
+from rise_env.hub import MODEL_FILES, download, hub_id
+from rise_env.model_card import Card
+from rise_env.publishing import Published, push_saved
 from rise_env.registry import Registry, load_object
 
 if TYPE_CHECKING:
@@ -136,16 +139,35 @@ class PretrainedMixin(_Module):
             write_json(aside / CONFIG, {**header, **self.get_config()})
             shutil.copymode(aside / CONFIG, aside / WEIGHTS)  # safetensors 0.8 lets nobody else read what it writes
 
+    def push_to_hub(self, repo: str, *, private: bool = False, card: Card | None = None) -> Published:
+        """Upload to the Hugging Face Hub, as `save_pretrained` writes it.
+
+        Args:
+            repo: Id, `owner/name`; it is made where it is missing.
+            private: Whether others may not see it.
+            card: What its README.md says; only what the configuration says when None. `rise push` tells where it comes
+                from and what was measured as well.
+
+        Raises:
+            ConfigError: If the repository holds something else.
+            CheckpointError: If the Hub is not reached, or refuses.
+        """
+        card = card or Card(self.title, to_plain(getattr(self, "spec", None)) or {})
+        return push_saved(self.save_pretrained, repo, card, private=private)
+
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Load a directory (or Hugging Face Hub repository) that `save_pretrained` wrote, in evaluation mode.
+        """Load a directory, or a repository on the Hugging Face Hub, that `save_pretrained` wrote, in evaluation mode.
+
+        A repository is `owner/name`, or `owner/name@revision` with a branch, tag or commit.
 
         Raises:
             CheckpointError: If something is missing, damaged, of another kind or version, or does not fit; weights are
                 compared name by name.
         """
+        # Of a repository the configuration comes first: nobody waits for the weights of something else.
+        config = read_config(local_directory(path, cls.title, ()), cls.kind, cls.format_version, cls.upgrades)
         folder = local_directory(path, cls.title)
-        config = read_config(folder, cls.kind, cls.format_version, cls.upgrades)
         try:
             with _bounded(folder):
                 model = cls.from_config(config, folder, device)
@@ -347,7 +369,7 @@ def load_registered(path: str | Path, *registries: Registry, **kwargs: Any) -> A
     """Load a checkpoint of any registered class, found by the `kind` in its `config.json`.
 
     Args:
-        path: Directory, or id of a repository on the Hugging Face Hub.
+        path: Directory, or repository on the Hugging Face Hub (`owner/name`, `owner/name@revision`).
         *registries: Where the class may be registered.
         **kwargs: Passed to the class's `from_pretrained`, e.g. `device`.
 
@@ -355,7 +377,7 @@ def load_registered(path: str | Path, *registries: Registry, **kwargs: Any) -> A
         CheckpointError: If it is missing, damaged, or of a kind that no registered class has.
     """
     what = " or ".join(registry.kind for registry in registries)
-    folder = local_directory(path, what)
+    folder = local_directory(path, what, ())  # what it is, before weights are fetched
     try:
         kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -369,7 +391,7 @@ def load_registered(path: str | Path, *registries: Registry, **kwargs: Any) -> A
                 known[name] = str(error)
                 continue
             if known[name] == kind:
-                return registry.load(name).from_pretrained(folder, **kwargs)
+                return registry.load(name).from_pretrained(local_directory(path, what), **kwargs)
     raise CheckpointError(
         f"{folder} is of kind {kind!r}, and no registered {what} is. Known: "
         f"{', '.join(f'{name} ({kind!r})' for name, kind in known.items())}. Install the package that brings it, "
@@ -377,8 +399,16 @@ def load_registered(path: str | Path, *registries: Registry, **kwargs: Any) -> A
     )
 
 
-def local_directory(path: str | Path, what: str, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:
+def local_directory(
+    path: str | Path, what: str, patterns: Sequence[str] = MODEL_FILES, markers: Sequence[str] = (CONFIG,)
+) -> Path:
     """A directory on this machine: `path` itself, or a download of the Hugging Face Hub repository of that name.
+
+    Args:
+        path: Directory, or `owner/name` or `owner/name@revision`.
+        what: What messages call it.
+        patterns: Files to fetch of a repository.
+        markers: Files of which a repository must hold one; they are looked at before anything large is fetched.
 
     Raises:
         CheckpointError: If there is neither; the message says `what` was looked for.
@@ -386,14 +416,6 @@ def local_directory(path: str | Path, what: str, patterns: Sequence[str] = ("*.j
     folder = Path(path)
     if folder.is_dir():
         return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) or folder.is_absolute():
+    if folder.is_absolute() or (hub := hub_id(path)) is None:
         raise CheckpointError(f"no {what} at {path}: there is no such directory, and it is no Hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=list(patterns)))
-    except (OSError, ValueError, HFValidationError) as error:
-        raise CheckpointError(
-            f"no {what} at {path}: there is no such directory, and the Hub gave no such repository ({error})"
-        ) from error
+    return download(hub, what, patterns, markers)

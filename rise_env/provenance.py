@@ -20,7 +20,7 @@ from typing import Any
 
 from rise_env.files import to_plain
 
-__all__ = ["config_hash", "git_revision", "hardware", "package_versions", "provenance"]
+__all__ = ["config_hash", "content_fingerprint", "git_revision", "hardware", "package_versions", "provenance"]
 
 _PACKAGES = ("numpy", "torch", "gymnasium", "stable-baselines3", "mujoco", "lerobot", "diffusers", "transformers")
 
@@ -49,6 +49,14 @@ def config_hash(config: Any) -> str:
     """Sixteen hexadecimal digits that are the same for the same plain values, in any order of the keys."""
     text = json.dumps(to_plain(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def content_fingerprint(folder: Path) -> str:
+    """Hash of all weights and arrays below a folder, wherever it lies and whatever it is called."""
+    found = hashlib.blake2b(digest_size=8)
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".npy", ".npz")):
+        found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def git_revision() -> dict[str, Any] | None:

@@ -11,9 +11,11 @@ import torch
 
 from rise_env.dynamics.settings import from_environment, with_settings
 from rise_env.errors import CheckpointError, ConfigError, RiseError, check_known, requirement
-from rise_env.files import atomic_directory, write_json
+from rise_env.files import atomic_directory, to_plain, write_json
+from rise_env.model_card import Card
 from rise_env.pretrained import CONFIG, load_class, local_directory, read_config
 from rise_env.protocols import Dynamics, History, Prediction, Value, ValueEstimate
+from rise_env.publishing import Published, push_saved
 from rise_env.registry import DYNAMICS, VALUES, Registry
 from rise_env.tasks import TaskSpec, task_from_section
 from rise_env.threads import one_thread_after_fork
@@ -309,6 +311,14 @@ class CompositionalWorldModel:
                 getattr(self, name).save_pretrained(aside / name)
             write_json(aside / CONFIG, content)
 
+    def push_to_hub(self, repo: str, *, private: bool = False, card: Card | None = None) -> Published:
+        """Upload to the Hugging Face Hub, as `save_pretrained` writes it.
+
+        Arguments and errors are as of `rise_env.pretrained.PretrainedMixin.push_to_hub`.
+        """
+        card = card or Card("world model", to_plain(self.spec))
+        return push_saved(self.save_pretrained, repo, card, private=private)
+
     @classmethod
     def from_pretrained(
         cls, path: str | Path, *, device: str | torch.device = "cpu", **options: Any
@@ -316,7 +326,7 @@ class CompositionalWorldModel:
         """Load what `save_pretrained` wrote, to imagine with: for training, its parts are loaded on their own.
 
         Args:
-            path: Directory, or id of a repository on the Hugging Face Hub.
+            path: Directory, or repository on the Hugging Face Hub (`owner/name`, `owner/name@revision`).
             device: Where to put the weights; "auto" takes a GPU where there is one.
             **options: As for `with_options`; None takes the checkpoint's. What `imagine` leaves open is looked for in
                 `RISE_IMAGINE` (`rise_env.dynamics.settings`).
@@ -324,8 +334,9 @@ class CompositionalWorldModel:
         Raises:
             CheckpointError: If something is missing, damaged, or does not fit together.
         """
-        folder, target = local_directory(path, "world model"), resolve_device(device)
-        config = read_config(folder, _KIND, _VERSION, _UPGRADES)
+        target = resolve_device(device)
+        config = read_config(local_directory(path, "world model", ()), _KIND, _VERSION, _UPGRADES)
+        folder = local_directory(path, "world model")
         try:
             spec = task_from_section(config["task"])
             classes = {name: load_class(config["parts"][name], registry) for name, registry in _PARTS.items()}

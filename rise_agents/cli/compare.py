@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser, default: str = "short") -> No
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="other settings than the file's, such as episodes=50 seeds=[0,1]")  # fmt: skip
     parser.add_argument("--policy", default="base", help="policy that all start from (default: the bundle's)")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
+    parser.add_argument(
+        "--bundle", type=Path, metavar="BUNDLE", help="directory or Hub id, in place of the shipped bundle"
+    )
     add_imagine(parser)
     parser.add_argument("--out", type=folder, metavar="DIR", help="directory (default: out/compare-NAME)")
     parser.add_argument("--jobs", type=at_least(1), help="runs at once (default: one per core)")

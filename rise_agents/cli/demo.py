@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", help="agent that improves the policy (default: the preset's)")
     parser.add_argument("--chunks", type=at_least(1), help="chunks to imagine (default: the agent's)")
     parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
+    parser.add_argument(
+        "--bundle", type=Path, metavar="BUNDLE", help="directory or Hub id, in place of the shipped bundle"
+    )
     add_imagine(parser)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="agent settings")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="overrides such as demo.episodes=50")

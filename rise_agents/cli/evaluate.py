@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best-of", type=at_least(1), metavar="N", help="imagine N proposals per decision and execute the best"
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle of `base` and --best-of (default: shipped)")
+    parser.add_argument(
+        "--bundle", type=Path, help="bundle of `base` and --best-of: directory or Hub id (default: shipped)"
+    )
     add_imagine(parser)
     add_threads(parser)
     parser.add_argument("--episodes", type=at_least(1), default=100, help="number of episodes (default: %(default)s)")
@@ -67,11 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write JSON and videos."""
     from rise_agents.evaluation.evaluate import evaluate
-    from rise_agents.policies.resolve import resolve_actor, task_of
+    from rise_agents.policies.resolve import find_policy, resolve_actor, task_of
     from rise_agents.progress import episode_bar
     from rise_agents.reporting.filming import film_outcomes
     from rise_env.files import write_json
-    from rise_env.provenance import provenance
+    from rise_env.provenance import content_fingerprint, provenance
 
     env_id = args.env or cell_of(args.task)
     values = {"preset": args.preset, "difficulty": args.difficulty, "execute": args.execute, "robot": args.robot}
@@ -97,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         # None stands for the policy's own; a scripted policy takes none of what is asked.
         config = {"env": env_id, "policy": args.policy, "episodes": args.episodes, **env_kwargs, **asked}
+        if weights := find_policy(args.policy, task_of(env_id), args.bundle):
+            config["policy_content"] = content_fingerprint(Path(weights))
         write_json(args.json, {**result.to_dict(), **config, "provenance": provenance(config, args.seed)})
         print(f"  json        {args.json}")
     if args.videos:

@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="before, every other minute and after, compare imagination with the cell: four candidates of the policy "
         "from each of N states (nothing is learned from it)",
     )  # fmt: skip
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle in place of the shipped one")
+    parser.add_argument(
+        "--bundle", type=Path, metavar="BUNDLE", help="directory or Hub id, in place of the shipped bundle"
+    )
     add_imagine(parser)
     parser.add_argument(
         "--cluster", type=Path, metavar="FILE",

@@ -61,6 +61,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command("rise_agents.cli.evaluate", "success rate of a policy, with its interval", "Measure"),
     "deploy": Command("rise_agents.cli.deploy", "run a policy on a robot, under its safety rules", "Robot"),
     "export": Command("rise_agents.cli.export", "write a policy as LeRobot loads it", "Robot"),
+    "push": Command("rise_agents.cli.push", "share a bundle, world model or policy on the Hugging Face Hub", "Share"),
     "serve": Command("rise_agents.cli.serve", "serve a policy to robots over the network (openpi protocol)", "Robot"),
     "bench": Command("rise_agents.cli.bench", "speed and truth of imagination and cell", "Measure"),
     "ros-cell": Command("rise_agents.cli.ros_cell", "serve the work cell over ROS 1 as a dual Piper", "Robot"),
@@ -78,6 +79,7 @@ _EXAMPLES = {
     "evaluate": "rise evaluate --task brick_sorting --policy base --episodes 100",
     "deploy": "rise deploy --policy base --driver cell --episodes 20 --execution smooth",
     "export": "rise export --lerobot runs/diffusion outputs/improved",
+    "push": "rise push bundles/mine lab/bricks --private",
     "serve": "rise serve --policy base --port 8000",
     "bench": "rise bench cell --json cell.json",
 }

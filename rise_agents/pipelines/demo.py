@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from rise_agents.evaluation.evaluate import evaluate
 from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.pipelines.config import DemoConfig
-from rise_agents.pipelines.improve import Ingredients, check_same_run, content_fingerprint, improve
+from rise_agents.pipelines.improve import Ingredients, check_same_run, improve
 from rise_agents.pipelines.recording import label, record
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
@@ -27,7 +27,7 @@ from rise_agents.training.presets import AgentPreset, load_agent_preset
 from rise_env.bundle import Bundle, find_bundle, load_bundle
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import exclusive, read_json, to_plain, write_json
-from rise_env.provenance import provenance
+from rise_env.provenance import content_fingerprint, provenance
 from rise_env.registry import TASKS
 from rise_env.threads import single_threaded
 
@@ -120,7 +120,7 @@ class Demo:
             described = {
                 "task": self.task, "policy": path, "agent": to_plain(agent), "episodes": self.config.episodes,
                 "recordings": to_plain(self.config.recordings), "seed": self.seed, "preset": self.preset,
-                "bundle": bundle.path.name, "bundle_content": content_fingerprint(bundle.path),
+                "bundle": bundle.name, "bundle_content": content_fingerprint(bundle.path),
             }  # fmt: skip
             # Another number of episodes is evaluated once more; see check_improvement for the agent.
             check_same_run(

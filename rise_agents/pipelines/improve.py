@@ -36,7 +36,7 @@ from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.files import exclusive, read_json, to_plain, write_json
-from rise_env.provenance import provenance
+from rise_env.provenance import content_fingerprint, provenance
 from rise_env.registry import ALGORITHMS, TASKS
 from rise_env.threads import single_threaded
 from rise_env.value.labelling import ranking_problem_of
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rise_agents.training.cluster.engine import Cluster
     from rise_agents.training.cluster.learners import Learners
 
-__all__ = ["Ingredients", "check_same_run", "content_fingerprint", "improve"]
+__all__ = ["Ingredients", "check_same_run", "improve"]
 
 #: The oracle starts from states of so many episodes.
 _ORACLE_POOL = 560
@@ -120,7 +120,7 @@ def improve(
         _check_cluster(agent, cluster, ingredients)
         agent = dataclasses.replace(agent, env={"max_batch": cluster.envs_per_shard, **agent.env})
     out, budget = Path(out), Budget(agent.chunks, minutes, agent.real_steps)
-    described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": ingredients.bundle.path.name,
+    described = {"agent": to_plain(agent), "env": ingredients.env_id, "bundle": ingredients.bundle.name,
                  "bundle_content": content_fingerprint(ingredients.bundle.path), "labels": ingredients.labels,
                  "data": [path.name for path in ingredients.data], "oracle": ingredients.oracle,
                  "base_policy": _fingerprint(policy.state_dict()), "imagine": from_environment()}  # fmt: skip
@@ -215,14 +215,6 @@ def check_same_run(folder: Path, described: Mapping[str, Any], more_chunks: bool
         )
 
 
-def content_fingerprint(folder: Path) -> str:
-    """Hash of all weights and arrays below a folder, wherever it lies and whatever it is called."""
-    found = hashlib.blake2b(digest_size=8)
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".npy", ".npz")):
-        found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
-    return found.hexdigest()
-
-
 def _fingerprint(arrays: Mapping[str, Any]) -> str:
     """Hash of names, shapes and some thousand numbers of every array or tensor: cheap, whatever their size."""
     found = hashlib.blake2b(digest_size=8)
@@ -245,7 +237,7 @@ def _surroundings(
         raise ConfigError(f"{ingredients.env_id} is no imagination; --oracle lets the work cell take its place")
     bundle, lags = ingredients.bundle, list(policy.lags)
     if problem := bundle.provenance.get("ranking_problem"):
-        note(f"WARNING: in the recordings that {bundle.path.name} is made from {problem}")
+        note(f"WARNING: in the recordings that {bundle.name} is made from {problem}")
     in_cell = ALGORITHMS.load(agent.algorithm).needs_cell
     kwargs: dict[str, Any] = {"bundle": str(bundle.path), "observation_lags": lags, "autoreset_mode": "disabled"}
     offline: ChunkSource
@@ -281,7 +273,7 @@ def _surroundings(
         advantages = _imagined_advantages(env)
         bins, _ = advantage_bins_of(advantages, np.zeros(len(advantages), bool), policy.codec)
         offline = StartChunks(env.starts, bundle.spec, policy.lags, bins)
-        note(f"no data given: {len(offline)} start states of {bundle.path.name}, scored by imagination")
+        note(f"no data given: {len(offline)} start states of {bundle.name}, scored by imagination")
     shared = {"starts": env.starts, "world_model": env.world_model, "render_mode": "rgb_array"}
     film_env = gymnasium.make_vec(ingredients.env_id, num_envs=_FILMED, **{**kwargs, **shared})
     return env, offline, film_env

@@ -19,8 +19,9 @@ from rise_agents.policies.lerobot_files import find_lerobot, lerobot_config
 from rise_agents.policies.loading import advantage_bin_of, load_policy
 from rise_agents.policies.scripted import scripted_actor
 from rise_env.acting import Actor, ActorSource
-from rise_env.bundle import Bundle, find_bundle, load_bundle
+from rise_env.bundle import MANIFEST, Bundle, find_bundle, load_bundle
 from rise_env.errors import CheckpointError, ConfigError
+from rise_env.hub import hub_id
 from rise_env.pretrained import CONFIG, local_directory
 from rise_env.tasks import TaskSpec
 
@@ -47,30 +48,34 @@ def find_policy(name: PolicyName, task: str | None = None, bundle: BundleSource 
 
     Args:
         name: "base" for the policy of a bundle; a run folder (its `model/` is taken, or of lerobot-train the last
-            checkpoint's `pretrained_model/`), a checkpoint directory, or the id of a repository on the Hugging Face
-            Hub.
+            checkpoint's `pretrained_model/`), a checkpoint directory, or a repository on the Hugging Face Hub
+            (`owner/name`, `owner/name@revision`), which is fetched: a policy's, or a bundle's with one.
         task: Task whose shipped bundle "base" is taken from, unless a bundle is given.
         bundle: Bundle that "base" is taken from, or its directory.
 
     Returns:
-        Directory or Hub id; None if `name` looks like neither, and may be the name of a scripted policy.
+        Directory; None if `name` looks like none, and may be the name of a scripted policy.
 
     Raises:
         ConfigError: If "base" was asked for and there is no bundle, or it has no policy.
-        CheckpointError: If the bundle cannot be read.
+        CheckpointError: If the bundle cannot be read, or the Hub has no such repository.
     """
     text = os.fspath(name)
     if text == "base":
-        found = _bundle(task, bundle)
-        if found.policy is None:
-            raise ConfigError(f"the bundle {found.path} holds no base policy: train one with `rise train policy`")
-        return str(found.policy)
+        return _policy_of(_bundle(task, bundle))
     path = Path(text)
+    if not path.exists() and "/" in text:
+        path = local_directory(text, "policy", (), (CONFIG, MANIFEST))  # what it is, before weights are fetched
+        if not (path / MANIFEST).is_file():
+            return str(local_directory(text, "policy"))
+        return _policy_of(load_bundle(text))
     if (path / "model" / CONFIG).is_file():
         return str(path / "model")
     if lerobot := find_lerobot(path):
         return str(lerobot)
-    return text if path.exists() or "/" in text else None
+    if (path / MANIFEST).is_file():
+        return _policy_of(load_bundle(path))
+    return text if path.exists() else None
 
 
 def record_name(name: str) -> str:
@@ -82,6 +87,8 @@ def record_name(name: str) -> str:
     """
     if name == "base":
         return "policy-base"
+    if not Path(name).exists() and (hub := hub_id(name)):
+        return "-".join(["policy", hub.repo.partition("/")[2], *(hub.revision or "").split("/")]).rstrip("-")
     folder = Path(find_policy(name) or name).resolve()
     parts = [part for part in folder.parts if part not in _EVERYWHERE] or [folder.name]
     return "-".join(["policy", *parts[-2 if parts[-1].isdecimal() else -1 :]])
@@ -119,12 +126,12 @@ class LeRobotSource:
 
 
 def lerobot_source(path: str | Path, device: str | torch.device = "cpu") -> LeRobotSource | None:
-    """The policy of LeRobot in a directory or behind a Hub id, None if it is another's.
+    """The policy of LeRobot in a directory, None if it is another's.
 
     Raises:
-        CheckpointError: If there is no such directory, or its number of observations is damaged.
+        CheckpointError: If its number of observations is damaged.
     """
-    folder = find_lerobot(local_directory(path, "policy"))
+    folder = find_lerobot(path)
     if folder is None:
         return None
     steps = (lerobot_config(folder) or {}).get("n_obs_steps", 1)
@@ -237,9 +244,15 @@ def task_of(env_id: str) -> str | None:
         raise ConfigError(f"unknown environment id {env_id!r}: {error}") from error
 
 
+def _policy_of(bundle: Bundle) -> str:
+    if bundle.policy is None:
+        raise ConfigError(f"the bundle {bundle.path} holds no base policy: train one with `rise train policy`")
+    return str(bundle.policy)
+
+
 def _bundle(task: str | None, bundle: BundleSource) -> Bundle:
     if isinstance(bundle, Bundle):
         return bundle
     if bundle is None and task is None:
         raise ConfigError("policy 'base' is that of a bundle: say which task's, or give a bundle")
-    return load_bundle(find_bundle(task or "") if bundle is None else Path(bundle))
+    return load_bundle(find_bundle(task or "") if bundle is None else os.fspath(bundle))

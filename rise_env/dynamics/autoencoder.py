@@ -299,7 +299,7 @@ def load_vae(path: str) -> Any:
     """
     from diffusers import AutoencoderKLLTXVideo
 
-    root = local_directory(path, "LTX autoencoder", ["vae/*"])
+    root = local_directory(path, "LTX autoencoder", ["vae/*.json", "vae/*.safetensors"], ["vae/config.json"])
     folder = root / "vae" if (root / "vae").is_dir() else root
     if not (folder / "config.json").is_file():
         raise CheckpointError(

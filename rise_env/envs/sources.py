@@ -39,7 +39,7 @@ def resolve(
         raise ConfigError("dataset= and starts= both give start states; give one of them")
     found: Bundle | None = None
     if bundle is not None:
-        found = load_bundle(Path(bundle))
+        found = load_bundle(os.fspath(bundle))
     elif (starts is None and dataset is None) or world_model is None:
         if task is None:
             missing = "world_model=" if world_model is None else "dataset= (a LeRobot dataset) or starts="

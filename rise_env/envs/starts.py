@@ -15,7 +15,9 @@ from rise_env.data.limits import check_limits
 from rise_env.envs.arguments import option_of
 from rise_env.errors import CheckpointError, ConfigError, LayoutError, check_known, requirement
 from rise_env.files import atomic_directory, write_json
-from rise_env.pretrained import read_config
+from rise_env.model_card import Card
+from rise_env.pretrained import local_directory, read_config
+from rise_env.publishing import START_FILES, Published, push_saved
 from rise_env.tasks import TaskSpec
 
 __all__ = ["FILTERS", "SPLITS", "StartBatch", "StartStates", "check_splits"]
@@ -255,14 +257,21 @@ class StartStates:
                 np.save(aside / "actions.npy", self.actions, allow_pickle=False)
             write_json(aside / _MANIFEST, manifest)
 
+    def push_to_hub(self, repo: str, *, private: bool = False) -> Published:
+        """Upload to the Hugging Face Hub; arguments and errors as of `PretrainedMixin.push_to_hub`."""
+        return push_saved(lambda folder: self.save(folder, compress=True), repo, Card("start states"), private=private)
+
     @classmethod
     def load(cls, path: str | Path) -> StartStates:
         """Read what `save` wrote; arrays are memory-mapped.
 
+        Args:
+            path: Directory, or repository on the Hugging Face Hub (`owner/name`, `owner/name@revision`).
+
         Raises:
             CheckpointError: If the directory is no such thing, or a file in it is missing, cut short or damaged.
         """
-        path = Path(path)
+        path = local_directory(path, "start states", START_FILES, (_MANIFEST,))
         manifest = read_config(path, "start states", _VERSION, name=_MANIFEST)
         try:
             compressed, prompts, about = manifest["compressed"], tuple(manifest["prompts"]), dict(manifest["about"])

@@ -70,9 +70,9 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         num_envs: Number of environments.
         task: Task whose bundle to use (`rise_env.bundle.find_bundle`).
         preset: Variant of that bundle.
-        bundle: Directory of a bundle.
+        bundle: Bundle: a directory, or a repository on the Hugging Face Hub, "owner/name" or "owner/name@revision".
         dataset: LeRobot dataset (or several) whose states to start from, instead of the bundle's.
-        starts: Directory of start states, or `StartStates`, instead of the bundle's.
+        starts: Directory or Hub id of start states, or `StartStates`, instead of the bundle's.
         world_model: Directory or Hub id of a world model, or a `CompositionalWorldModel`, instead of the bundle's.
         max_chunks: Chunks imagined from a recorded state before truncation.
         success_threshold: Progress that counts as success; None takes the bundle's, or 0.95.

@@ -15,7 +15,7 @@ from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.policies.resolve import find_policy, record_name, resolve_actor, resolve_policy, task_of
 from rise_env.acting import Actor
 from rise_env.bundle import find_bundle, load_bundle
-from rise_env.errors import ConfigError
+from rise_env.errors import CheckpointError, ConfigError
 from rise_env.tasks import load_task
 
 
@@ -57,7 +57,8 @@ def test_no_task_is_assumed() -> None:
 
 def test_run_folders_checkpoints_and_hub_ids(checkpoint: Path) -> None:
     assert find_policy(checkpoint.parent) == find_policy(checkpoint) == str(checkpoint)
-    assert find_policy("somebody/something") == "somebody/something"
+    with pytest.raises(CheckpointError, match="no policy at somebody/something.*HF_HUB_OFFLINE is set"):
+        find_policy("somebody/something")
     with pytest.raises(ConfigError, match="'expert': there is no such trained policy"):
         resolve_policy("expert")
 
