@@ -143,7 +143,7 @@ class Card:
             "instruction": task["prompt"],
             "cameras": f"{', '.join(task['cameras'])}; {width} x {height} pixels",
             "joints": f"{len(joints)}: {', '.join(joints)}",
-            "actions": f"chunks of {task['chunk']} at {task['fps']} Hz; a frame is imagined every {task['stride']} actions",
+            "actions": f"chunks of {task['chunk']} at {task['fps']} Hz, a frame imagined every {task['stride']}",
         }
 
     def _measured(self) -> str:

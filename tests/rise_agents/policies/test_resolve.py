@@ -57,7 +57,7 @@ def test_no_task_is_assumed() -> None:
 
 def test_run_folders_checkpoints_and_hub_ids(checkpoint: Path) -> None:
     assert find_policy(checkpoint.parent) == find_policy(checkpoint) == str(checkpoint)
-    with pytest.raises(CheckpointError, match="no policy at somebody/something.*HF_HUB_OFFLINE is set"):
+    with pytest.raises(CheckpointError, match=r"no policy at somebody/something.*HF_HUB_OFFLINE is set"):
         find_policy("somebody/something")
     with pytest.raises(ConfigError, match="'expert': there is no such trained policy"):
         resolve_policy("expert")
