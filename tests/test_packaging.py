@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -91,3 +92,13 @@ def test_make_lists_its_targets() -> None:
     done = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("setup", "demo", "test", "lint", "clean"):
         assert f"make {target}" in done.stdout
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "type", "title", "authors"} <= set(citation)  # what the format asks for
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    (paper,) = citation["references"]
+    number = paper["url"].removeprefix("https://arxiv.org/abs/")
+    assert f"arXiv {number}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(set(one) == {"given-names", "family-names"} for one in paper["authors"])

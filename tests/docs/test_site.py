@@ -11,8 +11,11 @@ import pytest
 from sphinx.cmd.build import main
 
 ROOT = Path(__file__).resolve().parents[2]
-#: MyST still uses what Sphinx 11 will drop.
-pytestmark = pytest.mark.filterwarnings(r"ignore:'myst_parser\..*' is deprecated")
+#: MyST and Napoleon still use what Sphinx 11 will drop.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:'myst_parser\..*' is deprecated"),
+    pytest.mark.filterwarnings("ignore:The mapping interface for autodoc"),
+]
 
 
 def options() -> list[str]:
