@@ -47,6 +47,9 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command] = {
     "demo": Command("rise_agents.cli.demo", "improve a policy in imagination, prove it in the cell", "Start here"),
     "showcase": Command("rise_agents.cli.showcase", "film experts and operators in the work cell", "Start here"),
+    "play": Command(
+        "rise_agents.cli.play", "a page to play with imagination: sliders, policies, true cameras", "Start here"
+    ),
     "info": Command("rise_agents.cli.info", "versions, hardware, tasks, presets and environment ids", "Start here"),
     "init-task": Command("rise_agents.cli.init_task", "write a task for a dataset of yours", "Data"),
     "record": Command("rise_agents.cli.record", "record episodes as a LeRobot dataset", "Data"),
@@ -69,6 +72,7 @@ COMMANDS: Mapping[str, Command] = {
 
 _EXAMPLES = {
     "demo": "rise demo --json demo.json",
+    "play": "rise play --task brick_sorting",
     "init-task": "rise init-task data/my_robot",
     "record": "rise record --task brick_sorting --policy expert --episodes 50 --out data/bricks",
     "check": "rise check data/bricks --task brick_sorting --json check.json",
