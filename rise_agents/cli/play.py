@@ -60,5 +60,11 @@ def run(args: argparse.Namespace) -> int:
         server, listening, address = make_server(session, worker, args.port)
         kind = "beside the work cell" if session.cell else "imagined only"
         print(f"{bundle.name}, {kind}: open {address} (Ctrl-C ends it)", flush=True)
-        server.run(sockets=[listening])
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+        finally:
+            if session.cell is not None:
+                worker.submit(session.cell.close).result()
     return 0

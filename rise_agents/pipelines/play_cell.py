@@ -12,7 +12,7 @@ from rise_env.tasks import TaskSpec
 from rise_robot.cell.cell import CellState, WorkCell
 from rise_robot.cell.collect import episode_rng
 from rise_robot.cell.config import load_cell
-from rise_robot.cell.render import CellRenderer
+from rise_robot.cell.render import CellRenderer, free_graphics
 
 __all__ = ["CellChunk", "CellStart", "TrueCell", "cell_beside"]
 
@@ -106,6 +106,10 @@ class TrueCell:
                 frames.append(self._look())
                 progress.append(self.cell.status.progress)
         return CellChunk(np.stack(frames), np.array(progress, np.float32), self.cell.save())
+
+    def close(self) -> None:
+        """Let go of what rendering takes, in the thread that has rendered."""
+        free_graphics()
 
     def _look(self) -> np.ndarray:
         return self._renderer.render(list(self.spec.cameras), self.spec.image_size)

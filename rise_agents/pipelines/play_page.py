@@ -28,7 +28,8 @@ _HOST = "127.0.0.1"
 _KEYS = {"p": "policy", "e": "expert", "c": "recorded", "r": "random"}
 #: What a press of an arrow key moves a joint by, as a share of its range.
 _NUDGE = 0.02
-_COLOURS = {"imagined": "#2563eb", "true pictures": "#ea580c", "ground truth": "#16a34a", "ensemble spread": "#9ca3af"}
+_COLOURS = {"imagined": "#2563eb", "true pictures": "#ea580c", "ground truth": "#16a34a",
+            "chunk": "#7c3aed", "ensemble spread": "#9ca3af"}  # fmt: skip
 
 
 class PlayPage:
@@ -76,7 +77,7 @@ class PlayPage:
                         self._time = ui.slider(min=0, max=1, step=1, value=0, on_change=self._look).classes("grow")
                         self._caption = ui.label().classes("text-sm").style("flex: 0 0 17rem").mark("caption")
                     self._value = ui.echart(_chart("value", ("imagined", "true pictures", "ground truth"), 1.0))
-                    self._uncertainty = ui.echart(_chart("uncertainty", ("imagined", "ensemble spread")))
+                    self._uncertainty = ui.echart(_chart("uncertainty", ("chunk", "ensemble spread")))
                     for chart in (self._value, self._uncertainty):
                         chart.classes("w-full h-44")
         ui.keyboard(on_key=self._key, ignore=["input", "textarea"])
@@ -269,7 +270,7 @@ def _chart(title: str, names: Sequence[str], high: float | None = None) -> dict[
         "animation": False,
         "title": {"text": title, "left": 0, "textStyle": {"fontSize": 12}},
         "legend": {"top": 0, "right": 0},
-        "grid": {"left": 45, "right": 15, "top": 30, "bottom": 25},
+        "grid": {"left": 45, "right": 15, "top": 36, "bottom": 25},
         "tooltip": {"trigger": "axis"},
         "xAxis": {"type": "value", "axisLabel": {"formatter": "{value} s"}},
         "yAxis": {"type": "value", "min": 0, **({} if high is None else {"max": high})},

@@ -18,7 +18,7 @@ import numpy as np
 
 from rise_env.errors import RenderingUnavailableError
 
-__all__ = ["CellRenderer"]
+__all__ = ["CellRenderer", "free_graphics"]
 
 _HELP = (
     "Off-screen rendering needs OpenGL through EGL. On Debian or Ubuntu: "
@@ -69,6 +69,18 @@ class _Graphics:
 _graphics: _Graphics | None = None
 
 
+def free_graphics() -> None:
+    """Let go of the process's OpenGL context, in the thread that has rendered; the next picture makes another one.
+
+    Only a process that does not render in its main thread has to call this: at its end that thread lets go of it.
+    """
+    global _graphics
+    if _graphics is not None:
+        atexit.unregister(free_graphics)
+        _graphics.free()
+        _graphics = None
+
+
 def _shared_graphics(model: mujoco.MjModel, width: int, height: int) -> _Graphics:
     global _graphics
     if _graphics is not None and _graphics.process != os.getpid():
@@ -79,7 +91,7 @@ def _shared_graphics(model: mujoco.MjModel, width: int, height: int) -> _Graphic
         )
     if _graphics is None:
         _graphics = _Graphics(model, width, height)
-        atexit.register(_graphics.free)
+        atexit.register(free_graphics)
     _graphics.use(width, height)
     return _graphics
 
