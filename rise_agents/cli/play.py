@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.errors import ConfigError
 
     try:
-        from rise_agents.pipelines.play_page import make_server
+        from rise_agents.pipelines.play_page import make_server, serve
     except ModuleNotFoundError as error:
         if error.name not in ("nicegui", "fastapi", "uvicorn", "starlette"):
             raise
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         kind = "beside the work cell" if session.cell else "imagined only"
         print(f"{bundle.name}, {kind}: open {address} (Ctrl-C ends it)", flush=True)
         try:
-            server.run(sockets=[listening])
+            serve(server, listening)
         except KeyboardInterrupt:
             print("stopped", flush=True)
         finally:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import socket
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -21,7 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from rise_agents.pipelines.play import Moment, PlaySession
 from rise_env.errors import RiseError
 
-__all__ = ["PlayPage", "make_server"]
+__all__ = ["PlayPage", "make_server", "serve"]
 
 _HOST = "127.0.0.1"
 #: Key to chunk, as on the buttons.
@@ -49,7 +50,10 @@ class PlayPage:
     def build(self) -> None:
         """Lay the page out, and begin."""
         spec, layout = self._spec, self._spec.layout
-        ui.add_css(".frames { image-rendering: pixelated; width: 100%; display: block; border-radius: 4px }")
+        ui.add_css(
+            ".frames { image-rendering: pixelated; display: block; width: 100%; max-height: 16rem; "
+            "object-fit: contain; object-position: left }"
+        )
         with ui.column().classes("w-full max-w-screen-xl mx-auto gap-2"):
             ui.label(f"{spec.name}: {spec.prompt}").classes("text-lg")
             with ui.row().classes("w-full no-wrap gap-6 items-start"):
@@ -65,7 +69,8 @@ class PlayPage:
                     ui.label("Or move the joints, and let the chunk go there (Enter):").classes("text-sm")
                     for i, name in enumerate(layout.names):
                         with ui.row().classes("w-full no-wrap items-center gap-2"):
-                            ui.label(f"{name}, {layout.units[i]}").classes("text-xs").style("flex: 0 0 9rem")
+                            unit = "" if layout.units[i] == "none" else f", {layout.units[i]}"
+                            ui.label(name + unit).classes("text-xs").style("flex: 0 0 9rem")
                             low, high = layout.lower[i], layout.upper[i]
                             slider = ui.slider(min=low, max=high, step=(high - low) / 500, value=low)
                             self._sliders.append(slider.props("label dense").classes("grow"))
@@ -76,7 +81,8 @@ class PlayPage:
                     with ui.row().classes("w-full no-wrap items-center"):
                         self._time = ui.slider(min=0, max=1, step=1, value=0, on_change=self._look).classes("grow")
                         self._caption = ui.label().classes("text-sm").style("flex: 0 0 17rem").mark("caption")
-                    self._value = ui.echart(_chart("value", ("imagined", "true pictures", "ground truth"), 1.0))
+                    curves = ("imagined", *(() if self._session.cell is None else ("true pictures", "ground truth")))
+                    self._value = ui.echart(_chart("value", curves, 1.0))
                     self._uncertainty = ui.echart(_chart("uncertainty", ("chunk", "ensemble spread")))
                     for chart in (self._value, self._uncertainty):
                         chart.classes("w-full h-44")
@@ -186,7 +192,7 @@ class PlayPage:
         self._time.props["max"] = max(1, len(moments) - 1)
         self._time.update()
         for chart, lines in ((self._value, _values(moments)), (self._uncertainty, _uncertainties(moments))):
-            for series, line in zip(chart.options["series"], lines, strict=True):
+            for series, line in zip(chart.options["series"], lines, strict=False):  # without a cell there is one
                 series["data"] = line
             chart.update()
         further = 0 < begun < len(moments)
@@ -219,9 +225,7 @@ class PlayPage:
 
 
 def make_server(session: PlaySession, worker: Executor, port: int = 0) -> tuple[uvicorn.Server, socket.socket, str]:
-    """A server of the page, not yet running, its socket on loopback, and its address.
-
-    `server.run(sockets=[socket])` serves until it is told to stop.
+    """A server of the page for `serve`, its socket on loopback, and its address.
 
     Args:
         session: What every visitor gets a fresh copy of.
@@ -241,8 +245,17 @@ def make_server(session: PlaySession, worker: Executor, port: int = 0) -> tuple[
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((_HOST, port))
+    listening.listen()  # who comes before the server runs waits for it
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     return server, listening, f"http://{_HOST}:{listening.getsockname()[1]}"
+
+
+def serve(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Serve until somebody tells the server to stop, or interrupts it."""
+    with warnings.catch_warnings():
+        # NiceGUI looks at every object of the process, torch's deprecated ones as well.
+        warnings.filterwarnings("ignore", "`torch.distributed.reduce_op`", FutureWarning)
+        server.run(sockets=[listening])
 
 
 def data_url(frames: np.ndarray) -> str:

@@ -301,5 +301,5 @@ def test_the_page_in_a_real_browser(browser: Browser, shared: PlaySession) -> No
 
     with ThreadPoolExecutor(1) as other:
         visitor = other.submit(visit)
-        server.run(sockets=[listening])
+        page.serve(server, listening)
         visitor.result()
