@@ -59,6 +59,7 @@ class BC(FlowMatchingAlgorithm[BCConfig, None]):
 
     name: ClassVar[str] = "bc"
     Config = BCConfig
+    imagines: ClassVar[bool] = False
 
     def __init__(
         self, policy: Policy, env: Any, config: BCConfig | None = None, *, offline: ChunkSource | None = None
@@ -82,11 +83,6 @@ class BC(FlowMatchingAlgorithm[BCConfig, None]):
             "train/learning_rate": self.learner.learning_rate(used),
             "train/ema_distance": self.learner.distance(),
         }
-
-    @property
-    def imagines(self) -> bool:
-        """It does not."""
-        return False
 
     def phase(self) -> Phase:
         """Where the run stands."""

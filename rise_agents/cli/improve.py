@@ -9,11 +9,17 @@ serve, scored by imagination. An agent is `configs/<task>/agent/<name>.yaml`, th
 algorithm (`rise info` lists them); `--set` changes settings, such as `--set num_candidates=4 epochs=8`. The run folder
 holds `model/`, `metrics.json`, `tensorboard/` and the full state: run the same command again to go on after an
 interruption, to the very same result.
+
+It ends with `report.html` (and `judgement.json`): whether the policy got better in imagination, whether imagination can
+be believed, and what neither says. The same command makes both again for a run that is finished. A value that does not
+rank recorded episodes stops the command before it starts, unless --despite-ranking is given.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
@@ -65,6 +71,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_imagine(parser)
     parser.add_argument(
+        "--despite-ranking", action="store_true",
+        help="go on although the value does not rank recorded episodes: what it teaches is nothing, or wrong",
+    )  # fmt: skip
+    parser.add_argument(
+        "--judge", type=at_least(0), default=64, metavar="N",
+        help="recorded states from which the report compares the policies before and after (default: %(default)s; 0 "
+        "for no report)",
+    )  # fmt: skip
+    parser.add_argument(
         "--cluster", type=Path, metavar="FILE",
         help="imagine and propose on several devices or machines through Ray (docs/scaling.md)",
     )  # fmt: skip
@@ -75,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Improve."""
     from rise_agents.pipelines.improve import Ingredients, improve
+    from rise_agents.pipelines.judge import Commands, judge
     from rise_agents.policies.resolve import resolve_policy, takes_any_task, task_of
     from rise_agents.progress import say
     from rise_agents.training.cluster.placement import load_cluster
@@ -105,9 +121,18 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     policy = policy or resolve_policy(args.policy, bundle=bundle)
     opening = {name: getattr(args, name) for name in ("state_key", "action_key", "trust_layout", "skip_bad_episodes")}
-    ingredients = Ingredients(bundle, env_id, args.data, args.labels, args.oracle, opening=opening)
-    improve(agent, policy, ingredients, args.out, minutes=args.minutes, cluster=cluster, audit_states=args.audit,
-            note=say)  # fmt: skip
+    ingredients = Ingredients(
+        bundle, env_id, args.data, args.labels, args.oracle, opening=opening, despite_ranking=args.despite_ranking
+    )
+    improved = improve(agent, policy, ingredients, args.out, minutes=args.minutes, cluster=cluster,
+                       audit_states=args.audit, note=say)  # fmt: skip
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"policy: {args.out / 'model'}")
+    if args.judge:
+        again = shlex.join(["rise", *sys.argv[1:]])
+        before = resolve_policy(args.policy, bundle=bundle)  # as it was
+        commands = Commands(again, args.policy, task or name)
+        found = judge(args.out, before, improved.policy, ingredients, commands, states=args.judge, note=say)
+        print(found.summary)
+        print(f"report: {args.out / 'report.html'}")
     return 0

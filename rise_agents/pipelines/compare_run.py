@@ -13,7 +13,7 @@ from typing import Any
 
 from rise_agents.algorithms.base import Algorithm
 from rise_agents.evaluation.evaluate import evaluate
-from rise_agents.evaluation.imagined import ImaginedReturns
+from rise_agents.evaluation.imagined import ImaginedReturns, held_out_starts
 from rise_agents.pipelines.compare_config import CompareConfig, Variant
 from rise_agents.pipelines.improve import Ingredients, improve
 from rise_agents.policies.actor import PolicyActor
@@ -130,7 +130,8 @@ def _train(run: Run, bundle: Bundle, report: Report) -> dict[str, Any]:
         phase = algorithm.phase()
         report(_TRAINING * algorithm.progress, f"{phase.name}, {phase.done:,} of {phase.total:,} {phase.unit}")
 
-    ingredients = Ingredients(bundle, run.env_id(), run.data, LABELS, run.variant.oracle)
+    # Success is counted in the cell: controls with a value that ranks nothing are part of what is compared.
+    ingredients = Ingredients(bundle, run.env_id(), run.data, LABELS, run.variant.oracle, despite_ranking=True)
     trained = improve(agent, base, ingredients, run.folder, progress_bar=False, on_round=on_round)
     seconds = read_json(run.folder / "seconds.json", float)
     imagined = trained.imagines and not run.variant.oracle
@@ -162,10 +163,8 @@ def _evaluate(run: Run, report: Callable[[float], None]) -> None:
 
 def _imagination(run: Run, bundle: Bundle, actor: Any) -> ImaginedReturns:
     lags = needed_by(actor).get("observation_lags", [])
-    return ImaginedReturns(
-        run.env_id(), open_dataset(list(run.data), bundle.spec), bundle.world_model(), run.config.imagined_states,
-        run.config.imagined_chunks, lags,
-    )  # fmt: skip
+    starts = held_out_starts(open_dataset(list(run.data), bundle.spec), bundle.spec, run.config.imagined_states)
+    return ImaginedReturns(run.env_id(), starts, bundle.world_model(), run.config.imagined_chunks, lags)
 
 
 class _Curve:

@@ -30,7 +30,7 @@ from rise_agents.training.cluster.proposers import SlicedProposer
 from rise_agents.training.presets import AgentPreset
 from rise_agents.training.runner import Budget, Film, Probe, Runner
 from rise_env.bundle import Bundle
-from rise_env.data import open_dataset, read_advantages, split_episodes
+from rise_env.data import Dataset, open_dataset, read_advantages, split_episodes
 from rise_env.dynamics.settings import from_environment
 from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.envs.starts import StartStates
@@ -39,6 +39,7 @@ from rise_env.files import exclusive, read_json, to_plain, write_json
 from rise_env.provenance import content_fingerprint, provenance
 from rise_env.registry import ALGORITHMS, TASKS
 from rise_env.threads import single_threaded
+from rise_env.training.held_out import rank_episodes
 from rise_env.value.labelling import ranking_problem_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Ingredients:
             Actor, drawn at random; the policy itself when empty.
         opening: How `data` are opened: `state_key`, `action_key`, `trust_layout` and `skip_bad_episodes` of
             `open_dataset`.
+        despite_ranking: Go on although the value does not rank recorded episodes, with a warning.
     """
 
     bundle: Bundle
@@ -77,6 +79,11 @@ class Ingredients:
     oracle: bool = False
     behaviour_policies: Sequence[Any] = ()
     opening: Mapping[str, Any] = field(default_factory=dict)
+    despite_ranking: bool = False
+
+    def open_data(self) -> Dataset:
+        """The recorded datasets, joined."""
+        return open_dataset(list(self.data), self.bundle.spec, **self.opening)
 
 
 @single_threaded()
@@ -113,6 +120,8 @@ def improve(
     Raises:
         ConfigError: If something does not fit, or another process works in the folder.
         CheckpointError: If the folder holds a run with other settings, of another base policy or from other states.
+        TrainingError: If the value that it would learn from does not rank recorded episodes, before anything is
+            trained; `Ingredients.despite_ranking` makes it a warning.
     """
     if ALGORITHMS.load(agent.algorithm).needs_cell and (ingredients.oracle or audit_states):
         raise ConfigError(f"{agent.algorithm} acts in the work cell itself: leave oracle and audit out")
@@ -125,10 +134,21 @@ def improve(
                  "data": [path.name for path in ingredients.data], "oracle": ingredients.oracle,
                  "base_policy": _fingerprint(policy.state_dict()), "imagine": from_environment()}  # fmt: skip
     check_same_run(out, described, more_chunks=True)
+    doubts: list[str] = []
+
+    def doubt(problem: str) -> None:
+        """Stop because a value does not rank recorded episodes, or go on all the same, as the user wants it."""
+        if not ingredients.despite_ranking:
+            raise TrainingError(
+                f"{problem}. Nothing was trained. To go on all the same: --despite-ranking (the report will say so)"
+            )
+        doubts.append(problem)
+        note(f"WARNING: {problem}")
+
     with contextlib.nullcontext() if cluster is None else _connect(cluster, note) as engine:
         if engine is not None and engine.device != str(policy.device):
             policy = copy.deepcopy(policy).to(engine.device)
-        env, offline, film_env = _surroundings(agent, policy, ingredients, note, engine)
+        env, offline, film_env = _surroundings(agent, policy, ingredients, note, doubt, engine)
         if isinstance(offline, RecordedChunks):
             columns = {"state": offline.dataset.state, "action": offline.dataset.action, "bins": offline.advantage_bins}
             described["recordings"] = _fingerprint(columns)
@@ -149,7 +169,12 @@ def improve(
 
         def on_start(done: int) -> None:
             nonlocal learners
-            write_json(out / "config.json", {**described, "provenance": provenance(described, algorithm.config.seed)})
+            whole = budget.real_steps if algorithm.needs_cell else budget.chunks
+            if (
+                whole is None or done < whole or not (out / "config.json").exists()
+            ):  # a finished run keeps what it says of itself
+                about = {"despite_ranking": doubts, "provenance": provenance(described, algorithm.config.seed)}
+                write_json(out / "config.json", {**described, **about})
             if done:
                 note(f"going on after {done} {algorithm.phase().unit}")
             if engine is not None and isinstance(algorithm, FlowMatchingAlgorithm) and done < budget.chunks:
@@ -230,29 +255,33 @@ def _surroundings(
     policy: Policy,
     ingredients: Ingredients,
     note: Callable[[str], None],
+    doubt: Callable[[str], None],
     engine: Cluster | None = None,
 ) -> tuple[Any, ChunkSource | None, Any]:
     """Environment to learn in, recorded chunks to mix in, and environment for films; None where there is none."""
     if str(gymnasium.spec(ingredients.env_id).vector_entry_point).startswith("rise_robot."):
         raise ConfigError(f"{ingredients.env_id} is no imagination; --oracle lets the work cell take its place")
     bundle, lags = ingredients.bundle, list(policy.lags)
-    if problem := bundle.provenance.get("ranking_problem"):
-        note(f"WARNING: in the recordings that {bundle.name} is made from {problem}")
-    in_cell = ALGORITHMS.load(agent.algorithm).needs_cell
+    kind = ALGORITHMS.load(agent.algorithm)
+    in_cell = kind.needs_cell
+    imagines = bool(kind.imagines or not (ingredients.data or in_cell)) and not ingredients.oracle
+    if imagines and (problem := bundle.provenance.get("ranking_problem")):
+        doubt(f"in the recordings that {bundle.name} is made from {problem}")
     kwargs: dict[str, Any] = {"bundle": str(bundle.path), "observation_lags": lags, "autoreset_mode": "disabled"}
     offline: ChunkSource
     if ingredients.data:
-        labelled = not ALGORITHMS.load(agent.algorithm).labels_data
+        labelled = not kind.labels_data
         if labelled and ingredients.labels is None:
             raise ConfigError("recorded data need the tag that `rise label` gave their advantages (--labels)")
-        dataset = open_dataset(list(ingredients.data), bundle.spec, **ingredients.opening)
+        dataset = ingredients.open_data()
         note(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames")
+        split = split_episodes(dataset)
         bins = np.full(dataset.num_frames, policy.codec.unconditional)
         if labelled and ingredients.labels is not None:
             bins, _ = advantage_bins_of(*measured_advantages(dataset, ingredients.labels), policy.codec)
             if problem := ranking_problem_of(dataset, read_advantages(dataset, ingredients.labels)["value_current"]):
-                note(f"WARNING: {problem}")
-        offline = RecordedChunks(dataset, policy.lags, bins, split_episodes(dataset)["train"])
+                doubt(f"by the labels {ingredients.labels!r} {problem}")
+        offline = RecordedChunks(dataset, policy.lags, bins, split["train"])
         if in_cell:
             return _cell(agent, bundle, lags), offline, None
         if ingredients.oracle:
@@ -267,6 +296,10 @@ def _surroundings(
         raise ConfigError("the oracle has no recordings of its own: give --data and --labels")
     kwargs_of_env = {**kwargs, **agent.env}
     env: Any = gymnasium.make_vec(ingredients.env_id, num_envs=agent.num_envs, **kwargs_of_env).unwrapped
+    if ingredients.data and imagines:
+        ranking = rank_episodes(env.world_model, dataset, split["heldout"])
+        if problem := ranking.problem:
+            doubt(f"on held-out episodes of the recordings {problem}")
     if engine is not None:
         env = engine.environments(env, ingredients.env_id, kwargs_of_env, bundle.path)
     if not ingredients.data:

@@ -94,14 +94,19 @@ class StartChunks:
         spec: Task.
         lags: Past observations that the policy reads, in control steps.
         advantage_bins: Advantage bin of every start state's chunk, int64 (M,).
-        split: Start states to use.
+        split: Start states to use; None for all.
 
     Raises:
         ConfigError: If the start states have no recorded chunks, or a lag is not in their history.
     """
 
     def __init__(
-        self, starts: StartStates, spec: TaskSpec, lags: Sequence[int], advantage_bins: np.ndarray, split: str = "train"
+        self,
+        starts: StartStates,
+        spec: TaskSpec,
+        lags: Sequence[int],
+        advantage_bins: np.ndarray,
+        split: str | None = "train",
     ) -> None:
         if starts.actions is None:
             raise ConfigError("these start states do not say what was done there: give recordings")

@@ -8,14 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rise_agents.reporting.filming import write_video
 from rise_agents.reporting.line_chart import Curve
 from rise_agents.reporting.media import Film
-from rise_agents.reporting.report import write_page
+from rise_agents.reporting.report import framed, table, write_page
 from rise_env.data.check.cameras import picture_delay
 from rise_env.data.check.catalogue import CATALOGUE
 from rise_env.data.check.finding import listed
@@ -50,7 +49,7 @@ def write_check_page(path: Path, checked: Checked, cost: Mapping[str, str], comm
                 ("Findings", _findings(checked)),
                 ("What it looks like", _evidence(checked)),
                 ("Episodes at a glance", _glances(checked)),
-                ("Cost of training", _table(["What", "How much"], cost.items())),
+                ("Cost of training", table(["What", "How much"], cost.items())),
                 ("Cameras", _cameras(checked)),
                 ("Joints", _joints(checked)),
             ],
@@ -99,23 +98,7 @@ def _findings(checked: Checked) -> str:
             f"<td><b>{escape(kind.title[:1].upper() + kind.title[1:])}.</b> {escape(one.message)}{episodes}</td>"
             f"<td>{escape(kind.spoils)}</td><td>{escape(kind.mends)}</td></tr>"
         )
-    return _frame("Findings", ["", "Found", "What it spoils", "What mends it"], "".join(rows))
-
-
-def _table(heads: Sequence[str], rows: Any) -> str:
-    lines = [
-        "".join([f'<th scope="row">{escape(str(first))}</th>', *(f"<td>{escape(str(cell))}</td>" for cell in rest)])
-        for first, *rest in rows
-    ]
-    return _frame(heads[0], heads, "".join(f"<tr>{line}</tr>" for line in lines)) if lines else ""
-
-
-def _frame(name: str, heads: Sequence[str], body: str) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return framed("Findings", ["", "Found", "What it spoils", "What mends it"], "".join(rows))
 
 
 def _cameras(checked: Checked) -> str:
@@ -128,7 +111,7 @@ def _cameras(checked: Checked) -> str:
         bright = f"{np.nanmean(camera.brightness):.0f}" if known.any() else "-"
         rows.append((camera.name, f"{camera.size[1]}x{camera.size[0]}", f"{known.mean():.1%}", bright, when))
     heads = ["Camera", "Pixels", "Pictures decoded", "Mean brightness (0 to 255)", "Pictures after joint values by"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _joints(checked: Checked) -> str:
@@ -149,9 +132,7 @@ def _joints(checked: Checked) -> str:
         for i, name in enumerate(motion.state_names)
         if np.isfinite(motion.state[:, i]).any()
     ]
-    return _table(
-        ["Joint", "State", "Range of the state (98 %)", "Range of the action", "State behind action by"], rows
-    )
+    return table(["Joint", "State", "Range of the state (98 %)", "Range of the action", "State behind action by"], rows)
 
 
 def _evidence(checked: Checked) -> str:

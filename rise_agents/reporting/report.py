@@ -6,7 +6,7 @@ report.css.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rise_agents.reporting.success_table import Row, changes_of, headline, succe
 from rise_env.errors import ConfigError
 from rise_env.files import to_plain, write_text
 
-__all__ = ["write_page", "write_report"]
+__all__ = ["chart_figures", "framed", "table", "write_page", "write_report"]
 
 _EMBED_BYTES = 15_000_000
 
@@ -98,7 +98,7 @@ def write_page(
     sections = [
         *(_section("-".join(heading.lower().split()), heading, table) for heading, table in tables),
         _section("films", "Films", film_figures(films, placed(path, files, embed))),
-        _section("curves", "Curves", _curves(curves)),
+        _section("curves", "Curves", chart_figures(curves)),
         _section("commands", "Run it again", _commands(commands)),
         _section("links", "Read on", _links(links)),
         _section("provenance", "Where this comes from", _provenance(provenance)),
@@ -138,7 +138,26 @@ def _section(name: str, heading: str, content: str) -> str:
     return text if content else ""
 
 
-def _curves(curves: Sequence[Curve]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """HTML table of plain cells; the first cell of a row names it, and the table scrolls where it is wide."""
+    lines = [
+        "".join([f'<th scope="row">{escape(str(first))}</th>', *(f"<td>{escape(str(cell))}</td>" for cell in rest)])
+        for first, *rest in rows
+    ]
+    return framed(heads[0], heads, "".join(f"<tr>{line}</tr>" for line in lines)) if lines else ""
+
+
+def framed(name: str, heads: Sequence[str], body: str) -> str:
+    """HTML table with a name that is heard; `body` is HTML."""
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def chart_figures(curves: Sequence[Curve]) -> str:
+    """HTML of charts."""
     figures = []
     for curve in curves:
         names = "".join(

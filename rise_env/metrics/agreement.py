@@ -1,10 +1,60 @@
-"""Agreement of numbers: rank correlations, areas under curves, recognition of outcomes."""
+"""Agreement of numbers: rank correlations, areas under curves, recognition of outcomes, intervals of means."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-__all__ = ["area_under_roc", "outcome_recognition", "rank_correlation", "ranks", "within_group_correlation"]
+__all__ = [
+    "Mean", "area_under_roc", "mean_over_groups", "outcome_recognition", "rank_correlation", "ranks",
+    "within_group_correlation",
+]  # fmt: skip
+
+#: Student's t of 95 % intervals for 1 to 10 degrees of freedom; above, its expansion in 1 / degrees.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+class Mean(NamedTuple):
+    """A mean with its 95 % interval.
+
+    Attributes:
+        mean: The mean.
+        low: Lower limit; minus infinity where a single group says nothing of the spread.
+        high: Upper limit; infinity there.
+        groups: Independent groups that it is of.
+    """
+
+    mean: float
+    low: float
+    high: float
+    groups: int
+
+    @property
+    def direction(self) -> int:
+        """1 where the interval is above zero, -1 where it is below, 0 where it holds zero."""
+        return (self.low > 0) - (self.high < 0)
+
+
+def mean_over_groups(values: np.ndarray, group: np.ndarray) -> Mean:
+    """Mean of values that are alike within a group, such as windows of one episode; only groups are independent.
+
+    The standard error is that of sums over groups, the interval Student's with one degree of freedom less than groups.
+
+    Args:
+        values: float (N,).
+        group: (N,) group of every value.
+    """
+    values = np.asarray(values, np.float64)
+    names, place = np.unique(group, return_inverse=True)
+    count, mean = len(names), float(values.mean())
+    if count < 2:
+        return Mean(mean, float("-inf"), float("inf"), count)
+    sums = np.bincount(place, values - mean)
+    error = float(np.sqrt(count / (count - 1) * (sums**2).sum())) / len(values)
+    degrees = count - 1
+    t = _T[degrees - 1] if degrees <= len(_T) else 1.959964 + 2.3722 / degrees + 2.8225 / degrees**2
+    return Mean(mean, mean - t * error, mean + t * error, count)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

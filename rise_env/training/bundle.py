@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rise_env.bundle import Bundle, save_bundle
-from rise_env.data import Dataset
+from rise_env.data import Dataset, split_episodes
 from rise_env.dynamics.config import load_dynamics_config
 from rise_env.envs.start_dataset import starts_from_dataset
 from rise_env.errors import ConfigError, requirement
 from rise_env.pretrained import load_registered
 from rise_env.registry import DYNAMICS, VALUES
+from rise_env.training.held_out import evaluate_world_model
 from rise_env.training.setup import TrainingSetup, train_dynamics_on, train_value_on
 from rise_env.value.config import load_value_config
 from rise_env.value.labelling import label_frames, ranking_problem_of
@@ -23,6 +27,8 @@ __all__ = ["Updates", "count_updates", "train_bundle"]
 
 #: Share of a time budget that the dynamics get, and share of the value's time that goes to imagined frames.
 _DYNAMICS_SHARE, _FINE_TUNE_SHARE = 0.75, 0.3
+#: Share of the episodes to measure models on that were trained elsewhere.
+_HELD_OUT = 0.1
 
 
 class Updates(NamedTuple):
@@ -137,7 +143,7 @@ def train_bundle(
         setup.log(f"WARNING: {value}: {problem}")
     about = {
         "data": [Path(path).name for path in setup.data], "minutes": minutes, "updates": ours or None,
-        "ranking_problem": problem,
+        "ranking_problem": problem, "held_out": _held_out(setup, model, dataset, trained[0], trained[2]),
     }  # fmt: skip
     return save_bundle(out, found, model, policy=policy, about=about, seed=0)
 
@@ -149,6 +155,27 @@ def _ranking_problem(model: CompositionalWorldModel, dataset: Dataset) -> str | 
     dynamics: Any = model.dynamics
     source = LatentDataset(dataset, dynamics, weights_digest(dynamics)) if model.value.reads_latents else dataset
     return ranking_problem_of(dataset, label_frames(model.value, source, model.spec.chunk).value)
+
+
+def _held_out(
+    setup: TrainingSetup, model: CompositionalWorldModel, dataset: Dataset, dynamics: bool, value: bool
+) -> dict[str, Any] | None:
+    """Figures on the episodes that the trainings of what was trained here kept aside; None where they kept none."""
+    where = setup.task, setup.preset, setup.overrides
+    shares = [load_dynamics_config(*where).training.held_out] * dynamics
+    shares += [load_value_config(*where).training.held_out] * value
+    shares = shares or [_HELD_OUT]
+    if not all(shares) or dataset.num_episodes < 2:
+        return None
+    kept = [split_episodes(dataset, {"train": 1 - share, "heldout": share}, seed=0)["heldout"]
+            for share in shares]  # fmt: skip
+    episodes = functools.reduce(np.intersect1d, kept)
+    if not len(episodes):
+        return None
+    setup.log("measuring on held-out episodes")
+    figures = evaluate_world_model(model, dataset, episodes).figures
+    given = [name for name, trained in (("dynamics", dynamics), ("value", value)) if not trained]
+    return {**figures, "of": dataset.num_episodes, "given": given}
 
 
 def _check(

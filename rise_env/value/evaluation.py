@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +13,58 @@ from rise_env.value.labels import FrameDataset, Labels
 from rise_env.value.model import ValueModel
 
 __all__ = [
-    "auroc", "chunk_advantages", "chunk_means", "evaluate_value", "pearson", "ranking_problem", "read_values",
-    "spearman",
+    "LEAST_CORRELATION", "LEAST_SEPARATION", "Ranking", "auroc", "chunk_advantages", "chunk_means", "evaluate_value",
+    "pearson", "ranking_of", "ranking_problem", "read_values", "spearman",
 ]  # fmt: skip
 
 #: Below these a value model is no better than chance, or hardly: mean rank correlation of value and time within an
 #: episode, and probability that a success ends with a higher value than a failure.
-_LEAST_CORRELATION, _LEAST_SEPARATION = 0.2, 0.6
+LEAST_CORRELATION, LEAST_SEPARATION = 0.2, 0.6
+#: Successes and failures from which their separation is no matter of luck.
+_LEAST_OUTCOMES = 3
+
+
+class Ranking(NamedTuple):
+    """In which order a value model puts the frames of recorded episodes.
+
+    Attributes:
+        correlation: Mean rank correlation of value and time within an episode, of successes where outcomes are known;
+            None where no value varies.
+        separation: Probability that a success ends with a higher value than a failure; None without both kinds.
+        successes: Episodes that are known to have succeeded.
+        failures: Episodes that are known to have failed.
+    """
+
+    correlation: float | None
+    separation: float | None
+    successes: int
+    failures: int
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it, in words with numbers, bounds and what helps; None if nothing is."""
+        problems = []
+        if self.correlation is None or self.correlation < LEAST_CORRELATION:
+            found = "undefined: it does not vary" if self.correlation is None else f"{self.correlation:+.2f}"
+            which = "successful " * (self.successes > 0)
+            problems.append(
+                f"within {which}episodes its rank correlation with time is {found} (at least {LEAST_CORRELATION:+.2f} "
+                "is needed; 1 is right, 0 chance)"
+            )
+        few = min(self.successes, self.failures) < _LEAST_OUTCOMES
+        if self.separation is not None and not few and self.separation < LEAST_SEPARATION:
+            problems.append(
+                f"a success ends with a higher value than a failure in {self.separation:.0%} of the pairs (at least "
+                f"{LEAST_SEPARATION:.0%} are needed; 100 % is right, 50 % chance)"
+            )
+        if not problems:
+            return None
+        return (
+            f"the value model does not rank these episodes: {'; '.join(problems)}. Advantages made of it teach "
+            "nothing, or the wrong thing. What helps: more episodes, successes and failures; longer training of the "
+            "value (value.training.progress_steps); recorded progress in place of time; cameras that see what decides "
+            "success"
+        )
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -80,37 +125,31 @@ def chunk_means(values: np.ndarray, lengths: np.ndarray, chunk: int) -> np.ndarr
     return np.where(rest > 0, mean, values)
 
 
-def ranking_problem(values: np.ndarray, lengths: np.ndarray, success: Sequence[bool | None]) -> str | None:
-    """What is wrong with the order in which a value model puts the frames of recorded episodes; None if nothing is.
-
-    Whoever trains on advantages of values that fall while a task is done learns to undo it.
+def ranking_of(values: np.ndarray, lengths: np.ndarray, success: Sequence[bool | None]) -> Ranking:
+    """In which order a value model puts the frames of recorded episodes.
 
     Args:
         values: Of all frames, episode after episode, (N,).
         lengths: Frames of each episode.
         success: Outcome of each episode, None where it is unknown.
-
-    Returns:
-        A warning with the numbers and what helps.
     """
     episodes = np.split(np.asarray(values), np.cumsum(lengths)[:-1])
     known = [one for one, won in zip(episodes, success, strict=True) if won] or episodes
     within = [rho for one in known if (rho := spearman(one, np.arange(len(one)))) is not None]
-    problems = []
-    if not within or np.mean(within) < _LEAST_CORRELATION:
-        found = f"{np.mean(within):+.2f}" if within else "undefined: it does not vary"
-        problems.append(f"within {'successful ' * any(success)}episodes its rank correlation with time is {found}")
     ends = [(one[-1], won) for one, won in zip(episodes, success, strict=True) if won is not None and len(one)]
     apart = auroc(np.array([end for end, _ in ends]), np.array([won for _, won in ends], bool)) if ends else None
-    if apart is not None and apart < _LEAST_SEPARATION:
-        problems.append(f"a success ends with a higher value than a failure in {apart:.0%} of the pairs")
-    if not problems:
-        return None
-    return (
-        f"the value model does not rank these episodes: {'; '.join(problems)} (1 is right, chance is 0 and 50 %). "
-        "Advantages made of it teach nothing, or the wrong thing. What helps: value.training with more updates or more "
-        "episodes, failures among them; recorded progress in place of time; cameras that see what decides success"
+    won = sum(bool(outcome) for outcome in success)
+    return Ranking(
+        float(np.mean(within)) if within else None, apart, won, sum(one is not None for one in success) - won
     )
+
+
+def ranking_problem(values: np.ndarray, lengths: np.ndarray, success: Sequence[bool | None]) -> str | None:
+    """`Ranking.problem` of values, as a sentence; the arguments are those of `ranking_of`.
+
+    Whoever trains on advantages of values that fall while a task is done learns to undo it.
+    """
+    return ranking_of(values, lengths, success).problem
 
 
 def evaluate_value(
