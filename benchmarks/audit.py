@@ -14,6 +14,7 @@ from benchmarks.models import bundle_of, world_model_of
 from rise_agents.evaluation.audit import audit_policy
 from rise_agents.policies.loading import advantage_bin_of
 from rise_agents.policies.resolve import resolve_policy
+from rise_env.tasks import cell_id
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    cell_id(args.task)  # without one there is no truth to compare with, which is said now
     policy = resolve_policy(args.policy, bundle=bundle_of(args))
     return audit_policy(
         policy, world_model_of(args),

@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium
 
 from rise_agents.progress import say
+from rise_env.tasks import cell_id
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.collect import collect, episode_rng
 from rise_robot.cell.config import load_cell
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds, seconds per episode, control steps and chunks per second."""
+    cell_id(args.task)
     quick = args.quick
     spec, config = load_cell("brick_sorting", "small")
     repeats, steps, episodes = (1, 10, 2) if quick else (5, 100, 12)

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.random_model import random_starts, random_world_model
 from rise_agents.progress import say
 from rise_env.errors import ConfigError
-from rise_env.registry import TASKS
+from rise_env.tasks import cell_id, imagination_id, name_of_task
 from rise_env.world_model import resolve_device
 
 __all__ = ["add_arguments", "measure", "run"]
@@ -66,13 +66,14 @@ def _imagination(args: argparse.Namespace) -> Any:
     if args.bundle is None:
         model = random_world_model(args.task, args.preset or "tiny", device=resolve_device(args.device), seed=args.seed)
         parts = {"world_model": model, "starts": random_starts(model.spec, seed=args.seed)}
-    return gymnasium.make_vec(TASKS.load(args.task).env_id(), num_envs=args.num_envs, render_mode="rgb_array", **parts)
+    env_id = imagination_id(name_of_task(args.task))
+    return gymnasium.make_vec(env_id, num_envs=args.num_envs, render_mode="rgb_array", **parts)
 
 
 def _cell(args: argparse.Namespace) -> Any:
     """All cells are in this process, whose memory is looked at."""
     return gymnasium.make_vec(
-        TASKS.load(args.task).env_id("-Cell"),
+        cell_id(args.task),
         num_envs=args.num_envs,
         num_workers=0,
         render_mode="rgb_array",

@@ -23,7 +23,8 @@ from rise_agents.progress import say
 from rise_env.bundle import find_bundle, load_bundle
 from rise_env.config import parse_override
 from rise_env.errors import ConfigError
-from rise_env.registry import ALGORITHMS, TASKS
+from rise_env.registry import ALGORITHMS
+from rise_env.tasks import imagination_id
 
 __all__ = ["add_arguments", "run"]
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     bundle = load_bundle(args.bundle or find_bundle(args.task, args.preset))
     policy = resolve_policy(args.policy, task=args.task, bundle=bundle)
     env = gymnasium.make_vec(
-        TASKS.load(bundle.spec.name).env_id(), num_envs=args.num_envs, bundle=str(bundle.path),
+        imagination_id(bundle.spec.name), num_envs=args.num_envs, bundle=str(bundle.path),
         observation_lags=list(policy.lags), autoreset_mode="disabled",
     )  # fmt: skip
     settings: dict[str, Any] = {"offline_ratio": 0.0, **_SETTINGS.get(args.agent, {}), "seed": args.seed}

@@ -20,7 +20,7 @@ from rise_agents.progress import say
 from rise_agents.training.cluster.placement import ClusterConfig
 from rise_env.bundle import find_bundle
 from rise_env.errors import requirement
-from rise_env.registry import TASKS
+from rise_env.tasks import imagination_id, name_of_task
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     requirement("scaling").at_least(1, args, "num_envs", "candidates", "shard", "repeats")
     requirement("scaling")(min(args.workers) >= 1, f"workers {args.workers}: expected whole numbers from 1")
     bundle = args.bundle or find_bundle(args.task, args.preset)
-    env_id = TASKS.load(args.task).env_id()
+    env_id = imagination_id(name_of_task(args.task))
     kwargs = {"bundle": str(bundle), "autoreset_mode": "disabled", "max_batch": args.shard}
     here: Any = gymnasium.make_vec(env_id, num_envs=args.num_envs, device=args.device, **kwargs).unwrapped
     low, high = here.task.layout.low, here.task.layout.high

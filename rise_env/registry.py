@@ -40,6 +40,7 @@ __all__ = [
     "TaskRegistration",
     "load_object",
     "load_plugins",
+    "no_cell",
     "plugin_config_roots",
     "plugin_errors",
     "register_configs",
@@ -166,6 +167,15 @@ def load_object(target: str, what: str) -> Any:
         raise ConfigError(f"{what} ({target}) cannot be imported: {type(error).__name__}: {error}") from error
 
 
+def no_cell(task: str) -> str:
+    """Error message for what acts in the work cell of a task that has none."""
+    return (
+        f"task {task!r} has no work cell to act in. What is possible instead: `rise improve`, whose report compares "
+        "policies before and after in imagination and with recordings; the robot (`rise deploy --driver NAME`); an "
+        "environment of yours (`rise evaluate --env ID`)"
+    )
+
+
 def _key(name: str) -> str:
     return name.replace("-", "_")
 
@@ -185,7 +195,7 @@ class TaskRegistration:
             ConfigError: If the task has no work cell, which the part needs.
         """
         if part in ("-Cell", "-Oracle") and self.cell is None:
-            raise ConfigError(f"task {self.name!r} has no work cell (RISE-{self.title}{part}-v0)")
+            raise ConfigError(no_cell(self.name))
         return f"RISE-{self.title}{part}-v0"
 
 

@@ -12,8 +12,10 @@ import numpy as np
 
 from rise_env.config import config_files, decode, load_config, load_yaml, task_files, task_folder
 from rise_env.errors import ConfigError, LayoutError, requirement
+from rise_env.registry import TASKS, no_cell
 
-__all__ = ["JointLayout", "Outside", "TaskSpec", "flatten_names", "load_layout", "load_task", "name_of_task"]
+__all__ = ["JointLayout", "Outside", "TaskSpec", "cell_id", "flatten_names", "imagination_id", "load_layout",
+           "load_task", "name_of_task"]  # fmt: skip
 
 #: What joint values may have been recorded in by mistake: name and size of the unit, by the unit of the layout.
 _UNITS = {
@@ -315,6 +317,22 @@ def name_of_task(task: str) -> str:
     if task_folder(task) is None and not task.endswith((".yaml", ".yml")):
         return task.replace("-", "_")
     return load_task(task, next(iter(task_files(task)), "small")).name
+
+
+def imagination_id(task: str) -> str:
+    """Id of the imagination environment of a task, by its name: its own, or the one of any task."""
+    return str(TASKS.load(task).env_id()) if task in TASKS else "RISE-Imagination-v0"
+
+
+def cell_id(task: str) -> str:
+    """Id of the work cell of a task, by its name or the path of its folder.
+
+    Raises:
+        ConfigError: If it has none; the message says what is possible instead. If nobody knows the task.
+    """
+    if task not in TASKS and task_files(task):
+        raise ConfigError(no_cell(task))
+    return str(TASKS.load(task).env_id("-Cell"))
 
 
 def task_from_section(section: Mapping[str, Any]) -> TaskSpec:

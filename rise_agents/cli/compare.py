@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rise_agents.cli.options import add_imagine, at_least, folder
+from rise_agents.cli.options import add_imagine, at_least, cell_of, folder
 from rise_env.files import read_json
 
 __all__ = ["add_arguments", "run"]
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.pipelines.compare_config import load_compare_config
     from rise_agents.reporting.comparison import docs_section, markdown_table, replace_section
 
+    cell_of(args.task)  # without one there is nowhere to compare policies in, which is said now
     title = Path(args.name).stem
     config = load_compare_config(args.name, args.task.replace("-", "_"), args.overrides, args.only)
     out = args.out or Path("out") / f"compare-{title}"

@@ -97,8 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.training.presets import load_agent_preset, parse_settings
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.errors import ConfigError
-    from rise_env.registry import TASKS
-    from rise_env.tasks import name_of_task
+    from rise_env.tasks import imagination_id, name_of_task
 
     cluster = None if args.cluster is None else load_cluster(args.cluster)
     task = args.task if args.env is None else task_of(args.env)
@@ -113,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"bundle {bundle.path} is of task {name!r}, not of {task!r}: leave --task out, or give another"
         )
-    env_id = args.env or (TASKS.load(name).env_id() if name in TASKS else "RISE-Imagination-v0")
+    env_id = args.env or imagination_id(name)
     say(f"imagining with {bundle.path}")
     agent = load_agent_preset(args.agent, task or name).replace(
         {**parse_settings(args.overrides), **({} if args.seed is None else {"seed": args.seed})},

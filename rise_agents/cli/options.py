@@ -168,14 +168,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def cell_of(task: str) -> str:
-    """Environment id of the work cell of a task; a ConfigError that says where else to judge, if it has none."""
-    from rise_env.config import task_files
-    from rise_env.errors import ConfigError
-    from rise_env.registry import TASKS
+    """Environment id of the work cell of a task; a ConfigError that says what is possible instead, if it has none."""
+    from rise_env.tasks import cell_id
 
-    if task not in TASKS and task_files(task):
-        raise ConfigError(
-            f"task {task!r} is known from recordings and has no work cell to act in. Judge its policies in imagination "
-            "(`rise improve` films them), on the robot (`rise deploy`), or in an environment of yours (--env ID)"
-        )
-    return str(TASKS.load(task).env_id("-Cell"))
+    return cell_id(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,24 @@ from typing import Any
 from rise_agents.evaluation.recorded import ChunkErrors
 from rise_env.metrics.agreement import Mean
 
-__all__ = ["Statement", "interval", "judge_policy", "judge_recorded", "judge_world_model", "summarise_verdict"]
+__all__ = [
+    "Statement",
+    "interval",
+    "judge_policy",
+    "judge_recorded",
+    "judge_world_model",
+    "mean_of",
+    "signed",
+    "summarise_verdict",
+]
 
 _MINUS = "\u2212"
+#: Change of the return that matters.
+_LEAST_GAIN = 0.005
+#: Held-out episodes below which an interval is wide because they are few.
+_FEW = 5
+#: Part of the distance from recorded chunks from which a change of it matters.
+_LEAST_MOVE = 0.05
 #: Answer, and whether it is good news, by whether something is above zero, cannot be told from it, or is below.
 _ANSWERS: dict[int, tuple[str, bool | None]] = {1: ("yes", True), 0: ("cannot be told", None), -1: ("no", False)}
 
@@ -45,7 +61,14 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def interval(mean: Mean, digits: int = 3) -> str:
-    """A mean with its interval, in words."""
+    """A mean with its interval, in words; with more digits where `digits` would leave less than two that say something.
+
+    Example:
+        >>> interval(Mean(0.25, 0.125, 0.375, 9)), interval(Mean(0.0004, 0.0002, 0.0006, 9))[:8]
+        ('+0.250 (95 % interval +0.125 to +0.375, 9 episodes)', '+0.00040')
+    """
+    size = max(abs(mean.mean), 0.0 if mean.groups < 2 else (mean.high - mean.low) / 2)
+    digits = min(max(digits, 1 - math.floor(math.log10(size))), 9) if size > 0 else digits
     if mean.groups < 2:
         return f"{signed(mean.mean, digits)} (of one episode: no interval)"
     return (
@@ -64,16 +87,22 @@ def judge_policy(change: Mean, before: float, after: float, states: int, seconds
         states: Number of states.
         seconds: How far is imagined from each.
     """
+    question = "Did the policy get better in imagination?"
     answer, good = _ANSWERS[change.direction]
     text = (
-        f"Over {seconds:.1f} s from the same {states} recorded states, under the same noise, the imagined value gained "
-        f"{signed(before)} before and {signed(after)} after: {interval(change)}."
+        f"From the same {states} recorded states, under the same noise, the imagined return (advantages of chunks of "
+        f"{seconds:.1f} s, summed) is {signed(before)} before and {signed(after)} after: {interval(change)}."
     )
+    if abs(change.mean) < _LEAST_GAIN:
+        text += (
+            f" Less than {_LEAST_GAIN:g} is nothing where values run from 0 to 1: more chunks to improve with may help."
+        )
+        return Statement(question, "hardly changed", None, text)
     if change.direction < 0:
         text += " It got worse."
     elif change.direction == 0:
         text += " The interval holds zero: more chunks to improve with, or more states (--judge), may tell."
-    return Statement("Did the policy get better in imagination?", answer, good, text)
+    return Statement(question, answer, good, text)
 
 
 def judge_world_model(figures: Mapping[str, Any] | None, starts: Mapping[str, Any] | None) -> list[Statement]:
@@ -97,25 +126,26 @@ def judge_world_model(figures: Mapping[str, Any] | None, starts: Mapping[str, An
         why = figures["not_measured"]["dynamics"]
         return [*found, Statement(shows, "unknown", None, f"Not measured: {why}.")]
     quality, flow = dynamics["psnr"], dynamics["flow_error"]
-    gain = _mean_of(quality["gain"])
+    gain = mean_of(quality["gain"])
     text = (
         f"At the end of a chunk its pictures are {quality['imagined']:.1f} dB near to the real ones, a copy of the "
         f"last picture {quality['copy']:.1f} dB: {interval(gain, 1)} dB, {dynamics['windows']} chunks."
     )
     if flow.get("imagined") is not None:
         text += f" What moves is misplaced by {flow['imagined']:.2f} pixels, in a copy by {flow['copy']:.2f}."
-    found.append(Statement(shows, *_ANSWERS[gain.direction], text))
+    found.append(Statement(shows, *_ANSWERS[gain.direction], text + _few(gain)))
     if "dynamics.other_actions" in figures["not_measured"]:
         return [*found, Statement(reacts, "unknown", None, figures["not_measured"]["dynamics.other_actions"])]
     reaction = dynamics["reaction"]
     text = (
         f"With another moment's actions its pictures are {quality['other_actions']:.1f} dB near to the real ones, with "
-        f"the right ones {quality['imagined']:.1f} dB: {interval(_mean_of(reaction), 1)} dB."
+        f"the right ones {quality['imagined']:.1f} dB: {interval(mean_of(reaction), 1)} dB."
     )
     if reaction["ignored"]:
         text += " It hardly matters what the policy does: nothing can be learned there."
-    answer = _ANSWERS[-1] if reaction["ignored"] else _ANSWERS[max(0, _mean_of(reaction).direction)]
-    return [*found, Statement(reacts, *answer, text)]
+        return [*found, Statement(reacts, *_ANSWERS[-1], text)]
+    told = mean_of(reaction)
+    return [*found, Statement(reacts, *_ANSWERS[max(0, told.direction)], text + _few(told))]
 
 
 def judge_recorded(errors: Sequence[ChunkErrors] | None, source: str) -> Statement:
@@ -125,17 +155,19 @@ def judge_recorded(errors: Sequence[ChunkErrors] | None, source: str) -> Stateme
         errors: By group of joints; None where there is nothing to compare with.
         source: What was compared with, in words.
     """
-    question = "Is the policy still near to recorded successes?"
+    question = "Is the policy as near to recorded successes as before?"
     if errors is None:
         return Statement(question, "unknown", None, source)
     words = {-1: "nearer than before", 0: "as near as before", 1: "farther than before"}
     parts = [
-        f"{one.group} {words[one.change.direction]} ({one.before:.3g}, now {one.after:.3g}{_unit(one)}; "
+        f"{one.group} {words[_moved(one)]} ({one.before:.3g}, now {one.after:.3g}{_unit(one)}; "
         f"holding still {one.hold:.3g})"
         for one in errors
     ]
-    lost = [one.group for one in errors if one.after > one.hold and one.change.direction > 0]
+    lost = [one.group for one in errors if one.after > one.hold and _moved(one) > 0]
     text = f"Mean distance of proposed from recorded chunks at {source}: {'; '.join(parts)}."
+    if far := [one.group for one in errors if one.before > one.hold]:
+        text += f" In {', '.join(far)} the policy before was farther than a robot that holds still, too."
     if lost:
         text += (
             f" In {', '.join(lost)} it is farther from what succeeded than a robot that holds still: look at the films "
@@ -143,7 +175,7 @@ def judge_recorded(errors: Sequence[ChunkErrors] | None, source: str) -> Stateme
         )
     if lost:
         return Statement(question, "no", False, text)
-    farther = any(one.change.direction > 0 for one in errors)
+    farther = any(_moved(one) > 0 for one in errors)
     return Statement(question, "farther than before" if farther else "yes", None if farther else True, text)
 
 
@@ -151,6 +183,8 @@ def summarise_verdict(policy: Statement, world: Sequence[Statement]) -> str:
     """The first thing that is read."""
     better = {True: "In imagination the policy got better", False: "In imagination the policy got worse",
               None: "In imagination no change of the policy can be told"}[policy.good]  # fmt: skip
+    if policy.answer == "hardly changed":
+        better = "In imagination the policy hardly changed"
     if doubts := [one.question for one in world if one.good is False]:
         names = {
             "value": "the value does not rank",
@@ -204,9 +238,22 @@ def _starts_reaction(question: str, starts: Mapping[str, Any] | None) -> Stateme
     return Statement(question, ("no", "yes")[good], good, text)
 
 
-def _mean_of(found: Mapping[str, Any]) -> Mean:
+def _few(mean: Mean) -> str:
+    """Why nothing can be told, where episodes are few."""
+    if mean.direction or mean.groups >= _FEW:
+        return ""
+    return f" {mean.groups} held-out episodes are few: windows of one episode are alike. More recordings would tell."
+
+
+def mean_of(found: Mapping[str, Any]) -> Mean:
+    """A mean as JSON keeps it."""
     mean, low, high = (float("nan") if found[name] is None else found[name] for name in ("mean", "low", "high"))
     return Mean(mean, low, high, found["groups"])
+
+
+def _moved(one: ChunkErrors) -> int:
+    """Direction of a change that matters: what is certain and tiny is none."""
+    return one.change.direction if abs(one.change.mean) > _LEAST_MOVE * one.before else 0
 
 
 def _unit(one: ChunkErrors) -> str:

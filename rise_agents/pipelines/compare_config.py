@@ -11,7 +11,7 @@ from rise_agents.pipelines.config import Recording, load_demo_config
 from rise_agents.training.presets import AgentPreset, load_agent_preset
 from rise_env.config import config_files, decode, load_extended, merge, parse_override
 from rise_env.errors import ConfigError, requirement, unknown_name
-from rise_env.registry import TASKS
+from rise_env.registry import TASKS, no_cell
 
 __all__ = ["BASE", "CompareConfig", "Variant", "load_compare_config"]
 
@@ -171,7 +171,7 @@ def load_compare_config(
     found = decode(CompareConfig, {"tasks": [task], **values, "variants": rows}, f"comparison {path}")
     for one in found.tasks:
         if TASKS.load(one).cell is None:
-            raise ConfigError(f"task {one!r} has no work cell to compare policies in")
+            raise ConfigError(no_cell(one))
         for variant in found.variants.values():
             if variant.agent is not None:
                 found.agent(variant, found.seeds[0], one)

@@ -37,7 +37,7 @@ from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.files import exclusive, read_json, to_plain, write_json
 from rise_env.provenance import content_fingerprint, provenance
-from rise_env.registry import ALGORITHMS, TASKS
+from rise_env.registry import ALGORITHMS, TASKS, no_cell
 from rise_env.threads import single_threaded
 from rise_env.training.held_out import rank_episodes
 from rise_env.value.labelling import ranking_problem_of
@@ -123,7 +123,10 @@ def improve(
         TrainingError: If the value that it would learn from does not rank recorded episodes, before anything is
             trained; `Ingredients.despite_ranking` makes it a warning.
     """
-    if ALGORITHMS.load(agent.algorithm).needs_cell and (ingredients.oracle or audit_states):
+    needs_cell = ALGORITHMS.load(agent.algorithm).needs_cell
+    if (needs_cell or ingredients.oracle or audit_states) and ingredients.bundle.spec.name not in TASKS:
+        raise ConfigError(no_cell(ingredients.bundle.spec.name))
+    if needs_cell and (ingredients.oracle or audit_states):
         raise ConfigError(f"{agent.algorithm} acts in the work cell itself: leave oracle and audit out")
     if cluster is not None:
         _check_cluster(agent, cluster, ingredients)

@@ -179,7 +179,7 @@ def _learning(run: Path) -> list[Curve]:
     lines = {
         label: points
         for tag, label in (("rollout/advantage", "proposals"), ("rollout/base_advantage", "base policy"))
-        if (points := [(row["chunks"], row[tag]) for row in history if row.get(tag) is not None])
+        if len(points := [(row["chunks"], row[tag]) for row in history if row.get(tag) is not None]) > 1
     }
     title = "Imagined advantage of what the policy proposed while it learned"
     return [Curve(title, "imagined chunks", "mean advantage", lines)] if lines else []
@@ -203,7 +203,7 @@ def _cannot_say(ingredients: Ingredients, commands: Commands, run: Path) -> list
     else:
         texts += [
             f"$ rise deploy --task {commands.task} --policy {run} --driver NAME --robot FILE --record DIR",
-            "The task has no work cell. `rise info` lists drivers, docs/robot.md says what a real robot needs first; "
+            "The task has no work cell. rise info lists drivers, docs/robot.md says what a real robot needs first; "
             "deploy the policy before as well, in turns.",
         ]
     return [

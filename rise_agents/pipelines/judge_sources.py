@@ -88,7 +88,7 @@ def _of_recordings(
     held_out = evaluate_world_model(model, dataset, kept, seed=seed)
     won, lost = (held_out.figures[name] for name in ("successes", "failures"))
     source = (
-        f"{len(kept)} of {dataset.num_episodes} episodes of the recordings ({won} successes, {lost} failures, "
+        f"{len(kept)} of {dataset.num_episodes} episodes of the recordings ({won} succeeded, {lost} failed, "
         f"{len(kept) - won - lost} of unknown outcome), {words}."
     )
     starts = held_out_starts(dataset, spec, states, seed)

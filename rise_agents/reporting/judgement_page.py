@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from rise_agents.evaluation.recorded import ChunkErrors
-from rise_agents.evaluation.verdict import Statement, interval, signed
+from rise_agents.evaluation.verdict import Statement, interval, mean_of, signed
 from rise_agents.reporting.compositions import side_by_side
-from rise_agents.reporting.filming import write_video
+from rise_agents.reporting.filming import caption, write_video
 from rise_agents.reporting.line_chart import Curve
 from rise_agents.reporting.media import Film
 from rise_agents.reporting.report import chart_figures, framed, table, write_page
@@ -24,6 +24,8 @@ from rise_env.training.held_out import Sample
 
 __all__ = ["Imagination", "Judgement", "policy_films", "sample_films", "write_judgement_page"]
 
+#: Width of a picture, in its heights, from which films go below each other.
+_WIDE = 2.5
 _CLASSES = {True: "better", False: "worse", None: "same"}
 
 
@@ -135,7 +137,7 @@ def write_judgement_page(
 
 
 def policy_films(folder: Path, shots: Sequence[tuple[str, np.ndarray, np.ndarray]], fps: int) -> Iterator[Film]:
-    """Films of imagination, before beside after.
+    """Films of imagination: before beside after, or above it where several cameras make the pictures wide.
 
     Args:
         folder: Where to write them.
@@ -143,8 +145,17 @@ def policy_films(folder: Path, shots: Sequence[tuple[str, np.ndarray, np.ndarray
         fps: Pictures per second.
     """
     for number, (text, before, after) in enumerate(shots):
-        joined = side_by_side(before, after, ("before", "after"))
-        yield Film(f"Imagined, before | after. {text}", write_video(folder / f"policy-{number}.mp4", joined, fps))
+        wide = before.shape[2] > _WIDE * before.shape[1]
+        joined = _above(before, after) if wide else side_by_side(before, after, ("before", "after"))
+        where = "before above, after below" if wide else "before on the left, after on the right"
+        yield Film(f"Imagined, {where}. {text}", write_video(folder / f"policy-{number}.mp4", joined, fps))
+
+
+def _above(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Two films in one, below each other; the shorter stays on its last picture."""
+    films = [[caption(frame, name) for frame in film] for name, film in (("before", before), ("after", after))]
+    length = max(map(len, films))
+    return np.stack([np.concatenate([film[min(t, len(film) - 1)] for film in films]) for t in range(length)])
 
 
 def sample_films(folder: Path, samples: Sequence[Sample], cameras: Sequence[str], fps: int) -> Iterator[Film]:
@@ -170,7 +181,8 @@ def sample_films(folder: Path, samples: Sequence[Sample], cameras: Sequence[str]
 def _numbers(found: Judgement) -> str:
     """What is read first: change in imagination, ranking, dynamics against a copy."""
     change = found.imagination.change
-    shown = [("Change of the imagined return", signed(change.mean), interval(change), _CLASSES[_good(change)])]
+    policy = _CLASSES[found.verdict[0].good]
+    shown = [("Change of the imagined return", signed(change.mean), interval(change), policy)]
     if (figures := found.held_out) is not None:
         correlation = figures["value"]["correlation"]
         good = figures["value"]["problem"] is None
@@ -178,9 +190,12 @@ def _numbers(found: Judgement) -> str:
         number = "-" if correlation is None else signed(correlation, 2)
         shown.append(("Rank correlation of the value", number, text, _CLASSES[good]))
         if (dynamics := figures["dynamics"]) is not None:
-            gain = dynamics["psnr"]["imagined"] - dynamics["psnr"]["copy"]
-            text = f"{dynamics['psnr']['imagined']:.1f} dB at chunk end; copying the last picture gives the rest"
-            shown.append(("Imagination above a copy", f"{signed(gain, 1)} dB", text, _CLASSES[gain > 0]))
+            quality, better = dynamics["psnr"], _good(mean_of(dynamics["psnr"]["gain"]))
+            gain = f"{signed(quality['gain']['mean'], 1)} dB"
+            text = f"{quality['imagined']:.1f} dB at chunk end; {quality['copy']:.1f} dB if the last picture is copied"
+            shown.append(("Imagination above a copy", gain, text, _CLASSES[better]))
+    else:
+        shown.append(("Held-out recordings", "-", "not measured: see below", "same"))
     parts = (
         f'<div class="figure {kind}"><dt>{escape(name)}</dt><dd><b>{escape(number)}</b><span>{escape(text)}</span></dd>'
         "</div>"
@@ -256,7 +271,7 @@ def _value_rows(value: Mapping[str, Any], missing: Mapping[str, str]) -> Iterato
     yield (
         "Rank correlation with time", said(value["correlation"]),
         f"mean within {value['episodes']} episodes (successes where they are known); 1 is right, 0 chance, below "
-        f"{value['least_correlation']:+.2f} `rise improve` stops",
+        f"{value['least_correlation']:+.2f} rise improve stops",
     )  # fmt: skip
     yield (
         "Successes above failures", said(value["separation"], "{:.0%}"),
@@ -302,7 +317,7 @@ def _recorded(found: Judgement) -> str:
         return source
     rows = [
         (f"{one.group}{f', {one.unit}' if one.unit else ''}", f"{one.before:.4g}", f"{one.after:.4g}",
-         interval(one.change, 4), f"{one.hold:.4g}")
+         interval(one.change), f"{one.hold:.4g}")
         for one in found.recorded
     ]  # fmt: skip
     heads = ["Mean distance from the recorded chunk", "before", "after", "change", "holding still"]

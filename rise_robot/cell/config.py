@@ -8,6 +8,7 @@ from typing import Any
 
 from rise_env.config import decode, load_config
 from rise_env.errors import ConfigError, requirement
+from rise_env.registry import no_cell
 from rise_env.tasks import TaskSpec, task_from_section
 
 __all__ = ["CameraPose", "CellConfig", "CommandDelay", "VariationConfig", "cell_overrides", "load_cell"]
@@ -130,7 +131,7 @@ def load_cell(
     config = load_config(task, preset, overrides)
     for section in ("task", "cell"):
         if section not in config:
-            raise ConfigError(f"configuration {task!r}/{preset!r} has no {section!r} section, so there is no work cell")
+            raise ConfigError(f"configuration {task!r}/{preset!r} has no section {section!r}: {no_cell(task)}")
     return task_from_section(config["task"]), decode(CellConfig, config["cell"], "section 'cell'")
 
 

@@ -120,7 +120,8 @@ class RosConfig:
         if sorted(found) != sorted(task.layout.names):
             raise LayoutError(
                 f"ros.arms hold {', '.join(found)};\nlayout {task.layout.name!r} has {', '.join(task.layout.names)}.\n"
-                "Every joint of the layout must be in exactly one arm (section 'ros' of the robot's YAML file)."
+                "Every joint of the layout must be in exactly one arm (section 'ros' of the robot's YAML file). This "
+                "driver moves Piper arms: another robot needs one of its own (docs/add_a_robot.md), see --driver."
             )
         if missing := [camera for camera in task.cameras if camera not in self.cameras]:
             raise ConfigError(
