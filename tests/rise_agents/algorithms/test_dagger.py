@@ -200,7 +200,7 @@ def test_rise_improve_makes_the_cell(tmp_path: Path, capsys: pytest.CaptureFixtu
     for refused in (["--oracle"], ["--audit", "4"]):
         assert main([*command, *refused]) == 2
         assert "work cell itself" in capsys.readouterr().err
-    command += ["--num-envs", "1", "--set", "episodes=1", "batch_size=8", "epochs=1"]
+    command += ["--judge", "0", "--num-envs", "1", "--set", "episodes=1", "batch_size=8", "epochs=1"]
     assert main([*command, "--real-steps", "1"]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["num_timesteps"] == 0

@@ -20,6 +20,7 @@ from PIL import Image
 
 from rise_agents.cli.main import main
 from rise_env.bundle import load_bundle
+from rise_env.data import split_episodes
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.errors import ConfigError
 from rise_env.tasks import load_task
@@ -127,7 +128,7 @@ def assert_same(bundle: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_part_gets_its_updates(straight: Path) -> None:
+def test_every_part_gets_its_updates(straight: Path, data: Path) -> None:
     runs = straight.with_name("straight-runs")
     steps = {
         name: torch.load(runs / path, weights_only=True)["step"]
@@ -139,6 +140,12 @@ def test_every_part_gets_its_updates(straight: Path) -> None:
     assert steps == UPDATES
     about = load_bundle(straight).provenance
     assert (about["updates"], about["minutes"]) == (UPDATES, None)
+    held_out = about["held_out"]
+    kept = split_episodes(TrainingSetup([data], preset="tiny").open_dataset(), {"train": 0.8, "heldout": 0.2})[
+        "heldout"
+    ]
+    assert (held_out["episodes"], held_out["of"], held_out["given"]) == (kept.tolist(), len(LENGTHS), [])
+    assert held_out["dynamics"]["windows"] > 0
 
 
 @pytest.mark.slow
@@ -170,7 +177,9 @@ def test_a_given_value_model_that_ranks_nothing_is_told(
     model.save_pretrained(folder / "flat")
     given = ["--dynamics", str(straight / "world_model/dynamics"), "--value", str(folder / "flat")]
     assert main(command(data, folder / "given", *given)) == 0
-    problem = load_bundle(folder / "given").provenance["ranking_problem"]  # `rise improve` says it again
+    about = load_bundle(folder / "given").provenance
+    problem = about["ranking_problem"]  # which stops `rise improve`
+    assert about["held_out"]["given"] == ["dynamics", "value"]
     assert "it does not vary" in problem
     assert f"WARNING: {folder / 'flat'}: {problem}" in capsys.readouterr().err
 

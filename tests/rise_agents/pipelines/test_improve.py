@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from rise_agents.policies.loading import load_policy
 from rise_agents.training.presets import AgentPreset
 from rise_agents.training.runner import read_history
 from rise_env.bundle import load_bundle
+from rise_env.data.array_dataset import ArrayDataset
 from rise_env.envs.starts import StartStates
-from rise_env.errors import CheckpointError
+from rise_env.errors import CheckpointError, TrainingError
 
 
 def test_a_wrong_setting_is_told_at_once(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,8 +43,9 @@ def test_a_run_goes_on_as_itself_alone(
     run = tmp_path / "run"
     command = ["improve", "--agent", "rise", "--policy", str(policy), "--out", str(run), "--num-envs", "4",
                "--bundle", str(bundle)]  # fmt: skip
-    command += ["--set", "batch_size=8", "epochs=1"]
-    assert main([*command, "--chunks", "8"]) == 0
+    command += ["--judge", "3", "--set", "batch_size=8", "epochs=1"]
+    assert main([*command, "--chunks", "8", "--judge", "0"]) == 0
+    assert not (run / "report.html").exists()
     before = (run / "config.json").read_text(encoding="utf-8")
     for changes in (["--num-envs", "8"], ["--seed", "3"]):
         assert main([*command, "--chunks", "16", *changes]) == 2
@@ -50,6 +53,22 @@ def test_a_run_goes_on_as_itself_alone(
         assert (run / "config.json").read_text(encoding="utf-8") == before
     assert main([*command, "--chunks", "16"]) == 0  # more of the same
     assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["num_timesteps"] == 16
+    config, judgement = (run / name for name in ("config.json", "judgement.json"))
+    ended, judged = config.read_bytes(), json.loads(judgement.read_text(encoding="utf-8"))
+    (run / "report.html").unlink()
+    assert main([*command, "--chunks", "16"]) == 0  # nothing is left to train: the report is made again
+    again = json.loads(judgement.read_text(encoding="utf-8"))
+    assert {**again, "provenance": None} == {**judged, "provenance": None}
+    assert config.read_bytes() == ended
+    assert (judged["imagination"]["states"], judged["held_out"], judged["warnings"]) == (3, None, [])
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Give --data and --labels" in page
+    assert "rise evaluate --task brick_sorting --policy base" not in page
+    assert f"rise evaluate --task brick_sorting --policy {run} " in page
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    before_and_after = [f"Before and after {how}" for how in ("in imagination", "against recorded successes")]
+    held_out, ends = ["Verdict", "What this page cannot say", "Held-out recordings"], ["Films", "Run it again"]
+    assert headings == [*held_out, *before_and_after, *ends, "Where this comes from"]
 
 
 def test_a_run_goes_on_with_its_own_base_policy_and_start_states_alone(
@@ -58,8 +77,14 @@ def test_a_run_goes_on_with_its_own_base_policy_and_start_states_alone(
     base, preset = load_policy(policy), AgentPreset("rise", chunks=4, num_envs=4, config={"batch_size": 8, "epochs": 1})
     doubtful = dataclasses.replace(load_bundle(bundle), provenance={"ranking_problem": "the value ranks nothing"})
     ingredients, notes = Ingredients(doubtful, "RISE-BrickSorting-v0"), []
+    with pytest.raises(TrainingError, match=r"the value ranks nothing. Nothing was trained. .* --despite-ranking"):
+        improve(preset, base, ingredients, tmp_path / "run", progress_bar=False)
+    assert not (tmp_path / "run" / "model").exists()
+    ingredients = dataclasses.replace(ingredients, despite_ranking=True)
     improve(preset, base, ingredients, tmp_path / "run", progress_bar=False, note=notes.append)
     assert notes[0] == f"WARNING: in the recordings that {bundle.name} is made from the value ranks nothing"
+    ignored = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["despite_ranking"]
+    assert ignored == [notes[0].removeprefix("WARNING: ")]
     other = load_policy(policy)
     with torch.no_grad():
         next(other.parameters()).add_(0.5)
@@ -75,6 +100,20 @@ def test_a_run_goes_on_with_its_own_base_policy_and_start_states_alone(
     with pytest.raises(CheckpointError, match=r"other settings \(bundle_content\)"):  # of the same name
         improve(preset.replace(chunks=8), base, Ingredients(load_bundle(copied), "RISE-BrickSorting-v0"),
                 tmp_path / "run", progress_bar=False)  # fmt: skip
+
+
+def test_a_value_that_does_not_rank_held_out_recordings_stops_it(
+    tmp_path: Path, policy: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = load_bundle(bundle)
+    joints = np.zeros((80, found.spec.layout.dim), np.float32)
+    black = ArrayDataset(found.spec, [20] * 4, joints, joints, outcomes=np.ones(4, bool))
+    monkeypatch.setattr("rise_agents.pipelines.improve.open_dataset", lambda *_, **__: black)
+    ingredients = Ingredients(found, "RISE-BrickSorting-v0", [tmp_path / "data"])
+    preset = AgentPreset("recap", chunks=4, num_envs=4)  # it needs no labels
+    with pytest.raises(TrainingError, match=r"held-out episodes .* time is undefined: it does not vary .*\+0\.20"):
+        improve(preset, load_policy(policy), ingredients, tmp_path / "run", progress_bar=False)
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_budget_that_only_scores_start_states_is_an_error(

@@ -95,9 +95,14 @@ def improved(data: str, capsys: pytest.CaptureFixture[str]) -> str:
     assert main([*bundle, *quick]) == 0
     assert main(["train", "policy", *task, *some, "--bundle", "bundles/mine", "--out", "runs/mine-base", *quick]) == 0
     improve = ["improve", "--policy", "runs/mine-base", "--chunks", "8", "--num-envs", "4"]
-    assert main([*improve, "--out", "runs/mine-improved", "--set", "batch_size=8", "epochs=1"]) == 0
+    improve += ["--out", "runs/mine-improved", "--judge", "3", "--despite-ranking", "--set", "batch_size=8", "epochs=1"]
+    assert main(improve) == 0
     assert Path("runs/mine-improved/model/model.safetensors").is_file()
-    return capsys.readouterr().err
+    told = capsys.readouterr().err
+    page = Path("runs/mine-improved/report.html").read_text(encoding="utf-8")
+    assert "Measured when the bundle mine was made, on 1 of" in page
+    assert "rise deploy --task mine --policy runs/mine-improved --driver NAME" in page
+    return told
 
 
 def test_from_a_dataset_to_an_improved_policy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,9 +127,13 @@ def test_from_a_dataset_to_an_improved_policy(here: Path, capsys: pytest.Capture
     }.items():  # fmt: skip
         assert main([*command, "--out", "runs/wrong"]) == 2
         assert words in capsys.readouterr().err
-    for command in (["evaluate", "--policy", "runs/mine-base"], ["demo"]):
+    cell = ["deploy", "--driver", "cell", "--policy", "runs/mine-base", "--yes"]
+    measured = (["bench", name] for name in ("audit", "cell", "truth"))
+    dagger = ["improve", "--agent", "dagger", "--policy", "runs/mine-base", "--out", "runs/wrong"]
+    for command in (["evaluate", "--policy", "runs/mine-base"], ["demo"], ["compare"], cell, *measured, dagger):
         assert main([*command, "--task", "tasks/mine"]) == 2
-        assert "has no work cell to act in" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "has no work cell to act in. What is possible instead: `rise improve`" in told
 
 
 @pytest.mark.slow

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rise_env.value.evaluation import ranking_problem
+from rise_env.value.evaluation import ranking_of, ranking_problem
 
-LENGTHS = np.array([5, 4, 6, 5])
-OUTCOMES = [True, False, True, False]
+LENGTHS = np.array([5, 4, 6, 5, 4, 6])
+OUTCOMES = [True, False, True, False, True, False]
 
 
 def values(rising: float, won_ends: float, lost_ends: float) -> np.ndarray:
@@ -21,7 +21,7 @@ def values(rising: float, won_ends: float, lost_ends: float) -> np.ndarray:
 
 def test_values_that_rise_and_tell_outcomes_apart_are_fine() -> None:
     assert ranking_problem(values(0.8, 0.9, 0.4), LENGTHS, OUTCOMES) is None
-    assert ranking_problem(values(0.8, 0.9, 0.4), LENGTHS, [None] * 4) is None
+    assert ranking_problem(values(0.8, 0.9, 0.4), LENGTHS, [None] * 6) is None
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,14 @@ def test_others_are_named_with_numbers_and_what_helps(found: np.ndarray, words: 
 
 
 def test_outcomes_that_are_unknown_are_not_compared() -> None:
-    problem = ranking_problem(values(-0.8, 0.9, 0.4), LENGTHS, [None] * 4)
+    problem = ranking_problem(values(-0.8, 0.9, 0.4), LENGTHS, [None] * 6)
     assert problem is not None
     assert "within episodes" in problem
     assert "pairs" not in problem
+
+
+def test_few_outcomes_are_no_problem_of_the_value() -> None:
+    few = [True, False, True, None, None, None]
+    assert ranking_of(values(0.8, 0.4, 0.9), LENGTHS, OUTCOMES).separation == 0
+    assert ranking_of(values(0.8, 0.4, 0.9), LENGTHS, few).separation == 0
+    assert ranking_problem(values(0.8, 0.4, 0.9), LENGTHS, few) is None
