@@ -137,12 +137,12 @@ def _of_bundle(ingredients: Ingredients, policy: Policy, states: int) -> Sources
     if figures:
         given = "".join(f" Its {part} was trained elsewhere, perhaps on them." for part in figures["given"])
         source = (
-            f"Measured when the bundle {bundle.path.name} was made, on {len(figures['episodes'])} of {figures['of']} "
+            f"Measured when the bundle {bundle.name} was made, on {len(figures['episodes'])} of {figures['of']} "
             f"episodes, which its trainings kept aside.{given} With --data and --labels this page has films of them."
         )
     else:
         source = (
-            f"Not measured: no recordings were given, and the bundle {bundle.path.name} keeps single start states "
+            f"Not measured: no recordings were given, and the bundle {bundle.name} keeps single start states "
             "without what followed them, and no figures of its training. Give --data and --labels."
         )
     every = bundle.starts()
