@@ -65,6 +65,7 @@ class EpisodeFilms:
     films: list[Film] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
+    _known: dict[tuple[int, int], list[tuple[float, float]]] = field(default_factory=dict)
 
     def changed(self) -> None:
         """Up to two episodes that were won, and one that was lost."""
@@ -118,8 +119,11 @@ class EpisodeFilms:
         return _Shown((first, second), film, fps, (self._values(0, seed), self._values(1, seed)))
 
     def _values(self, which: int, seed: int) -> list[tuple[float, float]]:
-        policy = (self.base, self.improved)[which][0]
-        return value_curve(self.demo.cell_id, PolicyActor(policy), self.model, seed, self._kwargs)
+        if (which, seed) not in self._known:
+            policy = (self.base, self.improved)[which][0]
+            found = value_curve(self.demo.cell_id, PolicyActor(policy), self.model, seed, self._kwargs)
+            self._known[which, seed] = found
+        return self._known[which, seed]
 
     @property
     def _kwargs(self) -> dict[str, Any]:
