@@ -68,7 +68,7 @@ format: $(STAMP) ## fix style and formatting where that is safe
 	@$(PYTHON) -m ruff format .
 
 docs: $(STAMP) ## build these pages as a site into build/docs; broken links fail
-	@$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/docs
+	@$(PYTHON) -m sphinx -W --keep-going -q -E -a -b html docs build/docs
 	@echo 'open build/docs/index.html'
 
 pages: $(STAMP) ## write the pages that are made from the code again

@@ -18,8 +18,8 @@ def code_blocks(path: str | Path) -> list[tuple[str, str]]:
     Blocks behind a line `<!-- not run: REASON -->` are not among them, nor are directives of the site (`{toctree}`).
     """
     page = (ROOT / path).read_text(encoding="utf-8")
-    found = re.findall(r"^(<!-- not run: .+ -->\n)?( *)```(\w*)\n(.*?)^\2```$", page, re.MULTILINE | re.DOTALL)
-    return [(language, textwrap.dedent(text)) for mark, _, language, text in found if not mark]
+    found = re.findall(r"^(<!-- not run: .+ -->\n)?( *)```(\S*).*?\n(.*?)^\2```$", page, re.MULTILINE | re.DOTALL)
+    return [(language, textwrap.dedent(text)) for mark, _, language, text in found if not mark and language[:1] != "{"]
 
 
 @pytest.fixture(name="code_blocks", scope="session")
