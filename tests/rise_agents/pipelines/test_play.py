@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -55,9 +55,8 @@ def session(shared: PlaySession) -> PlaySession:
 
 
 def test_imagination_is_the_environments(session: PlaySession, loaded: Bundle) -> None:
-    """The same start and chunks give what the environment gives, but for the noise (blue); so does the policy."""
-    lags = list(session.policy.lags) if session.policy else []
-    envs: Any = gymnasium.make_vec("RISE-Imagination-v0", bundle=str(loaded.path), observation_lags=lags)
+    """The same start and chunks give what the environment gives, but for the noise (blue)."""
+    envs: Any = gymnasium.make_vec("RISE-Imagination-v0", bundle=str(loaded.path))
     observation, _ = envs.reset(seed=0, options={"start_index": 5})
     session.begin(5)
     assert session.chunks == ("policy", "recorded", "random")
@@ -69,6 +68,8 @@ def test_imagination_is_the_environments(session: PlaySession, loaded: Bundle) -
         moments = session.step(chunk, "policy")
         observation, *_ = envs.step(chunk[None])
         assert len(moments) == session.spec.frames_per_chunk
+        commanded = chunk[session.spec.stride - 1 :: session.spec.stride]
+        np.testing.assert_array_equal([one.state for one in moments], commanded)
         assert session.chunks == ("policy", "random")
     fps, stride = session.spec.fps, session.spec.stride
     assert [one.seconds for one in session.moments] == [
@@ -78,17 +79,32 @@ def test_imagination_is_the_environments(session: PlaySession, loaded: Bundle) -
     assert session.present.true_frames is None
 
 
-def test_the_policy_sees_what_it_does_in_the_environment(session: PlaySession, loaded: Bundle) -> None:
-    assert session.policy is not None
-    assert session.policy.lags
-    envs: Any = gymnasium.make_vec(
-        "RISE-Imagination-v0", bundle=str(loaded.path), observation_lags=list(session.policy.lags)
-    )
+class Watching:
+    """A policy that keeps what it sees."""
+
+    lags = (2,)
+
+    def reset(self, seeds: Sequence[int], mask: np.ndarray) -> None:
+        del seeds, mask
+
+    def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
+        self.seen = dict(observations)
+        return np.full((1, 8, 14), 0.1, np.float32)
+
+
+def test_the_policy_sees_what_it_does_in_the_environment(loaded: Bundle) -> None:
+    envs: Any = gymnasium.make_vec("RISE-Imagination-v0", bundle=str(loaded.path), observation_lags=[2])
     observation, _ = envs.reset(seed=0, options={"start_index": 5})
+    watching = Watching()
+    session = PlaySession(loaded, policy=watching)
     session.begin(5)
-    ours = session.propose("policy")
-    session.policy.reset([session.seed], np.ones(1, bool))
-    np.testing.assert_array_equal(ours, session.policy.act(observation)[0])
+    for _ in range(2):
+        chunk = session.propose("policy")
+        assert watching.seen.keys() == observation.keys()
+        for name, found in watching.seen.items():
+            np.testing.assert_array_equal(found[..., :2], observation[name][..., :2], name)  # without the noise
+        session.step(chunk, "policy")
+        observation, *_ = envs.step(chunk[None])
 
 
 def test_steps_go_on_from_what_was_imagined_and_are_taken_back(session: PlaySession) -> None:
@@ -133,11 +149,12 @@ def test_the_cell_beside_runs_the_same_chunk(session: PlaySession) -> None:
     np.testing.assert_array_equal(session.present.true_frames[0], observation["image_head"])
     np.testing.assert_array_equal(session.present.frames, session.present.true_frames)
     assert session.chunks == ("policy", "expert", "random")
-    chunk = session.propose("expert")
-    np.testing.assert_allclose(chunk, env.unwrapped.scripted_chunk("expert"), atol=1e-6)
-    session.step(chunk, "expert")
-    observation, _, _, _, info = env.step(chunk)
-    np.testing.assert_array_equal(session.present.true_frames[0], observation["image_head"])
+    for _ in range(2):
+        chunk = session.propose("expert")
+        np.testing.assert_allclose(chunk, env.unwrapped.scripted_chunk("expert"), atol=1e-6)
+        session.step(chunk, "expert")
+        observation, _, _, _, info = env.step(chunk)
+        np.testing.assert_array_equal(session.present.true_frames[0], observation["image_head"])
     assert session.present.true_progress == pytest.approx(info["progress"])
     scored = session.model.score_frames(_tensor(session.present.true_frames[None, None]), [spec.prompt])
     assert session.present.true_value == pytest.approx(float(scored.value), abs=1e-5)
