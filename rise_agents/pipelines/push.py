@@ -23,7 +23,9 @@ from rise_env.world_model import CompositionalWorldModel
 __all__ = ["describe", "folder_to_push"]
 
 #: Of a provenance; older trainings write them beside the settings.
-_ORIGIN = ("time", "command", "git", "packages", "hardware", "config_hash", "seed", "data")
+_ORIGIN = ("time", "command", "git", "packages", "hardware", "config_hash", "seed")
+#: What a training of dynamics tells of itself, not of what was held out.
+_PROGRESS = {"step", "seconds", "loss", "gradient_norm", "learning_rate"}
 _AUDITED = "Imagined against true advantage of the policy's own proposals in the work cell (last audit of the run)"
 _HELD_OUT = "Held-out figures at the end of the training"
 
@@ -64,6 +66,9 @@ def describe(
     what, loaded = _load(folder)
     policy, provenance = folder, _provenance(folder.parent) if folder.name == "model" else {}
     figures = _figures(folder.parent, what) if provenance else {}
+    if what == "value model" and provenance:
+        held_out = read_json(folder.parent / "metrics.json", dict[str, Any], {}).get("held_out") or {}
+        provenance["ranking_problem"] = held_out.get("ranking_problem")
     if isinstance(loaded, Bundle):
         policy, provenance = loaded.policy or folder, loaded.provenance
     if results and what not in ("policy", "bundle"):
@@ -96,7 +101,7 @@ def _provenance(run: Path) -> dict[str, Any]:
     content = read_json(run / CONFIG, dict[str, Any], {})
     found = content.get("provenance", content)
     told = {name: found[name] for name in _ORIGIN if name in found}
-    if isinstance(content.get("data"), list):
+    if isinstance(content.get("data"), list):  # trainings of parts keep fingerprints there
         told["data"] = content["data"]
     return told if "time" in told and "packages" in told else {}
 
@@ -107,8 +112,10 @@ def _figures(run: Path, what: str) -> dict[str, Mapping[str, float]]:
         rows = read_json(run / "audit.json", list[dict[str, Any]], [])
         return {_AUDITED: _numbers(rows[-1])} if rows else {}
     metrics = read_json(run / "metrics.json", dict[str, Any], {})
-    held_out = metrics.get("held_out") if what == "value model" else metrics
-    return {_HELD_OUT: _numbers(held_out)} if held_out else {}
+    if what == "value model":
+        metrics = metrics.get("held_out") or {}
+    held_out = _numbers({name: one for name, one in metrics.items() if name not in _PROGRESS})
+    return {_HELD_OUT: held_out} if held_out else {}
 
 
 def _numbers(content: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -16,6 +16,7 @@ import yaml
 
 import rise_env  # noqa: F401  (registers the ids)
 from rise_agents.cli.main import main
+from rise_agents.pipelines.push import describe, folder_to_push
 from rise_agents.policies.flow_policy import FlowPolicy
 from rise_agents.policies.loading import load_policy
 from rise_agents.policies.resolve import find_policy, lerobot_source, record_name
@@ -25,7 +26,7 @@ from rise_env.errors import CheckpointError, ConfigError
 from rise_env.hub import HubId, hub_id
 from rise_env.pretrained import load_registered
 from rise_env.provenance import content_fingerprint, provenance
-from rise_env.registry import POLICIES, VALUES
+from rise_env.registry import DYNAMICS, POLICIES, VALUES, Registration
 from rise_env.value.model import ValueModel
 from rise_env.world_model import CompositionalWorldModel
 
@@ -206,6 +207,29 @@ def test_the_command_lists_uploads_and_tells_what_was_measured(
                  "`bricks`"):  # fmt: skip
         assert told in text
     assert "0.1 |" not in text, "an audit of the base policy is none of this one"
+
+
+def test_held_out_figures_and_known_problems_of_a_training(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run folders as `rise train value` and `rise train dynamics` leave them."""
+    counting = Registration("counting", "rise_env.testing:FrameCountingDynamics")
+    monkeypatch.setitem(DYNAMICS._known, "counting", counting)
+    model = bundle.world_model()
+    ranking = {"heads": {"progress": {"mae": 0.125}}, "ranking_problem": "values rank like chance"}
+    measured = {"value": {"steps": 9, "held_out": ranking}, "dynamics": {"step": 77, "loss": 0.9, "psnr_end": 21.5}}
+    for name, metrics in measured.items():
+        getattr(model, name).save_pretrained(tmp_path / name / "model")
+        origin = {**provenance({}, 4), "data": {"frames": "0123"}}
+        (tmp_path / name / "config.json").write_text(json.dumps(origin))
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    value, dynamics = (describe(folder_to_push(tmp_path / name)).text(HubId("lab/x")) for name in measured)
+    assert "| `heads/progress/mae` | 0.125 |" in value
+    assert "**Known problem**: in its recordings values rank like chance." in value
+    assert "| `psnr_end` | 21.5 |" in dynamics
+    assert "| seed | 4 |" in dynamics
+    for text in (value, dynamics):
+        assert not [name for name in ("0.9 |", "77", "`steps`", "frames`", "Wilson") if name in text]
 
 
 def test_a_card_claims_nothing_that_was_not_measured(
