@@ -11,9 +11,11 @@ from typing import Any
 
 from rise_env.hub import HubId
 
-__all__ = ["Card", "Evaluation"]
+__all__ = ["Card", "Evaluation", "numbers"]
 
 _LIBRARY = "rise-robotics"
+#: What a training of dynamics tells of itself, not of what was held out.
+_PROGRESS = {"step", "seconds", "loss", "gradient_norm", "learning_rate"}
 _BUNDLE = """\
 ```python
 import gymnasium as gym
@@ -96,7 +98,8 @@ class Card:
     Attributes:
         what: "bundle", "policy", "world model", ...
         task: Section `task` of its configuration; empty where it has none.
-        provenance: Where it comes from (`rise_env.provenance`); empty where nobody wrote that down.
+        provenance: Where it comes from (`rise_env.provenance`); empty where nobody wrote that down. `held_out` in it
+            holds, part by part, what was measured on held-out data, and `ranking_problem` what is wrong with values.
         evaluations: Success where it was measured.
         figures: Tables of further measured numbers, by title.
         datasets: Hub ids of the data it was trained on, as far as told.
@@ -156,11 +159,33 @@ class Card:
                 seeds = f"{one.episodes}, seeds {one.seed} to {one.seed + one.episodes - 1}"
                 rows.append(f"| `{one.env}` | {seeds} | {one.rate:.1%} | {low:.1%} to {high:.1%} | {failures} |")
             parts += ["\n".join(rows), *[_made_by(one.provenance) for one in self.evaluations]]
-        for title, numbers in self.figures.items():
-            parts.append(f"{title}:\n\n{_table({f'`{name}`': f'{value:.4g}' for name, value in numbers.items()})}")
+        told: Mapping[str, Any] = self.provenance.get("held_out") or {}
+        held_out = {_held_out(part, told): numbers(one) for part, one in told.items() if isinstance(one, Mapping)}
+        for title, table in {**held_out, **self.figures}.items():
+            if table:
+                parts.append(f"{title}:\n\n{_table({f'`{name}`': f'{value:.4g}' for name, value in table.items()})}")
         if problem := self.provenance.get("ranking_problem"):
             parts.append(f"**Known problem**: in its recordings {problem}.")
         return "\n\n".join(parts) or "No measurement came with this upload: nothing is claimed of its quality."
+
+
+def _held_out(part: str, told: Mapping[str, Any]) -> str:
+    """Title of what was measured of a part on recordings that were kept aside."""
+    if "of" not in told:
+        return f"Measured of the {part} on held-out data"
+    known = "which it may have been trained on" if part in told.get("given", ()) else "held out from its training"
+    return f"Measured of the {part} on {len(told['episodes'])} of {told['of']} recorded episodes, {known}"
+
+
+def numbers(content: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """All measured numbers in nested entries, by their path."""
+    found: dict[str, float] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            found |= numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name not in _PROGRESS:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _result(one: Evaluation) -> Any:

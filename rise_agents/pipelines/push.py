@@ -13,7 +13,7 @@ from rise_env.bundle import Bundle, load_bundle
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import read_json, to_plain
-from rise_env.model_card import Card, Evaluation
+from rise_env.model_card import Card, Evaluation, numbers
 from rise_env.pretrained import CONFIG, load_registered
 from rise_env.provenance import content_fingerprint
 from rise_env.publishing import kind_of
@@ -24,10 +24,7 @@ __all__ = ["describe", "folder_to_push"]
 
 #: Of a provenance; older trainings write them beside the settings.
 _ORIGIN = ("time", "command", "git", "packages", "hardware", "config_hash", "seed")
-#: What a training of dynamics tells of itself, not of what was held out.
-_PROGRESS = {"step", "seconds", "loss", "gradient_norm", "learning_rate"}
 _AUDITED = "Imagined against true advantage of the policy's own proposals in the work cell (last audit of the run)"
-_HELD_OUT = "Held-out figures at the end of the training"
 
 
 def folder_to_push(folder: str | Path) -> Path:
@@ -64,11 +61,8 @@ def describe(
         ConfigError: If a result is of other weights, or is no result.
     """
     what, loaded = _load(folder)
-    policy, provenance = folder, _provenance(folder.parent) if folder.name == "model" else {}
-    figures = _figures(folder.parent, what) if provenance else {}
-    if what == "value model" and provenance:
-        held_out = read_json(folder.parent / "metrics.json", dict[str, Any], {}).get("held_out") or {}
-        provenance["ranking_problem"] = held_out.get("ranking_problem")
+    policy, provenance = folder, _provenance(folder.parent, what) if folder.name == "model" else {}
+    figures = _audit(folder.parent) if provenance and what == "policy" else {}
     if isinstance(loaded, Bundle):
         policy, provenance = loaded.policy or folder, loaded.provenance
     if results and what not in ("policy", "bundle"):
@@ -96,37 +90,23 @@ def _load(folder: Path) -> tuple[str, object]:
     return model.title, model
 
 
-def _provenance(run: Path) -> dict[str, Any]:
-    """Where a run folder says its model comes from; nothing where it does not."""
+def _provenance(run: Path, what: str) -> dict[str, Any]:
+    """Where a run folder says its model comes from, and what it measured on held-out data; nothing if it is silent."""
     content = read_json(run / CONFIG, dict[str, Any], {})
     found = content.get("provenance", content)
     told = {name: found[name] for name in _ORIGIN if name in found}
+    if "time" not in told or "packages" not in told:
+        return {}
     if isinstance(content.get("data"), list):  # trainings of parts keep fingerprints there
         told["data"] = content["data"]
-    return told if "time" in told and "packages" in told else {}
+    metrics = read_json(run / "metrics.json", dict[str, Any], {}) if what != "policy" else {}
+    held_out = (metrics.get("held_out") or {}) if what == "value model" else metrics
+    return {**told, "held_out": {what: held_out}, "ranking_problem": held_out.get("ranking_problem")}
 
 
-def _figures(run: Path, what: str) -> dict[str, Mapping[str, float]]:
-    """What a run measured of its model on what it was not trained on."""
-    if what == "policy":
-        rows = read_json(run / "audit.json", list[dict[str, Any]], [])
-        return {_AUDITED: _numbers(rows[-1])} if rows else {}
-    metrics = read_json(run / "metrics.json", dict[str, Any], {})
-    if what == "value model":
-        metrics = metrics.get("held_out") or {}
-    held_out = _numbers({name: one for name, one in metrics.items() if name not in _PROGRESS})
-    return {_HELD_OUT: held_out} if held_out else {}
-
-
-def _numbers(content: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """All numbers in nested entries, by their path."""
-    found: dict[str, float] = {}
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            found |= _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{prefix}{name}"] = value
-    return found
+def _audit(run: Path) -> dict[str, Mapping[str, float]]:
+    rows = read_json(run / "audit.json", list[dict[str, Any]], [])
+    return {_AUDITED: numbers(rows[-1])} if rows else {}
 
 
 def _evaluation(file: Path, policy: Path) -> Evaluation:

@@ -229,4 +229,6 @@ def bundle(policy: FlowPolicy, tmp_path_factory: pytest.TempPathFactory) -> Bund
     value = ValueModel(config, InputShape(tuple(spec.cameras), *spec.image_size)).eval()
     policy.save_pretrained(place / "policy")
     model = CompositionalWorldModel(counting_world_model().dynamics, value, spec)
-    return save_bundle(place / "mine", counting_starts(spec), model, policy=place / "policy", seed=3)
+    kept = {"episodes": [4, 7], "of": 20, "given": ["value"], "dynamics": {"psnr": 21.5}, "value": {"rank": 0.75}}
+    about = {"held_out": kept}
+    return save_bundle(place / "mine", counting_starts(spec), model, policy=place / "policy", about=about, seed=3)

@@ -61,6 +61,10 @@ def test_a_bundle_comes_back_and_works_by_its_id(hub: Any, bundle: Bundle, monke
     assert set(hub.repositories["lab/mine"].files) == {".gitattributes", "README.md", "bundle.json"} | set(
         json.loads((bundle.path / "bundle.json").read_text())["files"]
     )
+    card = hub.repositories["lab/mine"].files["README.md"].decode()
+    assert "Measured of the dynamics on 2 of 20 recorded episodes, held out from its training:" in card
+    assert "Measured of the value on 2 of 20 recorded episodes, which it may have been trained on:" in card
+    assert "| `psnr` | 21.5 |" in card
     envs = gymnasium.make_vec("RISE-Imagination-v0", num_envs=2, bundle="lab/mine")
     local = gymnasium.make_vec("RISE-Imagination-v0", num_envs=2, bundle=str(bundle.path))
     np.testing.assert_array_equal(envs.reset(seed=5)[0]["image_head"], local.reset(seed=5)[0]["image_head"])
