@@ -29,7 +29,8 @@ def main(episodes: int = 100, num_envs: int = 16) -> PairedChange:
         low, high = result.success_interval
         print(f"{name}: {result.success_rate:.1%} (95 % interval {low:.1%} to {high:.1%}), {result.failure_modes}")
     change = paired_change(base, mine)
-    print(f"mine against base: {change.gain:+.1f} points, 95 % interval {change.interval}")
+    low, high = change.interval
+    print(f"mine against base: {change.gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})")
     return change
 
 
