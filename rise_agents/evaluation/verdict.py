@@ -112,7 +112,7 @@ def judge_world_model(figures: Mapping[str, Any] | None, starts: Mapping[str, An
         figures: `HeldOut.figures`; None without held-out recordings.
         starts: `evaluate_on_starts`, which is all there is then.
     """
-    value = "Does the value rank recordings that it has not seen?"
+    value = "Does the value rank held-out recordings?"
     shows, reacts = "Does imagination show what happens?", "Does imagination follow the actions?"
     if figures is None:
         return [
@@ -179,8 +179,15 @@ def judge_recorded(errors: Sequence[ChunkErrors] | None, source: str) -> Stateme
     return Statement(question, "farther than before" if farther else "yes", None if farther else True, text)
 
 
-def summarise_verdict(policy: Statement, world: Sequence[Statement]) -> str:
-    """The first thing that is read."""
+def summarise_verdict(policy: Statement, world: Sequence[Statement], unseen: bool = True) -> str:
+    """The first thing that is read.
+
+    Args:
+        policy: Of `judge_policy`.
+        world: Of `judge_world_model`.
+        unseen: Whether nothing says that the world model was trained on what it was measured on.
+    """
+    where = f"on recordings that it {'has not seen' if unseen else 'may have been trained on'}"
     better = {True: "In imagination the policy got better", False: "In imagination the policy got worse",
               None: "In imagination no change of the policy can be told"}[policy.good]  # fmt: skip
     if policy.answer == "hardly changed":
@@ -192,9 +199,9 @@ def summarise_verdict(policy: Statement, world: Sequence[Statement]) -> str:
             "follow": "it ignores actions",
         }
         why = [text for key, text in names.items() if any(key in question for question in doubts)]
-        belief = f"but this imagination is not to be believed: on recordings that it has not seen {', '.join(why)}"
+        belief = f"but this imagination is not to be believed: {where} {', '.join(why)}"
     elif all(one.good for one in world):
-        belief = "and on recordings that it has not seen this imagination holds"
+        belief = f"and {where} this imagination holds"
     else:
         belief = "and whether this imagination is to be believed is not known in full"
     return f"{better}, {belief}. Nothing was executed: what the policy is worth shows where it acts."

@@ -110,7 +110,7 @@ def judge(
     seconds = read_json(run / "seconds.json", float, 0.0)
     found = Judgement(
         task=bundle.spec.name,
-        summary=summarise_verdict(policy, world),
+        summary=summarise_verdict(policy, world, sources.unseen),
         verdict=[policy, *world, judge_recorded(errors, recorded.source)],
         cannot_say=_cannot_say(ingredients, commands, run),
         warnings=[f"--despite-ranking was used although {problem}." for problem in config.get("despite_ranking", [])],

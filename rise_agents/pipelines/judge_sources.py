@@ -51,6 +51,7 @@ class Sources:
     Attributes:
         held_out: Figures of the world model on held-out recordings, and samples; None without any.
         held_out_source: Where they come from, or what is missing.
+        unseen: Whether nothing says that the world model was trained on them.
         starts: States to imagine from.
         starts_source: Which these are.
         recorded: Recorded chunks.
@@ -58,6 +59,7 @@ class Sources:
 
     held_out: HeldOut | None
     held_out_source: str
+    unseen: bool
     starts: StartStates
     starts_source: str
     recorded: Chunks
@@ -84,7 +86,7 @@ def _of_recordings(
     ingredients: Ingredients, model: CompositionalWorldModel, policy: Policy, states: int, seed: int
 ) -> Sources:
     dataset, spec = ingredients.open_data(), ingredients.bundle.spec
-    kept, words = _kept_aside(ingredients, dataset)
+    kept, unseen, words = _kept_aside(ingredients, dataset)
     held_out = evaluate_world_model(model, dataset, kept, seed=seed)
     won, lost = (held_out.figures[name] for name in ("successes", "failures"))
     source = (
@@ -95,7 +97,7 @@ def _of_recordings(
     episodes = split_episodes(dataset)["heldout"]
     which = f"{len(starts)} states of {len(episodes)} held-out episodes of the recordings"
     starts_source = f"{which}, which this run did not learn from."
-    return Sources(held_out, source, starts, starts_source, _recorded(dataset, policy, episodes))
+    return Sources(held_out, source, unseen, starts, starts_source, _recorded(dataset, policy, episodes))
 
 
 def _recorded(dataset: Dataset, policy: Policy, episodes: np.ndarray) -> Chunks:
@@ -117,19 +119,23 @@ def _recorded(dataset: Dataset, policy: Policy, episodes: np.ndarray) -> Chunks:
     return Chunks(chunks, rows, chunks.windows.batch(rows).episode, f"{len(rows)} moments of {len(chosen)} {which}")
 
 
-def _kept_aside(ingredients: Ingredients, dataset: Dataset) -> tuple[np.ndarray, str]:
-    """Episodes that the world model was not trained on, as far as can be known, and how far that is."""
+def _kept_aside(ingredients: Ingredients, dataset: Dataset) -> tuple[np.ndarray, bool, str]:
+    """Episodes that the world model was not trained on as far as can be known, whether that is far, and in words."""
     about = ingredients.bundle.provenance
     names, made_of = [Path(path).name for path in ingredients.data], about.get("data") or []
     noted = (about.get("held_out") or {}).get("episodes")
     if noted and names == made_of and max(noted) < dataset.num_episodes:
-        return np.array(noted, np.int64), "which the trainings of the world model kept aside"
+        return np.array(noted, np.int64), True, "which the trainings of the world model kept aside"
     kept = split_episodes(dataset)["heldout"]
     if set(names) & set(made_of):
-        return kept, "some of which the world model may know: its bundle does not say what its trainings kept aside"
+        return (
+            kept,
+            False,
+            "some of which the world model may know: its bundle does not say what its trainings kept aside",
+        )
     if made_of:
-        return kept, "of recordings whose names its bundle does not list among those that it is made from"
-    return kept, "of which nobody says whether the world model was trained on them"
+        return kept, True, "of recordings whose names its bundle does not list among those that it is made from"
+    return kept, False, "of which nobody says whether the world model was trained on them"
 
 
 def _of_bundle(ingredients: Ingredients, policy: Policy, states: int) -> Sources:
@@ -151,7 +157,8 @@ def _of_bundle(ingredients: Ingredients, policy: Policy, states: int) -> Sources
     kept = int((starts.split == "heldout").sum())
     words = f"{len(starts)} start states of the bundle, {kept} of them held out; from the others this run learned."
     held_out = HeldOut(dict(figures), []) if figures else None
-    return Sources(held_out, source, starts, words, _of_starts(every, bundle, policy))
+    unseen = not figures or not figures["given"]
+    return Sources(held_out, source, unseen, starts, words, _of_starts(every, bundle, policy))
 
 
 def _of_starts(starts: StartStates, bundle: Bundle, policy: Policy) -> Chunks:

@@ -145,10 +145,19 @@ def policy_films(folder: Path, shots: Sequence[tuple[str, np.ndarray, np.ndarray
         fps: Pictures per second.
     """
     for number, (text, before, after) in enumerate(shots):
-        wide = before.shape[2] > _WIDE * before.shape[1]
+        wide = _wide(before[0])
         joined = _above(before, after) if wide else side_by_side(before, after, ("before", "after"))
         where = "before above, after below" if wide else "before on the left, after on the right"
         yield Film(f"Imagined, {where}. {text}", write_video(folder / f"policy-{number}.mp4", joined, fps))
+
+
+def _wide(image: np.ndarray) -> bool:
+    return image.shape[1] > _WIDE * image.shape[0]
+
+
+def _joined(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of one size beside each other, or below each other where they are wide."""
+    return np.concatenate(pictures, axis=0 if _wide(pictures[0]) else 1)
 
 
 def _above(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -159,20 +168,20 @@ def _above(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def sample_films(folder: Path, samples: Sequence[Sample], cameras: Sequence[str], fps: int) -> Iterator[Film]:
-    """Films of held-out chunks: real, imagined, and imagined with another moment's actions, below each other."""
+    """Films of held-out chunks: real, imagined, and imagined with another moment's actions."""
     for number, one in enumerate(samples):
         frames = [
-            np.concatenate([
+            _joined([
                 picture(real, ["real", f"frame {k + 1} of {len(one.real)}"]),
-                picture(imagined, ["imagined, recorded actions", f"value {value:.2f}"], value),
-                picture(other, ["imagined, other actions", "of another moment"]),
+                picture(imagined, ["imagined", f"value {value:.2f}"], value),
+                picture(other, ["imagined,", "other actions"]),
             ])
             for k, (real, imagined, other, value) in enumerate(
                 zip(one.real, one.imagined, one.other, one.values, strict=True)
             )
         ]  # fmt: skip
         text = (
-            f"Held-out episode {one.episode}, from frame {one.frame}: real above, imagined with the recorded actions, "
+            f"Held-out episode {one.episode}, from frame {one.frame}: real, imagined with the recorded actions, and "
             f"imagined with those of another moment. Cameras: {', '.join(cameras)}."
         )
         yield Film(text, write_video(folder / f"held-out-{number}.mp4", np.stack(frames), fps))

@@ -57,6 +57,8 @@ def test_whether_imagination_is_believed(changes: dict[str, Any], answers: list[
     assert summary.startswith("In imagination the policy got better, ")
     assert np.char.find(summary, belief.split(": .* ")[-1]) >= 0
     assert "Nothing was executed" in summary
+    assert "that it has not seen" in summary or "not known" in summary
+    assert "not seen" not in summarise_verdict(judge_policy(BETTER, 0.1, 0.2, 64, 4.8), world, unseen=False)
 
 
 def test_what_is_missing_is_unknown() -> None:
