@@ -16,7 +16,7 @@ from torch import nn
 
 from rise_env.config import decode, rename_keys
 from rise_env.errors import CheckpointError, ConfigError
-from rise_env.pretrained import PretrainedMixin, listed
+from rise_env.pretrained import PretrainedMixin, _asked_for, listed
 
 
 @dataclass(frozen=True)
@@ -150,3 +150,19 @@ def test_weights_must_fit_in_every_way(tmp_path: Path, damage: Callable[..., Non
 
 def test_long_lists_of_misfits_are_cut() -> None:
     assert listed(["a", "b", "c"], most=2) == "a; b; and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("maker", "args", "kwargs"),
+    [
+        (torch.empty, (3, 4), {}), (torch.zeros, ((2, 5),), {}), (torch.ones, ([7],), {}), (torch.rand, ((),), {}),
+        (torch.randn, (), {"size": (2, 3)}), (torch.full, ((2, 3), 1.5), {}),
+        (torch.full, (), {"size": (4,), "fill_value": 0}),
+        (torch.empty, (torch.Size([2, 0]),), {}), (torch.arange, (7,), {}), (torch.arange, (2, 9), {}),
+        (torch.arange, (0, 1, 0.3), {}), (torch.arange, (9, 2, -2), {}), (torch.arange, (), {"end": 5}),
+        (torch.arange, (3,), {"end": 8, "step": 2}), (torch.linspace, (0, 1, 6), {}),
+        (torch.linspace, (0, 1), {"steps": 4}),
+    ],
+)  # fmt: skip
+def test_numbers_are_counted_before_they_are_made(maker: Any, args: Any, kwargs: Any) -> None:
+    assert _asked_for(maker.__name__, args, kwargs) == maker(*args, **kwargs).numel()
