@@ -17,10 +17,10 @@ from typing import Any
 import gymnasium
 
 from rise_agents.progress import say
-from rise_env.tasks import cell_id
+from rise_env.tasks import TaskSpec, cell_id
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.collect import collect, episode_rng
-from rise_robot.cell.config import load_cell
+from rise_robot.cell.config import CellConfig, load_cell
 from rise_robot.cell.render import CellRenderer
 
 __all__ = ["add_arguments", "run"]
@@ -34,11 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds, seconds per episode, control steps and chunks per second."""
-    cell_id(args.task)
-    quick = args.quick
-    spec, config = load_cell("brick_sorting", "small")
+    env_id, quick = cell_id(args.task), args.quick
+    spec, config = load_cell(args.task, args.preset or "small")
     repeats, steps, episodes = (1, 10, 2) if quick else (5, 100, 12)
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"task": spec.name}
     with _one_core():
         say("measuring: physics")
         cell = WorkCell(spec, config)
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         result["control_step_ms"] = _milliseconds(lambda: cell.step(cell.command), steps, repeats)
         result["control_steps_per_second"] = 1000 / result["control_step_ms"]
         expert = cell.task.scripted("expert", 0)
-        cell.reset(episode_rng(0))  # the steps above have carried the brick away, and then there is nothing to plan
+        cell.reset(episode_rng(0))  # what the steps above have changed may leave nothing to plan
         result["expert_plan_ms"] = {
             "1 step": _milliseconds(lambda: expert.plan(1), steps, repeats),
             f"{spec.chunk} steps": _milliseconds(lambda: expert.plan(spec.chunk), steps // 5, repeats),
@@ -59,10 +58,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             for h, w in _SIZES
         }
         say("measuring: recorded episodes")
-        result["recorded_episode_seconds"] = _recorded(episodes, repeats)
+        result["recorded_episode_seconds"] = _recorded(spec, config, episodes, repeats)
     say("measuring: vector environments")
     counts = (1, 4) if quick else (1, 8, 32)
-    result["vector"] = [_vector(count, workers, quick) for count in counts for workers in (0, 2) if workers <= count]
+    result["vector"] = [
+        _vector(env_id, args.preset or "small", count, workers, quick)
+        for count in counts
+        for workers in (0, 2)
+        if workers <= count
+    ]
     return result
 
 
@@ -91,9 +95,8 @@ def _milliseconds(call: Callable[[], object], steps: int, repeats: int) -> float
     return statistics.median(times)
 
 
-def _recorded(episodes: int, repeats: int) -> dict[str, float]:
+def _recorded(spec: TaskSpec, config: CellConfig, episodes: int, repeats: int) -> dict[str, float]:
     """Seconds per expert episode: simulated, rendered and recorded, the final commit included."""
-    spec, config = load_cell("brick_sorting", "small")
     found: dict[str, list[float]] = {"without_tail": [], "with_tail": []}
     with tempfile.TemporaryDirectory() as folder:
         collect(spec, config, "expert", 1, 0, f"{folder}/warm-up")  # lerobot takes seconds to import
@@ -105,10 +108,10 @@ def _recorded(episodes: int, repeats: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def _vector(num_envs: int, workers: int, quick: bool) -> dict[str, Any]:
+def _vector(env_id: str, preset: str, num_envs: int, workers: int, quick: bool) -> dict[str, Any]:
     """Chunks per second of an expert-driven vector environment, asking the expert included."""
     envs: Any = gymnasium.make_vec(
-        "RISE-BrickSorting-Cell-v0", num_envs=num_envs, num_workers=workers, autoreset_mode="same_step"
+        env_id, num_envs=num_envs, num_workers=workers, autoreset_mode="same_step", preset=preset
     )
     try:
         envs.reset(seed=0)
