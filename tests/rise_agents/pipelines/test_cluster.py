@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.shutdown()
 
 
+def is_dead(worker: Any) -> bool:
+    import ray
+    from ray.exceptions import RayActorError
+
+    try:
+        return bool(ray.get(worker.failure.remote()))
+    except RayActorError:
+        return True
+
+
 @pytest.mark.slow
 def test_a_killed_machine_changes_nothing(
     tmp_path: Path, policy: Path, bundle: Path, machines: Any, monkeypatch: pytest.MonkeyPatch
@@ -69,6 +80,9 @@ def test_a_killed_machine_changes_nothing(
         if algorithm.rounds == 1:
             first = min(others, key=lambda machine: machine.node_manager_port)  # place 1
             cluster.remove_node(first, allow_graceful=False)
+            ray.kill(started[0][0])  # its processes would live until they miss their raylet
+            while not is_dead(started[0][0]):
+                time.sleep(0.05)
 
     config = ClusterConfig(num_nodes=3, component_placement={"env": 1, "rollout": 2, "actor": "0-1"})
     notes: list[str] = []

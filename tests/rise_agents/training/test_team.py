@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +39,43 @@ pytest.importorskip("accelerate", reason="needs Hugging Face accelerate: pip ins
 
 
 def in_two_processes(
-    work: Callable[[Path], Any], folder: Path, sharded: bool = False, precision: str = "no"
+    work: Callable[[Path], Any], folder: Path, sharded: bool = False, precision: str = "no", **environ: str
 ) -> list[int | None]:
     """Exit codes of two processes, forked (to import torch twice would take longer than all the rest)."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        port = str(one.getsockname()[1])
+        environ |= {"MASTER_PORT": str(one.getsockname()[1]), "ACCELERATE_MIXED_PRECISION": precision}
+    environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if sharded else {}
+    said = [folder.with_name(f"{folder.name}-{rank}.log") for rank in range(2)]
+    _server.send([(rank, environ, work, folder, said[rank]) for rank in range(2)])
+    codes: list[int | None] = _server.recv()
+    print(*(one.read_text(encoding="utf-8") for one in said), file=sys.stderr)
+    return codes
 
-    def member(rank: int) -> None:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-        os.environ.update(MASTER_PORT=port, ACCELERATE_USE_CPU="true", ACCELERATE_MIXED_PRECISION=precision)
-        os.environ.update({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if sharded else {})
-        work(team().folder(folder))
-        torch.distributed.destroy_process_group()
 
-    processes = [multiprocessing.get_context("fork").Process(target=member, args=(rank,)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
+def _serve(asked: Connection) -> None:
+    """Fork members and tell their exit codes, until nobody is left to ask."""
+    fork = multiprocessing.get_context("fork")
+    while True:
+        try:
+            members = asked.recv()
+        except EOFError:
+            return
+        processes = [fork.Process(target=_member, args=arguments) for arguments in members]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        asked.send([process.exitcode for process in processes])
+
+
+def _member(rank: int, environ: dict[str, str], work: Callable[[Path], Any], folder: Path, said: Path) -> None:
+    sys.stderr = said.open("w", encoding="utf-8", buffering=1)
+    os.dup2(sys.stderr.fileno(), 2)
+    os.environ.update(environ, RANK=str(rank), LOCAL_RANK=str(rank))
+    work(team().folder(folder))
+    torch.distributed.destroy_process_group()
 
 
 def dynamics(folder: Path) -> None:
@@ -147,6 +165,10 @@ def small(folder: Path, stop_at: int = -1, parts: int = 4, budget: Budget | None
                 accumulate=parts)  # fmt: skip
 
 
+def run_small(folder: Path) -> None:
+    small(folder).run()
+
+
 def killed(folder: Path) -> None:
     with pytest.raises(Killed):
         small(folder, stop_at=3).run()
@@ -156,7 +178,7 @@ def killed(folder: Path) -> None:
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, sharded: bool) -> None:
     straight = small(tmp_path / "straight").run().state_dict()
     killed(tmp_path / "grown")
-    assert in_two_processes(lambda folder: small(folder).run(), tmp_path / "grown", sharded) == [0, 0]
+    assert in_two_processes(run_small, tmp_path / "grown", sharded) == [0, 0]
     assert in_two_processes(killed, tmp_path / "shrunk", sharded) == [0, 0]
     small(tmp_path / "shrunk").run()
     for name in ("grown", "shrunk"):
@@ -167,40 +189,42 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, sharded:
             torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-7)
 
 
-def test_several_processes_compute_in_bf16_and_keep_fp32(tmp_path: Path) -> None:
-    def work(folder: Path) -> None:
-        loop = small(folder)
-        found, whole = loop.run().state_dict(), loop.module.state_dict()
-        assert type(whole["0.weight"]) is type(found["0.weight"]) is torch.Tensor  # as before the training
+def run_and_look(folder: Path) -> None:
+    loop = small(folder)
+    found, whole = loop.run().state_dict(), loop.module.state_dict()
+    assert type(whole["0.weight"]) is type(found["0.weight"]) is torch.Tensor  # as before the training
 
+
+def test_several_processes_compute_in_bf16_and_keep_fp32(tmp_path: Path) -> None:
     found = {}
     for name, sharded, precision in (("fp32", False, "no"), ("copies", False, "bf16"), ("shares", True, "bf16")):
-        assert in_two_processes(work, tmp_path / name, sharded, precision) == [0, 0]
+        assert in_two_processes(run_and_look, tmp_path / name, sharded, precision) == [0, 0]
         found[name] = torch.load(tmp_path / name / "part_state.pt", weights_only=True)["module"]
     torch.testing.assert_close(found["shares"], found["copies"], rtol=1e-4, atol=1e-6)
     assert {tensor.dtype for tensor in found["shares"].values()} == {torch.float32}
     assert not torch.equal(found["copies"]["0.weight"], found["fp32"]["0.weight"])
 
 
-def test_fsdp_1_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert in_two_processes(lambda folder: None, tmp_path) == [1, 1]
-    assert "accelerate is configured for FSDP 1: training runs with --fsdp_version 2 here" in capfd.readouterr().err
+def test_fsdp_1_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_two_processes(os.fspath, tmp_path / "run", ACCELERATE_USE_FSDP="true") == [1, 1]
+    assert "accelerate is configured for FSDP 1: training runs with --fsdp_version 2 here" in capsys.readouterr().err
+
+
+def run_on_time(folder: Path) -> None:
+    made = small(folder, parts=2, budget=Budget(seconds=0.2))
+    made.run()
+    assert len(set(team().numbers(made.step))) == 1
+
+
+def run_apart(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"found \[0, 3\] updates .* all machines share"):
+        small(folder if team().rank == 0 else folder.with_name("elsewhere")).run()
 
 
 def test_processes_agree_or_say_why_not(tmp_path: Path) -> None:
-    def on_time(folder: Path) -> None:
-        made = small(folder, parts=2, budget=Budget(seconds=0.2))
-        made.run()
-        assert len(set(team().numbers(made.step))) == 1
-
-    def apart(folder: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"found \[0, 3\] updates .* all machines share"):
-            small(folder if team().rank == 0 else tmp_path / "elsewhere").run()
-
-    assert in_two_processes(on_time, tmp_path / "time") == [0, 0]
+    assert in_two_processes(run_on_time, tmp_path / "time") == [0, 0]
     killed(tmp_path / "here")
-    assert in_two_processes(apart, tmp_path / "here") == [0, 0]
+    assert in_two_processes(run_apart, tmp_path / "here") == [0, 0]
     pair = Team()
     pair.size = 2
     with pytest.raises(ConfigError, match=r"2 processes share the 3 parts .* set training\.gradient_acc"):
@@ -219,3 +243,13 @@ def test_without_accelerate_several_processes_are_an_error(monkeypatch: pytest.M
 def test_parts_need_a_batch_that_they_divide() -> None:
     with pytest.raises(ConfigError, match="batch_size 8 is not a multiple of 3 parts"):
         dataclasses.replace(CloningConfig(batch_size=8), gradient_accumulation_steps=3)
+
+
+# Members are forks of a process that was forked here, before any test: torch computes no gradients in a fork of a
+# process that has made use of reentrant checkpointing, as other tests do.
+_server, _asked = multiprocessing.Pipe()
+if not os.fork():
+    _server.close()
+    _serve(_asked)
+    os._exit(0)
+_asked.close()

@@ -427,7 +427,7 @@ def test_wrong_arguments_are_named() -> None:
         ({"uncertainty_penalty": -1.0}, "uncertainty_penalty is -1.0"),
         ({"autoreset_mode": "never"}, "autoreset_mode 'never'"),
         ({"starts": counting_starts(counting_spec(stride=4))}, "stride"),
-        ({"starts": "/nowhere"}, "no checkpoint of kind 'start states'"),
+        ({"starts": "/nowhere"}, "no start states at /nowhere"),
         ({"world_model": "/nowhere"}, "no world model"),
     ]:
         with pytest.raises(RiseError, match=message):
