@@ -18,8 +18,8 @@ def test_its_task_goes_through_the_whole_demo_with_its_algorithm(
     stranger_commands: Callable[..., str], tmp_path: Path
 ) -> None:
     demo = f"demo {RECORDINGS} --task block_pushing --preset tiny --chunks 64 --episodes 2 --out out --json demo.json"
-    improve = "improve --agent weighted_cloning --env RISE-BlockPushing-v0 --bundle out/bundle --chunks 32 --num-envs 4 --judge 2"
-    stranger_commands(demo, f"{improve} --out run", cwd=tmp_path, timeout=580)
+    improve = "improve --agent weighted_cloning --env RISE-BlockPushing-v0 --bundle out/bundle"
+    stranger_commands(demo, f"{improve} --chunks 32 --num-envs 4 --judge 2 --out run", cwd=tmp_path, timeout=580)
     result = json.loads((tmp_path / "demo.json").read_text())
     assert result["base"]["episodes"] == result["improved"]["episodes"] == 2
     assert (tmp_path / result["report"]).is_file()
