@@ -18,13 +18,14 @@ def main(data: str, folder: str = "tasks/my_robot") -> None:
     for finding in checked.findings[:5]:
         print(f"  {finding.severity}: {finding.message}")
 
-    task = write_task(open_dataset(data), Path(folder), Path(folder).name)  # a folder of YAML, yours to correct
-    print(f"{task.folder}: {len(task.guesses)} guesses to look at")
+    if not Path(folder).exists():
+        task = write_task(open_dataset(data), Path(folder), Path(folder).name)  # a folder of YAML, yours to correct
+        print(f"{task.folder}: {len(task.guesses)} guesses to look at")
 
     spec = load_task(folder)
     windows = Windows(open_dataset(data, spec))  # what the models are trained on
     print(f"{len(windows)} windows of {spec.history} past frames and {spec.chunk} joint targets at {spec.fps} Hz")
-    print(f"go on with: rise train bundle --task {folder} --data {data} --out bundles/{task.name}")
+    print(f"go on with: rise train bundle --task {folder} --data {data} --out bundles/{spec.name}")
 
 
 if __name__ == "__main__":

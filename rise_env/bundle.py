@@ -16,15 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rise_env.config import task_files, task_folder
 from rise_env.envs.starts import StartStates
-from rise_env.errors import CheckpointError, ConfigError
+from rise_env.errors import CheckpointError, ConfigError, did_you_mean
 from rise_env.files import atomic_directory, to_plain, write_json
 from rise_env.hub import display_name
 from rise_env.model_card import Card
 from rise_env.pretrained import CONFIG, WEIGHTS, listed, local_directory, read_config
 from rise_env.provenance import provenance
 from rise_env.publishing import BUNDLE_FILES, Published, Upload, push
-from rise_env.tasks import TaskSpec, name_of_task, task_from_section
+from rise_env.registry import TASKS
+from rise_env.tasks import TaskSpec, load_task, name_of_task, task_from_section
 
 if TYPE_CHECKING:
     from rise_env.world_model import CompositionalWorldModel
@@ -35,6 +37,7 @@ __all__ = ["BUILD_COMMAND", "MANIFEST", "Bundle", "bundle_directories", "find_bu
 BUILD_COMMAND = "rise train bundle --task {task} --data DATASET --out {out}"
 
 _VERSION = 1
+_SHIPPED = Path(__file__).resolve().parent / "bundles"
 MANIFEST = "bundle.json"
 #: Files that every bundle has, and those of its policy, if it has one.
 _LEAST = ("starts/starts.json", "world_model/config.json", "world_model/dynamics/config.json",
@@ -96,7 +99,7 @@ class Bundle:
 def bundle_directories() -> list[Path]:
     """Where bundles are looked for: `RISE_BUNDLES` if it is set, the package itself, then `bundles` where one works."""
     named = os.environ.get("RISE_BUNDLES")
-    return [*([Path(named)] if named else []), Path(__file__).resolve().parent / "bundles", Path("bundles")]
+    return [*([Path(named)] if named else []), _SHIPPED, Path("bundles")]
 
 
 def find_bundle(task: str, preset: str | None = None) -> Path:
@@ -106,16 +109,27 @@ def find_bundle(task: str, preset: str | None = None) -> Path:
         ConfigError: If there is none; the message names the command that makes it.
     """
     name = name_of_task(task) + (f"-{preset}" if preset else "")
+    # A stranger's task may be called like a shipped one.
+    foreign = (task_folder(task) is not None or task.endswith((".yaml", ".yml"))) and not _is_shipped(task, name)
     for folder in bundle_directories():
-        if (folder / name / MANIFEST).is_file():
+        if (folder / name / MANIFEST).is_file() and not (foreign and folder == _SHIPPED):
             return folder / name
     looked = ", ".join(str(folder / name) for folder in bundle_directories())
     command = BUILD_COMMAND.format(task=task, out=f"bundles/{name}") + (f" --preset {preset}" if preset else "")
+    hint = "" if "/" in task else did_you_mean(name_of_task(task), [one.name for one in TASKS])
     raise ConfigError(
-        f"there is no bundle of task {task!r}" + (f", preset {preset!r}" if preset else "") + f" (looked at {looked}). "
+        f"there is no bundle of task {task!r}{f', preset {preset!r}' if preset else ''} (looked at {looked}).{hint} "
         f"Build it with\n    {command}\nwhich is found from here, and elsewhere if RISE_BUNDLES is the directory that "
         "holds it; or pass --bundle (bundle=), or starts= and world_model=."
     )
+
+
+def _is_shipped(task: str, name: str) -> bool:
+    """Whether the task at a path has cameras and joints of the shipped one of that name."""
+    if not (_SHIPPED / name / MANIFEST).is_file():
+        return False
+    own, theirs = load_task(task, next(iter(task_files(task)), "small")), load_bundle(_SHIPPED / name).spec
+    return (list(own.cameras), own.layout.names) == (list(theirs.cameras), theirs.layout.names)
 
 
 def load_bundle(path: str | Path) -> Bundle:

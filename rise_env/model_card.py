@@ -5,7 +5,7 @@ Nothing is claimed that was not measured: every figure comes with the command, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ __all__ = ["Card", "Evaluation", "numbers"]
 
 _LIBRARY = "rise-robotics"
 #: What a training of dynamics tells of itself, not of what was held out.
-_PROGRESS = {"step", "seconds", "loss", "gradient_norm", "learning_rate"}
+_PROGRESS = {"step", "seconds", "loss", "gradient_norm", "learning_rate", "groups"}
 _BUNDLE = """\
 ```python
 import gymnasium as gym
@@ -166,7 +166,18 @@ class Card:
                 parts.append(f"{title}:\n\n{_table({f'`{name}`': f'{value:.4g}' for name, value in table.items()})}")
         if problem := self.provenance.get("ranking_problem"):
             parts.append(f"**Known problem**: in its recordings {problem}.")
+        parts += [f"**Known problem**: {problem}." for problem in _problems(told.get("dynamics") or {})]
         return "\n\n".join(parts) or "No measurement came with this upload: nothing is claimed of its quality."
+
+
+def _problems(dynamics: Mapping[str, Any]) -> Iterator[str]:
+    """What `rise_env.training.held_out` found that forbids to believe in imagination."""
+    match dynamics.get("reaction"):
+        case {"ignored": True}:
+            yield "what is imagined hardly depends on the actions: nothing can be learned there"
+    match dynamics.get("psnr"):
+        case {"gain": {"low": float(low)}} if low <= 0:
+            yield "it is not known to be nearer to what was recorded than a copy of the last picture"
 
 
 def _held_out(part: str, told: Mapping[str, Any]) -> str:
@@ -183,7 +194,11 @@ def numbers(content: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     for name, value in content.items():
         if isinstance(value, Mapping):
             found |= numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and name not in _PROGRESS:
+        elif (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and not (name in _PROGRESS or name.startswith("least_"))
+        ):
             found[f"{prefix}{name}"] = value
     return found
 

@@ -99,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     from rise_env.errors import ConfigError
     from rise_env.tasks import imagination_id, name_of_task
 
+    if args.labels is not None and not args.data:
+        raise ConfigError("--labels are of the recordings of --data, and there are none: give both, or neither")
     cluster = None if args.cluster is None else load_cluster(args.cluster)
     task = args.task if args.env is None else task_of(args.env)
     policy = None if takes_any_task(args.policy) else resolve_policy(args.policy)

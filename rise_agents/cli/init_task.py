@@ -33,11 +33,15 @@ def run(args: argparse.Namespace) -> int:
     """Read, guess, write, say what comes next."""
     from rise_agents.pipelines.init_task import task_name, write_task
     from rise_env.data import open_dataset
+    from rise_env.errors import ConfigError
+    from rise_env.registry import TASKS
 
     dataset = open_dataset(
         args.datasets, state_key=args.state_key, action_key=args.action_key, skip_bad_episodes=args.skip_bad_episodes
     )
     name = args.name or task_name(args.out.name if args.out else dataset.root.name)
+    if name in TASKS:
+        raise ConfigError(f"task {name!r} is registered already, with a bundle of its own: give another --name")
     task = write_task(dataset, args.out or Path("tasks") / name, name)
     print(f"task {task.name} in {task.folder}, from {dataset.num_episodes} episodes, {dataset.num_frames} frames")
     for guess in task.guesses:

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["SCRIPTED_POLICIES", "add_acting", "add_dataset_keys", "add_device", "add_imagine", "add_overrides",
            "add_skip", "add_task", "add_threads", "add_variation", "at_least", "cell_of", "dataset_overrides", "finite",
-           "folder", "imagining", "new_file", "set_threads"]  # fmt: skip
+           "folder", "imagining", "new_file", "port", "set_threads"]  # fmt: skip
 
 
 #: Epilog of commands that take them.
@@ -26,6 +26,13 @@ scripted policies of the work cell:
     box_closing       noisy, hasty, impatient, forgetful, clumsy, hesitant, distracted, playful, careless
   corrected         an operator corrected by the expert
 """
+
+
+def port(text: str) -> int:
+    """A port of `add_argument(type=...)`: 0 (any free one) to 65535."""
+    if not (text.isdecimal() and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, expected 0 (any free one) to 65535")
+    return int(text)
 
 
 def at_least(limit: int) -> Callable[[str], int]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rise_agents.cli.options import add_device, add_imagine, at_least
+from rise_agents.cli.options import add_device, add_imagine, at_least, port
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, help="directory or Hub id, in place of the task's")
     parser.add_argument("--policy", help="trained policy that chooses chunks (default: the bundle's, if it has one)")
     parser.add_argument("--no-cell", action="store_true", help="imagined only, although there is a work cell")
-    parser.add_argument("--port", type=at_least(0), default=8090, help="port (default: %(default)s; 0: a free one)")
+    parser.add_argument("--port", type=port, default=8090, help="port (default: %(default)s; 0: a free one)")
     parser.add_argument("--seed", type=at_least(0), default=0, help="seed of what is imagined (default: %(default)s)")
     add_imagine(parser)
     add_device(parser)
@@ -39,9 +39,10 @@ def run(args: argparse.Namespace) -> int:
 
     from rise_env.bundle import find_bundle, load_bundle
     from rise_env.errors import ConfigError
+    from rise_env.tasks import name_of_task
 
     try:
-        from rise_agents.pipelines.play_page import make_server, serve
+        from rise_agents.pipelines.play_page import listen, make_server, serve
     except ModuleNotFoundError as error:
         if error.name not in ("nicegui", "fastapi", "uvicorn", "starlette"):
             raise
@@ -50,6 +51,11 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.pipelines.play_cell import cell_beside
 
     bundle = load_bundle(args.bundle or find_bundle(args.task or "brick_sorting"))
+    if args.task and name_of_task(args.task) != bundle.spec.name:
+        raise ConfigError(
+            f"bundle {bundle.path} is of task {bundle.spec.name!r}, not of {args.task!r}: leave --task out"
+        )
+    listening = listen(args.port)  # a port in use is told before anything is loaded
 
     def load() -> PlaySession:
         policy = acting_policy(args.policy, bundle, args.device)
@@ -57,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
     with ThreadPoolExecutor(1) as worker:
         session = worker.submit(load).result()
-        server, listening, address = make_server(session, worker, args.port)
+        server = make_server(session, worker)
+        address = "http://{}:{}".format(*listening.getsockname())
         kind = "beside the work cell" if session.cell else "imagined only"
         print(f"{bundle.name}, {kind}: open {address} (Ctrl-C ends it)", flush=True)
         try:

@@ -158,13 +158,16 @@ def judge_recorded(errors: Sequence[ChunkErrors] | None, source: str) -> Stateme
     question = "Is the policy as near to recorded successes as before?"
     if errors is None:
         return Statement(question, "unknown", None, source)
-    words = {-1: "nearer than before", 0: "as near as before", 1: "farther than before"}
+    words = {-1: "nearer than before", 0: "as near as before", 1: "farther than before", None: "not told from before"}
     parts = [
         f"{one.group} {words[_moved(one)]} ({one.before:.3g}, now {one.after:.3g}{_unit(one)}; "
         f"holding still {one.hold:.3g})"
         for one in errors
     ]
-    lost = [one.group for one in errors if one.after > one.hold and _moved(one) > 0]
+    moves = [_moved(one) for one in errors]
+    # One that may have fallen behind a robot that holds still is warned of, certain or not.
+    lost = [one.group for one, move in zip(errors, moves, strict=True)
+            if one.after > one.hold and (move == 1 or (move is None and one.before <= one.hold))]  # fmt: skip
     text = f"Mean distance of proposed from recorded chunks at {source}: {'; '.join(parts)}."
     if far := [one.group for one in errors if one.before > one.hold]:
         text += f" In {', '.join(far)} the policy before was farther than a robot that holds still, too."
@@ -175,8 +178,9 @@ def judge_recorded(errors: Sequence[ChunkErrors] | None, source: str) -> Stateme
         )
     if lost:
         return Statement(question, "no", False, text)
-    farther = any(_moved(one) > 0 for one in errors)
-    return Statement(question, "farther than before" if farther else "yes", None if farther else True, text)
+    if 1 in moves:
+        return Statement(question, "farther than before", None, text)
+    return Statement(question, *_ANSWERS[0 if None in moves else 1], text)
 
 
 def summarise_verdict(policy: Statement, world: Sequence[Statement], unseen: bool = True) -> str:
@@ -217,7 +221,7 @@ def _ranking(question: str, value: Mapping[str, Any]) -> Statement:
     if separation is not None:
         text += f" A success ends with a higher value than a failure in {separation:.0%} of the pairs (50 % is chance)."
     if (calibration := value["calibration"]) is not None:
-        text += f" On average it is {calibration['error']:.2f} off {calibration['against']}."
+        text += f" Frame by frame it is {calibration['error']:.2f} off {calibration['against']}."
     good = value["problem"] is None
     return Statement(question, ("no", "yes")[good], good, text)
 
@@ -258,9 +262,12 @@ def mean_of(found: Mapping[str, Any]) -> Mean:
     return Mean(mean, low, high, found["groups"])
 
 
-def _moved(one: ChunkErrors) -> int:
-    """Direction of a change that matters: what is certain and tiny is none."""
-    return one.change.direction if abs(one.change.mean) > _LEAST_MOVE * one.before else 0
+def _moved(one: ChunkErrors) -> int | None:
+    """Direction of a change that matters: what is certain and tiny is none; None where it cannot be told."""
+    least = _LEAST_MOVE * one.before
+    if one.change.direction:
+        return one.change.direction if abs(one.change.mean) > least else 0
+    return 0 if one.change.high <= least else None
 
 
 def _unit(one: ChunkErrors) -> str:

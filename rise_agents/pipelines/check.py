@@ -32,8 +32,9 @@ def cost_of(
     height, width = spec.image_size if spec else (48, 64)
     views = len(spec.cameras) if spec else len(source.cameras)
     cost[f"Disk for decoded frames ({views} cameras, {width}x{height})"] = _bytes(frames * views * height * width * 3)
-    if checked.decoding_seconds:
-        rate = sum(len(camera.brightness) for camera in checked.cameras) / checked.decoding_seconds
+    decoded = sum(len(camera.brightness) for camera in checked.cameras)
+    if checked.decoding_seconds and decoded:
+        rate = decoded / checked.decoding_seconds
         text = f"{_time(frames * views / rate)}: {rate:.0f} camera frames a second here and now"
         cost["Decoding, once per dataset and image size"] = text
     for part, (count, each) in (updates or {}).items():

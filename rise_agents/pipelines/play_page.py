@@ -20,9 +20,9 @@ from PIL import Image
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rise_agents.pipelines.play import Moment, PlaySession
-from rise_env.errors import RiseError
+from rise_env.errors import ConfigError, RiseError
 
-__all__ = ["PlayPage", "make_server", "serve"]
+__all__ = ["PlayPage", "listen", "make_server", "serve"]
 
 _HOST = "127.0.0.1"
 #: Key to chunk, as on the buttons.
@@ -224,16 +224,32 @@ class PlayPage:
         self._caption.text = f"{moment.seconds:.1f} s, {moment.source}: value {moment.value:.2f}{truth}"
 
 
-def make_server(session: PlaySession, worker: Executor, port: int = 0) -> tuple[uvicorn.Server, socket.socket, str]:
-    """A server of the page for `serve`, its socket on loopback, and its address.
+def listen(port: int) -> socket.socket:
+    """A socket on loopback that listens: who comes before the server runs waits for it.
+
+    Args:
+        port: Port; 0 takes a free one.
+
+    Raises:
+        ConfigError: If the port cannot be had.
+    """
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((_HOST, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"port {port}: {error.strerror}. Give another (--port; 0: any free one)") from error
+    listening.listen()
+    return listening
+
+
+def make_server(session: PlaySession, worker: Executor) -> uvicorn.Server:
+    """A server of the page, for `serve`.
 
     Args:
         session: What every visitor gets a fresh copy of.
         worker: As of `PlayPage`.
-        port: Port; 0 takes a free one.
-
-    Raises:
-        OSError: If the port is taken.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     # Another site, whose name is made to point here, gets nothing.
@@ -242,12 +258,7 @@ def make_server(session: PlaySession, worker: Executor, port: int = 0) -> tuple[
         app, root=lambda: PlayPage(session.fresh(), worker).build(), title=f"rise play: {session.spec.name}",
         show_welcome_message=False,
     )  # fmt: skip
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((_HOST, port))
-    listening.listen()  # who comes before the server runs waits for it
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    return server, listening, f"http://{_HOST}:{listening.getsockname()[1]}"
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
 
 def serve(server: uvicorn.Server, listening: socket.socket) -> None:

@@ -24,6 +24,7 @@ from rise_env.bundle import Bundle, load_bundle
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.hub import HubId, hub_id
+from rise_env.model_card import Card
 from rise_env.pretrained import load_registered
 from rise_env.provenance import content_fingerprint, provenance
 from rise_env.registry import DYNAMICS, POLICIES, VALUES, Registration
@@ -232,6 +233,15 @@ def test_held_out_figures_and_known_problems_of_a_training(
     assert "**Known problem**: in its recordings values rank like chance." in value
     assert "| `psnr_end` | 21.5 |" in dynamics
     assert "| seed | 4 |" in dynamics
+    deaf = {"psnr": {"gain": {"mean": 0.3, "low": -0.4, "high": 1.0, "groups": 4}}, "reaction": {"ignored": True}}
+    ranked = {"correlation": 0.5, "least_correlation": 0.2}
+    held_out = {"of": 9, "episodes": [1], "dynamics": deaf, "value": ranked}
+    told = Card("bundle", {}, {"held_out": held_out}).text(HubId("lab/x"))
+    assert "**Known problem**: what is imagined hardly depends on the actions" in told
+    assert "**Known problem**: it is not known to be nearer to what was recorded than a copy" in told
+    assert "| `correlation` | 0.5 |" in told
+    assert "least_correlation" not in told
+    assert "groups" not in told
     for text in (value, dynamics):
         assert not [name for name in ("0.9 |", "77", "`steps`", "frames`", "Wilson") if name in text]
 

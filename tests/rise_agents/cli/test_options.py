@@ -10,6 +10,7 @@ import pytest
 
 from rise_agents.cli import options
 from rise_agents.cli.main import COMMANDS, main
+from rise_env.bundle import find_bundle
 from rise_robot.cell.config import load_cell
 from rise_robot.cell.task import make_cell_task
 
@@ -55,6 +56,7 @@ def test_the_cell_of_a_task() -> None:
         ("demo --out FILE", "is not a directory"),
         ("train policy --data d --plain --out here --threads 0", "0 is less than 1"),
         ("bench cell --seed -1", "-1 is less than 0"),
+        ("play --port 65536", "'65536' is no port, expected 0 (any free one) to 65535"),
     ],
 )
 def test_wrong_arguments_are_usage_errors(
@@ -74,11 +76,15 @@ def test_wrong_arguments_are_usage_errors(
         ("evaluate --policy expert --task hanging", "task 'hanging' has no work cell"),
         ("improve --env RISE-BrickSorting-Cell-v0 --out OUT", "RISE-BrickSorting-Cell-v0 is no imagination; --oracle"),
         ("improve --agent ries --out OUT", "unknown algorithm 'ries'. Did you mean 'rise'?"),
+        ("improve --task brick_sortin --out OUT", "Did you mean 'brick_sorting'?"),
+        ("improve --labels v1 --out OUT", "--labels are of the recordings of --data, and there are none"),
+        ("play --bundle BUNDLE --task box_closing", "is of task 'brick_sorting', not of 'box_closing'"),
     ],
 )
 @pytest.mark.usefixtures("hanging")
 def test_what_does_not_fit_is_told(command: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command.replace("OUT", str(tmp_path)).split()) == 2
+    bundle = str(find_bundle("brick_sorting"))
+    assert main(command.replace("OUT", str(tmp_path)).replace("BUNDLE", bundle).split()) == 2
     assert told in capsys.readouterr().err
 
 

@@ -76,6 +76,10 @@ def test_whether_the_policy_left_what_succeeded() -> None:
     assert judge_recorded(moved(0.09, WORSE), "here").answer == "yes"
     assert judge_recorded(moved(0.101, Mean(0.001, 0.0009, 0.0011, 9)), "here").answer == "yes"  # certain, and nothing
     assert judge_recorded(moved(0.15, BETTER), "here").answer == "farther than before"
+    open_ = judge_recorded(moved(0.15, OPEN), "here")
+    assert (open_.answer, open_.good) == ("cannot be told", None)
+    assert "not told from before" in open_.text
+    assert judge_recorded(moved(0.25, OPEN), "here").answer == "no"  # a robot that holds still may be nearer now
     lost = judge_recorded(moved(0.3, BETTER), "here")
     assert (lost.answer, lost.good) == ("no", False)
     assert "look at the films" in lost.text

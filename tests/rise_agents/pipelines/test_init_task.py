@@ -17,8 +17,11 @@ from PIL import Image
 
 from rise_agents.cli.main import main
 from rise_agents.pipelines.init_task import task_name
+from rise_env.bundle import find_bundle
+from rise_env.config import config_root
 from rise_env.data import open_dataset
-from rise_env.tasks import load_task
+from rise_env.errors import ConfigError
+from rise_env.tasks import load_task, name_of_task
 from rise_env.value.config import load_value_config
 
 JOINTS = ("base", "elbow", "wrist", "gripper")
@@ -134,6 +137,22 @@ def test_from_a_dataset_to_an_improved_policy(here: Path, capsys: pytest.Capture
         assert main([*command, "--task", "tasks/mine"]) == 2
         told = capsys.readouterr().err
         assert "has no work cell to act in. What is possible instead: `rise improve`" in told
+
+
+def test_a_task_that_is_called_like_a_shipped_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(here / "data")
+    assert main(["init-task", "data", "--out", "tasks/box_closing"]) == 2
+    assert "task 'box_closing' is registered already, with a bundle of its own: give another --name" in (
+        capsys.readouterr().err
+    )
+    assert main(["init-task", "data", "--out", "tasks/box_closing", "--name", "mine"]) == 0
+    file = Path("tasks/box_closing/_base.yaml")
+    file.write_text(file.read_text().replace("mine", "box_closing"))  # by hand
+    assert name_of_task("tasks/box_closing") == "box_closing"
+    with pytest.raises(ConfigError, match="rise train bundle --task tasks/box_closing"):
+        find_bundle("tasks/box_closing")  # the shipped one has other joints
+    for given in ("box_closing", str(config_root() / "box_closing" / "small.yaml")):
+        assert find_bundle(given).parent.name == "bundles"
 
 
 @pytest.mark.slow

@@ -291,7 +291,12 @@ def test_the_page_in_a_real_browser(browser: Browser, shared: PlaySession) -> No
     ours.step(ours.propose("expert"), "expert")
     end = ours.present
     assert end.true_frames is not None
-    server, listening, address = page.make_server(shared, SameThread())
+    server, listening = page.make_server(shared, SameThread()), page.listen(0)
+    host, port = listening.getsockname()
+    assert host == "127.0.0.1"
+    with pytest.raises(ConfigError, match=rf"port {port}: Address already in use. Give another \(--port"):
+        page.listen(port)
+    address = f"http://{host}:{port}"
 
     def visit() -> None:
         try:

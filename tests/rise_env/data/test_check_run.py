@@ -134,6 +134,13 @@ def test_timing_needs_a_task(v3_root: Path, capsys: pytest.CaptureFixture[str]) 
     assert "give --task" in capsys.readouterr().err
 
 
+def test_a_dataset_without_the_cameras_of_the_task_is_checked(
+    v3_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(v3_root), "--task", "brick_sorting", "--page", str(tmp_path / "page.html")]) == 1
+    assert "error: " in capsys.readouterr().out
+
+
 def test_several_datasets_are_checked_one_by_one(v3_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(v3_root), "data/tuesday", "data/a wednesday"]) == 2
     assert "run `rise check` again for data/tuesday 'data/a wednesday'" in capsys.readouterr().err

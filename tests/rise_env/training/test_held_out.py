@@ -101,6 +101,8 @@ def test_a_value_that_ranks_is_told_from_one_that_does_not() -> None:
     upside_down = rank_episodes(model(scale=-1.0, offset=1.0), data, range(EPISODES))
     assert upside_down.problem is not None
     assert "at least +0.20 is needed" in upside_down.problem
+    still = evaluate_world_model(model(scale=0.0, offset=0.5), data, range(EPISODES), windows=2).figures["value"]
+    assert still["calibration"]["error"] > 0.15  # although it is right on average
     off = evaluate_world_model(model(offset=0.2), data, range(EPISODES), windows=2).figures["value"]
     assert off["calibration"]["error"] == pytest.approx(0.2, abs=0.01)
 
