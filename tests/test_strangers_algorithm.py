@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 #: A process that records imports LeRobot first: one for each set.
-RECORDINGS = "'demo.recordings=[{policy: base, episodes: 4, seed: 70000}]'"
+RECORDINGS = (
+    "'demo.recordings=[{policy: base, episodes: 4, seed: 70000}]' "
+    "'demo.bundle_recordings=[{policy: operator, episodes: 8, seed: 400000}]'"
+)
 
 
 @pytest.mark.slow

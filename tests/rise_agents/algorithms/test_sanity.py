@@ -30,6 +30,8 @@ PPO = {"gamma": 0.9, "learning_rate": 2e-4, "rollout_steps": 8}
 DAGGER = {"episodes": 64, "batch_size": 128, "learning_rate": 2e-3, "ema_decay": 0.9, "beta_decay": 0.5}
 WORLDSAMPLE = {"episodes": 64, "demonstrations": 64, "updates": 32, "batch_size": 128, "learning_rate": 2e-3,
                "ema_decay": 0.9, "post_updates": 0}  # fmt: skip
+RECAP = (38_400, {"positive_fraction": 0.3, "n_step": 8, "learning_rate": 1e-3, "ema_decay": 0.95,
+                  "value": {"updates": 400}})  # fmt: skip
 #: Of every registered algorithm (its forms after a colon) the budget, and settings that differ from its defaults.
 AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
     "bc": (30_000, {}),
@@ -40,8 +42,8 @@ AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
     "ppo": (10_000, PPO),
     "ppo:all_steps": (10_000, {**PPO, "noise": "all_steps", "clip_range": 0.01}),
     "ppo:fpo": (10_000, {**PPO, "surrogate": "fpo", "learning_rate": 3e-4}),
-    "recap": (38_400, {"positive_fraction": 0.3, "n_step": 8, "learning_rate": 1e-3, "ema_decay": 0.95,
-                       "value": {"updates": 400}}),
+    "recap": RECAP,
+    "recap:three": RECAP,
     "worldsample": (12_000, WORLDSAMPLE),
     "worldsample:twin": (12_000, {**WORLDSAMPLE, "imagine": False}),
     "rise": (8_000, {"learning_rate": 1e-3, "ema_decay": 0.9, "offline_ratio": 0.3}),
@@ -50,9 +52,15 @@ AGENTS: dict[str, tuple[int, dict[str, Any]]] = {
 }  # fmt: skip
 WANTED = 0.9
 #: Forms that no preset ships take a minute and more: RISE_ALL_FORMS=1 tests them as well.
-EXTRA = {"dsrl", "ppo", "ppo:all_steps", "worldsample:twin"} if not os.environ.get("RISE_ALL_FORMS") else set()
-#: RECAP trains on what was recorded: one iteration reaches 0.83, new recordings of its policy bring what is missing.
-RECAP_ITERATIONS = 3
+EXTRA = (
+    {"dsrl", "ppo", "ppo:all_steps", "recap:three", "worldsample:twin"}
+    if not os.environ.get("RISE_ALL_FORMS")
+    else set()
+)
+#: RECAP trains on what was recorded: one iteration reaches 0.83; new recordings of its policy bring what is missing, half
+#: a minute each.
+ITERATIONS = {"recap": 1, "recap:three": 3}
+WANTED_OF = {"recap": 0.8}
 
 
 def envs_for(num_envs: int = 64, **kwargs: Any) -> Any:
@@ -108,10 +116,10 @@ def recorded(envs: Any, policy: Any) -> StartChunks:
     return StartChunks(envs.starts, envs.task, policy.lags, bins)
 
 
-def recap_agent(budget: int, settings: dict[str, Any]) -> Any:
+def recap_agent(budget: int, settings: dict[str, Any], iterations: int) -> Any:
     """RECAP's policy after all iterations, each from the base policy on all episodes so far."""
     policy, recordings = base(), [reach_recordings(512)]
-    for iteration in range(RECAP_ITERATIONS):
+    for iteration in range(iterations):
         data = JoinedDataset(recordings)
         offline = RecordedChunks(data, policy.lags, np.full(data.num_frames, policy.codec.unconditional))
         agent = make_agent("recap", envs_for(), policy, offline=offline, **settings)
@@ -158,7 +166,7 @@ def test_it_comes_near_the_optimum(name: str) -> None:
     budget, settings = AGENTS[name]
     algorithm, policy, envs = name.partition(":")[0], base(), envs_for()
     if algorithm == "recap":
-        agent = recap_agent(budget, settings)
+        agent = recap_agent(budget, settings, ITERATIONS[name])
     else:
         offline: Any = recorded(envs, policy)
         if ALGORITHMS.load(algorithm).needs_cell:
@@ -166,7 +174,7 @@ def test_it_comes_near_the_optimum(name: str) -> None:
         agent = make_agent(algorithm, envs, policy, offline=offline, **settings)
         agent.learn(budget)
     reached = mean_return(envs_for(), lambda seen: agent.predict(seen, deterministic=True)[0])
-    assert reached >= WANTED, f"{name} reaches {reached:.0%} of the optimum"
+    assert reached >= WANTED_OF.get(name, WANTED), f"{name} reaches {reached:.0%} of the optimum"
 
 
 @pytest.mark.slow
