@@ -57,8 +57,7 @@ EXTRA = (
     if not os.environ.get("RISE_ALL_FORMS")
     else set()
 )
-#: RECAP trains on what was recorded: one iteration reaches 0.83; new recordings of its policy bring what is missing, half
-#: a minute each.
+#: RECAP trains on what was recorded: one iteration reaches 0.83; new recordings of its policy bring what is missing.
 ITERATIONS = {"recap": 1, "recap:three": 3}
 WANTED_OF = {"recap": 0.8}
 
