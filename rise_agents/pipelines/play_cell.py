@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rise_env.errors import ConfigError
 from rise_env.registry import TASKS
 from rise_env.tasks import TaskSpec
 from rise_robot.cell.cell import CellState, WorkCell
@@ -117,10 +116,6 @@ class TrueCell:
 
 def cell_beside(spec: TaskSpec) -> TrueCell | None:
     """The work cell of a task; None where it has none, as tasks that are known from recordings."""
-    if spec.name not in TASKS:
-        return None
-    try:
-        load_cell(spec.name)
-    except ConfigError:  # registered for its imagination alone
+    if spec.name not in TASKS or TASKS.load(spec.name).cell is None:  # registered for its imagination alone
         return None
     return TrueCell(spec)

@@ -9,7 +9,7 @@ import socket
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import uvicorn
@@ -31,6 +31,13 @@ _KEYS = {"p": "policy", "e": "expert", "c": "recorded", "r": "random"}
 _NUDGE = 0.02
 _COLOURS = {"imagined": "#2563eb", "true pictures": "#ea580c", "ground truth": "#16a34a",
             "chunk": "#7c3aed", "ensemble spread": "#9ca3af"}  # fmt: skip
+
+
+class _Pictures(NamedTuple):
+    """Cameras side by side, and what is shown or hidden with their title."""
+
+    box: ui.element
+    picture: ui.element
 
 
 class PlayPage:
@@ -110,13 +117,12 @@ class PlayPage:
                 self._steps = ui.number("steps", value=10, min=0, precision=0).classes("w-16").props("dense")
                 ui.button("begin", on_click=self._begin_in_cell).props("dense no-caps").mark("begin in cell")
 
-    def _build_pictures(self, title: str) -> Any:
+    def _build_pictures(self, title: str) -> _Pictures:
         with ui.column().classes("w-full gap-0") as box:
             ui.label(f"{title}: {', '.join(self._spec.cameras)}").classes("text-xs")
             picture = ui.element("img").classes("frames").mark(f"frames {title}")
             picture.props(f'alt="{title}"')
-        picture.box = box  # type: ignore[attr-defined]
-        return picture
+        return _Pictures(box, picture)
 
     # ------------------------------------------------------------------ what a visitor does
 
@@ -215,8 +221,8 @@ class PlayPage:
         self._shown = min(number, len(moments) - 1)
         moment = moments[self._shown]
         self._time.value = self._shown
-        for picture, frames in ((self._imagined, moment.frames), (self._true, moment.true_frames)):
-            picture.box.set_visibility(frames is not None)
+        for (box, picture), frames in ((self._imagined, moment.frames), (self._true, moment.true_frames)):
+            box.set_visibility(frames is not None)
             if frames is not None:
                 picture.props["src"] = data_url(frames)
                 picture.update()
