@@ -22,10 +22,11 @@ __all__ = ["add_arguments", "collect", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `rise info`."""
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the same as JSON")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--settings", nargs="?", const="", metavar="NAME", help="print settings instead: all of them, or those of NAME"
     )
-    parser.add_argument(
+    instead.add_argument(
         "--environment", nargs="?", const="", metavar="ID", help="print what an environment is instead; no ID: list all"
     )
 

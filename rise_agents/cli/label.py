@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--outcome", nargs="+", action="extend", metavar="[EPISODES=]OUTCOME",
         help="success or failure, of all episodes or of some: 0-9=success 10,12=failure",
     )  # fmt: skip
+    parser.add_argument("--replace", action="store_true", help="replace outcomes that were written before")
     add_dataset_keys(parser)
     add_skip(parser)
     add_task(parser)
@@ -115,7 +116,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _outcomes(args: argparse.Namespace) -> int:
     """Write the sidecar of outcomes."""
-    from rise_env.data.outcomes import parse_outcomes, write_outcomes
+    import numpy as np
+
+    from rise_env.data.outcomes import OUTCOMES_PATH, parse_outcomes, read_outcomes, write_outcomes
     from rise_env.data.source import locate, read_source
 
     if args.value or args.tag:
@@ -124,6 +127,12 @@ def _outcomes(args: argparse.Namespace) -> int:
     if "episode_success" in source.features or source.episode_success is not None:
         raise ConfigError(f"{args.dataset} has outcomes of its own (episode_success); they are not overruled")
     outcomes = parse_outcomes(args.outcome, len(source.lengths))
+    before = None if args.replace else read_outcomes(source.root, len(outcomes))
+    if before is not None and (changed := np.flatnonzero(before != outcomes)).size:
+        raise ConfigError(
+            f"{source.root / OUTCOMES_PATH} says otherwise of {changed.size} of {len(outcomes)} episodes, of episode "
+            f"{changed[0]} first; add --replace to overwrite it"
+        )
     print(f"{len(outcomes)} episodes, {int(outcomes.sum())} successful")
     print(write_outcomes(source.root, outcomes))
     return 0

@@ -47,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
     hub = hub_id(args.repository)
     if hub is None or hub.revision is not None:
         raise ConfigError(f"{args.repository!r} is no repository: give owner/name")
+    for dataset in args.dataset:
+        if (found := hub_id(dataset)) is None or found.revision is not None:
+            raise ConfigError(f"--dataset {dataset!r} is no dataset of the Hub: give owner/name")
     folder = folder_to_push(args.folder)
     card, upload = describe(folder, args.results, args.dataset, args.license), Upload.of(folder)
     print(

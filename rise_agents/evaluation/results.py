@@ -76,7 +76,8 @@ class EvaluationResult:
             values["details"] = tuple(Episode(**episode) for episode in values["details"])
             return cls(**{**values, "success_interval": tuple(values["success_interval"])})
         except (KeyError, TypeError) as error:
-            raise ConfigError(f"this is no evaluation result: {error}") from error
+            said = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(f"this is no evaluation result: {said}") from error
 
 
 def summarise(episodes: Sequence[Episode], seconds: float) -> EvaluationResult:

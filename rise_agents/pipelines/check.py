@@ -31,7 +31,8 @@ def cost_of(
         cost["Memory for joint values"] = _bytes(frames * dims * 4)
     height, width = spec.image_size if spec else (48, 64)
     views = len(spec.cameras) if spec else len(source.cameras)
-    cost[f"Disk for decoded frames ({views} cameras, {width}x{height})"] = _bytes(frames * views * height * width * 3)
+    cameras = "1 camera" if views == 1 else f"{views} cameras"
+    cost[f"Disk for decoded frames ({cameras}, {width}x{height})"] = _bytes(frames * views * height * width * 3)
     decoded = sum(len(camera.brightness) for camera in checked.cameras)
     if checked.decoding_seconds and decoded:
         rate = decoded / checked.decoding_seconds

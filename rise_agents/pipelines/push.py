@@ -62,7 +62,7 @@ def describe(
     """
     what, loaded = _load(folder)
     policy, provenance = folder, _provenance(folder.parent, what) if folder.name == "model" else {}
-    figures = _audit(folder.parent) if provenance and what == "policy" else {}
+    figures = {**_audit(folder.parent), **_judged(folder.parent)} if provenance and what == "policy" else {}
     if isinstance(loaded, Bundle):
         policy, provenance = loaded.policy or folder, loaded.provenance
     if results and what not in ("policy", "bundle"):
@@ -109,9 +109,28 @@ def _audit(run: Path) -> dict[str, Mapping[str, float]]:
     return {_AUDITED: numbers(rows[-1])} if rows else {}
 
 
+def _judged(run: Path) -> dict[str, Mapping[str, float]]:
+    """What `rise improve` found last, if the run has not gone on since."""
+    found = read_json(run / "judgement.json", dict[str, Any], {})
+    if not found or found["run"]["metrics"] != read_json(run / "metrics.json", dict[str, Any], {}):
+        return {}
+    seen, change = found["imagination"], found["imagination"]["change"]
+    title = f"Return in imagination, from {seen['states']} recorded states: what its world model thinks of it"
+    return {
+        title: {
+            "before": seen["before"], "after": seen["after"], "change": change["mean"],
+            "change, lower end of the 95 % interval": change["low"],
+            "change, upper end of the 95 % interval": change["high"],
+        }
+    }  # fmt: skip
+
+
 def _evaluation(file: Path, policy: Path) -> Evaluation:
     content = read_json(file, dict[str, Any], cure="Give what `rise evaluate --json FILE` wrote.")
-    result = EvaluationResult.from_dict(content)
+    try:
+        result = EvaluationResult.from_dict(content)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}. Give what `rise evaluate --json FILE` wrote.") from None
     told, ours = content.get("policy_content"), content_fingerprint(policy)
     if told != ours:
         which = "does not say which weights it measured" if told is None else f"measured weights {told}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
@@ -95,10 +96,15 @@ def _findings(checked: Checked) -> str:
         rows.append(
             f'<tr><th scope="row"><span class="{_CLASSES[one.severity]}">{one.severity}</span> '
             f'<span class="note">{one.code}</span></th>'
-            f"<td><b>{escape(kind.title[:1].upper() + kind.title[1:])}.</b> {escape(one.message)}{episodes}</td>"
-            f"<td>{escape(kind.spoils)}</td><td>{escape(kind.mends)}</td></tr>"
+            f"<td><b>{escape(kind.title[:1].upper() + kind.title[1:])}.</b> {_marked(one.message)}{episodes}</td>"
+            f"<td>{_marked(kind.spoils)}</td><td>{_marked(kind.mends)}</td></tr>"
         )
     return framed("Findings", ["", "Found", "What it spoils", "What mends it"], "".join(rows))
+
+
+def _marked(text: str) -> str:
+    """HTML of a text with names in backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _cameras(checked: Checked) -> str:

@@ -12,7 +12,8 @@ from rise_env.errors import ConfigError
 __all__ = ["STYLES", "Curve", "line_chart"]
 
 _WIDTH, _HEIGHT = 560, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 28, 44
+_RIGHT, _TOP, _BOTTOM = 24, 28, 44
+_LEAST_LEFT, _LETTER = 58, 7  # the digits of the vertical axis need so much each
 _MARKED = 40  # lines of more points have no dots: they would touch
 #: Line styles of the style sheet, `line-0` to `line-5`: further lines begin again.
 STYLES = 6
@@ -57,22 +58,24 @@ def line_chart(curve: Curve) -> str:
     y_step = _step(y_high - y_low)
     # Whole steps upwards, so that no line runs along the frame between two labels.
     y_low, y_high = math.floor(y_low / y_step) * y_step, math.ceil(y_high / y_step) * y_step
+    labels = _ticks(y_low, y_high, y_step)
+    left = max(_LEAST_LEFT, 12 + _LETTER * max(len(text) for _, text in labels))
 
     def right(x: float) -> float:
-        return _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
+        return left + (x - x_low) / (x_high - x_low) * (_WIDTH - left - _RIGHT)
 
     def up(y: float) -> float:
         return _HEIGHT - _BOTTOM - (y - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = []
-    for y, text in _ticks(y_low, y_high, y_step):
-        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{up(y) + 4:.1f}" text-anchor="end">{text}</text>')
+    for y, text in labels:
+        parts.append(f'<line class="rule" x1="{left}" x2="{_WIDTH - _RIGHT}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
+        parts.append(f'<text x="{left - 8}" y="{up(y) + 4:.1f}" text-anchor="end">{text}</text>')
     foot = _HEIGHT - _BOTTOM
     for x, text in _ticks(x_low, x_high, _step(x_high - x_low)):
         parts.append(f'<line class="tick" x1="{right(x):.1f}" x2="{right(x):.1f}" y1="{foot}" y2="{foot + 5}"/>')
         parts.append(f'<text x="{right(x):.1f}" y="{foot + 18}" text-anchor="middle">{text}</text>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{foot}" y2="{foot}"/>')
+    parts.append(f'<line class="axis" x1="{left}" x2="{_WIDTH - _RIGHT}" y1="{foot}" y2="{foot}"/>')
     parts.append(f'<text class="label" x="0" y="14">{escape(curve.y_label)}</text>')
     parts.append(
         f'<text class="label" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{escape(curve.x_label)}</text>'

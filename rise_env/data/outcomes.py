@@ -154,6 +154,6 @@ def read_outcomes(root: Path, count: int) -> np.ndarray | None:
     if not np.array_equal(np.sort(episodes), np.arange(count)):
         raise DatasetError(
             f"{path} has {len(episodes)} outcomes, the dataset has {count} episodes. It has changed since: write them "
-            f"again with `rise label {root} --outcome ...`, or delete the file."
+            f"again with `rise label {root} --replace --outcome ...`, or delete the file."
         )
     return as_outcomes(outcomes[np.argsort(episodes)], path)

@@ -191,6 +191,16 @@ def test_the_command_lists_uploads_and_tells_what_was_measured(
     hub: Any, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["push", str(run_folder), "lab/rise", "--results", "measured.json", "--dataset", "lab/data"]
+    run = {"metrics": {"chunks": 640}}
+    seen = {
+        "states": 64,
+        "before": 0.125,
+        "after": 0.35,
+        "change": {"mean": 0.25, "low": 0.2, "high": 0.3, "groups": 9},
+    }
+    (run_folder / "judgement.json").write_text(json.dumps({"imagination": seen, "run": run}))
+    assert "in imagination" not in describe(run_folder / "model").text(HubId("lab/x")), "the run went on since"
+    (run_folder / "metrics.json").write_text(json.dumps(run["metrics"]))
     assert main([*arguments, "--dry-run"]) == 0
     assert hub.repositories == {}
     shown = capsys.readouterr().out
@@ -209,7 +219,7 @@ def test_the_command_lists_uploads_and_tells_what_was_measured(
     assert (metric["value"], metric["args"]["wilson_95"]) == (0.75, [0.41, 0.93])
     for told in ("| 8, seeds 100 to 107 | 75.0% | 41.0% to 93.0% | drop 2 |", "`rise evaluate --seed 100`",
                  f"`{'a' * 40}` with changes", "`rise improve --seed 7`", "| `overall` | 0.62 |",
-                 "`bricks`"):  # fmt: skip
+                 "`bricks`", "from 64 recorded states", "| `change` | 0.25 |"):  # fmt: skip
         assert told in text
     assert "0.1 |" not in text, "an audit of the base policy is none of this one"
 
@@ -262,6 +272,11 @@ def test_a_card_claims_nothing_that_was_not_measured(
     other.save_pretrained(tmp_path / "other")
     assert main(["push", str(tmp_path / "other"), "lab/other", "--results", "measured.json"]) == 2
     assert "A card tells only what its own policy reached" in capsys.readouterr().err
+    (tmp_path / "empty.json").write_text("{}")
+    for wrong, told in ((["--results", "empty.json"], "empty.json: this is no evaluation result: no entry"),
+                        (["--dataset", "my data"], "--dataset 'my data' is no dataset of the Hub")):  # fmt: skip
+        assert main(["push", str(tmp_path / "other"), "lab/other", *wrong]) == 2
+        assert told in capsys.readouterr().err
     (tmp_path / "other" / "model.safetensors").write_bytes(b"damaged")
     assert main(["push", str(tmp_path / "other"), "lab/other"]) == 2
     assert "cut short or damaged" in capsys.readouterr().err

@@ -76,6 +76,15 @@ def test_a_constant_line_is_drawn_in_the_middle(value: float) -> None:
     assert min(values.values()) < places(chart)[0][1] < max(values.values())
 
 
+def test_long_labels_fit() -> None:
+    chart = drawn({"a": [(0, 1.00001), (1, 1.00003)]})
+    texts = [text for text in chart.iter("text") if text.get("text-anchor") == "end" and text.get("class") is None]
+    longest = max(texts, key=lambda text: len(text.text or ""))
+    assert len(longest.text or "") >= 8
+    assert float(longest.get("x", "nan")) >= 6 * len(longest.text or "")
+    assert min(x for x, _ in places(chart)) > float(longest.get("x", "nan"))
+
+
 def test_a_single_point_can_be_seen() -> None:
     chart = drawn({"a": [(3, 4)]})
     (dot,) = chart.findall("circle")

@@ -484,6 +484,12 @@ def test_outcomes_beside_a_dataset(new_dataset: Make, spec: Spec, capsys: pytest
     ):
         assert main(["label", str(root), "--outcome", *wrong]) == 2
         assert match in capsys.readouterr().err
+    assert main(["label", str(root), "--outcome", "success", "1=failure"]) == 0
+    assert main(["label", str(root), "--outcome", "success"]) == 2
+    assert "says otherwise of 1 of 3 episodes, of episode 1 first; add --replace" in capsys.readouterr().err
+    assert open_dataset(root, spec()).success.tolist() == [True, False, True]
+    assert main(["label", str(root), "--outcome", "success", "--replace"]) == 0
+    assert open_dataset(root, spec()).success.all()
     edit_column(root / "meta/episode_success.parquet", "episode_index", lambda rows: [5, *rows[1:]])
     with pytest.raises(DatasetError, match="It has changed since"):
         _ = open_dataset(root, spec()).success
