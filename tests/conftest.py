@@ -1,4 +1,4 @@
-"""What all tests share: one thread per process, no network, and the reasons for which some cannot run."""
+"""What all tests share: one thread per process, no network, bytecode, and the reasons for which some cannot run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
     os.environ[_name] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Many tests start interpreters: where no bytecode is kept, each compiles torch, LeRobot and transformers again (16 s).
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
