@@ -2,7 +2,8 @@
 
 One OpenGL context serves every cell of a process: the cells' models hold no meshes or textures, so nothing
 model-specific lives on the graphics side. Shadows, reflections and multisampling are off (a factor of ten in software
-rendering); images are rendered larger and averaged instead.
+rendering); images are rendered larger and averaged instead. What lies outside a camera's view is not drawn: in software
+every corner costs, seen or not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ import numpy as np
 from rise_env.errors import RenderingUnavailableError
 
 __all__ = ["CellRenderer", "free_graphics"]
+
+#: Group of shapes that are left out of a picture; MuJoCo shows none of it by default.
+_HIDDEN = mujoco.mjNGROUP - 1
+#: How far outside a view a shape must lie to be left out, m.
+_SPARE = 1e-3
 
 _HELP = (
     "Off-screen rendering needs OpenGL through EGL. On Debian or Ubuntu: "
@@ -106,6 +112,7 @@ class CellRenderer:
         for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX):
             self._scene.flags[flag] = False
         self._option = mujoco.MjvOption()
+        self._option.geomgroup[_HIDDEN] = False
         self._perturb = mujoco.MjvPerturb()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -115,25 +122,70 @@ class CellRenderer:
 
         RenderingUnavailableError if no OpenGL context can be had; the message names the missing packages.
         """
+        model, data, view, scene = self._model, self._data, self._camera, self._scene
         factor, count = self._supersample, len(cameras)
         height, width = size[0] * factor, size[1] * factor
-        graphics = _shared_graphics(self._model, width, height * count)
-        everything = mujoco.mjtCatBit.mjCAT_ALL
-        for index, camera in enumerate(cameras):
-            self._camera.fixedcamid = self._model.camera(camera).id
-            model, data, view, scene = self._model, self._data, self._camera, self._scene
-            if index == 0:
+        graphics = _shared_graphics(model, width, height * count)
+        numbers = [model.camera(camera).id for camera in cameras]
+        groups = model.geom_group.copy()
+        try:
+            for index, seen in enumerate(self._in_view(numbers, width / height)):
+                model.geom_group[:] = np.where(seen, groups, _HIDDEN)
+                view.fixedcamid = numbers[index]
+                everything = mujoco.mjtCatBit.mjCAT_ALL
                 mujoco.mjv_updateScene(model, data, self._option, self._perturb, view, everything, scene)
-            else:
-                mujoco.mjv_updateCamera(model, data, view, scene)
-                mujoco.mjv_makeLights(model, data, scene)  # the headlight goes with the camera
-            # Tiles are stacked upwards in the frame buffer, whose rows run from the bottom.
-            tile = mujoco.MjrRect(0, (count - 1 - index) * height, width, height)
-            mujoco.mjr_render(tile, self._scene, graphics.resources)
+                # Tiles are stacked upwards in the frame buffer, whose rows run from the bottom.
+                tile = mujoco.MjrRect(0, (count - 1 - index) * height, width, height)
+                mujoco.mjr_render(tile, scene, graphics.resources)
+        finally:
+            model.geom_group[:] = groups
         pixels = np.empty((count * height, width, 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, mujoco.MjrRect(0, 0, width, count * height), graphics.resources)
-        images = pixels[::-1].reshape(count, height, width, 3)
-        if factor == 1:
-            return np.ascontiguousarray(images)
-        tiles = images.reshape(count, size[0], factor, size[1], factor, 3)
-        return ((tiles.sum((2, 4), dtype=np.uint16) + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+        return _averaged(pixels[::-1], factor).reshape(count, *size, 3)
+
+    def _in_view(self, cameras: Sequence[int], aspect: float) -> np.ndarray:
+        """Which shapes may be seen by some cameras, bool (len(cameras), number of shapes).
+
+        A shape is out of view where the box around it lies beyond one side of the view, with a millimetre to spare.
+        """
+        model, data = self._model, self._data
+        inwards, near = [], []
+        for number in cameras:
+            self._camera.fixedcamid = number
+            mujoco.mjv_updateCamera(model, data, self._camera, self._scene)
+            lens = self._scene.camera[0]
+            half = lens.frustum_width or aspect * (lens.frustum_top - lens.frustum_bottom) / 2
+            left, right, ahead = lens.frustum_center - half, lens.frustum_center + half, lens.frustum_near
+            bottom, top = lens.frustum_bottom, lens.frustum_top
+            # Of the sides, in the camera's axes: x to the right, y up, z back.
+            inwards.append([[0, 0, -1], [ahead, 0, left], [-ahead, 0, -right], [0, ahead, bottom], [0, -ahead, -top]])
+            near.append([ahead, 0, 0, 0, 0])
+        normals = np.array(inwards)
+        normals /= np.sqrt((normals * normals).sum(2, keepdims=True))
+        numbers = list(cameras)
+        normals = normals @ data.cam_xmat[numbers].reshape(-1, 3, 3).transpose(0, 2, 1)
+        offsets = (normals @ data.cam_xpos[numbers][:, :, None])[..., 0] + np.array(near)
+        normals, offsets = normals.reshape(-1, 3), offsets.reshape(-1)
+        axes = data.geom_xmat.reshape(-1, 3, 3)
+        middles = data.geom_xpos + (axes @ model.geom_aabb[:, :3, None])[..., 0]
+        reach = np.abs(normals @ axes) @ model.geom_aabb[:, 3:, None]  # (shapes, sides, 1)
+        inside = middles @ normals.T - offsets + reach[..., 0] > -_SPARE
+        seen = inside.reshape(model.ngeom, len(cameras), -1).all(2).T
+        return seen | (model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)  # without end
+
+
+def _averaged(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Means of squares of pixels, rounded, contiguous: uint8 (factor x H, factor x W, 3) to (H, W, 3)."""
+    if factor == 1:
+        return np.ascontiguousarray(pixels)
+    height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
+    rows = pixels.reshape(height, factor, -1)
+    total = rows[:, 0].astype(np.uint16)
+    for index in range(1, factor):
+        total += rows[:, index]
+    columns = total.reshape(height, width, factor, 3)
+    total = columns[:, :, 0] + factor * factor // 2
+    for index in range(1, factor):
+        total += columns[:, :, index]
+    total //= factor * factor
+    return total.astype(np.uint8)

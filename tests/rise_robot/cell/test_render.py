@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,26 @@ def test_rendering_moves_nothing(new_cell) -> None:
     after = cell.save()
     for key, value in before.arrays.items():
         np.testing.assert_array_equal(after.arrays[key], value)
+
+
+def test_what_is_left_out_would_not_have_been_seen(new_cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, rng = new_cell(0, "cell.variation.enabled=true"), np.random.default_rng(0)
+    cameras, renderer = [*CAMERAS, "overview"], CellRenderer(cell.model, cell.data, 1)
+    find, drawn = CellRenderer._in_view, list[np.ndarray]()
+
+    def in_view(*args: Any) -> np.ndarray:
+        drawn.append(find(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(CellRenderer, "_in_view", in_view)
+    for _ in range(8):
+        cell.step(cell.command + rng.normal(0, 0.25, cell.command.shape))
+        found = renderer.render(cameras, (48, 40))
+        with monkeypatch.context() as everything:
+            everything.setattr(CellRenderer, "_in_view", lambda *args: np.ones_like(find(*args)))
+            np.testing.assert_array_equal(renderer.render(cameras, (48, 40)), found)
+    assert not cell.model.geom_group.any(), "the model was left changed"
+    assert np.mean(drawn) < 0.8
 
 
 def test_supersampling_averages(new_cell) -> None:
