@@ -14,7 +14,7 @@ import numpy as np
 from rise_env.errors import ConfigError
 from rise_env.spaces import lag_key
 
-__all__ = ["Actor", "ActorSource", "ObservationHistory", "RtcActor", "actor_in", "needed_by"]
+__all__ = ["Actor", "ActorSource", "ObservationHistory", "RtcActor", "actor_in", "needed_by", "rows_at_a_time"]
 
 
 @runtime_checkable
@@ -69,6 +69,15 @@ def needed_by(source: ActorSource) -> dict[str, Any]:
     """Keyword arguments that an environment must be made with for an actor."""
     lags = getattr(source, "lags", ())
     return {"observation_lags": list(lags)} if lags else {}
+
+
+def rows_at_a_time(actor: Actor) -> int:
+    """How many observations an actor is asked about in one call where results must not depend on their number.
+
+    That is its attribute `rows`, or one. The size of a batch changes the last bits of matrix products; what else is in
+    it, and where a row stands, must not.
+    """
+    return int(getattr(actor, "rows", 1))
 
 
 def actor_in(source: ActorSource, envs: gymnasium.vector.VectorEnv) -> Actor:

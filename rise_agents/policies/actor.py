@@ -30,6 +30,7 @@ class PolicyActor:
     Attributes:
         lags: Past observations that the policy reads, in control steps.
         supports_rtc: Whether the policy knows real-time chunking.
+        rows: See `rise_env.acting.rows_at_a_time`; `Policy.rows`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class PolicyActor:
         noise_scale: float | None = None,
     ) -> None:
         self.policy, self.lags, self.supports_rtc = policy.eval(), tuple(policy.lags), policy.supports_rtc
+        self.rows = policy.rows
         self.advantage_bin = policy.codec.best_bin if advantage_bin is None else advantage_bin
         self.guidance, self.steps = policy.guidance if guidance is None else guidance, steps
         self.noise_scale = policy.noise_scale if noise_scale is None else noise_scale

@@ -57,6 +57,8 @@ class Policy(PretrainedMixin, nn.Module, ABC):
         noise_scale: Standard deviation of the initial noise when nobody says otherwise: 1 as in training, 0 for
             deterministic chunks.
         supports_rtc: Whether `sample` knows real-time chunking.
+        rows: Observations in a batch where what is sampled must not depend on its size; see
+            `rise_env.acting.rows_at_a_time`. More than one for networks whose rows do not touch each other.
     """
 
     title = "policy"
@@ -67,6 +69,7 @@ class Policy(PretrainedMixin, nn.Module, ABC):
     guidance: float = 1.0
     noise_scale: float = 1.0
     supports_rtc: bool = False
+    rows: int = 1
     spec: TaskSpec
     codec: AdvantageCodec
     lags: tuple[int, ...]

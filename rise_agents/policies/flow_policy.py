@@ -101,6 +101,7 @@ class FlowPolicy(Policy):
     full_precision = ("chunk_",)
     Config = FlowPolicyConfig
     supports_rtc = True
+    rows = 16
     relative: torch.Tensor
     state_mean: torch.Tensor
     state_std: torch.Tensor

@@ -67,13 +67,29 @@ class ActorInCell:
         Args:
             look: Gives the present observation (`cell_observation`); called where it is needed.
         """
+        if (seen := self.asks(look)) is not None:
+            self.take(self._actor.act(seen)[0])
+        return self.next()
+
+    def asks(self, look: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray] | None:
+        """What the actor is to choose a chunk from, arrays (1, ...); None while the last one goes on.
+
+        With `take` and `next`, `target` in three parts: whoever has several cells can ask for their chunks together.
+        """
         if isinstance(self._actor, ScriptedActor):
-            return self._actor.act({})[0, 0]
+            return None
         if self._history.lags or not self._queue:
             self._history.push({key: value[None] for key, value in look().items()})
-        if not self._queue:
-            chunk = self._actor.act(self._history.observe())[0]
-            self._queue = list(chunk[: self._cell.spec.execute].astype(float))
+        return None if self._queue else self._history.observe()
+
+    def take(self, chunk: np.ndarray) -> None:
+        """Take the chunk (chunk, D) that the actor has chosen."""
+        self._queue = list(chunk[: self._cell.spec.execute].astype(float))
+
+    def next(self) -> np.ndarray:
+        """Joint targets of the next control step, (D,) float64 in rad and m; once per call of `asks`."""
+        if isinstance(self._actor, ScriptedActor):
+            return self._actor.act({})[0, 0]
         return self._queue.pop(0)
 
     @property

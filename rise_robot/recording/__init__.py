@@ -5,6 +5,7 @@ parallel workers recorded, `check_dataset` proves that all streams agree, `write
 """
 
 from rise_robot.recording.checks import check_dataset
+from rise_robot.recording.episode import OpenEpisode
 from rise_robot.recording.preview import write_preview
 from rise_robot.recording.recorder import EpisodeRecorder
 from rise_robot.recording.records import EpisodeRecord, RecordingError, read_episode_records
@@ -13,6 +14,7 @@ from rise_robot.recording.store import merge_datasets
 __all__ = [
     "EpisodeRecord",
     "EpisodeRecorder",
+    "OpenEpisode",
     "RecordingError",
     "check_dataset",
     "merge_datasets",

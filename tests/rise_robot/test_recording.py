@@ -19,6 +19,7 @@ import pytest
 from rise_env.tasks import TaskSpec, load_task
 from rise_robot import recording
 from rise_robot.recording import EpisodeRecord, EpisodeRecorder, RecordingError, check_dataset, merge_datasets
+from rise_robot.recording.episode import EpisodeFormat
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -159,7 +160,8 @@ def test_other_encoder_starts_a_new_video_file(tmp_path: Path) -> None:
     spec, root = small_spec(), tmp_path / "set"
     store = EpisodeRecorder(root, spec)
     record(store, 0)
-    store._encoder = RGBEncoderConfig("h264", "yuv420p", g=2, crf=12, preset="veryfast", extra_options={"bf": 0})
+    encoder = RGBEncoderConfig("h264", "yuv420p", g=2, crf=12, preset="veryfast", extra_options={"bf": 0})
+    store._form = EpisodeFormat(spec, encoder, background=True)
     record(store, 1)
     store.close()
     assert_recorded(root, spec, [(0, 4), (1, 4)], mean=4.0)
@@ -271,7 +273,7 @@ def test_one_recorder_per_directory_and_no_strangers(tmp_path: Path) -> None:
 
 
 def test_full_encoder_queue_drops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rise_robot.recording.recorder._QUEUE_FRAMES", 1)
+    monkeypatch.setattr("rise_robot.recording.video_writer._QUEUE_FRAMES", 1)
     spec, root = small_spec(), tmp_path / "set"
     with EpisodeRecorder(root, spec) as recorder:
         record(recorder, 0, steps=10)
@@ -283,20 +285,20 @@ def test_failing_encoder_loses_only_its_episode(tmp_path: Path, monkeypatch: pyt
     with EpisodeRecorder(root, spec) as recorder:
         record(recorder, 0)
         with monkeypatch.context() as patch:
-            patch.setattr(recorder._encoder, "pix_fmt", "no_such_format")
-            with pytest.raises(RecordingError, match="1 before it are safe"):
+            patch.setattr(recorder._form.encoder, "pix_fmt", "no_such_format")
+            with pytest.raises(RecordingError, match="those before it are safe"):
                 record(recorder, 1)
         assert record(recorder, 2) == 1
     assert_recorded(root, spec, [(0, 4), (2, 4)])
 
 
 #: Where the process is killed: function, calls let through, pattern of the first argument of the calls that count.
-WRITER = "lerobot.datasets.dataset_writer.DatasetWriter"
+EPISODE = "rise_robot.recording.episode.OpenEpisode"
 KILL_POINTS = {
-    "in an episode": (WRITER, "add_frame", 14, ""),
-    "saving frames": (WRITER, "_save_episode_data", 2, ""),
-    "encoding": ("lerobot.datasets.video_utils.StreamingVideoEncoder", "finish_episode", 2, ""),
-    "moving a video": (WRITER, "_save_episode_video", 5, ""),
+    "in an episode": (EPISODE, "add_frame", 14, ""),
+    "saving frames": ("pyarrow.parquet", "write_table", 2, r"data/chunk"),
+    "encoding": ("rise_robot.recording.video_writer.VideoWriter", "finish", 7, ""),
+    "describing an episode": ("lerobot.datasets.dataset_metadata.LeRobotDatasetMetadata", "save_episode", 2, ""),
     "before the rename": ("rise_robot.recording.store.EpisodeStore", "add", 2, ""),
     "joining videos": ("lerobot.datasets.video_utils", "concatenate_video_files", 1, ""),
     "deciding the commit": ("rise_robot.recording.store.EpisodeStore", "_roll_forward", 1, ""),
