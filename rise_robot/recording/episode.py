@@ -104,7 +104,7 @@ class OpenEpisode:
             RecordingError: If an argument is not as described there; the frame is not recorded.
         """
         self._check_images(images)
-        row = {
+        row: dict[str, Any] = {
             "observation.state": self._checked_vector("state", state),
             "action": self._checked_vector("action", action),
             "is_intervention": _checked_flag("is_intervention", is_intervention),
@@ -153,7 +153,8 @@ class OpenEpisode:
         )
 
     def _save(self, success: bool) -> None:
-        stats, places = self._save_frames(success), {}
+        stats = self._save_frames(success)
+        places: dict[str, float] = {}
         for camera, key in self._form.spec.cameras.items():
             video = self._videos[camera]
             stats[key] = video.finish()
