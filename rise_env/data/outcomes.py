@@ -1,4 +1,7 @@
-"""Outcomes of episodes: what counts as one, and `meta/episode_success.parquet`, a sidecar for datasets without any."""
+"""Outcomes of episodes: what counts as one, and `meta/episode_success.parquet`, a sidecar for datasets without any.
+
+LeRobot's own column is `next.success`: whether the task is solved after each frame.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from rise_env.files import atomic_path
 
 __all__ = [
     "OUTCOMES_PATH",
+    "SUCCESS_COLUMNS",
     "as_outcomes",
     "parse_outcome",
     "parse_outcomes",
@@ -25,6 +29,8 @@ __all__ = [
 ]
 
 OUTCOMES_PATH = Path("meta/episode_success.parquet")
+#: Columns that tell outcomes: ours, the same over an episode, and LeRobot's (`lerobot.utils.constants.SUCCESS`).
+SUCCESS_COLUMNS = ("episode_success", "next.success")
 
 _WORDS = {
     **dict.fromkeys(("true", "t", "yes", "y", "success", "successful", "succeeded", "1"), True),
@@ -84,7 +90,7 @@ def parse_steps(values: Any, where: Any) -> bool:
     if not last and any(outcomes.values()):
         raise DatasetError(
             f"{where}: success ends at step {max(outcomes)} of {plain.size}. Did the episode succeed? Write one value, "
-            "or give one for all episodes (--success or --failure)."
+            "or say how episodes ended: `rise label --outcome`, `rise convert hdf5 --success` or `--failure`."
         )
     return last
 

@@ -14,7 +14,7 @@ from rise_env.data.cache import IncompleteError, Progress, cached_array
 from rise_env.data.dataset import Dataset, read_only
 from rise_env.data.frames import decoding_steps, frames_fingerprint
 from rise_env.data.limits import check_limits
-from rise_env.data.outcomes import as_outcomes, read_outcomes
+from rise_env.data.outcomes import SUCCESS_COLUMNS, as_outcomes, parse_steps, read_outcomes
 from rise_env.data.parquet import join_rows, to_numpy
 from rise_env.data.rows import INDEX_COLUMNS, frame_order, read_rows
 from rise_env.data.source import Source
@@ -78,7 +78,13 @@ class RecordedDataset(Dataset):
         if self.source.episode_success is not None:
             return read_only(as_outcomes(self.source.episode_success, f"{self.root}, meta/episodes"))
         beside = read_outcomes(self.root, len((self.source.whole or self.source).lengths))
-        return None if beside is None else read_only(beside[self.source.numbers])
+        if beside is not None:
+            return read_only(beside[self.source.numbers])
+        name = SUCCESS_COLUMNS[1]
+        if name not in self.columns:
+            return None
+        each = zip(self.source.numbers.tolist(), np.split(self.column(name), self.starts[1:]), strict=True)
+        return read_only(np.array([parse_steps(steps, f"{self.root}, {name} of episode {i}") for i, steps in each]))
 
     @cached_property
     def state(self) -> np.ndarray:

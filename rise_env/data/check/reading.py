@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_env.data.outcomes import parse_outcome, read_outcomes
+from rise_env.data.outcomes import SUCCESS_COLUMNS, parse_outcome, parse_steps, read_outcomes
 from rise_env.data.parquet import to_numpy
 from rise_env.data.rows import read_rows
 from rise_env.data.source import DataFile, Source
@@ -126,11 +126,11 @@ def _episodes(
 ) -> Iterator[tuple[int, dict[str, np.ndarray] | str]]:
     """Episodes of a data file with their columns, or with what is wrong."""
     try:
-        table, index = read_rows(source, file, list(keys.values()), optional=["episode_success"])
+        table, index = read_rows(source, file, list(keys.values()), optional=SUCCESS_COLUMNS)
     except DatasetError as error:
         yield from ((episode, str(error)) for episode in file.episodes)
         return
-    names = {**keys, **{name: name for name in ("timestamp", "episode_success") if name in table.schema.names}}
+    names = {**keys, **{name: name for name in ("timestamp", *SUCCESS_COLUMNS) if name in table.schema.names}}
     whole: dict[str, np.ndarray] = {}
     for name, key in names.items():
         try:
@@ -151,7 +151,7 @@ def _episodes(
             for name, key in names.items():
                 some = f"{where}, column {key!r}"
                 values = whole[name][rows] if name in whole else to_numpy(table[key].take(rows), some)
-                columns[name] = values if name == "episode_success" else _numbers(values, source, name, key, some)
+                columns[name] = values if name in SUCCESS_COLUMNS else _numbers(values, source, name, key, some)
         except DatasetError as error:
             yield episode, str(error)
             continue
@@ -175,8 +175,10 @@ def _outcomes(source: Source, read: Mapping[int, Mapping[str, np.ndarray]]) -> t
     "itself.
     """
     given: Mapping[int, Any] = {}
+    ours, theirs = ({i: some[name] for i, some in read.items() if name in some} for name in SUCCESS_COLUMNS)
+    stepwise = False
     if "episode_success" in source.features:
-        given = {i: columns["episode_success"] for i, columns in read.items() if "episode_success" in columns}
+        given = ours
     elif source.episode_success is not None:
         given = dict(enumerate(source.episode_success))
     else:
@@ -184,12 +186,16 @@ def _outcomes(source: Source, read: Mapping[int, Mapping[str, np.ndarray]]) -> t
             beside = read_outcomes(source.root, len((source.whole or source).lengths))
         except DatasetError as error:
             return {}, {int(source.numbers[0]): str(error)}
-        given = {} if beside is None else dict(enumerate(beside[source.numbers]))
+        stepwise = beside is None
+        given = theirs if beside is None else dict(enumerate(beside[source.numbers]))
     outcomes, unclear = {}, {}
     for episode, values in given.items():
         number = int(source.numbers[episode])
         where = f"{source.root}, episode {number}"
         try:
+            if stepwise:
+                outcomes[number] = parse_steps(values, where)
+                continue
             each = {parse_outcome(value, where) for value in np.unique(np.asarray(values).reshape(-1))}
             if len(each) != 1:
                 raise DatasetError(f"{where}: episode_success changes within it; expected one outcome per episode")

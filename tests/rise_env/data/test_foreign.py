@@ -20,6 +20,7 @@ from PIL import Image
 from rise_agents.cli.main import main
 from rise_env.data import DatasetError, open_dataset
 from rise_env.data.cache import Step, cached_array
+from rise_env.data.check import check_dataset
 from rise_env.data.schema import Feature
 from rise_env.data.source import read_source
 from rise_env.data.video import decode_image
@@ -468,6 +469,28 @@ def test_the_cache_does_not_trust_itself(tmp_path: Path) -> None:
         path.write_bytes(change(path.read_bytes()))
         assert (opened() == 7).all()
     assert len(made) == 6
+
+
+def test_outcomes_as_lerobot_records_them(new_dataset: Make, spec: Spec) -> None:
+    root = new_dataset(images_in_parquet=True)
+    info = root / "meta/info.json"
+    info.write_text(info.read_text().replace('"episode_success"', '"next.success"'))
+    files = sorted((root / "data").rglob("*.parquet"))
+    for path in files:
+        table = pq.read_table(path)
+        pq.write_table(
+            table.rename_columns([n.replace("episode_success", "next.success") for n in table.schema.names]), path
+        )
+        edit_column(path, "next.success", lambda rows: [False, *rows[1:]])  # solved from the second frame on
+    assert open_dataset(root, spec()).success.tolist() == [True, False, True]
+    report = check_dataset(root, pictures=False)
+    assert not {"outcomes_missing", "outcomes_unclear"} & {finding.code for finding in report.findings}
+    edit_column(files[-1], "next.success", lambda rows: [*rows[:-1], False])
+    with pytest.raises(DatasetError, match=r"episode 2.*success ends at step 8 of 9.*rise label --outcome"):
+        _ = open_dataset(root, spec()).success
+    assert "outcomes_unclear" in {finding.code for finding in check_dataset(root, pictures=False).findings}
+    assert main(["label", str(root), "--outcome", "failure", "2=success"]) == 0  # what a person says counts
+    assert open_dataset(root, spec()).success.tolist() == [False, False, True]
 
 
 def test_outcomes_beside_a_dataset(new_dataset: Make, spec: Spec, capsys: pytest.CaptureFixture[str]) -> None:
