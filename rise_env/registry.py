@@ -66,11 +66,11 @@ class Registration:
 
     @property
     def path(self) -> str:
-        """Where the object is defined, "module:Attribute"; of a task, of its side of the work cell, if it has one."""
+        """Where the object is defined, "module:Attribute"; of a task, of its work cell or simulation, if it has one."""
         if isinstance(self.target, str):
             return self.target
         if isinstance(self.target, TaskRegistration):
-            return self.target.cell or self.target.name
+            return self.target.cell or self.target.simulation or self.target.name
         return f"{self.target.__module__}:{self.target.__qualname__}"
 
 
@@ -171,8 +171,8 @@ def no_cell(task: str) -> str:
     """Error message for what acts in the work cell of a task that has none."""
     return (
         f"task {task!r} has no work cell to act in. What is possible instead: `rise improve`, whose report compares "
-        "policies before and after in imagination and with recordings; the robot (`rise deploy --driver NAME`); an "
-        "environment of yours (`rise evaluate --env ID`)"
+        "policies before and after in imagination and with recordings; the robot (`rise deploy --driver NAME`); a "
+        "simulation of yours (`register_task(..., simulation=...)`, then `rise evaluate`)"
     )
 
 
@@ -187,14 +187,16 @@ class TaskRegistration:
     name: str
     title: str
     cell: str | None = None
+    simulation: str | None = None
 
     def env_id(self, part: str = "") -> str:
-        """Environment id: of imagination, or of the part "-Cell", "-Oracle" or "-Piper".
+        """Environment id: of imagination, or of the part "-Cell", "-Oracle", "-Sim" or "-Piper".
 
         Raises:
-            ConfigError: If the task has no work cell, which the part needs.
+            ConfigError: If the task has no work cell or simulation, which the part needs.
         """
-        if part in ("-Cell", "-Oracle") and self.cell is None:
+        needed = {"-Cell": self.cell, "-Oracle": self.cell, "-Sim": self.simulation}
+        if part in needed and needed[part] is None:
             raise ConfigError(no_cell(self.name))
         return f"RISE-{self.title}{part}-v0"
 
@@ -244,24 +246,27 @@ _config_roots: list[Path] = []
 
 
 def register_task(
-    name: str, *, title: str | None = None, cell: str | None = None, configs: str | Path | None = None
-) -> TaskRegistration:
+    name: str, *, title: str | None = None, cell: str | None = None, simulation: str | None = None,
+    configs: str | Path | None = None,
+) -> TaskRegistration:  # fmt: skip
     """Make a task known, and register its environments with Gymnasium.
 
     `RISE-<title>-v0` (imagination) and `RISE-<title>-Piper-v0` (robot) always; `RISE-<title>-Cell-v0` and
-    `RISE-<title>-Oracle-v0` where the task has a work cell.
+    `RISE-<title>-Oracle-v0` where the task has a work cell; `RISE-<title>-Sim-v0` where it has a simulation of somebody
+    else's.
 
     Args:
         name: Name of the task, an identifier.
         title: Name within the ids; the capitalised words of `name` when None.
-        cell: "module:Class" of its `rise_robot.cell.task.CellTask`, if it is simulated.
+        cell: "module:Class" of its `rise_robot.cell.task.CellTask`, if it is a task of the work cell.
+        simulation: "module:Class" of its `rise_env.envs.simulation.Simulation`, if it is simulated elsewhere.
         configs: As for `register_configs`.
 
     Raises:
         ConfigError: If name or title are malformed or taken, or `configs` is no directory.
     """
     name = _key(name)
-    found = TaskRegistration(name, title or "".join(word.capitalize() for word in name.split("_")), cell)
+    found = TaskRegistration(name, title or "".join(word.capitalize() for word in name.split("_")), cell, simulation)
     if not found.title.isidentifier():
         raise ConfigError(f"task {name!r}: title {found.title!r} is not an identifier, e.g. 'BlockPushing'")
     known = [one.target for one in TASKS]
@@ -300,9 +305,12 @@ def _register_environments(task: TaskRegistration) -> None:
     if task.cell is not None:
         ids["-Cell"] = ("rise_robot.cell.env:CellEnv", "rise_robot.cell.vector:CellVectorEnv", False)
         ids["-Oracle"] = (None, "rise_robot.cell.oracle:OracleVectorEnv", False)
+    if task.simulation is not None:
+        ids["-Sim"] = ("rise_env.envs.simulation:SimulationEnv", "rise_env.envs.simulation:SimulationVectorEnv", True)
     for part, (single, vector, nondeterministic) in ids.items():
+        simulation = {"simulation": task.simulation} if part == "-Sim" else {}
         gymnasium.register(
-            task.env_id(part), single, vector_entry_point=vector, kwargs={"task": task.name},
+            task.env_id(part), single, vector_entry_point=vector, kwargs={"task": task.name, **simulation},
             nondeterministic=nondeterministic,
         )  # fmt: skip
 

@@ -14,8 +14,8 @@ from rise_env.config import config_files, decode, load_config, load_yaml, task_f
 from rise_env.errors import ConfigError, LayoutError, requirement
 from rise_env.registry import TASKS, no_cell
 
-__all__ = ["JointLayout", "Outside", "TaskSpec", "cell_id", "flatten_names", "imagination_id", "load_layout",
-           "load_task", "name_of_task"]  # fmt: skip
+__all__ = ["JointLayout", "Outside", "TaskSpec", "cell_id", "evaluation_id", "flatten_names", "imagination_id",
+           "load_layout", "load_task", "name_of_task"]  # fmt: skip
 
 #: What joint values may have been recorded in by mistake: name and size of the unit, by the unit of the layout.
 _UNITS = {
@@ -333,6 +333,15 @@ def cell_id(task: str) -> str:
     if task not in TASKS and task_files(task):
         raise ConfigError(no_cell(task))
     return str(TASKS.load(task).env_id("-Cell"))
+
+
+def evaluation_id(task: str) -> str:
+    """Id of the environment that counts the successes of a task: its simulation's, if it has one, else its work cell's.
+
+    The task is given, and errors are, as for `cell_id`.
+    """
+    registered = TASKS.find(task).target if task in TASKS else None
+    return str(registered.env_id("-Sim")) if registered is not None and registered.simulation else cell_id(task)
 
 
 def task_from_section(section: Mapping[str, Any]) -> TaskSpec:

@@ -12,7 +12,9 @@ work cell (below); `random`; and trained ones: `base` (the bundle's), a run fold
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rise_agents.cli.aliases import add_alias
 from rise_agents.cli.options import (
@@ -22,12 +24,15 @@ from rise_agents.cli.options import (
     add_threads,
     add_variation,
     at_least,
-    cell_of,
+    evaluated_in,
     finite,
     folder,
     new_file,
     set_threads,
 )
+
+if TYPE_CHECKING:
+    from rise_agents.evaluation.results import EvaluationResult
 
 __all__ = ["add_arguments", "run"]
 
@@ -36,8 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = SCRIPTED_POLICIES
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--task", default="brick_sorting", help="task, for its work cell (default: %(default)s)")
-    where.add_argument("--env", metavar="ID", help="another environment than the task's work cell")
+    where.add_argument(
+        "--task", default="brick_sorting", help="task, for its simulation or work cell (default: %(default)s)"
+    )
+    where.add_argument("--env", metavar="ID", help="another environment than the task's")
     parser.add_argument("--policy", required=True, help="name or path of a policy")
     add_acting(parser)
     parser.add_argument(
@@ -61,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="preset of the task (default: the environment's)")
     parser.add_argument("--execute", type=at_least(1), help="actions of each chunk to run (default: the preset's)")
     add_variation(parser)
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE", help="compare episode by episode with what --json wrote"
+    )
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--videos", type=folder, metavar="DIR", help="film the first episodes of every outcome")
     parser.add_argument("--num-videos", type=at_least(1), default=2, help="videos per outcome (default: %(default)s)")
@@ -69,13 +79,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write JSON and videos."""
     from rise_agents.evaluation.evaluate import evaluate
+    from rise_agents.evaluation.paired import paired_change
     from rise_agents.policies.resolve import find_policy, resolve_actor, task_of
     from rise_agents.progress import episode_bar
     from rise_agents.reporting.filming import film_outcomes
     from rise_env.files import write_json
     from rise_env.provenance import content_fingerprint, provenance
 
-    env_id = args.env or cell_of(args.task)
+    env_id = args.env or evaluated_in(args.task)
+    before = None if args.against is None else _paired_with(args, env_id)
     values = {"preset": args.preset, "difficulty": args.difficulty, "execute": args.execute, "robot": args.robot}
     env_kwargs = {key: value for key, value in values.items() if value is not None}
     if args.variation:
@@ -96,14 +108,39 @@ def run(args: argparse.Namespace) -> int:
     print(f"  score       {result.score_mean:.2f} of 10")
     print(f"  failures    {', '.join(f'{mode} {count}' for mode, count in result.failure_modes.items()) or 'none'}")
     print(f"  duration    {result.episode_seconds:.2f} s per episode; evaluated in {result.seconds:.1f} s")
+    change = None if before is None else paired_change(before, result)
+    if change is not None:
+        down, up = change.interval
+        print(f"  change      {change.gain:+.1f} points (95 % interval {down:+.1f} to {up:+.1f})")
+        print(f"              {change.gained} episodes gained, {change.lost} lost against {args.against}")
     if args.json:
         # None stands for the policy's own; a scripted policy takes none of what is asked.
         config = {"env": env_id, "policy": args.policy, "episodes": args.episodes, **env_kwargs, **asked}
         if weights := find_policy(args.policy, task_of(env_id), args.bundle):
             config["policy_content"] = content_fingerprint(Path(weights))
+        if change is not None:
+            config |= {"against": str(args.against), "change": dataclasses.asdict(change)}
         write_json(args.json, {**result.to_dict(), **config, "provenance": provenance(config, args.seed)})
         print(f"  json        {args.json}")
     if args.videos:
         for path in film_outcomes(env_id, actor, result.details, args.videos, args.num_videos, env_kwargs):
             print(f"  video       {path}")
     return 0
+
+
+def _paired_with(args: argparse.Namespace, env_id: str) -> EvaluationResult:
+    """The result to compare with; told before episodes are run, if they are not the same."""
+    from rise_agents.evaluation.results import EvaluationResult
+    from rise_env.errors import ConfigError
+    from rise_env.files import read_json
+
+    content = read_json(args.against, dict[str, Any])
+    before = EvaluationResult.from_dict(content)
+    seeds, asked = sorted(episode.seed for episode in before.details), [args.seed + i for i in range(args.episodes)]
+    if seeds != asked or content.get("env") != env_id:
+        raise ConfigError(
+            f"--against {args.against}: it holds {len(seeds)} episodes of {content.get('env')} from seed {seeds[:1]} "
+            f"on, asked for are {len(asked)} of {env_id} from seed {asked[:1]} on. Only the same episodes can be "
+            "compared: give the same environment, --seed and --episodes"
+        )
+    return before

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["SCRIPTED_POLICIES", "add_acting", "add_dataset_keys", "add_device", "add_imagine", "add_overrides",
-           "add_skip", "add_task", "add_threads", "add_variation", "at_least", "cell_of", "dataset_overrides", "finite",
-           "folder", "imagining", "new_file", "port", "set_threads"]  # fmt: skip
+           "add_skip", "add_task", "add_threads", "add_variation", "at_least", "cell_of", "dataset_overrides",
+           "evaluated_in", "finite", "folder", "imagining", "new_file", "port", "set_threads"]  # fmt: skip
 
 
 #: Epilog of commands that take them.
@@ -179,3 +179,10 @@ def cell_of(task: str) -> str:
     from rise_env.tasks import cell_id
 
     return cell_id(task)
+
+
+def evaluated_in(task: str) -> str:
+    """Environment id in which the successes of a task are counted; a ConfigError that says what is possible instead."""
+    from rise_env.tasks import evaluation_id
+
+    return evaluation_id(task)

@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 
 from rise_agents.cli.aliases import add_alias
-from rise_agents.cli.options import at_least, cell_of
+from rise_agents.cli.options import at_least, evaluated_in
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="episodes at every evaluation (default: none)",
     )
     add_alias(parser, "--try-out", "--closed-loop-eval", type=int)
-    parser.add_argument("--env", metavar="ID", help="where to act (default: the task's work cell)")
+    parser.add_argument("--env", metavar="ID", help="where to act (default: the task's simulation or work cell)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         measure = None
         if args.closed_loop_eval:
             name = setup.spec.name
-            env_id = args.env or cell_of(name if name in TASKS else args.task)
+            env_id = args.env or evaluated_in(name if name in TASKS else args.task)
             measure = closed_loop_eval(env_id, args.closed_loop_eval, args.plain, setup.log)
         train_policy_on(
             setup, args.out, load_bundle(args.bundle) if args.bundle else args.labels,

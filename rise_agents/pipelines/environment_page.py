@@ -25,6 +25,8 @@ __all__ = ["environment_ids", "environment_page", "environment_table"]
 
 #: Arguments that only `gymnasium.make_vec` takes.
 _OF_MANY = ("num_envs", "num_workers", "autoreset_mode", "group_size")
+#: Ends of the names of environments that run the chunks of a task.
+_EXECUTING = ("-Cell", "-Sim", "-Piper")
 _VERSION = "the only version so far. A change of observations, actions or rewards gets a new number."
 
 
@@ -39,8 +41,8 @@ class _Environment(NamedTuple):
 
     @property
     def is_real(self) -> bool:
-        """Whether something moves, in the work cell or on a robot."""
-        return self.registered.name.endswith(("-Cell", "-Oracle", "-Piper"))
+        """Whether something moves, in the work cell, in a simulation or on a robot."""
+        return self.registered.name.endswith((*_EXECUTING, "-Oracle"))
 
     @property
     def about(self) -> Any:
@@ -127,7 +129,7 @@ def _summary(found: _Environment) -> str:
     rows = {"Made by": ", ".join([*made, f'`gymnasium.make_vec("{name}", num_envs=8)`'])}
     if task is not None:
         rows["Instruction"] = task.prompt
-        run = f", of which `step` runs {task.execute}" if found.registered.name.endswith(("-Cell", "-Piper")) else ""
+        run = f", of which `step` runs {task.execute}" if found.registered.name.endswith(_EXECUTING) else ""
         rows["Control"] = f"{task.fps} Hz, chunks of {task.chunk} control steps{run}"
         if not found.is_real:
             rows["Imagined frames"] = f"every {task.stride} control steps, {task.frames_per_chunk} a chunk"
@@ -147,10 +149,12 @@ def _first(found: object) -> str:
 
 def _links(task: str) -> str:
     registered: TaskRegistration = TASKS.find(task).target
-    parts = {"imagination": "", "work cell": "-Cell", "oracle": "-Oracle", "robot": "-Piper"}
+    parts = {"imagination": "", "work cell": "-Cell", "oracle": "-Oracle", "simulation": "-Sim", "robot": "-Piper"}
+    missing = {part for part, there in (("-Cell", registered.cell), ("-Oracle", registered.cell),
+                                        ("-Sim", registered.simulation)) if there is None}  # fmt: skip
     return ", ".join(
         f"[{kind}]({registered.env_id(part)}.md)" for kind, part in parts.items()
-        if registered.cell is not None or part not in ("-Cell", "-Oracle")
+        if part not in missing
     )  # fmt: skip
 
 
@@ -199,7 +203,7 @@ def _difficulties(found: _Environment) -> Iterator[str]:
 
 
 def _limit(found: _Environment) -> Iterator[str]:
-    if found.task is not None and found.registered.name.endswith(("-Cell", "-Piper")):
+    if found.task is not None and found.registered.name.endswith(_EXECUTING):
         task = found.task
         calls = -(-task.max_steps // task.execute)
         yield f"**Time limit**: {task.max_seconds:g} s, {task.max_steps} control steps, {calls} calls of `step`."

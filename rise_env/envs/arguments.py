@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ __all__ = [
     "autoreset_mode",
     "checked_actions",
     "checked_candidates",
+    "checked_target",
     "mask_of",
     "option_of",
     "options_of",
@@ -114,6 +116,20 @@ def real_numbers(values: Any, what: str = "actions") -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise ActionError(f"{what} have data type {array.dtype}, expected real numbers; nothing was executed")
     return array
+
+
+def checked_target(target: Any, layout: JointLayout, steps: tuple[int, ...] = ()) -> np.ndarray:
+    """Joint targets as float64 (*steps, D); ActionError if the shape is wrong or a value is not finite."""
+    target = real_numbers(target)
+    expected = (*steps, layout.dim)
+    if target.shape != expected:
+        order = f"absolute joint targets in the order {', '.join(layout.names)}"
+        raise ActionError(f"action has shape {target.shape}, expected {expected}: {order}")
+    finite = np.isfinite(target).reshape(-1, layout.dim).all(0)
+    if not finite.all():
+        bad = ", ".join(itertools.compress(layout.names, ~finite))
+        raise ActionError(f"action is not finite at: {bad} (NaN or infinity); nothing was executed")
+    return target.astype(np.float64)
 
 
 def checked_candidates(actions: Any, num_envs: int, chunk: int, layout: JointLayout) -> Any:

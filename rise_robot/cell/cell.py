@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from rise_env.envs.arguments import real_numbers
-from rise_env.errors import ActionError, ConfigError
+from rise_env.envs.arguments import checked_target
+from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
 from rise_robot.cell.config import CellConfig
 from rise_robot.cell.delay import DelayLine
@@ -209,16 +208,7 @@ class WorkCell:
 
     def checked_target(self, target: np.ndarray, steps: tuple[int, ...] = ()) -> np.ndarray:
         """Joint targets as float64 (*steps, D); ActionError if the shape is wrong or a value is not finite."""
-        target, layout = real_numbers(target), self.spec.layout
-        expected = (*steps, layout.dim)
-        if target.shape != expected:
-            order = f"absolute joint targets in the order {', '.join(layout.names)}"
-            raise ActionError(f"action has shape {target.shape}, expected {expected}: {order}")
-        finite = np.isfinite(target).reshape(-1, layout.dim).all(0)
-        if not finite.all():
-            bad = ", ".join(itertools.compress(layout.names, ~finite))
-            raise ActionError(f"action is not finite at: {bad} (NaN or infinity); nothing was executed")
-        return target.astype(np.float64)
+        return checked_target(target, self.spec.layout, steps)
 
     @property
     def seconds(self) -> float:
