@@ -2,8 +2,8 @@
 
 For every step of the student's schedule a recorded future is noised to the level that the step begins at. The teacher
 goes from there to the level that it ends at, in several Euler steps, and the student is to end in the same place: its
-step is straight, so that says what it should predict. It begins with the teacher's weights. Joint states and values are
-learned as the teacher has them at its last Euler step.
+step is straight, so that says what it should predict. It begins with the teacher's weights. Joint states are learned as
+the teacher has them at its last Euler step; values at its first, where that begins with pure noise.
 """
 
 from __future__ import annotations
@@ -95,22 +95,24 @@ class Distillation:
         total, metrics = error, {"loss": error.detach()}
         if mine.states is not None and known.states is not None:
             total = total + flow.state_weight * functional.smooth_l1_loss(mine.states, known.states)
-        if mine.values is not None and known.values is not None:
+        noisy = high >= 1.0  # as the value head was trained, and is read
+        if mine.values is not None and known.values is not None and noisy.any():
             total = total + flow.value_weight * functional.binary_cross_entropy_with_logits(
-                mine.values.float(), known.values.float().sigmoid()
+                mine.values[:, noisy].float(), known.values[:, noisy].float().sigmoid()
             )
         return total, metrics
 
     def _follow(
         self, sample: torch.Tensor, high: torch.Tensor, low: torch.Tensor, parts: int, inputs: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, Denoised]:
-        """Where the teacher gets to from `high` to `low` (B,), and what it says at its last step."""
-        output = Denoised(sample)
+        """Where the teacher gets to from `high` to `low` (B,); its states at the last step, its values at the first."""
+        outputs: list[Denoised] = []
         for part in range(parts):
             now, then = (high + (low - high) * (k / parts) for k in (part, part + 1))
             output, clean = _evaluate(self.teacher, sample, now, inputs)
+            outputs.append(output)
             sample = sample + _column((then - now) / now, sample) * (sample - clean)
-        return sample, output
+        return sample, Denoised(sample, outputs[-1].states, outputs[0].values)
 
 
 def _evaluate(

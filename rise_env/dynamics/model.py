@@ -140,23 +140,28 @@ class LatentDynamics(PretrainedMixin, nn.Module):
         return output
 
     def sample(self, noise: Tensor, history: Tensor, tokens: Tensor, *inputs: Tensor) -> Denoised:
-        """Clean latents of a chunk (B, V, F, C, h, w), float32, and what goes with them; arguments as in `denoise`."""
-        last, flow = Denoised(noise), self.config.flow
+        """Clean latents of a chunk (B, V, F, C, h, w), float32, and what goes with them; arguments as in `denoise`.
+
+        Values are those of the first step: their head learns from pure noise alone, and knows nothing of other levels.
+        """
+        states, values, flow = None, None, self.config.flow
         # Actions and caption are encoded once per chunk, not once per step, where the transformer lets us.
         transformer: Any = self.transformer
         official = self.config.transformer_kind == "official"
         shared = {"conditioning": transformer.condition(noise, history, tokens)} if official else {}
 
         def velocity(sample: Tensor, level: float) -> Tensor:
-            nonlocal last
+            nonlocal states, values
             sigma = torch.full((len(sample),), level, device=sample.device)
-            last = self.denoise(sample, history, sigma, tokens, *inputs, call=self._compiler, **shared)
-            if flow.target == "velocity":
-                return last.latents
-            return to_velocity(sample, last.latents.float(), level)
+            output, states, logits = self.denoise(
+                sample, history, sigma, tokens, *inputs, call=self._compiler, **shared
+            )
+            if values is None and logits is not None:
+                values = logits.clone()  # a CUDA graph writes the next step into the same memory
+            return output if flow.target == "velocity" else to_velocity(sample, output.float(), level)
 
         latents = euler(velocity, noise, sigma_schedule(flow.steps, flow.sigmas))
-        return last._replace(latents=latents)
+        return Denoised(latents, states, values)
 
     # ------------------------------------------------------------------ the session
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rise_env.dynamics.distillation import Distillation, distill
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.run import DynamicsTraining, Latents, conditions
 from rise_env.dynamics.shape import DynamicsShape
+from rise_env.dynamics.transformer import Denoised
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.training.loop import Budget
 
@@ -40,13 +42,18 @@ def run_of(config: DynamicsConfig, folder: Path, steps: int = 60, **training: An
 
 def samples(model: LatentDynamics, run: DynamicsTraining) -> torch.Tensor:
     """Imagined latents of held-out windows."""
+    return sampled(model, run).latents
+
+
+def sampled(model: LatentDynamics, run: DynamicsTraining) -> Denoised:
+    """What is imagined of held-out windows."""
     batch = run.held_out.batch(torch.arange(4).numpy())
     (tokens, state), _, text = conditions(model, batch, torch.device("cpu"))
     history = Latents(model, run).history(batch)
     shape = (4, 2, model.future, *model.autoencoder.latent_shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
-        return model.sample(noise, history, tokens, state, text).latents
+        return model.sample(noise, history, tokens, state, text)
 
 
 def loss_of(model: LatentDynamics, teacher: LatentDynamics, run: DynamicsTraining, steps: int) -> float:
@@ -65,6 +72,23 @@ def test_the_teacher_is_its_own_student_where_both_take_the_same_steps(target: s
     assert loss_of(teacher, teacher, run, 8) > 1e-5
     with pytest.raises(ConfigError, match="teacher_steps is 1, expected a whole number from 2"):
         loss_of(teacher, teacher, run, 1)
+
+
+def test_values_are_learned_and_read_where_the_future_is_pure_noise(tmp_path: Path) -> None:
+    config = with_transformer(value_head=2)
+    config = dataclasses.replace(config, flow=dataclasses.replace(config.flow, sigmas=(1.0, 0.5)))
+    teacher, run = teacher_of(config), run_of(with_flow(sigmas=(1.0, 0.5)), tmp_path)
+    student = copy.deepcopy(teacher).requires_grad_(True)
+    batch, latents = run.train.batch(torch.arange(6).numpy()), Latents(teacher, run)
+    pair = latents.history(batch), latents.future(batch)
+    loss, _ = Distillation(teacher, 8)(student, batch, *pair, torch.Generator().manual_seed(3), "fp32")
+    loss.backward()
+    assert student.transformer.head.weight.grad.abs().max() > 0
+    # It says what its teacher says: nothing to learn, although later steps would say something else.
+    assert all(one.grad.abs().max() < 1e-7 for one in student.transformer.value_head.parameters())
+    values = [sampled(teacher.with_settings({"flow.sigmas": [], "flow.steps": steps}), run).values for steps in (1, 5)]
+    assert torch.equal(*values)
+    assert values[0].std() > 0
 
 
 def test_one_step_comes_closer_to_many(tmp_path: Path) -> None:
