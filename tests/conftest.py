@@ -94,7 +94,9 @@ def stranger(stranger_site: Path) -> Callable[..., subprocess.CompletedProcess[s
 
 _COMMANDS = """
 import shlex, sys
+import rise_robot.cell.env as cell
 from rise_agents.cli.main import main
+cell._RENDER_HEIGHT, cell._RENDER_WIDTH = 36, 48
 for line in sys.argv[1:]:
     if code := main(shlex.split(line)):
         sys.exit(f"rise {line}: it ended with {code}")
@@ -105,7 +107,8 @@ for line in sys.argv[1:]:
 def stranger_commands(stranger: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
     """`stranger_commands("info", "evaluate --policy expert", cwd=DIR)` is `rise info` and `rise evaluate ...` there.
 
-    One process runs them all: to import torch and LeRobot takes longer than most commands. Gives what they printed.
+    One process runs them all: to import torch and LeRobot takes longer than most commands. Films are small. Gives what
+    they printed.
     """
 
     def run(*lines: str, cwd: Path, timeout: float = 240) -> str:

@@ -49,10 +49,9 @@ def worked(stranger_commands: Callable[..., str], tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("worked")
     tiny = "--task block_pushing --preset tiny"
     return folder, stranger_commands(
-        *(f"evaluate --env RISE-BlockPushing-Cell-v0 --policy {policy} --episodes 20 --json {policy}.json"
-          for policy in ("expert", "operator")),
+        *(f"evaluate {tiny} --policy {policy} --episodes 20 --json {policy}.json" for policy in ("expert", "operator")),
         f"record {tiny} --policy corrected --episodes 2 --tail-seconds 0.2 --preview 0 --out data",
-        f"showcase {tiny} --episodes 2 --recorded 1 --out out --json out.json",
+        f"showcase {tiny} --episodes 1 --recorded 1 --out out --json out.json",
         cwd=folder,
     )  # fmt: skip
 
