@@ -149,7 +149,7 @@ class CellRenderer:
         A shape is out of view where the box around it lies beyond one side of the view, with a millimetre to spare.
         """
         model, data = self._model, self._data
-        inwards, near = [], []
+        inwards, near, parallel = [], [], []
         for number in cameras:
             self._camera.fixedcamid = number
             mujoco.mjv_updateCamera(model, data, self._camera, self._scene)
@@ -160,6 +160,7 @@ class CellRenderer:
             # Of the sides, in the camera's axes: x to the right, y up, z back.
             inwards.append([[0, 0, -1], [ahead, 0, left], [-ahead, 0, -right], [0, ahead, bottom], [0, -ahead, -top]])
             near.append([ahead, 0, 0, 0, 0])
+            parallel.append(bool(lens.orthographic))  # its sides do not meet: nothing is left out
         normals = np.array(inwards)
         normals /= np.sqrt((normals * normals).sum(2, keepdims=True))
         numbers = list(cameras)
@@ -171,7 +172,8 @@ class CellRenderer:
         reach = np.abs(normals @ axes) @ model.geom_aabb[:, 3:, None]  # (shapes, sides, 1)
         inside = middles @ normals.T - offsets + reach[..., 0] > -_SPARE
         seen = inside.reshape(model.ngeom, len(cameras), -1).all(2).T
-        return seen | (model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)  # without end
+        endless = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+        return seen | endless | np.array(parallel)[:, None]
 
 
 def _averaged(pixels: np.ndarray, factor: int) -> np.ndarray:

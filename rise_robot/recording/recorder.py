@@ -186,7 +186,7 @@ class EpisodeRecorder(Closing):
         self.num_episodes += 1
         self.num_frames += episode.length
         if len(self._store.pending) >= self._commit_every:
-            self._store.commit()
+            self._commit()
         return index
 
     def discard_episode(self) -> None:
@@ -196,9 +196,13 @@ class EpisodeRecorder(Closing):
             episode.discard()
 
     def commit(self) -> None:
-        """Move the finished episodes into the dataset proper now, e.g. before another process reads it."""
+        """Move the finished episodes into the dataset proper now, e.g. before another process reads it.
+
+        Raises:
+            RecordingError: If they cannot be moved, as on a full disk; they are safe, and moved by the next recorder.
+        """
         self._require_open()
-        self._store.commit()
+        self._commit()
 
     def close(self) -> None:
         """Move the finished episodes into the dataset proper and release the directory; discard an open episode."""
@@ -210,9 +214,18 @@ class EpisodeRecorder(Closing):
             logger.warning("discarding an unfinished episode of %d frames: end_episode was not called", length)
         self.discard_episode()
         try:
-            self._store.commit()
+            self._commit()
         finally:
             self._store.close()
+
+    def _commit(self) -> None:
+        try:
+            self._store.commit()
+        except OSError as error:
+            raise RecordingError(
+                f"{self.root}: {len(self._store.pending)} finished episodes cannot be moved into the dataset: {error}. "
+                "They are safe in its folder .recording. Free disk space and record again: then they are moved as well."
+            ) from error
 
     def _require_open(self) -> None:
         if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import pkgutil
@@ -290,6 +291,24 @@ def test_failing_encoder_loses_only_its_episode(tmp_path: Path, monkeypatch: pyt
                 record(recorder, 1)
         assert record(recorder, 2) == 1
     assert_recorded(root, spec, [(0, 4), (2, 4)])
+
+
+def test_a_full_disk_at_the_end_says_what_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, root = small_spec(), tmp_path / "set"
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "file-000.mp4")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rise_robot.recording.store.stage_append", full)
+        recorder = EpisodeRecorder(root, spec)
+        record(recorder, 0)
+        with pytest.raises(
+            RecordingError, match=r"1 finished episodes .* No space left .* safe in its folder \.recording"
+        ):
+            recorder.close()
+    EpisodeRecorder(root, spec).close()
+    assert_recorded(root, spec, [(0, 4)])
 
 
 #: Where the process is killed: function, calls let through, pattern of the first argument of the calls that count.

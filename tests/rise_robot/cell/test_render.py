@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -78,6 +79,8 @@ def test_what_is_left_out_would_not_have_been_seen(new_cell, monkeypatch: pytest
             np.testing.assert_array_equal(renderer.render(cameras, (48, 40)), found)
     assert not cell.model.geom_group.any(), "the model was left changed"
     assert np.mean(drawn) < 0.8
+    cell.model.cam_projection[0], cell.model.cam_fovy[0] = mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC, 0.3
+    assert find(renderer, [0, 1], 1.2).all(1).tolist() == [True, False]
 
 
 def test_supersampling_averages(new_cell) -> None:
