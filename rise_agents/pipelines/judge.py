@@ -33,7 +33,7 @@ from rise_agents.training.runner import read_history
 from rise_env.files import read_json, write_json
 from rise_env.metrics.agreement import mean_over_groups
 from rise_env.provenance import provenance
-from rise_env.registry import TASKS
+from rise_env.registry import TASKS, TaskRegistration
 from rise_env.threads import single_threaded
 from rise_env.training.held_out import evaluate_on_starts
 from rise_env.world_model import CompositionalWorldModel
@@ -191,13 +191,15 @@ def _learning(run: Path) -> list[Curve]:
 def _cannot_say(ingredients: Ingredients, commands: Commands, run: Path) -> list[str]:
     """What is unknown, and the command that finds out; commands begin with "$ "."""
     name = ingredients.bundle.spec.name
-    cell = name in TASKS and TASKS.load(name).cell is not None
-    where = "work cell" if cell else "robot"
+    registered: TaskRegistration | None = TASKS.load(name) if name in TASKS else None
+    where = "robot"
+    if registered is not None and (registered.cell or registered.simulation):
+        where = "simulation" if registered.simulation else "work cell"
     texts = [
         "How often the task succeeds. Nothing was executed, neither in a work cell nor on a robot: every number here "
         f"is of pictures. The {where} says:",
     ]
-    if cell:
+    if where != "robot":
         for policy in (commands.policy, str(run)):
             texts.append(f"$ rise evaluate --task {name} --policy {policy} --episodes 200 --seed 600000")
     else:

@@ -15,6 +15,7 @@ from rise_agents.pipelines.judge import Commands, judge
 from rise_agents.policies.loading import load_policy
 from rise_env.bundle import load_bundle
 from rise_env.data.array_dataset import ArrayDataset
+from rise_env.registry import TASKS, Registration, TaskRegistration
 
 
 @pytest.fixture
@@ -28,7 +29,11 @@ def recordings(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> ArrayDataset:
     return data
 
 
-def test_recordings_are_judged_by(recordings: ArrayDataset, policy: Path, bundle: Path, tmp_path: Path) -> None:
+def test_recordings_are_judged_by(
+    recordings: ArrayDataset, policy: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = TaskRegistration("brick_sorting", "BrickSorting", simulation="theirs:Simulation")
+    monkeypatch.setitem(TASKS._known, "brick_sorting", Registration("brick_sorting", theirs))
     before, moved = load_policy(policy), load_policy(policy)
     with torch.no_grad():
         for weight in moved.parameters():
@@ -54,6 +59,7 @@ def test_recordings_are_judged_by(recordings: ArrayDataset, policy: Path, bundle
     assert page.count('<svg viewBox="0 0 560') >= 3
     assert "--despite-ranking was used" in page
     assert "rise improve --again" in page
+    assert "The simulation says:" in page
     for policy_name in ("runs/base", str(tmp_path)):
         assert f"rise evaluate --task brick_sorting --policy {policy_name} " in page
     written = json.loads((tmp_path / "judgement.json").read_text(encoding="utf-8"))
