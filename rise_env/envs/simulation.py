@@ -109,6 +109,7 @@ class SimulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._history = ObservationHistory(check_lags(self.task, observation_lags, imagined=False))
         self._outcome, self._steps, self._remembered = Outcome(), 0, 0
         self._film: list[np.ndarray] | None = None
+        self._shown = observation_space(self.task)  # what the simulation gives, without the past
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Start an episode. Options are ignored."""
@@ -167,7 +168,7 @@ class SimulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return {key: value[0] for key, value in self._history.observe().items()}
 
     def _seen(self) -> dict[str, np.ndarray]:
-        seen, expected = dict(self.simulation.observe()), observation_space(self.task)
+        seen, expected = dict(self.simulation.observe()), self._shown
         if not expected.contains(seen):
             shown = {key: (value.dtype.name, value.shape) for key, value in seen.items()}
             wanted = {key: (str(space.dtype), space.shape) for key, space in expected.spaces.items()}
