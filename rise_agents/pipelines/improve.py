@@ -195,8 +195,7 @@ def improve(
                    on_round=after_round).run()  # fmt: skip
     if budget.minutes is None and not algorithm.has_learned:
         budgets = f"{algorithm.spent:,} {algorithm.phase().unit} were used up by: {algorithm.phase().name}"
-        enough = f"a larger budget (more than {algorithm.spent:,}, say {2 * algorithm.spent:,})"
-        raise TrainingError(f"nothing was learned, {budgets}. Run the same command with {enough} to go on")
+        raise TrainingError(f"nothing was learned, {budgets}. Run the same command with a larger budget to go on")
     return algorithm
 
 
