@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from rise_agents.algorithms.base import Phase
 from rise_agents.algorithms.features import FeatureCache, Seen
 from rise_agents.algorithms.learner import FlowMatchingAlgorithm, FlowMatchingConfig, Term
+from rise_agents.algorithms.proposals import ProposalConfig, check_kinds, mixed_proposals
 from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource
 from rise_env.errors import TrainingError, requirement
@@ -50,6 +51,9 @@ class SelectiveRISEConfig(FlowMatchingConfig):
             policy that learns to be fast lifts before it has a grip (lab notebook).
         distillation_weight: Samples of the distillation loss per update, relative to `batch_size`; 0 for none.
         scored_starts: Most recorded states that are scored at first.
+        proposals: Where candidates come from, in equal parts (`rise_agents.algorithms.proposals.PROPOSALS`): a policy
+            that fails the same way whatever the noise has to be shown others.
+        proposal: How far they lie from the policy's chunk.
     """
 
     epochs: int = 6
@@ -67,6 +71,8 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     advantage_threshold: float = 0.15
     distillation_weight: float = 1.0
     scored_starts: int = 8192
+    proposals: tuple[str, ...] = ("policy",)
+    proposal: ProposalConfig = field(default_factory=ProposalConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +81,7 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         require.at_least(0, self, "min_advantage_gap", "distillation_weight")
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
+        check_kinds(self.proposals)
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
     @torch.no_grad()
     def imagine(self) -> _Learned:
         """Let the rollout policy propose candidates at selected states; those to learn from."""
-        config, env, policy = self.config, self.env, self.policy
+        config, env = self.config, self.env
         rng = np.random.default_rng([config.seed, self.rounds])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         seeds = [int(seed) for seed in rng.integers(2**31, size=env.num_envs)]
@@ -170,11 +177,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         places = self._low[chosen]
         rows = self._rows[places]
         observations, _ = env.reset(seed=seeds, options={"start_index": rows.tolist()})
-        count = env.num_envs * config.num_candidates
-        noise = config.noise_scale * torch.randn((count, *policy.noise_shape), generator=generator)
-        candidates, _ = self.propose(policy, observations, noise, config.guidance)
-        candidates = candidates.unflatten(0, (env.num_envs, config.num_candidates))
-        candidates[:, 0] = self._base_chunks[places]
+        candidates = torch.cat([self._base_chunks[places][:, None], self._others(observations, generator)], dim=1)
         advantages = np.asarray(env.evaluate_candidates(candidates.numpy()).advantage, np.float64)
         if not np.isfinite(advantages).all():
             raise TrainingError("the world model gave an advantage that is not finite; nothing was trained on it")
@@ -192,6 +195,19 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             "rollout/advantages": torch.from_numpy(advantages),
         }
         return _Learned(rows[state], candidates[torch.from_numpy(state), torch.from_numpy(member)])
+
+    def _others(self, observations: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
+        """Candidates besides the base policy's chunk, (N, G - 1, chunk, D)."""
+        config, policy, count = self.config, self.policy, self.env.num_envs
+
+        def draw(number: int, scale: float) -> torch.Tensor:
+            noise = scale * config.noise_scale * torch.randn((count * number, *policy.noise_shape), generator=generator)
+            return self.propose(policy, observations, noise, config.guidance)[0].unflatten(0, (count, number))
+
+        return mixed_proposals(
+            config.proposals, config.num_candidates - 1, draw,
+            torch.as_tensor(observations["state"]).float().cpu(), policy.spec.layout, config.proposal, generator,
+        )  # fmt: skip
 
     def _pick(self, advantages: np.ndarray) -> np.ndarray:
         """Which candidates (N, G) are learned: at random among those ahead, since the best would be the fastest."""
