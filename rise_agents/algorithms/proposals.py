@@ -6,15 +6,27 @@ again. Chunks around its own, moved in space or in time, do differ, whatever the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
+from rise_agents.policies.actor import PolicyActor
+from rise_agents.policies.base import Policy
 from rise_env.errors import ConfigError, requirement
 from rise_env.tasks import JointLayout
 
-__all__ = ["PROPOSALS", "ProposalConfig", "check_kinds", "mixed_proposals", "offset_chunks", "warped_chunks"]
+__all__ = [
+    "PROPOSALS",
+    "ExploringActor",
+    "ProposalConfig",
+    "check_kinds",
+    "mixed_proposals",
+    "offset_chunks",
+    "warped_chunks",
+]
 
 #: policy: drawn from the policy; wide: the same with twice the noise; offset: the policy's chunk without noise, moved
 #: in space; warp: moved in time; both: one after the other.
@@ -126,3 +138,50 @@ def mixed_proposals(
         parts.append(chunks.unflatten(0, (len(own), share)))
     low, high = (torch.from_numpy(limit).float() for limit in (layout.low, layout.high))
     return torch.minimum(torch.maximum(torch.cat(parts, dim=1), low), high)
+
+
+class ExploringActor(PolicyActor):
+    """A policy that now and then does something else than it would: its recordings show a world model what comes of it.
+
+    Args:
+        policy: Policy.
+        kinds: Some of `PROPOSALS`, one of which is drawn wherever it explores.
+        share: Part of the decisions at which it explores.
+        config: How far from its chunk it goes.
+        **how: As of `PolicyActor`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        kinds: Sequence[str],
+        share: float = 0.5,
+        config: ProposalConfig | None = None,
+        **how: Any,
+    ) -> None:
+        super().__init__(policy, **how)
+        check_kinds(kinds)
+        if not 0 <= share <= 1:
+            raise ConfigError(f"a share of {share:g} of the decisions: expected a number in [0, 1]")
+        self.kinds, self.share, self.config = tuple(kinds), share, config or ProposalConfig()
+        self.supports_rtc = False
+
+    @torch.no_grad()
+    def act(self, observations: Mapping[str, Any]) -> np.ndarray:
+        """Action chunks float32 (N, chunk, D), rad and m, within the joint limits."""
+        chunks, policy = super().act(observations), self.policy
+        states = torch.as_tensor(observations["state"]).float().cpu()
+        drawn = [torch.rand(2, generator=generator) for generator in self._generators]
+        for row, (explore, which) in enumerate(drawn):
+            if explore >= self.share:
+                continue
+            generator, kind = self._generators[row], self.kinds[int(which * len(self.kinds))]
+            seen = {key: value[row : row + 1] for key, value in observations.items()}
+
+            def draw(number: int, scale: float, seen: Any = seen, generator: Any = generator) -> torch.Tensor:
+                noise = scale * policy.draw_noise([generator] * number)
+                return policy.propose(policy.context_of(seen), noise, self.guidance)[None]
+
+            found = mixed_proposals([kind], 1, draw, states[row : row + 1], policy.spec.layout, self.config, generator)
+            chunks[row] = found[0, 0].numpy()
+        return chunks

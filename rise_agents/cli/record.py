@@ -51,14 +51,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preview", type=at_least(0), default=4, metavar="N", help="episodes in the preview video; 0 for none"
     )
+    parser.add_argument(
+        "--explore", nargs="+", metavar="KIND", default=[],
+        help="let a trained policy do something else at half of its decisions, so that a world model sees what comes of "
+        "it: policy (its own, with noise), wide (more noise), offset (moved in space), warp (in time), both",
+    )  # fmt: skip
     add_overrides(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Record."""
+    from rise_agents.algorithms.proposals import ExploringActor
+    from rise_agents.policies.actor import PolicyActor
     from rise_agents.policies.resolve import LeRobotSource, record_name, resolve_actor
     from rise_agents.progress import advance, bar, say
     from rise_env.acting import Actor
+    from rise_env.errors import ConfigError
     from rise_robot.cell.collect import collect
     from rise_robot.cell.config import cell_overrides, load_cell
     from rise_robot.recording import read_episode_records, write_preview
@@ -70,6 +78,11 @@ def run(args: argparse.Namespace) -> int:
         found = found.load(spec)
     actor = found if isinstance(found, Actor) else None  # a scripted one is found by its name, in the cell
     name = args.policy if actor is None else record_name(args.policy)
+    if args.explore:
+        if not isinstance(actor, PolicyActor):
+            raise ConfigError(f"--explore: {args.policy} is no trained policy; leave --explore out")
+        asked = {"advantage_bin": actor.advantage_bin, "guidance": actor.guidance}
+        actor, name = ExploringActor(actor.policy, args.explore, **asked), f"{name}-exploring"
     outcomes: Counter[str] = Counter()
     started = time.perf_counter()
     with bar(args.episodes, f"recording {args.policy}", "episodes") as progress:
