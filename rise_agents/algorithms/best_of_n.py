@@ -1,17 +1,19 @@
 """Best of n: propose several chunks, imagine all of them, execute the one that is imagined best.
 
 Nothing is trained. It is the control that says how much the world model knows about which chunk is better, and a way to
-spend computing time at the robot instead of before.
+spend computing time at the robot instead of before. With the work cell as the judge it is the oracle: how much there is
+to choose from, which bounds whatever learns from these proposals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from rise_agents.algorithms.proposals import ProposalConfig, check_kinds, mixed_proposals
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_env.envs.advantage import chunk_advantage
@@ -21,58 +23,142 @@ from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import TaskSpec
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["BestOfN", "history_lags", "imagined_advantages", "observed_history"]
+__all__ = ["BestOfN", "Imagination", "Judge", "Oracle", "history_lags", "imagined_advantages", "observed_history"]
+
+
+class Judge(Protocol):
+    """Says how good chunks are.
+
+    Attributes:
+        lags: Past observations that it reads, control steps.
+    """
+
+    lags: tuple[int, ...]
+
+    def scores(self, observations: Mapping[str, Any], chunks: torch.Tensor) -> torch.Tensor:
+        """Advantages float32 (N, G) of G chunks each, (N, G, chunk, D) in rad and m, in N observed states."""
+
+
+class Imagination:
+    """A world model as the judge.
+
+    Args:
+        world_model: Imagines and scores.
+    """
+
+    def __init__(self, world_model: CompositionalWorldModel) -> None:
+        self.world_model, self.lags = world_model, history_lags(world_model.spec)
+
+    def scores(self, observations: Mapping[str, Any], chunks: torch.Tensor) -> torch.Tensor:
+        """See `Judge.scores`."""
+        owner = torch.arange(len(chunks)).repeat_interleave(chunks.shape[1])
+        found = imagined_advantages(self.world_model, observations, chunks.flatten(0, 1), owner)
+        return found.reshape(chunks.shape[:2]).cpu()
+
+
+class Oracle:
+    """The work cell itself as the judge: every chunk is run from the very state and taken back.
+
+    Args:
+        envs: Cells in which the episodes run (`rise_robot.cell.vector.CellVectorEnv`).
+
+    Raises:
+        ConfigError: If these are no cells.
+    """
+
+    lags: tuple[int, ...] = ()
+
+    def __init__(self, envs: Any) -> None:
+        if not hasattr(envs, "true_advantages"):
+            raise ConfigError("the oracle judges in the work cell only, where a state can be returned to")
+        self._envs = envs
+
+    def scores(self, observations: Mapping[str, Any], chunks: torch.Tensor) -> torch.Tensor:
+        """See `Judge.scores`; the observations are those of the cells now."""
+        del observations
+        return torch.from_numpy(self._envs.true_advantages(chunks.numpy()))
 
 
 class BestOfN(PolicyActor):
-    """A `rise_env.acting.Actor`; it reads as much of the past as imagination starts from.
+    """A `rise_env.acting.Actor`; it reads as much of the past as its judge does.
 
     Args:
         policy: Proposes.
-        world_model: Imagines and scores.
+        judge: Scores; a world model stands for imagination by it.
         count: Proposals per decision, n.
         advantage_bin, guidance, steps: As for `PolicyActor`.
-        noise_scale: Standard deviation of the noise that proposals start from.
+        noise_scale: Standard deviation of the noise that the policy's proposals start from.
+        proposals: Where they come from (`rise_agents.algorithms.proposals.PROPOSALS`). Unless all are drawn from the
+            policy, the first is its chunk without noise.
+        config: How far they lie from the policy's.
 
     Raises:
-        ConfigError: If policy and world model are of different tasks.
+        ConfigError: If policy and world model are of different tasks, or a way of proposing is unknown.
     """
 
     def __init__(
         self,
         policy: Policy,
-        world_model: CompositionalWorldModel,
+        judge: CompositionalWorldModel | Judge,
         count: int,
         advantage_bin: int | None = None,
         guidance: float | None = None,
         steps: int | None = None,
         noise_scale: float = 1.0,
+        proposals: Sequence[str] = ("policy",),
+        config: ProposalConfig | None = None,
     ) -> None:
         if count < 1:
             raise ConfigError(f"best of {count}: expected at least 1 proposal")
-        spec = world_model.spec
-        if spec.layout.names != policy.spec.layout.names or list(spec.cameras) != list(policy.spec.cameras):
-            raise ConfigError("policy and world model have different joints or cameras")
+        check_kinds(proposals)
+        if isinstance(judge, CompositionalWorldModel):
+            spec = judge.spec
+            if spec.layout.names != policy.spec.layout.names or list(spec.cameras) != list(policy.spec.cameras):
+                raise ConfigError("policy and world model have different joints or cameras")
+            judge = Imagination(judge)
+            if not set(policy.lags) <= set(judge.lags):
+                raise ConfigError(f"the policy reads lags {policy.lags}, the world model's history has {judge.lags}")
         super().__init__(policy, advantage_bin, guidance, steps, noise_scale)
-        self.world_model, self.count, self.lags = world_model, count, history_lags(spec)
+        self.judge, self.count, self.lags = judge, count, tuple(sorted({*policy.lags, *judge.lags}))
+        self.proposals, self.proposal = tuple(proposals), config or ProposalConfig()
         self.supports_rtc = False
-        if not set(policy.lags) <= set(self.lags):
-            raise ConfigError(f"the policy reads lags {policy.lags}, the world model's history has {self.lags}")
 
     @torch.no_grad()
     def act(self, observations: Mapping[str, Any]) -> np.ndarray:
         """The best of `count` proposals, float32 (N, chunk, D), rad and m."""
+        chunks = self._propose(observations)
+        best = self.judge.scores(observations, chunks).argmax(dim=1)
+        return chunks[torch.arange(len(chunks)), best].numpy()
+
+    def _propose(self, observations: Mapping[str, Any]) -> torch.Tensor:
+        """Proposals (N, n, chunk, D) on the CPU."""
         policy, context = self.policy, self.policy.context_of(observations)
-        noise = torch.stack([policy.draw_noise([g] * self.count) for g in self._generators]).flatten(0, 1)
-        owner = torch.arange(len(context)).repeat_interleave(self.count)
-        bins = torch.full((len(owner),), self.advantage_bin, device=policy.device)
-        chunks = policy.sample(
-            context[owner.to(policy.device)], bins, self.noise_scale * noise, guidance=self.guidance, steps=self.steps
-        )
-        chunks = policy.within_limits(chunks)
-        score = imagined_advantages(self.world_model, observations, chunks, owner).reshape(len(context), self.count)
-        best = torch.arange(len(context)) * self.count + score.argmax(dim=1).cpu()
-        return chunks[best.to(chunks.device)].cpu().numpy()
+
+        def sample(rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            bins = torch.full((len(rows),), self.advantage_bin, device=policy.device)
+            seen = context[rows.to(policy.device)]
+            chunks = policy.sample(seen, bins, noise.to(policy.device), guidance=self.guidance, steps=self.steps)
+            return policy.within_limits(chunks).cpu()
+
+        if set(self.proposals) == {"policy"}:
+            noise = torch.stack([policy.draw_noise([g] * self.count) for g in self._generators]).flatten(0, 1)
+            owner = torch.arange(len(context)).repeat_interleave(self.count)
+            return sample(owner, self.noise_scale * noise).unflatten(0, (len(context), self.count))
+        own = sample(torch.arange(len(context)), torch.zeros((len(context), *policy.noise_shape)))
+        others = []
+        for row, generator in enumerate(self._generators):
+
+            def draw(number: int, scale: float, row: int = row, generator: Any = generator) -> torch.Tensor:
+                noise = scale * self.noise_scale * policy.draw_noise([generator] * number)
+                return sample(torch.full((number,), row), noise)[None]
+
+            others.append(
+                mixed_proposals(
+                    self.proposals, self.count - 1, draw, own[row : row + 1], context.state[row : row + 1].cpu(),
+                    policy.spec.layout, self.proposal, generator,
+                )
+            )  # fmt: skip
+        return torch.cat([own[:, None], torch.cat(others)], dim=1)
 
 
 def history_lags(spec: TaskSpec) -> tuple[int, ...]:

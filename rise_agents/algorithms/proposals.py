@@ -100,6 +100,7 @@ def mixed_proposals(
     kinds: Sequence[str],
     count: int,
     draw: Callable[[int, float], torch.Tensor],
+    own: torch.Tensor,
     states: torch.Tensor,
     layout: JointLayout,
     config: ProposalConfig,
@@ -111,6 +112,7 @@ def mixed_proposals(
         kinds: Some of `PROPOSALS`, which share the count as evenly as it goes, the first ones ahead.
         count: Proposals per state.
         draw: Draws so many chunks of the policy for every state, from noise of a scale: (N, number, chunk, D).
+        own: The policy's chunks without noise, (N, chunk, D): what is moved.
         states: Joint states, (N, D).
         layout: Tells angles from lengths, and the limits.
         config: How far they lie from the policy's.
@@ -120,7 +122,7 @@ def mixed_proposals(
         ConfigError: As of `check_kinds`.
     """
     check_kinds(kinds)
-    own, parts = None, []
+    parts = []
     for number, kind in enumerate(kinds):
         share = count // len(kinds) + (number < count % len(kinds))
         if not share:
@@ -128,8 +130,6 @@ def mixed_proposals(
         if kind in ("policy", "wide"):
             parts.append(draw(share, _WIDE if kind == "wide" else 1.0))
             continue
-        if own is None:
-            own = draw(1, 0.0)[:, 0]
         chunks, where = own.repeat_interleave(share, dim=0), states.repeat_interleave(share, dim=0)
         if kind in ("warp", "both"):
             chunks = warped_chunks(chunks, where, config, generator)
@@ -176,12 +176,15 @@ class ExploringActor(PolicyActor):
             if explore >= self.share:
                 continue
             generator, kind = self._generators[row], self.kinds[int(which * len(self.kinds))]
-            seen = {key: value[row : row + 1] for key, value in observations.items()}
+            context = policy.context_of({key: value[row : row + 1] for key, value in observations.items()})
 
-            def draw(number: int, scale: float, seen: Any = seen, generator: Any = generator) -> torch.Tensor:
+            def draw(number: int, scale: float, context: Any = context, generator: Any = generator) -> torch.Tensor:
                 noise = scale * policy.draw_noise([generator] * number)
-                return policy.propose(policy.context_of(seen), noise, self.guidance)[None]
+                return policy.propose(context, noise, self.guidance)[None]
 
-            found = mixed_proposals([kind], 1, draw, states[row : row + 1], policy.spec.layout, self.config, generator)
+            own = torch.from_numpy(chunks[row : row + 1])
+            found = mixed_proposals(
+                [kind], 1, draw, own, states[row : row + 1], policy.spec.layout, self.config, generator
+            )
             chunks[row] = found[0, 0].numpy()
         return chunks

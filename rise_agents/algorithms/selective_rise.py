@@ -177,7 +177,9 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         places = self._low[chosen]
         rows = self._rows[places]
         observations, _ = env.reset(seed=seeds, options={"start_index": rows.tolist()})
-        candidates = torch.cat([self._base_chunks[places][:, None], self._others(observations, generator)], dim=1)
+        candidates = torch.cat(
+            [self._base_chunks[places][:, None], self._others(places, observations, generator)], dim=1
+        )
         advantages = np.asarray(env.evaluate_candidates(candidates.numpy()).advantage, np.float64)
         if not np.isfinite(advantages).all():
             raise TrainingError("the world model gave an advantage that is not finite; nothing was trained on it")
@@ -196,7 +198,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         }
         return _Learned(rows[state], candidates[torch.from_numpy(state), torch.from_numpy(member)])
 
-    def _others(self, observations: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
+    def _others(self, places: np.ndarray, observations: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
         """Candidates besides the base policy's chunk, (N, G - 1, chunk, D)."""
         config, policy, count = self.config, self.policy, self.env.num_envs
 
@@ -204,8 +206,9 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             noise = scale * config.noise_scale * torch.randn((count * number, *policy.noise_shape), generator=generator)
             return self.propose(policy, observations, noise, config.guidance)[0].unflatten(0, (count, number))
 
+        own = self._base_chunks[places] if set(config.proposals) <= {"policy", "wide"} else draw(1, 0.0)[:, 0]
         return mixed_proposals(
-            config.proposals, config.num_candidates - 1, draw,
+            config.proposals, config.num_candidates - 1, draw, own,
             torch.as_tensor(observations["state"]).float().cpu(), policy.spec.layout, config.proposal, generator,
         )  # fmt: skip
 

@@ -57,6 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--best-of", type=at_least(1), metavar="N", help="imagine N proposals per decision and execute the best"
     )
     parser.add_argument(
+        "--proposals", nargs="+", metavar="KIND",
+        help="where those of --best-of come from: policy (default), wide (more noise), offset (moved in space), warp "
+        "(in time), both; several share the number",
+    )  # fmt: skip
+    parser.add_argument(
+        "--judge", choices=("imagination", "oracle"),
+        help="who chooses with --best-of: the world model (default), or the work cell, in which all are run: what "
+        "there is to choose from bounds what can be learned from it",
+    )  # fmt: skip
+    parser.add_argument(
         "--bundle", type=Path, help="bundle of `base` and --best-of: directory or Hub id (default: shipped)"
     )
     add_imagine(parser)
@@ -83,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.policies.resolve import find_policy, resolve_actor, task_of
     from rise_agents.progress import episode_bar
     from rise_agents.reporting.filming import film_outcomes
+    from rise_env.errors import ConfigError
     from rise_env.files import write_json
     from rise_env.provenance import content_fingerprint, provenance
 
@@ -93,7 +104,11 @@ def run(args: argparse.Namespace) -> int:
     if args.variation:
         env_kwargs["variation"] = True
     set_threads(args.threads)
-    asked = {name: getattr(args, name) for name in ("advantage", "guidance", "noise_scale", "best_of")}
+    asked = {
+        name: getattr(args, name) for name in ("advantage", "guidance", "noise_scale", "best_of", "proposals", "judge")
+    }
+    if args.best_of is None and (args.proposals or args.judge):
+        raise ConfigError("--proposals and --judge are of --best-of N: say how many are proposed")
     actor = resolve_actor(args.policy, task=task_of(env_id), bundle=args.bundle, **asked)
     with episode_bar(args.episodes, f"{args.policy} in {env_id}") as on_episode:
         result = evaluate(

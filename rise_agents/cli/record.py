@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
     if args.explore:
         if not isinstance(actor, PolicyActor):
             raise ConfigError(f"--explore: {args.policy} is no trained policy; leave --explore out")
-        asked = {"advantage_bin": actor.advantage_bin, "guidance": actor.guidance}
-        actor, name = ExploringActor(actor.policy, args.explore, **asked), f"{name}-exploring"
+        actor = ExploringActor(actor.policy, args.explore, advantage_bin=actor.advantage_bin, guidance=actor.guidance)
+        name = f"{name}-exploring"
     outcomes: Counter[str] = Counter()
     started = time.perf_counter()
     with bar(args.episodes, f"recording {args.policy}", "episodes") as progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,17 @@ def takes_any_task(name: PolicyName) -> bool:
     return path is not None and lerobot_source(path) is not None
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """An `ActorSource` whose actor is known in its environments only; `lags` as of `Actor`."""
+
+    lags: tuple[int, ...]
+    make: Callable[[Any], Actor]
+
+    def __call__(self, envs: Any) -> Actor:
+        return self.make(envs)
+
+
 def resolve_policy(
     name: PolicyName,
     *,
@@ -193,12 +204,15 @@ def resolve_actor(
     steps: int | None = None,
     noise_scale: float | None = None,
     best_of: int | None = None,
+    proposals: Sequence[str] | None = None,
+    judge: str | None = None,
 ) -> ActorSource:
     """What acts under a name: an actor, or for a scripted policy a function that finds it in the environments.
 
     The name is as for `find_policy`, or that of a scripted policy ("expert", "operator", "random", ...). `advantage` is
     what a trained policy is asked for (`policies.loading.advantage_bin_of`), the best when None. With `best_of` so many
-    proposals are imagined by the bundle's world model, and the best is taken (`BestOfN`). A policy of LeRobot acts as
+    proposals, of some ways of proposing (`algorithms.proposals.PROPOSALS`), are imagined by the bundle's world model,
+    or with the `judge` "oracle" run in the cell, and the best is taken (`BestOfN`). A policy of LeRobot acts as
     LeRobot runs it, unless one of these options makes it act as the policy that training would start from. The other
     arguments are as for `resolve_policy` and `PolicyActor`.
 
@@ -209,27 +223,40 @@ def resolve_actor(
     path = find_policy(name, task, bundle)
     source = None if path is None else lerobot_source(path, device)
 
-    def acting(policy: Policy) -> Actor:
-        asked = advantage_bin_of(policy, advantage or "best")
-        if best_of is None:
-            return PolicyActor(policy, asked, guidance, steps, noise_scale)
+    def choosing(policy: Policy, judge: Any) -> Actor:
         from rise_agents.algorithms.best_of_n import BestOfN
 
-        model = _bundle(task or policy.spec.name, bundle).world_model(device=device)
-        return BestOfN(policy, model, best_of, asked, guidance, steps, 1.0 if noise_scale is None else noise_scale)
+        assert best_of is not None
+        asked = advantage_bin_of(policy, advantage or "best")
+        scale = 1.0 if noise_scale is None else noise_scale
+        return BestOfN(policy, judge, best_of, asked, guidance, steps, scale, proposals or ("policy",))
+
+    def acting(policy: Policy) -> Actor:
+        if best_of is not None:
+            return choosing(policy, _bundle(task or policy.spec.name, bundle).world_model(device=device))
+        return PolicyActor(policy, advantage_bin_of(policy, advantage or "best"), guidance, steps, noise_scale)
 
     if path is None or source is not None:
         text, kind = os.fspath(name), "scripted" if source is None else "of LeRobot"
         given = {"advantage": advantage, "guidance": guidance, "steps": steps, "noise_scale": noise_scale,
-                 "best_of": best_of}  # fmt: skip
+                 "best_of": best_of, "proposals": proposals, "judge": judge}  # fmt: skip
         if useless := [option for option, value in given.items() if value is not None]:
             from rise_agents.policies.taking_over import trainable_types
 
-            if source is not None and (lerobot_config(source.folder) or {}).get("type") in trainable_types():
+            if (
+                source is not None
+                and judge != "oracle"
+                and (lerobot_config(source.folder) or {}).get("type") in trainable_types()
+            ):
                 return dataclasses.replace(source, acting=acting)
             raise ConfigError(f"policy {text!r} is {kind}: it takes no {', '.join(useless)}")
         return source or (lambda envs: scripted_actor(text, envs))
-    return acting(resolve_policy(name, task=task, bundle=bundle, device=device))
+    policy = resolve_policy(name, task=task, bundle=bundle, device=device)
+    if judge != "oracle":
+        return acting(policy)
+    from rise_agents.algorithms.best_of_n import Oracle
+
+    return _Judged(tuple(policy.lags), lambda envs: choosing(policy, Oracle(envs)))
 
 
 def task_of(env_id: str) -> str | None:

@@ -160,6 +160,16 @@ class CellVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         chosen = [0] * self.num_envs if seeds is None else seeds
         return np.stack(self._backend.call_each("scripted_chunk", [(name, int(seed)) for seed in chosen]))
 
+    def true_advantages(self, chunks: np.ndarray) -> np.ndarray:
+        """What chunks (num_envs, G, chunk, D) gain in every cell, float32 (num_envs, G); see `CellEnv.true_advantages`.
+
+        Zero in cells whose episode has ended.
+        """
+        found = np.zeros(chunks.shape[:2], np.float32)
+        for i, gained in enumerate(self._backend.call_each("true_advantages", [(part,) for part in chunks])):
+            found[i] = 0.0 if self._done[i] else gained
+        return found
+
     def supervised_chunks(self, chunks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What is to be run in place of chunks (num_envs, chunk, D); and where it is the expert's, bool (num_envs,).
 
