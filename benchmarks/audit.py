@@ -1,8 +1,10 @@
 """Does imagination know which of a policy's own proposals is best?
 
   rise bench audit --policy base --states 64 --seed 960000 --json out/audit.json
+  rise bench audit --policy runs/base --proposals both warp --event 0.4 --between 0.1 0.35
 
-Eight proposals from each of the states that the policy gets to itself, in imagination and in the work cell.
+Eight proposals from each of the states that the policy gets to itself, in imagination and in the work cell. What the
+truly best one gains (`gain_of_true_best_over_first`) bounds what can be learned from a way of proposing, whoever judges.
 """
 
 from __future__ import annotations
@@ -25,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", default="base", help="policy to audit (default: the bundle's)")
     parser.add_argument("--advantage", default="best", metavar="BIN", help="what to ask it for (default: %(default)s)")
     parser.add_argument("--states", type=int, default=64, help="start states (default: %(default)s)")
+    parser.add_argument("--proposals", nargs="+", default=["policy"], metavar="KIND",
+                        help="policy (default), wide, offset, warp, both: where proposals come from")  # fmt: skip
+    parser.add_argument("--event", type=float, metavar="PROGRESS",
+                        help="progress at a chunk's end where something has happened (bricks: 0.4, held)")  # fmt: skip
+    parser.add_argument("--between", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"),
+                        help="count states of this progress only (bricks: 0.15 0.39, near and not held)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -33,5 +41,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return audit_policy(
         policy, world_model_of(args),
         states=args.states, num_candidates=_CANDIDATES, seed=args.seed, preset=args.preset or "small",
-        advantage_bin=advantage_bin_of(policy, args.advantage),
+        advantage_bin=advantage_bin_of(policy, args.advantage), proposals=args.proposals, event=args.event,
+        between=tuple(args.between),
     )  # fmt: skip

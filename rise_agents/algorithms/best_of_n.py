@@ -23,7 +23,16 @@ from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import TaskSpec
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["BestOfN", "Imagination", "Judge", "Oracle", "history_lags", "imagined_advantages", "observed_history"]
+__all__ = [
+    "BestOfN",
+    "Imagination",
+    "Judge",
+    "Oracle",
+    "Proposer",
+    "history_lags",
+    "imagined_advantages",
+    "observed_history",
+]
 
 
 class Judge(Protocol):
@@ -79,12 +88,11 @@ class Oracle:
         return torch.from_numpy(self._envs.true_advantages(chunks.numpy()))
 
 
-class BestOfN(PolicyActor):
-    """A `rise_env.acting.Actor`; it reads as much of the past as its judge does.
+class Proposer(PolicyActor):
+    """A policy that proposes several chunks per decision; acting, it runs the first.
 
     Args:
         policy: Proposes.
-        judge: Scores; a world model stands for imagination by it.
         count: Proposals per decision, n.
         advantage_bin, guidance, steps: As for `PolicyActor`.
         noise_scale: Standard deviation of the noise that the policy's proposals start from.
@@ -93,13 +101,12 @@ class BestOfN(PolicyActor):
         config: How far they lie from the policy's.
 
     Raises:
-        ConfigError: If policy and world model are of different tasks, or a way of proposing is unknown.
+        ConfigError: If a way of proposing is unknown, or there are no proposals.
     """
 
     def __init__(
         self,
         policy: Policy,
-        judge: CompositionalWorldModel | Judge,
         count: int,
         advantage_bin: int | None = None,
         guidance: float | None = None,
@@ -111,27 +118,17 @@ class BestOfN(PolicyActor):
         if count < 1:
             raise ConfigError(f"best of {count}: expected at least 1 proposal")
         check_kinds(proposals)
-        if isinstance(judge, CompositionalWorldModel):
-            spec = judge.spec
-            if spec.layout.names != policy.spec.layout.names or list(spec.cameras) != list(policy.spec.cameras):
-                raise ConfigError("policy and world model have different joints or cameras")
-            judge = Imagination(judge)
-            if not set(policy.lags) <= set(judge.lags):
-                raise ConfigError(f"the policy reads lags {policy.lags}, the world model's history has {judge.lags}")
         super().__init__(policy, advantage_bin, guidance, steps, noise_scale)
-        self.judge, self.count, self.lags = judge, count, tuple(sorted({*policy.lags, *judge.lags}))
-        self.proposals, self.proposal = tuple(proposals), config or ProposalConfig()
+        self.count, self.proposals, self.proposal = count, tuple(proposals), config or ProposalConfig()
         self.supports_rtc = False
 
-    @torch.no_grad()
     def act(self, observations: Mapping[str, Any]) -> np.ndarray:
-        """The best of `count` proposals, float32 (N, chunk, D), rad and m."""
-        chunks = self._propose(observations)
-        best = self.judge.scores(observations, chunks).argmax(dim=1)
-        return chunks[torch.arange(len(chunks)), best].numpy()
+        """The first proposals, float32 (N, chunk, D), rad and m."""
+        return self.propose(observations)[:, 0].numpy()
 
-    def _propose(self, observations: Mapping[str, Any]) -> torch.Tensor:
-        """Proposals (N, n, chunk, D) on the CPU."""
+    @torch.no_grad()
+    def propose(self, observations: Mapping[str, Any]) -> torch.Tensor:
+        """Proposals float32 (N, n, chunk, D), rad and m, on the CPU."""
         policy, context = self.policy, self.policy.context_of(observations)
 
         def sample(rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -152,13 +149,45 @@ class BestOfN(PolicyActor):
                 noise = scale * self.noise_scale * policy.draw_noise([generator] * number)
                 return sample(torch.full((number,), row), noise)[None]
 
-            others.append(
-                mixed_proposals(
-                    self.proposals, self.count - 1, draw, own[row : row + 1], context.state[row : row + 1].cpu(),
-                    policy.spec.layout, self.proposal, generator,
-                )
+            place = slice(row, row + 1)
+            found = mixed_proposals(
+                self.proposals, self.count - 1, draw, own[place], context.state[place].cpu(), policy.spec.layout,
+                self.proposal, generator,
             )  # fmt: skip
+            others.append(found)
         return torch.cat([own[:, None], torch.cat(others)], dim=1)
+
+
+class BestOfN(Proposer):
+    """A `rise_env.acting.Actor` that runs the best of its proposals; it reads as much of the past as its judge does.
+
+    Args:
+        policy: Proposes.
+        judge: Scores; a world model stands for imagination by it.
+        *how: As of `Proposer`, from the number of proposals on.
+        **more: As of `Proposer`.
+
+    Raises:
+        ConfigError: As of `Proposer`, or if policy and world model are of different tasks.
+    """
+
+    def __init__(self, policy: Policy, judge: CompositionalWorldModel | Judge, *how: Any, **more: Any) -> None:
+        super().__init__(policy, *how, **more)
+        if isinstance(judge, CompositionalWorldModel):
+            spec = judge.spec
+            if spec.layout.names != policy.spec.layout.names or list(spec.cameras) != list(policy.spec.cameras):
+                raise ConfigError("policy and world model have different joints or cameras")
+            judge = Imagination(judge)
+            if not set(policy.lags) <= set(judge.lags):
+                raise ConfigError(f"the policy reads lags {policy.lags}, the world model's history has {judge.lags}")
+        self.judge, self.lags = judge, tuple(sorted({*policy.lags, *judge.lags}))
+
+    @torch.no_grad()
+    def act(self, observations: Mapping[str, Any]) -> np.ndarray:
+        """The best of the proposals, float32 (N, chunk, D), rad and m."""
+        chunks = self.propose(observations)
+        best = self.judge.scores(observations, chunks).argmax(dim=1)
+        return chunks[torch.arange(len(chunks)), best].numpy()
 
 
 def history_lags(spec: TaskSpec) -> tuple[int, ...]:
