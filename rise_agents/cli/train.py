@@ -45,6 +45,7 @@ class Part(NamedTuple):
 
 
 PARTS: Mapping[str, Part] = {
+    "base": Part("record demonstrations and train a base policy on them, from nothing", "rise_agents.cli.train_base"),
     "bundle": Part("train all parts and put them into a bundle for gym.make", "rise_agents.cli.train_bundle"),
     "distill": Part(
         "train a dynamics model that takes few steps, from one that takes many", "rise_agents.cli.train_distill"
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             name, help=part.summary, description=module.__doc__, allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        _add_common_arguments(one)
+        _add_common_arguments(one, data=name != "base")
         module.add_arguments(one)
 
 
@@ -104,8 +105,11 @@ def training_setup(args: argparse.Namespace) -> Iterator[TrainingSetup]:
         yield replace(setup, report=bars.training, log=say)
 
 
-def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="recorded datasets")
+def _add_common_arguments(parser: argparse.ArgumentParser, data: bool) -> None:
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=data, metavar="DIR",
+        help="recorded datasets" if data else "recorded demonstrations (default: record some, into RUN/data)",
+    )  # fmt: skip
     add_dataset_keys(parser)
     add_skip(parser)
     add_task(parser)

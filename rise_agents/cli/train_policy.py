@@ -7,11 +7,11 @@
   rise train policy --data data/operator --plain --out runs/bc
 
 `--bundle` measures advantages by the value model of a bundle, without labelling first: the dataset is not written to.
-`--plain` clones whatever was recorded, without advantages. With `--closed-loop-eval N` the policy acts in the
-environment `--env` for N episodes (seeds from 500000) at every evaluation, so that its success curve lies beside its
-loss in TensorBoard: a policy whose curve still rises is not a base to improve. The run folder holds `model/`,
-`metrics.json`, `tensorboard/` and the full state, from which a run by `--steps` goes on to the very same result after
-any interruption.
+`--demonstrations` takes everything for worth doing, `--plain` clones whatever was recorded, without advantages. With
+`--closed-loop-eval N` the policy acts in the environment `--env` for N episodes (seeds from 500000) at every
+evaluation, so that its success curve lies beside its loss in TensorBoard: a policy whose curve still rises is not a
+base to improve. The run folder holds `model/`, `metrics.json`, `tensorboard/` and the full state, from which a run by
+`--steps` goes on to the very same result after any interruption.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--labels", metavar="TAG", help="tag of the advantages that `rise label` wrote")
     which.add_argument("--bundle", type=Path, metavar="DIR", help="bundle whose value model measures the advantages")
+    which.add_argument(
+        "--demonstrations", action="store_true", help="all of it is worth doing: the best advantage, without labels"
+    )
     which.add_argument("--plain", action="store_true", help="plain behaviour cloning, without advantages")
     parser.add_argument("--initial", metavar="POLICY", help="policy to go on from")
     parser.add_argument("--episodes", type=at_least(1), metavar="N", help="use the first N episodes only")
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         train_policy_on(
             setup, args.out, load_bundle(args.bundle) if args.bundle else args.labels,
             steps=args.steps, minutes=args.minutes, initial=args.initial, first=args.episodes, measure=measure,
+            demonstrations=args.demonstrations,
         )  # fmt: skip
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"model: {args.out / 'model'}")

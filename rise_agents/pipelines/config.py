@@ -1,4 +1,4 @@
-"""Configuration of the demo: the `demo` section of a preset."""
+"""Configuration of the demo and of the base policy: the sections `demo` and `base` of a preset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rise_env.config import decode, load_config
 from rise_env.errors import requirement
 
-__all__ = ["DemoConfig", "Recording", "load_demo_config"]
+__all__ = ["BaseConfig", "DemoConfig", "Recording", "load_base_config", "load_demo_config"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,39 @@ class DemoConfig:
                 require(one.episodes >= 1, f"{name}: {one.policy} has {one.episodes} episodes, expected at least 1")
         trainable = all(one.policy != "base" for one in self.bundle_recordings)
         require(trainable, "bundle_recordings: there is no policy 'base' before there is a bundle")
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """From nothing to a base policy that lacks skill: what `rise train base` does with a task.
+
+    Attributes:
+        recordings: Demonstrations. They are recorded two sets at a time.
+        steps: Updates of behaviour cloning.
+        episodes: Episodes of the evaluation at the end, seeds from 500000.
+    """
+
+    recordings: tuple[Recording, ...] = (Recording("expert", 120, 410_000), Recording("expert", 120, 410_120))
+    steps: int = 2600
+    episodes: int = 200
+
+    def __post_init__(self) -> None:
+        require = requirement("section 'base'")
+        require.at_least(1, self, "steps", "episodes")
+        require(bool(self.recordings), "recordings is empty: nothing to learn from")
+        for one in self.recordings:
+            require(one.episodes >= 1, f"recordings: {one.policy} has {one.episodes} episodes, expected at least 1")
+            require(one.policy != "base", "recordings: there is no policy 'base' before there is one")
+
+
+def load_base_config(task: str, preset: str = "small", overrides: Iterable[str] = ()) -> BaseConfig:
+    """The `base` section of a preset.
+
+    Raises:
+        ConfigError: If something in the configuration is wrong.
+    """
+    section = load_config(task, preset, overrides).get("base", {})
+    return decode(BaseConfig, section, f"section 'base' of {task}/{preset}")
 
 
 def load_demo_config(task: str, preset: str = "small", overrides: Iterable[str] = ()) -> DemoConfig:

@@ -25,10 +25,11 @@ from rise_env.value.latents import LatentDataset, weights_digest
 from rise_env.value.model import ValueModel
 from rise_env.world_model import resolve_device
 
-__all__ = ["closed_loop_eval", "train_policy_on"]
+__all__ = ["FIRST_SEED", "closed_loop_eval", "train_policy_on"]
 
 _GIVEN = ("policy.kind", "policy.model", "policy.advantage")
-_FIRST_SEED = 500_000
+#: Seed of the first episode in which a policy in training is tried out.
+FIRST_SEED = 500_000
 
 
 def train_policy_on(
@@ -41,6 +42,7 @@ def train_policy_on(
     initial: str | None = None,
     first: int | None = None,
     measure: Callable[[Policy], dict[str, float]] | None = None,
+    demonstrations: bool = False,
 ) -> Policy:
     """Clone recorded chunks; an interrupted run goes on where it stood.
 
@@ -48,12 +50,13 @@ def train_policy_on(
         setup: Data and preset.
         out: Run folder.
         labels: Tag of the advantages that condition the policy, or a bundle whose value model measures them; None for
-            plain behaviour cloning.
+            plain behaviour cloning, or demonstrations.
         steps: Updates; the preset's when neither `steps` nor `minutes` is given.
         minutes: Time instead.
         initial: Policy to go on from.
         first: Use the first so many episodes only.
         measure: Called with the averaged policy at every evaluation; see `closed_loop_eval`.
+        demonstrations: Whether all that was recorded is worth doing: it has the best advantage then, without labels.
 
     Raises:
         ConfigError: If something in the configuration is wrong.
@@ -67,7 +70,7 @@ def train_policy_on(
     dataset = setup.open_dataset()
     codec = config.advantage if policy is None else policy.codec
     if labels is None:
-        bins = np.full(dataset.num_frames, codec.unconditional, np.int64)
+        bins = np.full(dataset.num_frames, codec.best_bin if demonstrations else codec.unconditional, np.int64)
     else:
         bins, codec = advantage_bins_of(*_advantages(setup, dataset, labels), codec)
     setup.log(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; TensorBoard: {out}/tensorboard")
@@ -117,7 +120,7 @@ def closed_loop_eval(
 
     def measure(policy: Policy) -> dict[str, float]:
         asked = policy.codec.unconditional if plain else policy.codec.best_bin
-        result = evaluate(env_id, PolicyActor(policy, asked), episodes, _FIRST_SEED)
+        result = evaluate(env_id, PolicyActor(policy, asked), episodes, FIRST_SEED)
         low, high = result.success_interval
         log(f"success {result.success_rate:.1%} ({low:.1%} to {high:.1%}), {result.failure_modes}")
         return {"success": result.success_rate, "score": result.score_mean}
