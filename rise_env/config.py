@@ -45,6 +45,7 @@ SECTIONS = {
     "dynamics": "rise_env.dynamics.config.DynamicsConfig",
     "value": "rise_env.value.config.ValueConfig",
     "policy": "rise_agents.policies.config.PolicyConfig",
+    "base": "rise_agents.pipelines.config.BaseConfig",
     "demo": "rise_agents.pipelines.config.DemoConfig",
 }
 

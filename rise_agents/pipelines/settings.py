@@ -57,7 +57,7 @@ class Group:
 def setting_groups() -> list[Group]:
     """All settings there are, those of registered algorithms and policies included."""
     from rise_agents.pipelines.compare_config import CompareConfig, Variant
-    from rise_agents.pipelines.config import DemoConfig
+    from rise_agents.pipelines.config import BaseConfig, DemoConfig
     from rise_agents.policies.config import PolicyConfig
     from rise_agents.training.cluster.placement import ClusterConfig
     from rise_agents.training.presets import AgentPreset
@@ -91,6 +91,7 @@ def setting_groups() -> list[Group]:
                AgentPreset("rise")),
         *(_group(one.name, "", agent.format(one.name), ALGORITHMS.load(one.name).Config()) for one in ALGORITHMS),
         _group("cell", "cell", f"Section `cell` of {preset}, for tasks of the work cell.", load_cell()[1]),
+        _group("base", "base", f"Section `base` of {preset}: what `rise train base` does.", BaseConfig()),
         _group("demo", "demo", f"Section `demo` of {preset}: what `rise demo` does.", DemoConfig()),
         _group("compare", "", "A file `<task>/compare/<name>.yaml`: what `rise compare` does.", comparison),
         _group("cluster", "", "The file of `rise improve --cluster`.", ClusterConfig()),
