@@ -8,7 +8,7 @@ from rise_env.data.dataset import Dataset
 from rise_env.data.labels import interventions, label_tags, read_advantages, read_values, write_advantages, write_values
 from rise_env.data.lag import command_lag
 from rise_env.data.opening import open_dataset
-from rise_env.data.samplers import Sampler, ShuffledSampler, TaskCentricSampler
+from rise_env.data.samplers import FocusedSampler, Sampler, ShuffledSampler, TaskCentricSampler
 from rise_env.data.splits import split_episodes
 from rise_env.data.stats import Stats, compute_stats
 from rise_env.data.windows import WindowBatch, Windows
@@ -17,6 +17,7 @@ from rise_env.errors import DatasetError
 __all__ = [
     "Dataset",
     "DatasetError",
+    "FocusedSampler",
     "Sampler",
     "ShuffledSampler",
     "Stats",

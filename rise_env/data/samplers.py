@@ -9,7 +9,7 @@ import numpy as np
 from rise_env.data.windows import Windows
 from rise_env.errors import requirement
 
-__all__ = ["SCENES", "Sampler", "ShuffledSampler", "TaskCentricSampler"]
+__all__ = ["SCENES", "FocusedSampler", "Sampler", "ShuffledSampler", "TaskCentricSampler"]
 
 #: What the samples of one group of a task-centric batch share.
 SCENES = ("episode", "dataset")
@@ -55,6 +55,41 @@ class ShuffledSampler(Sampler):
             self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1}
             self._epochs[epoch] = rng.permutation(self.num_windows)
         return self._epochs[epoch]
+
+
+class FocusedSampler(Sampler):
+    """Part of every batch from some windows, the rest from all, each shuffled as by `ShuffledSampler`.
+
+    What decides between success and failure is often a small part of a recording, such as the second around a grasp.
+
+    Args:
+        windows: Windows to draw from, or their number.
+        focus: Numbers of the windows that are drawn more often, int64 (n,).
+        share: Part of every batch that is drawn from them, in [0, 1].
+        batch_size: Windows per batch.
+        seed: Seed.
+
+    Raises:
+        ConfigError: If there is none in focus, or a number does not exist.
+    """
+
+    def __init__(
+        self, windows: Windows | int, focus: np.ndarray, share: float, batch_size: int = 32, seed: int = 0
+    ) -> None:
+        super().__init__(windows if isinstance(windows, int) else len(windows), batch_size, seed)
+        require = requirement(type(self).__name__)
+        require(0 <= share <= 1, f"a share of {share:g}: expected a number in [0, 1]")
+        require(len(focus) > 0, "no window is in focus")
+        outside = (np.asarray(focus) < 0) | (np.asarray(focus) >= self.num_windows)
+        require(not outside.any(), f"windows in focus lie outside [0, {self.num_windows})")
+        self.focus, near = np.asarray(focus, np.int64), round(share * batch_size)
+        self._near = ShuffledSampler(len(focus), near, seed) if near else None
+        self._all = ShuffledSampler(self.num_windows, batch_size - near, seed) if near < batch_size else None
+
+    def draw(self, step: int) -> np.ndarray:
+        """Batch number `step`, int64 (batch_size,), those in focus first."""
+        near = [self.focus[self._near.draw(step)]] if self._near else []
+        return np.concatenate([*near, *([self._all.draw(step)] if self._all else [])])
 
 
 class TaskCentricSampler(Sampler):

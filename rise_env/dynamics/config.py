@@ -260,7 +260,10 @@ class TrainingConfig(LoopConfig):
     Attributes:
         steps: Updates of the transformer, unless the command line says otherwise.
         precision: "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
-        batching: "shuffled", or "task_centric": few scenes, many samples of each per batch.
+        batching: "shuffled"; "task_centric": few scenes, many samples of each per batch; or "focused": part of every
+            batch from windows that begin where the value label lies in `focus`, such as before a grasp.
+        focus: Value labels, lowest and highest, of windows in focus.
+        focus_share: Part of a focused batch that is drawn from them.
         scenes: Scenes per task-centric batch.
         scene: What a scene is: "episode", or "dataset" (of several that are given), as in the release's pretraining.
         color_jitter: How far brightness, contrast, saturation and hue of training samples are changed at most, as in
@@ -286,6 +289,8 @@ class TrainingConfig(LoopConfig):
     steps: int = 8000
     precision: str = "auto"
     batching: str = "shuffled"
+    focus: tuple[float, float] = (0.0, 1.0)
+    focus_share: float = 0.75
     scenes: int = 8
     scene: str = "episode"
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -301,7 +306,9 @@ class TrainingConfig(LoopConfig):
         super().__post_init__()
         require = requirement(f"section '{self.section}'")
         require.one_of(PRECISIONS, self, "precision")
-        require.one_of(("shuffled", "task_centric"), self, "batching")
+        require.one_of(("shuffled", "task_centric", "focused"), self, "batching")
+        require.within("[0, 1]", self, "focus_share")
+        require(0 <= self.focus[0] < self.focus[1] <= 1, f"focus is {self.focus}, expected low < high in [0, 1]")
         require.one_of(("episode", "dataset"), self, "scene")
         require.one_of(("mode", "sample"), self, "posterior")
         fair = all(0 <= part <= most for part, most in zip(self.color_jitter, (1.0, 1.0, 1.0, 0.5), strict=True))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rise_env.data import Dataset, Sampler, ShuffledSampler, TaskCentricSampler, WindowBatch
+from rise_env.data import Dataset, FocusedSampler, Sampler, ShuffledSampler, TaskCentricSampler, WindowBatch
 from rise_env.dynamics.autoencoder import ImageAutoencoder, VideoAutoencoder, spread, to_unit
 from rise_env.dynamics.evaluation import evaluate_autoencoder, evaluate_dynamics
 from rise_env.dynamics.flow import add_noise, draw_sigma, foreground_weight
@@ -290,9 +290,25 @@ def _sampler(training: DynamicsTraining) -> Sampler:
     settings = training.config.training
     if settings.batching == "shuffled":
         return ShuffledSampler(training.train, settings.batch_size, settings.seed)
+    if settings.batching == "focused":
+        return FocusedSampler(
+            training.train, _in_focus(training), settings.focus_share, settings.batch_size, settings.seed
+        )
     if settings.batch_size % settings.scenes:
         raise ConfigError(
             f"dynamics.training: batch_size {settings.batch_size} is not a multiple of scenes {settings.scenes}"
         )
     each = settings.batch_size // settings.scenes
     return TaskCentricSampler(training.train, settings.scenes, each, settings.seed, settings.scene)
+
+
+def _in_focus(training: DynamicsTraining) -> np.ndarray:
+    """Numbers of the training windows that begin where the value label is in focus; ConfigError if there is none."""
+    (low, high), values = training.config.training.focus, training.values
+    if values is None:
+        raise ConfigError("dynamics.training.batching=focused needs value labels: a model with a value head has them")
+    begin = training.train.index
+    found = np.flatnonzero(values.known[begin] & (values.progress[begin] >= low) & (values.progress[begin] <= high))
+    if not len(found):
+        raise ConfigError(f"dynamics.training.focus=[{low:g}, {high:g}]: no recorded window begins at such a value")
+    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rise_env.data import Sampler, ShuffledSampler, TaskCentricSampler, Windows, open_dataset
+from rise_env.data import FocusedSampler, Sampler, ShuffledSampler, TaskCentricSampler, Windows, open_dataset
 from rise_env.data.joined import JoinedDataset
 from rise_env.errors import ConfigError
 from rise_env.tasks import TaskSpec
@@ -59,9 +59,24 @@ def test_a_scene_may_be_a_whole_dataset(windows: Windows) -> None:
         TaskCentricSampler(windows, 2, 8, scene="dataset")
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "task-centric"])
+def test_windows_in_focus_come_more_often_and_the_others_still(windows: Windows) -> None:
+    focus = np.array([3, 7, 11])
+    batches = take(FocusedSampler(windows, focus, 0.75, 8), 64)
+    assert np.isin(batches[:, :6], focus).all()
+    assert sorted(np.bincount(batches[:, :6].ravel(), minlength=16)[focus]) == [128, 128, 128]
+    assert sorted(batches[:8, 6:].ravel()) == list(range(16)), "the rest is a plain shuffle of all"
+    np.testing.assert_array_equal(take(FocusedSampler(windows, focus, 0.0, 8), 4), take(ShuffledSampler(windows, 8), 4))
+    assert np.isin(take(FocusedSampler(windows, focus, 1.0, 8), 4), focus).all()
+    for wrong, share, words in (([], 0.5, "no window is in focus"), ([16], 0.5, "outside"), ([3], 1.5, "share of 1.5")):
+        with pytest.raises(ConfigError, match=words):
+            FocusedSampler(windows, np.array(wrong, np.int64), share)
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "task-centric", "focused"])
 def test_batches_depend_on_seed_and_number_alone(windows: Windows, kind: str) -> None:
     def make(seed: int = 0) -> Sampler:
+        if kind == "focused":
+            return FocusedSampler(windows, np.arange(9), 0.5, 6, seed)
         return ShuffledSampler(windows, 6, seed) if kind == "shuffled" else TaskCentricSampler(windows, 2, 3, seed=seed)
 
     reference, sampler = take(make(), 9), make()
