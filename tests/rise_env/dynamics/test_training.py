@@ -14,7 +14,7 @@ from rise_env.data import ShuffledSampler
 from rise_env.dynamics.config import DynamicsConfig
 from rise_env.dynamics.model import LatentDynamics
 from rise_env.dynamics.run import DynamicsTraining, FrameValues, draw_seed
-from rise_env.dynamics.training import _value_loss, train_dynamics, train_transformer
+from rise_env.dynamics.training import _sampler, _value_loss, train_dynamics, train_transformer
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
 from rise_env.protocols import History
 from rise_env.training.loop import Budget, Loop, Progress
@@ -70,6 +70,21 @@ def test_latents_are_normalised_over_the_training_data(tmp_path: Path) -> None:
     latents = model.encode(frames[None])[0]
     torch.testing.assert_close(latents.mean(dim=(0, 1, 3, 4)), torch.zeros(4), rtol=0, atol=1e-3)
     torch.testing.assert_close(latents.std(dim=(0, 1, 3, 4)), torch.ones(4), rtol=0, atol=1e-2)
+
+
+def test_focused_batches_begin_where_the_value_says(tmp_path: Path) -> None:
+    frames = World().num_frames
+    labels = FrameValues((np.arange(frames) % 5 / 5).astype(np.float32), np.arange(frames) % 7 > 0)
+    config = with_training(batching="focused", focus=(0.2, 0.4), focus_share=1.0)
+    with pytest.raises(ConfigError, match="needs value labels"):
+        train_dynamics(session(tmp_path / "without", config, steps=1))
+    run = session(tmp_path / "with", config, steps=1, values=labels)
+    train_dynamics(run)
+    sampler = _sampler(run)
+    drawn = run.train.index[np.concatenate([sampler.draw(step) for step in range(4)])]
+    assert ((labels.progress[drawn] >= 0.2) & (labels.progress[drawn] <= 0.4) & labels.known[drawn]).all()
+    with pytest.raises(ConfigError, match="no recorded window begins"):
+        _sampler(dataclasses.replace(run, values=FrameValues(np.ones_like(labels.progress), labels.known)))
 
 
 class Killed(BaseException):
