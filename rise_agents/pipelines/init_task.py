@@ -16,7 +16,15 @@ import yaml
 from rise_agents.policies.config import load_policy_config
 from rise_env.data import Dataset
 from rise_env.data.source import Source, read_source
-from rise_env.data.task_guess import JointGuess, TimeGuess, guess_image_size, guess_joints, guess_times, unlike_targets
+from rise_env.data.task_guess import (
+    JointGuess,
+    TimeGuess,
+    guess_image_size,
+    guess_joints,
+    guess_progress,
+    guess_times,
+    unlike_targets,
+)
 from rise_env.dynamics.config import load_dynamics_config
 from rise_env.errors import ConfigError
 from rise_env.files import atomic_directory, refuse_existing
@@ -154,8 +162,10 @@ def _outcomes(dataset: Dataset) -> dict[str, Any]:
     else:
         outcome, why = "recorded", f"the dataset says it: {told}"
     both = outcome == "recorded" and failed > 0
+    progress, progress_why = guess_progress(dataset)
     return {
-        "outcome": outcome, "outcome_why": why, "heads_of_value": "[progress, td, success]" if both else "[progress]",
+        "outcome": outcome, "outcome_why": why, "progress": progress, "progress_why": progress_why,
+        "heads_of_value": "[progress, td, success]" if both else "[progress]",
         "heads_why": "what is learned" if both else "without failures there is no success or return to learn",
     }  # fmt: skip
 
@@ -192,6 +202,9 @@ def _most_doubtful(dataset: Dataset, joints: Sequence[JointGuess], times: TimeGu
         yield f"{len(still)} joints never move ({', '.join(still[:4])}{', ...' if len(still) > 4 else ''})"
     fps = dataset.spec.fps
     yield f"chunk {times.chunk} steps ({times.chunk / fps:.2f} s), stride {times.stride}, lags {list(times.lags)}"
+    progress, why = guess_progress(dataset)
+    if progress == "dense" or "progress" in dataset.columns:
+        yield f"value.labels.progress {progress}: {why}"
     if outcome == "success":
         yield "every episode counts as a success: the dataset does not say how they ended"
     if dataset.num_episodes < 2:

@@ -13,7 +13,16 @@ from rise_env.data.dataset import Dataset
 from rise_env.data.lag import command_lag
 from rise_env.errors import DatasetError
 
-__all__ = ["FRAMES", "JointGuess", "TimeGuess", "guess_image_size", "guess_joints", "guess_times", "unlike_targets"]
+__all__ = [
+    "FRAMES",
+    "JointGuess",
+    "TimeGuess",
+    "guess_image_size",
+    "guess_joints",
+    "guess_progress",
+    "guess_times",
+    "unlike_targets",
+]
 
 #: Imagined frames per chunk: what the models cost grows with it.
 FRAMES = 8
@@ -25,6 +34,8 @@ _LOOK_BACK = 0.3
 _QUANTILES, _MARGIN = (0.001, 0.999), 0.25
 #: Correlation of command and measured joint below which the one is no target of the other.
 _ALIKE = 0.3
+#: Share of frames between 0 and 1 from which on a column `progress` is measured all along, not only at the end.
+_BETWEEN = 0.1
 _HANDS = re.compile(r"grip|hand|finger|thumb|pinky|claw|jaw|suction|pinch", re.IGNORECASE)
 _PLACES = re.compile(r"(?:^|[._ ])(?:x|y|z|pos_?[xyz]|height|lift|slide|rail)(?:[._ ]|$)", re.IGNORECASE)
 _BARE = re.compile(r"(?:^|[._ ])(?:vel|q[wxyz]|quat\w*|force|torque|effort|current)(?:[._ ]|$)", re.IGNORECASE)
@@ -118,6 +129,28 @@ def unlike_targets(dataset: Dataset) -> list[str]:
     moves = scale > 1e-9
     likeness = np.divide((parts[0] * parts[1]).sum(0), scale, out=np.ones(len(scale)), where=moves)
     return [name for name, like in zip(dataset.spec.layout.names, likeness, strict=True) if like < _ALIKE]
+
+
+def guess_progress(dataset: Dataset) -> tuple[str, str]:
+    """What the value learns from (`value.labels.progress`), "dense" or "time", and why.
+
+    "dense" wants a column `progress` with a number in [0, 1] per frame, of which many lie between: RISE's recordings of
+    a robot, too, have that column, but nobody measures it there, and it is 0 up to the success.
+    """
+    if "progress" not in dataset.columns:
+        return "time", "no column `progress`: a success's frames count by time. Measured progress in [0, 1] is better"
+    column = np.asarray(dataset.column("progress"), np.float64)
+    if column.size != dataset.num_frames:
+        return "time", f"the column `progress` has {column.size // dataset.num_frames} numbers per frame, not one"
+    if not np.isfinite(column).all():
+        return "time", "the column `progress` has values that are not finite"
+    least, most = float(column.min()), float(column.max())
+    if least < 0 or most > 1:
+        return "time", f"the column `progress` runs from {least:.4g} to {most:.4g}, not from 0 to 1"
+    between = float(((column > 0) & (column < 1)).mean())
+    if between < _BETWEEN:
+        return "time", f"the column `progress` is between 0 and 1 in {between:.0%} of the frames: nobody measured it"
+    return "dense", f"the dataset measures it: a column `progress` from {least:.4g} to {most:.4g}"
 
 
 def guess_times(dataset: Dataset) -> TimeGuess:

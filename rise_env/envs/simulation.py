@@ -19,7 +19,7 @@ from rise_env.registry import load_object
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_env.tasks import load_task
 
-__all__ = ["Outcome", "Simulation", "SimulationEnv", "SimulationVectorEnv"]
+__all__ = ["Outcome", "Simulation", "SimulationEnv", "SimulationVectorEnv", "checked_view"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,14 @@ class Outcome:
         success: Whether the task is solved; the episode ends with it.
         over: Whether nothing can change the outcome any more.
         score: How much of the task was done so far, [0, 10].
+        progress: How far the task is at present, [0, 1]; may fall. None where nobody measures it.
+            A value model learns from recorded progress what a moment is worth (`value.labels.progress: dense`).
     """
 
     success: bool = False
     over: bool = False
     score: float = 0.0
+    progress: float | None = None
 
 
 class Simulation(Protocol):
@@ -60,6 +63,23 @@ class Simulation(Protocol):
 
     def close(self) -> None:
         """Give back what was taken."""
+
+
+def checked_view(simulation: Simulation, task: str, expected: gymnasium.spaces.Dict) -> dict[str, np.ndarray]:
+    """What a simulation shows now, if it is what the task of this name has: its observation space without the past.
+
+    Raises:
+        ConfigError: If it shows other cameras, sizes or joints.
+    """
+    seen = dict(simulation.observe())
+    if not expected.contains(seen):
+        shown = {key: (value.dtype.name, value.shape) for key, value in seen.items()}
+        wanted = {key: (str(space.dtype), space.shape) for key, space in expected.spaces.items()}
+        raise ConfigError(
+            f"the simulation of {task!r} shows {shown}, the task has {wanted}. Change `observe`, or "
+            "`cameras`, `image_size` and `layout` of the task."
+        )
+    return seen
 
 
 class SimulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
@@ -168,15 +188,7 @@ class SimulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return {key: value[0] for key, value in self._history.observe().items()}
 
     def _seen(self) -> dict[str, np.ndarray]:
-        seen, expected = dict(self.simulation.observe()), self._shown
-        if not expected.contains(seen):
-            shown = {key: (value.dtype.name, value.shape) for key, value in seen.items()}
-            wanted = {key: (str(space.dtype), space.shape) for key, space in expected.spaces.items()}
-            raise ConfigError(
-                f"the simulation of {self.task.name!r} shows {shown}, the task has {wanted}. Change `observe`, or "
-                "`cameras`, `image_size` and `layout` of the task."
-            )
-        return seen
+        return checked_view(self.simulation, self.task.name, self._shown)
 
     def _remember(self, observation: dict[str, np.ndarray]) -> None:
         elapsed, self._remembered = self._steps - self._remembered, self._steps

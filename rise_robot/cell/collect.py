@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from rise_env.acting import Actor, rows_at_a_time
-from rise_env.errors import ConfigError
 from rise_env.spaces import image_key
 from rise_env.tasks import TaskSpec
 from rise_robot.cell.acting import ActorInCell, ScriptedActor, cell_observation
 from rise_robot.cell.cell import WorkCell
 from rise_robot.cell.config import CellConfig
 from rise_robot.cell.render import CellRenderer
-from rise_robot.recording import EpisodeRecorder, OpenEpisode, read_episode_records
+from rise_robot.recording import EpisodeRecorder, OpenEpisode, check_continues
 
 __all__ = ["collect", "episode_rng"]
 
@@ -76,7 +75,7 @@ def collect(
     with EpisodeRecorder(root, spec, background=False) as recorder:
         found = recorder.num_episodes
         recorder.commit()
-        _check_continues(root, name, seed, found)
+        check_continues(root, name, seed, found)
         if on_episode is not None and found:
             on_episode(found, None)
         waiting: dict[int, _Recorded] = {}
@@ -88,23 +87,6 @@ def collect(
                     recorder.keep(one.episode)
                     if on_episode is not None:
                         on_episode(recorder.num_episodes, one.outcome)
-
-
-def _check_continues(root: str | Path, policy: str, seed: int, found: int) -> None:
-    if not found:
-        return
-    for index, record in enumerate(read_episode_records(root)):
-        if record.operator == "unknown" and record.seed == -1:
-            raise ConfigError(
-                f"{root} was edited: seed and policy of its episode {index} are lost, so that a recording cannot go on "
-                "where it stands. Record into another --out, and give both to the command that trains: --data A B."
-            )
-        if record.seed != seed + index or record.operator.split("/")[0] != policy:
-            raise ConfigError(
-                f"{root} holds {found} episodes; number {index} is of policy {record.operator!r} with seed "
-                f"{record.seed}, not {policy!r} with seed {seed + index}. Choose another --out, or the policy and seed "
-                "it was begun with."
-            )
 
 
 @dataclass(frozen=True)

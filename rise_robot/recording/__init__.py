@@ -8,7 +8,7 @@ from rise_robot.recording.checks import check_dataset
 from rise_robot.recording.episode import OpenEpisode
 from rise_robot.recording.preview import write_preview
 from rise_robot.recording.recorder import EpisodeRecorder
-from rise_robot.recording.records import EpisodeRecord, RecordingError, read_episode_records
+from rise_robot.recording.records import EpisodeRecord, RecordingError, check_continues, read_episode_records
 from rise_robot.recording.store import merge_datasets
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "EpisodeRecorder",
     "OpenEpisode",
     "RecordingError",
+    "check_continues",
     "check_dataset",
     "merge_datasets",
     "read_episode_records",

@@ -177,7 +177,8 @@ class OpenEpisode:
 
         length, schema = self.length, self._form.schema
         whole = np.zeros(length, np.int64)
-        columns = {key: np.stack(values) for key, values in self._columns.items()}
+        # Of shape (n, 1), LeRobot keeps numbers in place of vectors: a robot of one joint.
+        columns = {key: np.stack(values).squeeze() for key, values in self._columns.items()}
         columns |= {"episode_success": np.full(length, success), "episode_index": whole, "task_index": whole}
         columns |= {"frame_index": np.arange(length), "index": np.arange(length)}
         columns["timestamp"] = np.arange(length) / self._form.spec.fps

@@ -11,10 +11,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rise_env.errors import RiseError
+from rise_env.errors import ConfigError, RiseError
 from rise_env.files import atomic_path
 
-__all__ = ["SIDECAR_PATH", "EpisodeRecord", "RecordingError", "read_episode_records", "write_episode_records"]
+__all__ = [
+    "SIDECAR_PATH",
+    "EpisodeRecord",
+    "RecordingError",
+    "check_continues",
+    "read_episode_records",
+    "write_episode_records",
+]
 
 SIDECAR_PATH = Path("meta/rise_episodes.parquet")
 _TAG = {b"rise": b"rise_episodes", b"rise_version": b"1"}
@@ -114,3 +121,31 @@ def write_episode_records(root: str | Path, records: Iterable[EpisodeRecord]) ->
     path = Path(root) / SIDECAR_PATH
     with atomic_path(path) as aside:
         pq.write_table(pa.Table.from_pylist([dataclasses.asdict(r) for r in records], _SCHEMA), aside)
+
+
+def check_continues(root: str | Path, policy: str, seed: int, found: int) -> None:
+    """Check that a dataset can be gone on with: that its episodes are those of a policy from a seed on.
+
+    Args:
+        root: The dataset.
+        policy: Name of who acts in them.
+        seed: Seed of the first one.
+        found: Episodes that it has; 0 where there is none yet.
+
+    Raises:
+        ConfigError: If they are others, or nobody knows any more.
+    """
+    if not found:
+        return
+    for index, record in enumerate(read_episode_records(root)):
+        if record.operator == "unknown" and record.seed == -1:
+            raise ConfigError(
+                f"{root} was edited: seed and policy of its episode {index} are lost, so that a recording cannot go on "
+                "where it stands. Record into another --out, and give both to the command that trains: --data A B."
+            )
+        if record.seed != seed + index or record.operator.split("/")[0] != policy:
+            raise ConfigError(
+                f"{root} holds {found} episodes; number {index} is of policy {record.operator!r} with seed "
+                f"{record.seed}, not {policy!r} with seed {seed + index}. Choose another --out, or the policy and seed "
+                "it was begun with."
+            )

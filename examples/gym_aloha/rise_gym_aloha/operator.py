@@ -5,12 +5,10 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from rise_gym_aloha.simulation import TransferCube
+from rise_gym_aloha.simulation import REACH, TransferCube
 
 __all__ = ["Operator"]
 
-#: From the gripper's body to the place between its fingertips, m.
-REACH = 0.14
 #: Where the cube is handed over, m: between the arms.
 MEETING = np.array([0.0, 0.5, 0.25])
 #: How often every mistake is made.

@@ -35,9 +35,10 @@ def main(argv: list[str] | None = None) -> None:
     av.logging.set_libav_level(av.logging.ERROR)  # else the encoder tells a page an episode
     simulation, names = TransferCube(), [f"{side}_{joint}" for side in ("left", "right") for joint in JOINTS]
     vector, flag = {"dtype": "float32", "shape": (14,), "names": names}, {"dtype": "bool", "shape": (1,), "names": None}
+    share = {"dtype": "float32", "shape": (1,), "names": None}
     video = {"dtype": "video", "shape": (48, 64, 3), "names": ["height", "width", "channels"]}
     features = {"observation.images.top": video, "observation.images.angle": video, "observation.state": vector,
-                "action": vector, "next.success": flag}  # fmt: skip
+                "action": vector, "next.success": flag, "progress": share}  # fmt: skip
     dataset = LeRobotDataset.create(
         f"local/{Path(args.out).name}", fps=10, features=features, root=args.out, robot_type="aloha",
         rgb_encoder=video_encoder((48, 64)), streaming_encoding=True, encoder_threads=1,
@@ -47,13 +48,14 @@ def main(argv: list[str] | None = None) -> None:
         simulation.start(seed)
         operator, succeeded, left = Operator(simulation, np.random.default_rng(seed)), False, LIMIT
         while left > 0:
-            seen, action = simulation.observe(), operator.act()
+            seen, action, progress = simulation.observe(), operator.act(), simulation.progress()
             success = simulation.advance(action.astype(np.float64)).success
             left = TAIL if success and not succeeded else left - 1
             succeeded = succeeded or success
             frame = {f"observation.images.{name}": seen[f"image_{name}"] for name in ("top", "angle")}
             frame |= {"observation.state": seen["state"], "action": action, "task": PROMPT}
-            dataset.add_frame({**frame, "next.success": np.array([succeeded])})
+            frame |= {"next.success": np.array([succeeded]), "progress": np.array([progress], np.float32)}
+            dataset.add_frame(frame)
         dataset.save_episode()
         outcomes[operator.mistake, succeeded] += 1
         print(seed, operator.mistake, "success" if succeeded else "failure", flush=True)

@@ -9,8 +9,10 @@ from rise_env.envs.simulation import Outcome
 
 __all__ = ["TransferCube"]
 
-#: Cameras, and the window of their 96 x 128 picture in which everything happens: first row and column of 48 x 64.
-WINDOWS = {"top": (36, 32), "angle": (20, 32)}
+#: Cameras, and the window of their 144 x 192 picture in which everything happens: first row and column of 48 x 64.
+WINDOWS = {"top": (64, 65), "angle": (44, 65)}
+#: From a gripper's body to the place between its fingertips, m.
+REACH = 0.14
 #: Joint targets at the start: six joints (rad) and a gripper (0 closed, 1 open), left and right.
 START = np.array([0, -0.96, 1.16, 0, -0.3, 0, 0.1] * 2)
 
@@ -32,19 +34,33 @@ class TransferCube:
 
     def start(self, seed: int) -> None:
         self.env.reset(seed=seed)
-        self.target, self.stage = START, 0.0
+        self.target, self.stage, self.present = START, 0.0, 0.0
 
     def advance(self, target: np.ndarray) -> Outcome:
-        before, self.target, success = self.target, target, False
+        before, self.target, success, self.present = self.target, target, False, 0.0
         for part in (0.2, 0.4, 0.6, 0.8, 1.0):
             _, reward, terminated, _, _ = self.env.step(before + part * (target - before))
-            success, self.stage = success or bool(terminated), max(self.stage, float(reward))
-        return Outcome(success, score=2.5 * self.stage)
+            success, self.present = success or bool(terminated), max(self.present, float(reward))
+        self.stage = max(self.stage, self.present)
+        return Outcome(success, score=2.5 * self.stage, progress=self.progress())
+
+    def progress(self) -> float:
+        """How far the task is at present, [0, 1]: the stages of their reward, and how near the next one is.
+
+        A gripper that closes beside the cube, and a cube that falls, are not farther than before.
+        """
+        cube = self.physics.data.qpos[16:19]
+        right, left = (max(0.0, 1 - np.linalg.norm(self._tip(side) - cube) / 0.3) for side in ("right", "left"))
+        if self.stage == 4:  # the left gripper had it off the table: theirs is over
+            return 1.0
+        if self.present == 2:  # in the right gripper, off the table
+            return float(0.4 + 0.2 * np.clip((cube[2] - 0.02) / 0.2, 0, 1) + 0.3 * left)
+        return 0.3 if self.present else float(0.3 * right)  # touched on the table; not touched
 
     def observe(self) -> dict[str, np.ndarray]:
         seen = {"state": self.env.unwrapped._env.task.get_qpos(self.physics).astype(np.float32)}
         for name, (row, column) in WINDOWS.items():
-            seen[f"image_{name}"] = self._draw(name, 96, 128)[row : row + 48, column : column + 64].copy()
+            seen[f"image_{name}"] = self._draw(name, 144, 192)[row : row + 48, column : column + 64].copy()
         return seen
 
     def picture(self) -> np.ndarray:
@@ -52,6 +68,10 @@ class TransferCube:
 
     def close(self) -> None:
         self.physics.free()  # theirs closes nothing, which ends in errors of EGL
+
+    def _tip(self, side: str) -> np.ndarray:
+        body = self.physics.data.ptr.body(f"vx300s_{side}/gripper_link")
+        return body.xpos + REACH * body.xmat.reshape(3, 3)[:, 0]
 
     def _draw(self, camera: str, height: int, width: int) -> np.ndarray:
         # Without shadows, which take two thirds of the time.

@@ -29,11 +29,8 @@ JOINTS = ("base", "elbow", "wrist", "gripper")
 
 def write_dataset(root: Path, **changes: Any) -> Path:
     """A LeRobot v2.1 dataset of a one-armed robot at 50 Hz; `changes` are those of its `info.json`, and `success`."""
-    success, lengths, rng = (
-        changes.pop("success", None),
-        changes.pop("lengths", (48, 60, 52, 56)),
-        np.random.default_rng(0),
-    )
+    success, progress, rng = changes.pop("success", None), changes.pop("progress", None), np.random.default_rng(0)
+    lengths = changes.pop("lengths", (48, 60, 52, 56))
     cameras = changes.pop("cameras", ("observation.images.front",))
     joints = {"dtype": "float32", "shape": [4], "names": changes.pop("names", list(JOINTS))}
     features = {"observation.state": joints, "action": joints}
@@ -47,6 +44,8 @@ def write_dataset(root: Path, **changes: Any) -> Path:
     }  # fmt: skip
     if success is not None:
         features["episode_success"] = {"dtype": "bool", "shape": [1], "names": None}
+    if progress is not None:
+        features["progress"] = {"dtype": "float32", "shape": [1], "names": None}
     for folder in ("meta", "data/chunk-000"):
         (root / folder).mkdir(parents=True)
     (root / "meta/info.json").write_text(json.dumps(info))
@@ -64,6 +63,8 @@ def write_dataset(root: Path, **changes: Any) -> Path:
         }  # fmt: skip
         if success is not None:
             columns["episode_success"] = np.full(count, success[episode])
+        if progress is not None:
+            columns["progress"] = (progress * np.linspace(0, 1, count)).astype(np.float32)
         for key in cameras:
             columns[key] = [{"bytes": png(i * 40 // count), "path": None} for i in range(count)]
         pq.write_table(pa.table(columns), root / f"data/chunk-000/episode_{episode:06d}.parquet")
@@ -178,7 +179,8 @@ def test_a_real_robot_of_26_joints(here: Path, real_dataset: Path, capsys: pytes
     [
         ({}, {"fps": 50}, "success"),
         ({"success": (True, False, True, False), "fps": 29.97}, {"fps": 30}, "recorded"),
-        ({"names": None}, {"trust_layout": True}, "success"),
+        ({"success": (True, False, True, False), "progress": 1}, {"fps": 50}, "recorded"),
+        ({"names": None, "progress": 100}, {"trust_layout": True}, "success"),
         ({"names": ["on", "no: #x\n  evil: 1", "1", "~"]}, {}, "success"),
         ({"cameras": ("observation.images.top", "observation.images.a b")},
          {"cameras": {"top": "observation.images.top", "a_b": "observation.images.a b"}}, "success"),
@@ -194,7 +196,8 @@ def test_what_is_written_fits_the_dataset(here: Path, changes: Any, base: Any, o
         spec = load_task("mine", preset)
         assert spec.layout.units == ("deg", "deg", "deg", "none" if changes.get("names", JOINTS) is JOINTS else "deg")
         open_dataset(data, spec)  # no warning: limits hold what was recorded
-        assert load_value_config("mine", preset).labels.outcome == outcome
+        labels = load_value_config("mine", preset).labels
+        assert (labels.outcome, labels.progress) == (outcome, "dense" if changes.get("progress") == 1 else "time")
     assert load_value_config("mine").model.heads == (
         ("progress",) if outcome == "success" else ("progress", "td", "success")
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rise_env.data.task_guess import guess_image_size, guess_joints, guess_times, unlike_targets
+from rise_env.data.task_guess import guess_image_size, guess_joints, guess_progress, guess_times, unlike_targets
 from rise_env.errors import DatasetError
 from rise_env.spaces import check_lags, default_lags
 from rise_env.tasks import JointLayout, TaskSpec
@@ -104,3 +104,22 @@ def test_pictures_keep_their_shape() -> None:
         for size in ((480, 640), (1080, 1920), (96, 96), (640, 480), (376, 1344), (32, 48))
     }
     assert list(sizes.values()) == [(48, 64), (48, 80), (64, 64), (64, 48), (32, 112), (32, 48)]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected", "why"),
+    [
+        (None, "time", "no column `progress`"),
+        (np.linspace(0, 1, 20), "dense", "from 0 to 1"),
+        (np.linspace(0, 0.4, 20)[:, None], "dense", "from 0 to 0.4"),  # nobody succeeded
+        (np.repeat([0.0, 1.0], [19, 1]), "time", "nobody measured it"),  # what RISE records on a robot
+        (np.linspace(0, 100, 20), "time", "from 0 to 100, not from 0 to 1"),
+        (np.full(20, np.nan), "time", "not finite"),
+        (np.zeros((20, 2)), "time", "2 numbers per frame"),
+    ],
+)
+def test_progress_that_was_measured(column: np.ndarray | None, expected: str, why: str) -> None:
+    columns = [] if column is None else ["progress"]
+    found = guess_progress(SimpleNamespace(columns=columns, num_frames=20, column=lambda _: column))  # type: ignore[arg-type]
+    assert found[0] == expected
+    assert why in found[1]

@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 
 from rise_agents.cli.main import main
+from rise_agents.policies.flow_network import NetworkConfig
+from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_env.checks import check_vector_env
+from rise_env.data import open_dataset
 from rise_env.envs.simulation import Outcome, SimulationEnv
 from rise_env.errors import ActionError, ConfigError
 from rise_env.registry import TASKS, register_task
-from rise_env.tasks import cell_id, evaluation_id
+from rise_env.tasks import cell_id, evaluation_id, load_task
+from rise_robot.recording import read_episode_records
 
 TASK = """
-task: {name: sliding, prompt: Slide., cameras: [front], image_size: [8, 8], fps: 10, chunk: 4, stride: 2, history: 3,
+task: {name: sliding, prompt: Slide., cameras: [front], image_size: [16, 16], fps: 10, chunk: 4, stride: 2, history: 3,
        execute: 2, max_seconds: 0.5, layout: {names: [slide], units: [m], lower: [0.0], upper: [1.0]}}
 """
 
@@ -36,14 +40,14 @@ class Sliding:
     def advance(self, target: np.ndarray) -> Outcome:
         (self.place,) = target
         self.best = max(self.best, self.place)
-        return Outcome(bool(self.place > 0.9), bool(self.place < 0.05), 10 * self.best)
+        return Outcome(bool(self.place > 0.9), bool(self.place < 0.05), 10 * self.best, float(self.place))
 
     def observe(self) -> dict[str, np.ndarray]:
         self.drawn += 1
         return {"image_front": self.picture(), "state": np.array([self.place], np.float32)}
 
     def picture(self) -> np.ndarray:
-        return np.full((8, 8, 3), int(200 * self.place), np.uint8)
+        return np.full((16, 16, 3), int(200 * self.place), np.uint8)
 
     def close(self) -> None:
         pass
@@ -133,3 +137,35 @@ def test_successes_are_counted_there_and_paired(
     assert f"change      {gain:+.1f} points (95 % interval" in capsys.readouterr().out
     assert main([*asked[:-4], "--episodes", "5", "--against", first]) == 2
     assert "6 episodes of RISE-Sliding-Sim-v0 from seed [0] on" in capsys.readouterr().err
+
+
+def test_a_policy_is_recorded_there_and_continued(
+    sliding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = NetworkConfig(channels=(4, 8), embed=8, width=16, depth=1, condition=16)
+    policy = FlowPolicy(load_task(sliding), FlowPolicyConfig(network=network, lags=(2,), steps=1))
+    policy.save_pretrained(tmp_path / "toy")
+    asked = ["record", "--task", sliding, "--out", str(tmp_path / "data"), "--seed", "3", "--preview", "0"]
+    asked += ["--tail-seconds", "0.3"]
+    assert main([*asked, "--policy", str(tmp_path / "toy"), "--episodes", "1"]) == 0
+    assert main([*asked, "--policy", str(tmp_path / "toy"), "--episodes", "3"]) == 0
+    records = read_episode_records(tmp_path / "data")
+    assert [(record.operator, record.seed) for record in records] == [("policy-toy", seed) for seed in (3, 4, 5)]
+    dataset = open_dataset(tmp_path / "data", load_task(sliding))
+    progress, simulation = np.asarray(dataset.column("progress")).ravel(), Sliding()
+    for record, start, length in zip(records, dataset.starts, dataset.lengths, strict=True):
+        simulation.start(record.seed)
+        targets = dataset.action[start : start + length]
+        outcomes = [simulation.advance(target) for target in targets]
+        over = next((i for i, one in enumerate(outcomes) if one.success or one.over or i == 4), 4)
+        assert length == over + 1 + 3 + 1  # a tail, and what its last action is seen from
+        assert record.success == outcomes[over].success
+        expected = [0.0, *(one.progress or 0.0 for one in outcomes[:-1])]
+        expected[over + 1 :] = [1.0] * 4 if record.success else expected[over + 1 :]
+        assert progress[start : start + length] == pytest.approx(expected, abs=1e-6)
+    assert main([*asked, "--policy", "expert"]) == 2
+    assert "no trained policy 'expert', and the simulation of task 'sliding' has no scripted ones" in (
+        capsys.readouterr().err
+    )
+    assert main([*asked, "--policy", str(tmp_path / "toy"), "--difficulty", "hard"]) == 2
+    assert "--difficulty and --variation are of work cells" in capsys.readouterr().err
