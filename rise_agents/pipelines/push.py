@@ -13,6 +13,7 @@ from rise_env.bundle import Bundle, load_bundle
 from rise_env.envs.starts import StartStates
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import read_json, to_plain
+from rise_env.licenses import check_license
 from rise_env.model_card import Card, Evaluation, numbers
 from rise_env.pretrained import CONFIG, load_registered
 from rise_env.provenance import content_fingerprint
@@ -58,8 +59,10 @@ def describe(
 
     Raises:
         CheckpointError: If something is missing or damaged.
-        ConfigError: If a result is of other weights, or is no result.
+        ConfigError: If a result is of other weights, or is no result, or the Hub knows no such licence.
     """
+    if license is not None:
+        check_license(license)
     what, loaded = _load(folder)
     policy, provenance = folder, _provenance(folder.parent, what) if folder.name == "model" else {}
     figures = {**_audit(folder.parent), **_judged(folder.parent)} if provenance and what == "policy" else {}
