@@ -40,12 +40,19 @@ def run(args: argparse.Namespace) -> int:
         args.datasets, state_key=args.state_key, action_key=args.action_key, skip_bad_episodes=args.skip_bad_episodes
     )
     name = args.name or task_name(args.out.name if args.out else dataset.root.name)
-    if name in TASKS:
+    registered = TASKS.find(name) if name in TASKS else None
+    if registered is not None and registered.plugin is None:
         raise ConfigError(f"task {name!r} is registered already, with a bundle of its own: give another --name")
     task = write_task(dataset, args.out or Path("tasks") / name, name)
     print(f"task {task.name} in {task.folder}, from {dataset.num_episodes} episodes, {dataset.num_frames} frames")
     for guess in task.guesses:
         print(f"  guessed: {guess}")
+    if registered is not None:
+        print(
+            f"The plug-in {registered.plugin!r} registers task {name!r}: its work cell or simulation is that of this "
+            f"folder too. `--task {name}` goes on meaning the plug-in's presets: copy the files over them, or give the "
+            "folder."
+        )
     data, where = shlex.join(args.datasets), shlex.quote(str(task.folder))
     skip = " --skip-bad-episodes" if args.skip_bad_episodes else ""
     print(

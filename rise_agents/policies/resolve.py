@@ -81,12 +81,14 @@ def find_policy(name: PolicyName, task: str | None = None, bundle: BundleSource 
 def record_name(name: str) -> str:
     """What episodes of a trained policy are recorded under: "policy-" and its run, with the number of a checkpoint.
 
+    The policy of a bundle is "base", as in the recordings that demo and comparisons make.
+
     Example:
         >>> record_name("runs/rise/model"), record_name("outputs/act/checkpoints/000100/pretrained_model")
         ('policy-rise', 'policy-act-000100')
     """
     if name == "base":
-        return "policy-base"
+        return "base"
     if not Path(name).exists() and (hub := hub_id(name)):
         return "-".join(["policy", hub.repo.partition("/")[2], *(hub.revision or "").split("/")]).rstrip("-")
     folder = Path(find_policy(name) or name).resolve()

@@ -35,8 +35,8 @@ class EpisodeStore(Closing):
         root: Directory of the dataset; created if it does not exist.
 
     Raises:
-        RecordingError: If another process records there, if the directory holds something else, or if the streams of
-            the dataset disagree.
+        RecordingError: If another process records there, if the directory cannot be written to or holds something else,
+            or if the streams of the dataset disagree.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -60,9 +60,15 @@ class EpisodeStore(Closing):
             raise
 
     def _acquire(self) -> int:
-        self._work.mkdir(parents=True, exist_ok=True)
         path = self._work / "lock"
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            self._work.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise RecordingError(
+                f"nothing can be recorded into {self.root}: {error.strerror} ({error.filename}). Choose a directory that "
+                "you may write to (--out), or change its permissions."
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -21,7 +21,8 @@ from rise_env.bundle import find_bundle
 from rise_env.config import config_root
 from rise_env.data import open_dataset
 from rise_env.errors import ConfigError
-from rise_env.tasks import load_task, name_of_task
+from rise_env.registry import TASKS, Registration, TaskRegistration
+from rise_env.tasks import evaluation_id, load_task, name_of_task
 from rise_env.value.config import load_value_config
 
 JOINTS = ("base", "elbow", "wrist", "gripper")
@@ -154,6 +155,17 @@ def test_a_task_that_is_called_like_a_shipped_one(here: Path, capsys: pytest.Cap
         find_bundle("tasks/box_closing")  # the shipped one has other joints
     for given in ("box_closing", str(config_root() / "box_closing" / "small.yaml")):
         assert find_bundle(given).parent.name == "bundles"
+
+
+def test_a_task_that_a_plug_in_registered(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskRegistration("cups", "Cups", simulation="my_package.simulation:Cups")
+    monkeypatch.setitem(TASKS._known, "cups", Registration("cups", task, "my_plugin"))
+    write_dataset(here / "data")
+    assert main(["init-task", "data", "--name", "cups", "--out", "mine"]) == 0
+    assert "The plug-in 'my_plugin' registers task 'cups'" in capsys.readouterr().out
+    assert evaluation_id(name_of_task("mine")) == "RISE-Cups-Sim-v0"
 
 
 @pytest.mark.slow

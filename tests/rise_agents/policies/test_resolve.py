@@ -65,7 +65,7 @@ def test_run_folders_checkpoints_and_hub_ids(checkpoint: Path) -> None:
 
 def test_recordings_are_named_by_the_run(checkpoint: Path, tmp_path: Path) -> None:
     """`model` and `last` are the names of every run's: episodes of two policies would be taken for one's."""
-    assert record_name("base") == "policy-base"
+    assert record_name("base") == "base"
     assert record_name("user/act") == "policy-act"
     for run in ("a", "b"):
         shutil.copytree(checkpoint, tmp_path / run / "model")
