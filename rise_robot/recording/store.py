@@ -66,8 +66,8 @@ class EpisodeStore(Closing):
             handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise RecordingError(
-                f"nothing can be recorded into {self.root}: {error.strerror} ({error.filename}). Choose a directory that "
-                "you may write to (--out), or change its permissions."
+                f"nothing can be recorded into {self.root}: {error.strerror} ({error.filename}). Choose a directory "
+                "that you may write to (--out), or change its permissions."
             ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

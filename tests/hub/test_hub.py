@@ -284,6 +284,9 @@ def test_a_card_claims_nothing_that_was_not_measured(
 
 
 def test_a_licence_that_the_hub_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for given, told in (("Apache 2.0", "unknown licence 'Apache 2.0'"), ("MIT", "the Hub calls it 'mit'")):
+    for given, told in (
+        ("Apache", "unknown licence 'Apache'. Did you mean 'apache-2.0'?"),
+        ("MIT", "the Hub calls it 'mit'"),
+    ):
         assert main(["push", str(tmp_path), "lab/rise", "--license", given, "--dry-run"]) == 2
         assert told in capsys.readouterr().err
