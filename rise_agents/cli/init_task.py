@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"  guessed: {guess}")
     if registered is not None:
         print(
-            f"The plug-in {registered.plugin!r} registers task {name!r}, and `--task {name}` goes on meaning the presets "
-            "there: copy these files over them for its work cell or simulation."
+            f"The plug-in {registered.plugin!r} registers task {name!r}, and `--task {name}` goes on meaning its "
+            "presets: copy these files over them for its work cell or simulation."
         )
     data, where = shlex.join(args.datasets), shlex.quote(str(task.folder))
     skip = " --skip-bad-episodes" if args.skip_bad_episodes else ""
