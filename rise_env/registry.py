@@ -171,8 +171,8 @@ def no_cell(task: str) -> str:
     """Error message for what acts in the work cell of a task that has none."""
     if task in TASKS and TASKS.find(task).target.simulation:
         return (
-            f"task {task!r} has no work cell to act in, but a simulation of its own. In it `rise evaluate --task {task}` "
-            f"counts successes (two policies: --against), and `rise record --task {task}` records a policy. `rise "
+            f"task {task!r} has no work cell to act in, but a simulation of its own: `rise evaluate --task {task}` "
+            f"counts successes there (two policies: --against), `rise record --task {task}` records a policy. `rise "
             "improve` works as for any task; `rise compare`, `rise demo` and agents that act in the work cell do not"
         )
     return (
