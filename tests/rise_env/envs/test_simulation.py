@@ -122,7 +122,7 @@ def test_successes_are_counted_there_and_paired(
 ) -> None:
     assert evaluation_id(sliding) == "RISE-Sliding-Sim-v0"
     assert evaluation_id("brick_sorting") == cell_id("brick_sorting")
-    with pytest.raises(ConfigError, match="no work cell .* `rise record --task sliding` records a policy"):
+    with pytest.raises(ConfigError, match=r"no work cell .* `rise record --task sliding` records a policy"):
         cell_id(sliding)
     first, other = str(tmp_path / "first.json"), str(tmp_path / "other.json")
     asked = ["evaluate", "--task", sliding, "--policy", "random", "--episodes", "6", "--num-envs", "2"]
