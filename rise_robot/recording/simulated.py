@@ -69,16 +69,17 @@ def record_simulation(
 def _record_episode(
     spec: TaskSpec, simulation: Simulation, actor: Actor, recorder: EpisodeRecorder, seed: int, tail: int
 ) -> str:
-    shown, history, queue = observation_space(spec), ObservationHistory(actor.lags), np.zeros((0, spec.layout.dim))
+    shown, history = observation_space(spec), ObservationHistory(actor.lags)
+    queue: list[np.ndarray] = []
     simulation.start(seed)
     actor.reset([seed], np.ones(1, bool))
     outcome, steps, ending = Outcome(), 0, ""
     while True:
         seen = checked_view(simulation, spec.name, shown)
         history.push({key: value[None] for key, value in seen.items()})
-        if not len(queue):
-            queue = actor.act(history.observe())[0, : spec.execute].astype(np.float64)
-        target, queue = np.clip(queue[0], spec.layout.low, spec.layout.high), queue[1:]
+        if not queue:
+            queue = list(actor.act(history.observe())[0, : spec.execute].astype(np.float64))
+        target = np.clip(queue.pop(0), spec.layout.low, spec.layout.high)
         measured = 0.0 if outcome.progress is None else outcome.progress
         recorder.add_frame(
             images={camera: seen[image_key(camera)] for camera in spec.cameras},
