@@ -273,6 +273,13 @@ def test_one_recorder_per_directory_and_no_strangers(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
 
+def test_a_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    where = tmp_path / "file/data"
+    with pytest.raises(RecordingError, match=rf"nothing can be recorded into {where}: Not a directory .* \(--out\)"):
+        EpisodeRecorder(where, load_task("brick_sorting", "tiny"))
+
+
 def test_full_encoder_queue_drops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rise_robot.recording.video_writer._QUEUE_FRAMES", 1)
     spec, root = small_spec(), tmp_path / "set"

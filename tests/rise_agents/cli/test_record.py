@@ -44,9 +44,6 @@ def test_wrong_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["record", "--task", "brick_sortin", "--out", str(tmp_path / "b")]) == 2
     assert "Did you mean 'brick_sorting'" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
-    (tmp_path / "file").touch()
-    assert main(["record", "--out", str(tmp_path / "file/data"), *TINY]) == 2
-    assert f"nothing can be recorded into {tmp_path}/file/data: Not a directory" in capsys.readouterr().err
 
 
 def test_rollouts_of_a_trained_policy_are_recorded_and_continued(tmp_path: Path) -> None:
