@@ -1,8 +1,7 @@
 """Ground truth for imagination: the same chunks from the same saved states, run in the work cell.
 
-Each state is reached by a scripted policy in an episode of its own seed and stopped at a random step. From its snapshot
-several chunks are run: the expert's, those of imperfect operators, the expert's with smooth perturbations, and random
-ones (a smooth walk of the joints).
+From the snapshot of every state (`truth_states.py`) several chunks are run: the expert's, those of imperfect operators,
+the expert's with smooth perturbations, and random ones (a smooth walk of the joints).
 """
 
 from __future__ import annotations
@@ -13,21 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.truth_states import FreshStates
 from rise_env.errors import ConfigError
 from rise_env.files import atomic_path
-from rise_env.tasks import TaskSpec
 from rise_robot.cell.cell import WorkCell
-from rise_robot.cell.collect import episode_rng
-from rise_robot.cell.config import CellConfig
-from rise_robot.cell.render import CellRenderer
 
 __all__ = ["KINDS", "TruthSet", "collect_truth"]
 
 #: Kinds of chunks run from every state, in order.
 KINDS = ("expert", "operator", "operator", "operator", "perturbed", "perturbed", "random", "random")
-#: Policies that lead to the states, taken in turn.
-_BEHAVIOUR_POLICIES = ("operator", "corrected", "operator", "expert", "operator-distracted")
-_LATEST_START = 36
 
 
 @dataclass(frozen=True)
@@ -75,60 +68,21 @@ class TruthSet:
             return cls(**{field.name: file[field.name] for field in fields(cls)})
 
 
-def collect_truth(
-    spec: TaskSpec, config: CellConfig, states: int, seed: int, on_state: Callable[[], object] = lambda: None
-) -> TruthSet:
-    """Run all chunks of `states` states; choose a first seed that no model was trained on."""
-    cell = WorkCell(spec, config)
-    renderer = CellRenderer(cell.model, cell.data, config.supersample)
-    rows = []
-    for index in range(states):
-        rows.append(_one_state(cell, renderer, seed + index, _BEHAVIOUR_POLICIES[index % len(_BEHAVIOUR_POLICIES)]))
+def collect_truth(fresh: FreshStates, on_state: Callable[[], object] = lambda: None) -> TruthSet:
+    """Run all chunks of all states; `on_state` is called after each."""
+    spec, looks, rows = fresh.spec, range(fresh.spec.stride, fresh.spec.chunk + 1, fresh.spec.stride), []
+    for state in fresh.states:
+        fresh.cell.restore(state.snapshot)
+        chunks = _chunks(fresh.cell, state.rng)
+        ran = [fresh.run(state.snapshot, chunk, looks) for chunk in chunks]
+        outcomes = (np.stack(column) for column in zip(*((one.frames, one.joints, one.progress) for one in ran), strict=True))
+        rows.append((state.frames, state.joints, np.stack(chunks).astype(np.float32), *outcomes))
         on_state()
-    columns = [np.stack(column) for column in zip(*rows, strict=True)]
-    history_frames, history_states, actions, frames, joints, start, progress = columns
+    history_frames, history_states, actions, frames, joints, progress = (np.stack(column) for column in zip(*rows, strict=True))
     return TruthSet(
         history_frames, history_states, actions, np.array(KINDS), frames, joints,
-        start.astype(np.float32), progress.astype(np.float32), np.arange(seed, seed + states),
+        fresh.progress.astype(np.float32), progress, np.array(fresh.seeds),
     )  # fmt: skip
-
-
-def _one_state(cell: WorkCell, renderer: CellRenderer, seed: int, behaviour_policy: str) -> tuple[np.ndarray, ...]:
-    spec = cell.spec
-    rng = np.random.default_rng([seed, 1])
-    policy = cell.task.scripted(behaviour_policy, seed)
-    start = int(rng.integers(_LATEST_START))
-    while True:  # an episode that ends before the drawn step: stop earlier
-        cell.reset(episode_rng(seed))
-        policy.reset()
-        pictures, joints = [_look(cell, renderer)], [cell.state()]
-        while cell.steps < start and not cell.status.finished:
-            cell.step(policy.plan(1)[0])
-            pictures.append(_look(cell, renderer))
-            joints.append(cell.state())
-        if not cell.status.finished:
-            break
-        start = int(rng.integers(cell.steps))
-    back = [max(0, start - spec.stride * lag) for lag in range(spec.history - 1, -1, -1)]
-    snapshot, before = cell.save(), cell.status.progress
-    chunks = _chunks(cell, rng)
-    frames, states, progress = [], [], []
-    for chunk in chunks:
-        cell.restore(snapshot)
-        seen = []
-        for step, target in enumerate(chunk, start=1):
-            cell.step(target)
-            if step % spec.stride == 0:
-                seen.append((_look(cell, renderer), cell.state(), cell.status.progress))
-        for found, column in zip((frames, states, progress), zip(*seen, strict=True), strict=True):
-            found.append(np.stack(column))
-    history = np.stack([pictures[i] for i in back]), np.stack([joints[i] for i in back])
-    outcomes = np.stack(frames), np.stack(states), np.array(before), np.stack(progress)
-    return (*history, np.stack(chunks).astype(np.float32), *outcomes)
-
-
-def _look(cell: WorkCell, renderer: CellRenderer) -> np.ndarray:
-    return renderer.render(list(cell.spec.cameras), cell.spec.image_size)
 
 
 def _chunks(cell: WorkCell, rng: np.random.Generator) -> list[np.ndarray]:

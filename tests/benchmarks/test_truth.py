@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.truth_metrics import Imagined, measure
 from benchmarks.truth_set import KINDS, TruthSet, collect_truth
+from benchmarks.truth_states import FreshStates
 from rise_agents.cli.main import main
 from rise_env.errors import ConfigError
 from rise_env.metrics.perceptual import Lpips, VideoFeatures, frechet_distance
@@ -180,7 +181,7 @@ def test_truth_set_round_trip_and_missing_entries(truth: TruthSet, tmp_path: Pat
 
 def test_ground_truth_comes_from_one_state_and_is_reproducible() -> None:
     spec, config = load_cell("brick_sorting", "tiny")
-    first, second = (collect_truth(spec, config, 2, 70) for _ in range(2))
+    first, second = (collect_truth(FreshStates(spec, config, 2, 70)) for _ in range(2))
     assert first.frames.shape == (2, len(KINDS), spec.frames_per_chunk, 3, *spec.image_size, 3)
     assert first.history_frames.shape == (2, spec.history, 3, *spec.image_size, 3)
     for name in ("frames", "history_frames", "actions", "progress", "states"):
