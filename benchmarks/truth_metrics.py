@@ -23,14 +23,16 @@ from rise_env.metrics import (
     ssim,
     within_group_correlation,
 )
+from rise_env.metrics.agreement import Mean, mean_over_groups
 from rise_env.metrics.perceptual import FVD_NOT_RUN, LPIPS_NOT_RUN, Lpips, VideoFeatures, frechet_distance
 from rise_env.protocols import History
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["Imagined", "imagine", "measure"]
+__all__ = ["WRONG", "Imagined", "advantages", "imagine", "measure", "within_state"]
 
+#: Error of the imagined advantage from which a chunk counts as "imagined wrongly".
+WRONG = 0.1
 _LEAST_SPREAD = 0.02  # of the true advantage inside a state, for its order to mean anything
-_WRONG = 0.1  # error of the imagined advantage from which a chunk counts as "imagined wrongly"
 
 
 class Imagined(NamedTuple):
@@ -121,12 +123,12 @@ def measure(
     quality = np.stack([psnr(guess, true) for guess, true, _ in pairs])
     quality_copy = np.stack([psnr(np.broadcast_to(first, true.shape), true) for _, true, first in pairs])
     mask = np.stack([foreground_mask(true[:, -1], first) for _, true, first in pairs])
-    advantage = _advantages(imagined.values, imagined.start_values)
-    true_advantage = _advantages(imagined.true_values, imagined.start_values)
-    progress = _advantages(truth.progress, truth.start_progress)
+    advantage = advantages(imagined.values, imagined.start_values)
+    true_advantage = advantages(imagined.true_values, imagined.start_values)
+    progress = advantages(truth.progress, truth.start_progress)
     group = np.repeat(np.arange(states), chunks)
     gained = truth.progress[:, :, -1] - truth.start_progress[:, None] > 0.05
-    wrong = np.abs(advantage - true_advantage) > _WRONG
+    wrong = np.abs(advantage - true_advantage) > WRONG
     return {
         "states": states,
         "chunks_per_state": chunks,
@@ -205,7 +207,17 @@ def _fvd(
     }
 
 
-def _advantages(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+def within_state(imagined: np.ndarray, true: np.ndarray, group: np.ndarray) -> tuple[Mean | None, int]:
+    """Mean rank correlation inside a state, over the states whose chunks truly differ; and how many these are."""
+    found = [
+        within_group_correlation(imagined[rows], true[rows], group[rows], _LEAST_SPREAD)
+        for rows in (np.flatnonzero(group == name) for name in np.unique(group))
+    ]
+    known = np.array([value for value, counted in found if counted])
+    return (mean_over_groups(known, np.arange(len(known))) if len(known) else None), len(known)
+
+
+def advantages(values: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Chunk advantages (S, C) of values (S, C, K) and start values (S,)."""
     flat = torch.from_numpy(values.reshape(-1, values.shape[-1]).astype(np.float64))
     first = torch.from_numpy(np.repeat(start.astype(np.float64), values.shape[1]))

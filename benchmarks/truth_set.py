@@ -70,15 +70,20 @@ class TruthSet:
 
 def collect_truth(fresh: FreshStates, on_state: Callable[[], object] = lambda: None) -> TruthSet:
     """Run all chunks of all states; `on_state` is called after each."""
-    spec, looks, rows = fresh.spec, range(fresh.spec.stride, fresh.spec.chunk + 1, fresh.spec.stride), []
+    spec, rows = fresh.spec, []
+    looks = range(spec.stride, spec.chunk + 1, spec.stride)
     for state in fresh.states:
         fresh.cell.restore(state.snapshot)
         chunks = _chunks(fresh.cell, state.rng)
         ran = [fresh.run(state.snapshot, chunk, looks) for chunk in chunks]
-        outcomes = (np.stack(column) for column in zip(*((one.frames, one.joints, one.progress) for one in ran), strict=True))
+        outcomes = (
+            np.stack(column) for column in zip(*((one.frames, one.joints, one.progress) for one in ran), strict=True)
+        )
         rows.append((state.frames, state.joints, np.stack(chunks).astype(np.float32), *outcomes))
         on_state()
-    history_frames, history_states, actions, frames, joints, progress = (np.stack(column) for column in zip(*rows, strict=True))
+    history_frames, history_states, actions, frames, joints, progress = (
+        np.stack(column) for column in zip(*rows, strict=True)
+    )
     return TruthSet(
         history_frames, history_states, actions, np.array(KINDS), frames, joints,
         fresh.progress.astype(np.float32), progress, np.array(fresh.seeds),

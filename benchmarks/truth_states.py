@@ -119,7 +119,9 @@ class FreshStates:
                 progress.append(self.cell.status.progress)
             if step in looks:
                 seen.append((self._look(), self.cell.state()))
-        frames = np.stack([one for one, _ in seen]) if seen else np.zeros((0, *self.states[0].frames.shape[1:]), np.uint8)
+        frames = (
+            np.stack([one for one, _ in seen]) if seen else np.zeros((0, *self.states[0].frames.shape[1:]), np.uint8)
+        )
         joints = np.array([one for _, one in seen], np.float32).reshape(len(seen), self.spec.layout.dim)
         return Ran(frames, joints, np.array(progress, np.float32), self.cell.save(), self.cell.status.success)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from rise_env.errors import DatasetError
 from rise_env.training.held_out import HeldOut, evaluate_world_model
 from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["Chunks", "Sources", "find_sources"]
+__all__ = ["Chunks", "Sources", "find_sources", "kept_aside"]
 
 #: Recorded chunks that proposals are compared with; held-out start states of successes that are enough for that.
 _RECORDED, _ENOUGH = 64, 8
@@ -86,7 +87,7 @@ def _of_recordings(
     ingredients: Ingredients, model: CompositionalWorldModel, policy: Policy, states: int, seed: int
 ) -> Sources:
     dataset, spec = ingredients.open_data(), ingredients.bundle.spec
-    kept, unseen, words = _kept_aside(ingredients, dataset)
+    kept, unseen, words = kept_aside(ingredients.bundle, ingredients.data, dataset)
     held_out = evaluate_world_model(model, dataset, kept, seed=seed)
     won, lost = (held_out.figures[name] for name in ("successes", "failures"))
     source = (
@@ -119,10 +120,16 @@ def _recorded(dataset: Dataset, policy: Policy, episodes: np.ndarray) -> Chunks:
     return Chunks(chunks, rows, chunks.windows.batch(rows).episode, f"{len(rows)} moments of {len(chosen)} {which}")
 
 
-def _kept_aside(ingredients: Ingredients, dataset: Dataset) -> tuple[np.ndarray, bool, str]:
-    """Episodes that the world model was not trained on as far as can be known, whether that is far, and in words."""
-    about = ingredients.bundle.provenance
-    names, made_of = [Path(path).name for path in ingredients.data], about.get("data") or []
+def kept_aside(bundle: Bundle, data: Sequence[str | Path], dataset: Dataset) -> tuple[np.ndarray, bool, str]:
+    """Episodes that a world model was not trained on as far as can be known, whether that is far, and in words.
+
+    Args:
+        bundle: Whose world model it is.
+        data: Where the recordings lie.
+        dataset: The recordings.
+    """
+    about = bundle.provenance
+    names, made_of = [Path(path).name for path in data], about.get("data") or []
     noted = (about.get("held_out") or {}).get("episodes")
     if noted and names == made_of and max(noted) < dataset.num_episodes:
         return np.array(noted, np.int64), True, "which the trainings of the world model kept aside"

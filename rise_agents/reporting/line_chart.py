@@ -9,7 +9,7 @@ from html import escape
 
 from rise_env.errors import ConfigError
 
-__all__ = ["STYLES", "Curve", "line_chart"]
+__all__ = ["STYLES", "Curve", "axis_ticks", "line_chart"]
 
 _WIDTH, _HEIGHT = 560, 280
 _RIGHT, _TOP, _BOTTOM = 24, 28, 44
@@ -54,11 +54,9 @@ class Curve:
 def line_chart(curve: Curve) -> str:
     """An `<svg>` that fills its container's width; colours and dashes come from the classes `line-0`, `line-1`, ..."""
     x_low, x_high = _span([x for points in curve.lines.values() for x, _ in points])
-    y_low, y_high = _span([y for points in curve.lines.values() for _, y in points])
-    y_step = _step(y_high - y_low)
+    heights = [y for points in curve.lines.values() for _, y in points]
     # Whole steps upwards, so that no line runs along the frame between two labels.
-    y_low, y_high = math.floor(y_low / y_step) * y_step, math.ceil(y_high / y_step) * y_step
-    labels = _ticks(y_low, y_high, y_step)
+    y_low, y_high, labels = axis_ticks(min(heights), max(heights))
     left = max(_LEAST_LEFT, 12 + _LETTER * max(len(text) for _, text in labels))
 
     def right(x: float) -> float:
@@ -94,6 +92,19 @@ def line_chart(curve: Curve) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(_in_words(curve))}">'
         f"{''.join(parts)}</svg>"
     )
+
+
+def axis_ticks(low: float, high: float) -> tuple[float, float, list[tuple[float, str]]]:
+    """Limits in whole steps around two numbers, and the places with their labels between them.
+
+    Example:
+        >>> axis_ticks(0.1, 0.9)[:2]
+        (0.0, 1.0)
+    """
+    low, high = _span([low, high])
+    step = _step(high - low)
+    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
+    return low, high, _ticks(low, high, step)
 
 
 def _in_words(curve: Curve) -> str:

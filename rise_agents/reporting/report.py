@@ -6,9 +6,11 @@ report.css.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rise_agents.reporting.line_chart import STYLES, Curve, line_chart
@@ -88,16 +90,25 @@ def write_page(
     commands: Sequence[str],
     embed_bytes: int = _EMBED_BYTES,
     links: Sequence[tuple[str, str]] = (),
+    films_below: Mapping[str, Sequence[Film]] = MappingProxyType({}),
 ) -> Path:
     """Write a page whose numbers (what is read first) and tables are HTML; all else is as in `write_report`.
 
-    A table is a heading and what stands below it; those that are empty are left out.
+    A table is a heading and what stands below it; those that are empty are left out. `films_below` are films that
+    stand below the table of a heading, all others have a section of their own.
     """
-    files = checked_files(films)
+    shown = [*films, *(film for heading, _ in tables for film in films_below.get(heading, ()))]
+    files = checked_files(shown)
     embed = sum(file.stat().st_size for file in files) <= embed_bytes
+    sources = iter(placed(path, files, embed))
+    below = film_figures(films, list(itertools.islice(sources, len(films))))
     sections = [
-        *(_section("-".join(heading.lower().split()), heading, table) for heading, table in tables),
-        _section("films", "Films", film_figures(films, placed(path, files, embed))),
+        *(
+            _section(_anchor(heading), heading, table + film_figures(some, list(itertools.islice(sources, len(some)))))
+            for heading, table in tables
+            for some in (films_below.get(heading, ()),)
+        ),
+        _section("films", "Films", below),
         _section("curves", "Curves", chart_figures(curves)),
         _section("commands", "Run it again", _commands(commands)),
         _section("links", "Read on", _links(links)),
@@ -130,6 +141,10 @@ content="default-src 'none'; style-src 'unsafe-inline'; img-src {allowed}; media
 """
     write_text(path, page)
     return path
+
+
+def _anchor(heading: str) -> str:
+    return "-".join(heading.lower().split())
 
 
 def _section(name: str, heading: str, content: str) -> str:

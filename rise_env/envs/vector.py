@@ -33,12 +33,14 @@ from rise_env.errors import ConfigError, RiseError, check_known, requirement
 from rise_env.spaces import action_space, check_lags, observation_space
 from rise_env.world_model import CompositionalWorldModel, Imagined
 
-__all__ = ["OUTPUTS", "ImaginationVectorEnv"]
+__all__ = ["OUTPUTS", "SUCCESS_THRESHOLD", "ImaginationVectorEnv"]
 
 OUTPUTS = ("numpy", "torch")
 
+#: Progress that counts as success unless a caller or a bundle says otherwise.
+SUCCESS_THRESHOLD = 0.95
 #: Used where neither the caller nor the bundle gives a value.
-_DEFAULTS = {"success_threshold": 0.95, "uncertainty_limit": None}
+_DEFAULTS = {"success_threshold": SUCCESS_THRESHOLD, "uncertainty_limit": None}
 #: Methods whose result holds one entry per environment.
 _PER_ENV = ("render", "film")
 
