@@ -162,7 +162,7 @@ def _in_the_cell(
     threshold = float(bundle.env.get("success_threshold", SUCCESS_THRESHOLD))
     length = _QUICK_CHUNKS if args.quick else _CHUNKS
     policies = _act(model, fresh, ranked, length, threshold)
-    base = next((one for one in ranked if one.policy is not None), None)
+    base = next((one for one in ranked if one.policy is not None and one.name not in args.improved), None)
     by_policy = _of_base(args, model, fresh, base, policies, folder, fps, films)
     ladder = [
         fidelity(chunks, found.actions.shape[1]),
@@ -237,7 +237,8 @@ def _of_base(
     keys = ("closed_loop_validity", "optimisation_lift", "exploitability")
     if base is None or base.policy is None:
         return {
-            key: needs("trained policy", key, "no trained policy was named, and the bundle has none") for key in keys
+            key: needs("trained policy", key, "there is no trained policy to begin with: name one with --policies")
+            for key in keys
         }
     course = policies[base.name].imagined
     with bar(len(fresh), "what was done in imagination, in the cell", "states") as progress:

@@ -105,7 +105,7 @@ RUNGS: Mapping[str, Rung] = {
     "optimisation_lift": Rung(
         "Optimisation lift",
         "If a policy gets better in imagination, does it get better in truth?",
-        "Both lifts are printed side by side, from the same states. Choosing the best of eight proposals is the "
+        "Both lifts are printed side by side, from the same states. Choosing the best of a few proposals is the "
         "smallest "
         "optimiser there is and trains nothing; improved policies are those that were named. The truly best proposal "
         "is what a "

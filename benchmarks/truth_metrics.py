@@ -214,7 +214,10 @@ def within_state(imagined: np.ndarray, true: np.ndarray, group: np.ndarray) -> t
         for rows in (np.flatnonzero(group == name) for name in np.unique(group))
     ]
     known = np.array([value for value, counted in found if counted])
-    return (mean_over_groups(known, np.arange(len(known))) if len(known) else None), len(known)
+    if not len(known):
+        return None, 0
+    mean, low, high, groups = mean_over_groups(known, np.arange(len(known)))
+    return Mean(mean, max(low, -1.0), min(high, 1.0), groups), groups
 
 
 def advantages(values: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from rise_agents.reporting.report import chart_figures, framed, table, write_pag
 
 __all__ = ["write_truth_page"]
 
+_SPACE = "\N{NO-BREAK SPACE}"
 _CLASSES = {True: "better", False: "worse", None: "same"}
 _LINKS = (
     (
@@ -129,7 +130,7 @@ def _policies(policies: Sequence[Mapping[str, Any]]) -> str:
             for world in ("imagined", "true")
             for text in (
                 _mean(one[world]["end"]),
-                f"{one[world]['success_rate']:.0%} ({one[world]['success_interval'][0]:.0%} to "
+                f"{one[world]['success_rate']:.0%} ({one[world]['success_interval'][0]:.0%}{_SPACE}to{_SPACE}"
                 f"{one[world]['success_interval'][1]:.0%})",
             )
         ]
@@ -163,7 +164,7 @@ def _charts(charts: Sequence[Mapping[str, Any]]) -> str:
 def _value(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return "not measured"
-    unit = f" {figure['unit']}" if figure["unit"] else ""
+    unit = f"{_SPACE}{figure['unit']}" if figure["unit"] else ""
     return f"{said(figure['value'], figure['digits'])}{unit}"
 
 
@@ -173,11 +174,11 @@ def _limits(figure: Mapping[str, Any]) -> str:
     if figure["low"] is None or figure["high"] is None:
         return f"no interval ({figure['groups']} {figure['of']})"
     low, high = (said(figure[name], figure["digits"]) for name in ("low", "high"))
-    return f"{low} to {high} ({figure['groups']} {figure['of']})"
+    return f"{low}{_SPACE}to{_SPACE}{high} ({figure['groups']}{_SPACE}{figure['of']})"
 
 
 def _mean(found: Mapping[str, float]) -> str:
-    return f"{said(found['mean'])} ({said(found['low'])} to {said(found['high'])})"
+    return f"{said(found['mean'])} ({said(found['low'])}{_SPACE}to{_SPACE}{said(found['high'])})"
 
 
 def _capital(text: str) -> str:

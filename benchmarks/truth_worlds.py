@@ -338,7 +338,7 @@ def exploitability(proposals: Proposals, base: Both, improved: Mapping[str, Both
     for name, gain in _gains(proposals, base, improved).items():
         share = bootstrap(lambda rows, gain=gain: _ratio(gain.true[rows], gain.imagined[rows]), states)
         figures.append(Figure(f"Share that is real, {name}", share, "true gain divided by imagined gain"))
-        told.append((name, share))
+        told.append((name, share, mean_over_groups(gain.imagined, states)))
     chosen = proposals.imagined.argmax(axis=1)
     error = proposals.imagined - proposals.true
     flattery = mean_over_groups(error[states, chosen], states)
@@ -353,14 +353,16 @@ def exploitability(proposals: Proposals, base: Both, improved: Mapping[str, Both
         Figure(
             "Flattery of all proposals",
             mean_over_groups(error.mean(axis=1), states),
-            "the same over all proposals: above it, the choice itself has found errors",
+            "the same over all proposals; what the chosen have beyond it, choosing has found",
             "",
             3,
         ),
     ]
-    name, share = told[-1]
-    answer, good = graded(share, 0.5, 0.5)
+    name, share, imagined = told[-1]
+    _, good = graded(share, 0.5, 0.5)
     answer = {True: "mostly real", False: "mostly not real", None: "cannot be told"}[good]
+    if imagined.direction <= 0:
+        answer, good = "nothing gained in imagination", None
     word = "worse" if flattery.mean >= 0 else "better"
     verdict = (
         f"Of the imagined gain of {name}, {ranged(share)} is real (1: all, 0: none). Proposals that are chosen for "
@@ -372,9 +374,7 @@ def exploitability(proposals: Proposals, base: Both, improved: Mapping[str, Both
         "proposals to choose from",
         "gain over a random one",
         pressure,
-        "Upper line: what imagination promises. Lower line: what it keeps. Dotted: what the truly best "
-        "proposal "
-        "would bring.",
+        "Solid: what imagination promises. Dashed: what it keeps. Dotted: what the truly best proposal would bring.",
     )
     return Heading("exploitability", answer, good, verdict, figures, [shown])
 
