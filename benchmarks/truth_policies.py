@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -87,7 +88,7 @@ def _common(bundle: Bundle, scripted: Sequence[str], device: str | torch.device)
         for name, mood in moods.items():
             asked = advantage_bin_of(base, mood)
             found.append(
-                Contender(name, f"asked for the {mood}", lambda asked=asked: PolicyActor(base, asked), policy=base)
+                Contender(name, f"asked for the {mood}", functools.partial(PolicyActor, base, asked), policy=base)
             )
         found.append(
             Contender(

@@ -63,8 +63,9 @@ def act_in_cell(
     frames, joints = _first(fresh.history(torch.device("cpu")), lags, spec.stride)
     snapshots = [state.snapshot for state in fresh.states]
     actor.reset(fresh.seeds, np.ones(len(fresh), bool))
-    actions, level = [], [fresh.progress]
-    success = np.zeros(len(fresh), bool)
+    actions: list[np.ndarray] = []
+    level: list[np.ndarray] = [fresh.progress]
+    success: np.ndarray = np.zeros(len(fresh), bool)
     for _ in range(chunks):
         actions.append(actor.act(observation_of(frames, joints, list(spec.cameras), lags, tensors=False)))
         ran = [
@@ -98,8 +99,8 @@ def script_in_cell(
             level.append(float(ran.progress[-1]))
             on_chunk(1)
         courses.append((np.stack(actions), np.array(level), ran.success))
-    actions, level, success = (np.stack(column) for column in zip(*courses, strict=True))
-    return Course(actions, level, success, None)
+    columns = [np.stack(column) for column in zip(*courses, strict=True)]
+    return Course(columns[0], columns[1], columns[2], None)
 
 
 def repeat_in_cell(fresh: FreshStates, actions: np.ndarray, rows: Sequence[int], every_frame: bool) -> Course:
@@ -181,9 +182,11 @@ def imagine_course(
             on_chunk(len(rows))
         model.close(session)
         parts.append(Course(np.stack(actions, 1), np.stack(level, 1), over, np.stack(ends, 1) if ends else None))
-    actions, level, success, ends = zip(*parts, strict=True)
-    seen = None if ends[0] is None else np.concatenate(ends)
-    return Course(np.concatenate(actions), np.concatenate(level), np.concatenate(success), seen)
+    seen = [part.ends for part in parts if part.ends is not None]
+    return Course(
+        np.concatenate([part.actions for part in parts]), np.concatenate([part.level for part in parts]),
+        np.concatenate([part.success for part in parts]), np.concatenate(seen) if seen else None,
+    )  # fmt: skip
 
 
 @torch.no_grad()

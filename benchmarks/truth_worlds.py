@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from math import comb
 from typing import Any, NamedTuple
@@ -336,7 +337,7 @@ def exploitability(proposals: Proposals, base: Both, improved: Mapping[str, Both
     """How much of the imagined gain is real."""
     states, figures, told = np.arange(len(proposals.true)), [], []
     for name, gain in _gains(proposals, base, improved).items():
-        share = bootstrap(lambda rows, gain=gain: _ratio(gain.true[rows], gain.imagined[rows]), states)
+        share = bootstrap(functools.partial(_share, gain), states)
         figures.append(Figure(f"Share that is real, {name}", share, "true gain divided by imagined gain"))
         told.append((name, share, mean_over_groups(gain.imagined, states)))
     chosen = proposals.imagined.argmax(axis=1)
@@ -379,9 +380,9 @@ def exploitability(proposals: Proposals, base: Both, improved: Mapping[str, Both
     return Heading("exploitability", answer, good, verdict, figures, [shown])
 
 
-def _ratio(true: np.ndarray, imagined: np.ndarray) -> float:
-    below = float(imagined.mean())
-    return float(true.mean()) / below if below > 0 else float("nan")
+def _share(gain: _Gain, rows: np.ndarray) -> float:
+    below = float(gain.imagined[rows].mean())
+    return float(gain.true[rows].mean()) / below if below > 0 else float("nan")
 
 
 def _pressure(found: Proposals) -> dict[str, list[tuple[float, float]]]:

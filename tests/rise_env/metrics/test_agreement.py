@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rise_env.metrics import area_under_roc, outcome_recognition, rank_correlation, within_group_correlation
+from rise_env.metrics.agreement import bootstrap, kendall
 
 
 def test_rank_correlation_with_ties_by_hand() -> None:
@@ -40,6 +41,25 @@ def test_groups_without_a_true_order_do_not_count_but_blind_imagination_does() -
     truth = np.array([1, 2, 3, 5, 5, 5, 1, 2, 3.0])
     imagined = np.array([1, 2, 3, 1, 2, 3, 7, 7, 7.0])
     assert within_group_correlation(imagined, truth, group) == (pytest.approx(0.5), 2)
+
+
+def test_a_bootstrap_draws_whole_groups() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(30), 4)
+    alike = np.repeat(rng.normal(size=30), 4)
+    found = bootstrap(lambda rows: float(alike[rows].mean()), group)
+    assert (found.mean, found.groups) == (pytest.approx(alike.mean()), 30)
+    # As wide as thirty numbers make it; taken for 120 numbers it would be half of that.
+    assert found.high - found.low == pytest.approx(2 * 1.96 * alike.std() / np.sqrt(30), rel=0.2)
+    assert bootstrap(lambda rows: float(alike[rows].mean()), group) == found
+    assert np.isinf(bootstrap(lambda rows: 1.0, np.zeros(5)).high)
+    assert np.isinf(bootstrap(lambda rows: float("nan"), group).low)
+
+
+def test_kendall() -> None:
+    assert kendall(np.array([1, 2, 3]), np.array([3, 2, 1])) == -1.0
+    assert kendall(np.array([1, 2, 2]), np.array([1, 2, 3])) == pytest.approx(2 / np.sqrt(2 * 3))
+    assert np.isnan(kendall(np.array([1, 1]), np.array([1, 2])))
 
 
 def test_area_under_roc() -> None:
