@@ -41,7 +41,8 @@ class ProposalConfig:
     Attributes:
         offset: Standard deviation of the joint offset of a moved chunk, rad; grippers and other lengths are not moved.
         ramp: Part of the chunk over which the offset builds up.
-        least_speed, most_speed: Of a chunk that is moved in time, relative to the policy's.
+        least_speed: Lowest speed of a chunk that is moved in time, relative to the policy's.
+        most_speed: Its highest speed.
         most_delay: Largest delay or lead of a chunk that is moved in time, as a part of the chunk.
     """
 
