@@ -77,6 +77,36 @@ def test_candidates_ahead_of_the_base_policys_chunk_are_learned(lab: Any) -> Non
     assert wrong < right
 
 
+def test_the_best_are_learned_first_and_the_base_policys_chunk_where_none_is_ahead(lab: Any) -> None:
+    advantages = np.array([[0.0, 0.1, 0.3, 0.2], [0.5, 0.1, 0.3, 0.2], [0.0, 0.01, 0.0, 0.3]])
+    picked = made(lab, selection="best")._pick(advantages)
+    assert picked.tolist() == [[False, False, True, True], [False] * 4, [False, False, False, True]]
+    kept = made(lab, selection="best", keep_base=True)._pick(advantages)
+    assert kept[1].tolist() == [True, False, False, False]
+    np.testing.assert_array_equal(kept[[0, 2]], picked[[0, 2]])
+    algorithm = scored(lab, keep_base=True, min_advantage_gap=10.0)
+    algorithm.step()
+    assert algorithm.has_learned, "of no candidate, but of the base policy's own chunks"
+    learned = algorithm._buffer[-1]
+    places = [int(np.flatnonzero(algorithm._rows == row)[0]) for row in learned.starts]
+    np.testing.assert_array_equal(learned.chunks, algorithm._base_chunks[places])
+
+
+def test_candidates_come_from_all_ways_of_proposing(lab: Any) -> None:
+    algorithm, found = scored(lab, proposals=("policy", "warp"), num_candidates=5), []
+    inner = algorithm.env.evaluate_candidates
+    algorithm.env.evaluate_candidates = lambda chunks: found.append(chunks) or inner(chunks)
+    algorithm.imagine()
+    (chunks,) = found
+    assert chunks.shape[:2] == (16, 5)
+    apart = np.abs(chunks[:, 1:] - chunks[:, :1]).max(axis=(2, 3))
+    assert (apart[:, :2] > 1e-4).all(), "drawn from the policy"
+    assert (apart[:, 2:] > 1e-4).any(), "run at another speed, which shows where the chunk moves at all"
+    assert (apart[:, 2:].mean(axis=1) < apart[:, :2].mean(axis=1)).all()
+    with pytest.raises(ConfigError, match="unknown"):
+        made(lab, proposals=("sideways",))
+
+
 def test_states_without_anything_to_gain_are_seldom_started_from(lab: Any) -> None:
     algorithm = scored(lab, min_advantage_gap=10.0)
     assert len(algorithm.imagine().starts) == 0
