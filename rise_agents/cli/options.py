@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["SCRIPTED_POLICIES", "add_acting", "add_dataset_keys", "add_device", "add_imagine", "add_overrides",
            "add_skip", "add_task", "add_threads", "add_variation", "at_least", "cell_of", "dataset_overrides",
-           "evaluated_in", "finite", "folder", "imagining", "new_file", "port", "set_threads"]  # fmt: skip
+           "evaluated_in", "finite", "folder", "imagining", "model", "new_file", "port", "set_threads"]  # fmt: skip
 
 
 #: Epilog of commands that take them.
@@ -33,6 +33,12 @@ def port(text: str) -> int:
     if not (text.isdecimal() and int(text) < 2**16):
         raise argparse.ArgumentTypeError(f"{text!r} is no port, expected 0 (any free one) to 65535")
     return int(text)
+
+
+def model(text: str) -> Path:
+    """A model of `add_argument(type=...)`: its directory, or that of the run that trained it."""
+    path = Path(text)
+    return path / "model" if (path / "model" / "config.json").is_file() else path
 
 
 def at_least(limit: int) -> Callable[[str], int]:

@@ -20,15 +20,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rise_agents.cli.options import model
+
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments, on top of those that every part of `rise train` has."""
     parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of the training runs (default: <out>-runs)")
-    parser.add_argument("--dynamics", type=Path, metavar="MODEL", help="trained dynamics model to use")
-    parser.add_argument("--value", type=Path, metavar="MODEL", help="trained value model to use")
-    parser.add_argument("--policy", type=Path, metavar="MODEL", help="base policy to put in (`rise train policy`)")
+    parser.add_argument("--dynamics", type=model, metavar="MODEL", help="trained dynamics model to use")
+    parser.add_argument("--value", type=model, metavar="MODEL", help="trained value model to use")
+    parser.add_argument("--policy", type=model, metavar="MODEL", help="base policy to put in (`rise train policy`)")
     parser.add_argument("--starts", type=int, default=512, metavar="N", help="start states (default: %(default)s)")
     parser.add_argument(
         "--imagined", type=int, default=3000, metavar="N",

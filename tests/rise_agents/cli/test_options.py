@@ -36,6 +36,14 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         assert options.new_file(str(fine)) == fine
 
 
+def test_of_a_run_folder_the_model_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert options.model(str(tmp_path)) == tmp_path
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert options.model(str(tmp_path)) == tmp_path / "model"
+
+
 def test_the_cell_of_a_task() -> None:
     assert options.cell_of("brick-sorting") == "RISE-BrickSorting-Cell-v0"
 
