@@ -67,8 +67,7 @@ _LADDER = (
     "A world model imagines what the cameras of a robot would see if it acted in some way, and how far its task would "
     "get. Policies are "
     "improved in such imaginations, so everything depends on how far they are true. This page asks seven questions, "
-    "each harder than "
-    "the ones before: an imagination that ignores actions cannot rank policies."
+    "each harder than the ones before: an imagination that ignores actions cannot rank policies."
 )
 
 
@@ -184,8 +183,7 @@ def _in_the_cell(
         "where policies act. "
         f"With another --seed the states are others. Intervals are 95 % and over states, unless they say otherwise.",
         f"Whole chunks are carried out in both worlds, as imagination does it; rise evaluate runs {spec.execute} of "
-        f"{spec.chunk} control "
-        f"steps and asks again. Success in imagination is a value of {threshold:g}.",
+        f"{spec.chunk} control steps and asks again. Success in imagination is a value of {threshold:g}.",
     ]
     return {
         **result,

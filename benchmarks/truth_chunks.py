@@ -117,8 +117,7 @@ def fidelity(found: Chunks, count: int | None = None) -> Heading:
             Figure(
                 "Own outcome recognised",
                 recognised,
-                "share of chunks whose imagined end is nearest to their own "
-                "true end, "
+                "share of chunks whose imagined end is nearest to their own true end, "
                 f"among the {count} of their state; chance is {1 / count:.2f}",
                 "",
                 2,
@@ -127,8 +126,7 @@ def fidelity(found: Chunks, count: int | None = None) -> Heading:
             Figure(
                 "How much actions change",
                 _movement(guess, true),
-                "difference between imagined ends of one state, "
-                "as a part of "
+                "difference between imagined ends of one state, as a part of "
                 "the difference between the true ends; 1 is right, 0 means actions are ignored, more exaggerates",
                 "",
                 2,
@@ -163,8 +161,7 @@ def fidelity(found: Chunks, count: int | None = None) -> Heading:
         answer, good = "in part", None
     verdict = (
         f"With its own actions an imagined chunk is {ranged(reaction, 1, True)} dB nearer to the truth than with "
-        f"{probe}, and "
-        f"{ranged(gain, 1, True)} dB nearer than a copy of the last picture."
+        f"{probe}, and {ranged(gain, 1, True)} dB nearer than a copy of the last picture."
     )
     if recognised is not None:
         share = f"{recognised.mean:.0%} of the outcomes are recognised among those of their state"
@@ -212,8 +209,7 @@ def value_prediction(found: Chunks, truth: TruthSet, imagined: Imagined) -> Head
         Figure(
             "Order within a state, imagined",
             within,
-            "rank correlation of imagined and true advantages of a "
-            "state's chunks, mean "
+            "rank correlation of imagined and true advantages of a state's chunks, mean "
             f"over the {ordered} states whose chunks truly differ",
         ),
         Figure(
@@ -281,8 +277,7 @@ def calibration(found: Chunks) -> Heading:
         Figure(
             "AUROC for large errors",
             auroc,
-            "chance that a chunk whose imagined advantage is off by more than "
-            f"{WRONG:g} is less certain "
+            f"chance that a chunk whose imagined advantage is off by more than {WRONG:g} is less certain "
             f"than one that is not; {wrong.mean():.0%} are; 0.5 is chance",
             "",
             2,

@@ -60,11 +60,9 @@ RUNGS: Mapping[str, Rung] = {
         "one chunk would be as near to what truly came of another: a reaction of 0 dB, and a recognition at chance. A "
         "copy "
         "of the last picture is what an imagination has to beat. Cameras are listed one by one because a wrist camera "
-        "moves "
-        "with the arm, so that nearly every pixel of it has to be made anew.",
+        "moves with the arm, so that nearly every pixel of it has to be made anew.",
         "Whether contact is right: a gripper that closes beside the brick is a few pixels, which hardly move any of "
-        "these "
-        "numbers. Look at the films.",
+        "these numbers. Look at the films.",
     ),
     "closed_loop_validity": Rung(
         "Closed-loop validity",
@@ -72,8 +70,7 @@ RUNGS: Mapping[str, Rung] = {
         "Chunk after chunk is imagined from imagined pictures, so errors add up. The very same actions are then "
         "carried out "
         "for real. As long as the imagined line is above the copy of the first picture, imagination still knows more "
-        "than that "
-        "nothing happens.",
+        "than that nothing happens.",
         "What comes after the last chunk shown. Errors of a policy that goes where no recording went may add up "
         "faster.",
     ),
@@ -95,11 +92,9 @@ RUNGS: Mapping[str, Rung] = {
         "Every policy acts from the same states, once in the cell and once in imagination, under the same noise. What "
         "counts is "
         "the order, not the distance of the two dots of a policy. The interval is over states: it says what other "
-        "states might "
-        "have shown for these policies, not what other policies might.",
+        "states might have shown for these policies, not what other policies might.",
         "Whether two policies that are nearly as good are told apart. An order of policies that differ a lot, such as "
-        "an expert and "
-        "random actions, is the easy part; the figure among trained policies is the hard one.",
+        "an expert and random actions, is the easy part; the figure among trained policies is the hard one.",
         "nobody carried these policies out: recordings show what one policy did, not what others would have done",
     ),
     "optimisation_lift": Rung(
@@ -108,8 +103,7 @@ RUNGS: Mapping[str, Rung] = {
         "Both lifts are printed side by side, from the same states. Choosing the best of a few proposals is the "
         "smallest "
         "optimiser there is and trains nothing; improved policies are those that were named. The truly best proposal "
-        "is what a "
-        "perfect imagination would choose: it bounds what choosing can bring.",
+        "is what a perfect imagination would choose: it bounds what choosing can bring.",
         "What an optimiser would reach with more proposals, more time or another algorithm.",
         "what an improved policy truly gains shows only where it acts",
     ),
@@ -119,8 +113,7 @@ RUNGS: Mapping[str, Rung] = {
         "Whoever optimises a score also finds its errors. The share is the true gain divided by the imagined one: 1 is "
         "honest, 0 "
         "means that all of it was flattery. Where the imagined line goes on rising with the number of proposals and "
-        "the true line does "
-        "not, the optimiser has begun to feed on errors.",
+        "the true line does not, the optimiser has begun to feed on errors.",
         "How an optimiser that goes on for longer would be deceived: errors are found by whoever looks for them "
         "longest.",
         "the true gain is missing",
@@ -131,8 +124,7 @@ RUNGS: Mapping[str, Rung] = {
         "The uncertainty is the disagreement of the value ensemble. It is useful if large errors come with large "
         "uncertainty: the "
         "reliability line rises, and the error falls when the least certain chunks are left out. An AUROC of 0.5 is "
-        "chance, 1 "
-        "would find every large error first.",
+        "chance, 1 would find every large error first.",
         "Whether it also warns of what no training data resembled, such as another gripper or another light.",
     ),
 }

@@ -115,7 +115,7 @@ def _heading(one: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     if one["key"] == "policy_ranking" and result.get("policies"):
         parts.append(_policies(result["policies"]))
     parts.append(_charts(one["charts"]))
-    parts += [f'<p class="about">{escape(note)}</p>' for note in one["notes"] if one["key"] != "policy_ranking"]
+    parts += [f'<p class="about">{escape(note)}</p>' for note in one["notes"]]
     if one["figures"]:
         parts.append(f'<p class="about"><strong>How to read it.</strong> {escape(one["reading"])}</p>')
         parts.append(f'<p class="about"><strong>What it cannot say.</strong> {escape(one["cannot_say"])}</p>')

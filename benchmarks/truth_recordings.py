@@ -259,8 +259,7 @@ def _value(model: CompositionalWorldModel, dataset: Dataset, episodes: np.ndarra
         Figure(
             "Value against time",
             time,
-            "mean rank correlation within held-out episodes that did not fail; 1 is "
-            "right, 0 chance, below "
+            "mean rank correlation within held-out episodes that did not fail; 1 is right, 0 chance, below "
             f"{LEAST_CORRELATION:+.2f} it is of no use",
             "",
             2,
@@ -358,8 +357,7 @@ def _films(
                 f"Held-out episode {episode}, from frame {moment - int(dataset.starts[episode])}: {what}",
                 path,
                 "Above what the cameras saw, below what was imagined; the bar is the imagined value. With the wrong "
-                "actions it should go "
-                "somewhere else."
+                "actions it should go somewhere else."
                 if len(shown) > 1
                 else "Above what the cameras saw, below what was imagined from imagined pictures.",
             )

@@ -182,6 +182,7 @@ def policy_ranking(policies: Mapping[str, Both]) -> Heading:
 
     order = over(rank_correlation, guess, true)
     trained = np.array([one.trained for one in policies.values()])
+    hard = over(rank_correlation, guess[trained], true[trained]) if trained.sum() > 2 else None
     figures = [
         Figure(
             "Rank correlation, progress",
@@ -200,7 +201,7 @@ def policy_ranking(policies: Mapping[str, Both]) -> Heading:
         ),
         Figure(
             "Among trained policies",
-            over(rank_correlation, guess[trained], true[trained]) if trained.sum() > 2 else None,
+            hard,
             f"Spearman of the {trained.sum()} that act by what they see, in both worlds: the hard part",
         ),
         Figure(
@@ -210,11 +211,13 @@ def policy_ranking(policies: Mapping[str, Both]) -> Heading:
         ),
     ]
     answer, good = graded(order, 0.5, 0.2)
+    if good and not (hard is not None and hard.low > 0):
+        answer, good = "in part", None
     best = names[int(true.mean(1).argmax())], names[int(guess.mean(1).argmax())]
     verdict = (
         f"Imagination orders {len(names)} policies with a rank correlation of {ranged(order)} to their true progress. "
-        "The truly best is "
-        f"{best[0]}; imagination prefers {'it, too' if best[0] == best[1] else best[1]}."
+        f"The truly best is {best[0]}; imagination prefers {'it, too' if best[0] == best[1] else best[1]}. "
+        f"Among the {trained.sum()} trained policies alone, which differ less, it is {ranged(hard)}."
     )
     rows = {
         names[i]: {
@@ -227,12 +230,10 @@ def policy_ranking(policies: Mapping[str, Both]) -> Heading:
         "Where policies get to, in both worlds",
         "mean at the end, 0 to 1",
         rows,
-        "The truly best policy is on top. If the upper dots fall from row to row as the lower ones do, "
-        "imagination "
+        "The truly best policy is on top. If the upper dots fall from row to row as the lower ones do, imagination "
         "ranks rightly. Lines are 95 % intervals over the states.",
     )
-    notes = [f"{name}: {one.about}." for name, one in policies.items()]
-    return Heading("policy_ranking", answer, good, verdict, figures, [shown], notes)
+    return Heading("policy_ranking", answer, good, verdict, figures, [shown])
 
 
 def table_of(policies: Mapping[str, Both]) -> list[dict[str, Any]]:
