@@ -280,7 +280,7 @@ def _on_recordings(
 ) -> tuple[dict[str, Any], dict[str, list[Film]]]:
     spec: TaskSpec = model.spec
     dataset = open_dataset(args.data, spec)
-    episodes, _, words = kept_aside(bundle, args.data, dataset)
+    episodes, unseen, words = kept_aside(bundle, args.data, dataset)
     count, folder = _few(args.states, args), args.page / "films" if args.page else None
     with bar(count, "imagining recorded chunks", "moments") as progress:
         found = measure_recordings(
@@ -305,6 +305,7 @@ def _on_recordings(
     return {
         "task": spec.name,
         "states": found.windows,
+        "unseen": unseen,
         "episodes": episodes.tolist(),
         "reward_source": model.reward_source,
         "about": about,

@@ -18,6 +18,12 @@ __all__ = ["Chunks", "calibration", "chunks_of", "fidelity", "value_prediction"]
 #: Gain of the right actions over others, dB, below which imagination hardly reacts to them.
 _LEAST_REACTION = 0.25
 _BINS = 6
+_REACTS = (
+    "Other actions are the motion of another moment, begun where the robot is. They tell whether imagination reacts, not "
+    "whether it reacts rightly: nobody carried them out. That needs a cell."
+)
+#: Chunks that are imagined wrongly, and rightly, below which an AUROC says nothing.
+_LEAST_WRONG = 5
 
 
 @dataclass(frozen=True)
@@ -106,9 +112,9 @@ def fidelity(found: Chunks, count: int | None = None) -> Heading:
             found.of,
         ),
     ]
-    probe, recognised = "another moment's", None
+    probe, recognised, notes = "another moment's motion, begun here", None, [_REACTS]
     if count is not None:
-        probe = "another chunk's, from the same state"
+        probe, notes = "another chunk's, from the same state", []
         shape = (-1, count)
         guess, true, last = (one.reshape(*shape, *one.shape[1:]) for one in (found.imagined, found.true, found.last))
         hits = np.array([outcome_recognition(guess[[s]], true[[s]], last[[s], 0]) for s in range(len(guess))])
@@ -159,6 +165,8 @@ def fidelity(found: Chunks, count: int | None = None) -> Heading:
         answer, good = "no: actions are ignored", False
     elif good and gain.direction <= 0:
         answer, good = "in part", None
+    elif good and count is None:
+        answer = "it reacts"
     verdict = (
         f"With its own actions an imagined chunk is {ranged(reaction, 1, True)} dB nearer to the truth than with "
         f"{probe}, and {ranged(gain, 1, True)} dB nearer than a copy of the last picture."
@@ -167,7 +175,7 @@ def fidelity(found: Chunks, count: int | None = None) -> Heading:
         share = f"{recognised.mean:.0%} of the outcomes are recognised among those of their state"
         verdict += f" {share} (chance {1 / (count or 1):.0%})."
     verdict += " Actions are ignored." if ignored else " Actions are not ignored." if reaction.direction > 0 else ""
-    return Heading("counterfactual_action_fidelity", answer, good, verdict, figures)
+    return Heading("counterfactual_action_fidelity", answer, good, verdict, figures, notes=notes)
 
 
 def _movement(guess: np.ndarray, true: np.ndarray) -> Mean:
@@ -294,12 +302,14 @@ def calibration(found: Chunks) -> Heading:
         ),
     ]
     answer, good = graded(auroc, 0.7, 0.6)
-    if not wrong.any() or wrong.all():
+    if min(wrong.sum(), (~wrong).sum()) < _LEAST_WRONG:
         answer, good = "cannot be told", None
     verdict = (
         f"Large errors (above {WRONG:g}) are found by the uncertainty with an AUROC of {ranged(auroc)}; 0.5 is chance."
     )
-    if not wrong.any():
+    if 0 < wrong.sum() < _LEAST_WRONG:
+        verdict += f" But only {wrong.sum()} of {len(wrong)} chunks are that far off."
+    elif not wrong.any():
         verdict = f"No imagined advantage is off by more than {WRONG:g}: there is nothing to find."
     ordered = np.argsort(doubt, kind="stable")
     shares = [share for share in np.linspace(0.1, 1.0, 10) if round(share * len(doubt)) >= 1]

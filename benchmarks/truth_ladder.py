@@ -20,6 +20,7 @@ __all__ = [
     "Figure",
     "Heading",
     "Rung",
+    "bounded",
     "chart",
     "graded",
     "intervals",
@@ -55,7 +56,7 @@ RUNGS: Mapping[str, Rung] = {
     "counterfactual_action_fidelity": Rung(
         "Counterfactual action fidelity",
         "If the robot did something else from here, does imagination show what would then happen?",
-        "Several different chunks start from the same state. If imagination ignored the actions, the pictures imagined "
+        "Other actions start from the same state. If imagination ignored the actions, the pictures imagined "
         "for "
         "one chunk would be as near to what truly came of another: a reaction of 0 dB, and a recognition at chance. A "
         "copy "
@@ -238,6 +239,11 @@ def intervals(title: str, label: str, rows: Mapping[str, Mapping[str, Mean]], re
         for name, values in rows.items()
     }
     return {"kind": "intervals", "title": title, "label": label, "rows": plain, "reading": reading}
+
+
+def bounded(found: Mean) -> Mean:
+    """The mean of correlations, which lie from -1 to 1 as its limits do."""
+    return found._replace(low=max(found.low, -1.0), high=min(found.high, 1.0))
 
 
 def mean_of_known(values: np.ndarray, group: np.ndarray) -> Mean | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.truth_ladder import bounded
 from benchmarks.truth_set import TruthSet
 from rise_env.envs.advantage import chunk_advantage
 from rise_env.metrics import (
@@ -216,8 +217,7 @@ def within_state(imagined: np.ndarray, true: np.ndarray, group: np.ndarray) -> t
     known = np.array([value for value, counted in found if counted])
     if not len(known):
         return None, 0
-    mean, low, high, groups = mean_over_groups(known, np.arange(len(known)))
-    return Mean(mean, max(low, -1.0), min(high, 1.0), groups), groups
+    return bounded(mean_over_groups(known, np.arange(len(known)))), len(known)
 
 
 def advantages(values: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -52,6 +52,8 @@ def write_truth_page(
         if which
     ]
     summary = f"How far this imagination can be believed, {len(ladder)} questions. {'; '.join(parts).capitalize()}."
+    if not result.get("unseen", True):
+        summary += " The world model may have been trained on these recordings: then all of this looks too good."
     return write_page(
         path,
         f"The truth about an imagination: {result['task'].replace('_', ' ')}",

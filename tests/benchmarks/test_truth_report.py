@@ -16,6 +16,7 @@ from benchmarks.truth_worlds import Both, Chain, closed_loop, exploitability, li
 from rise_agents.cli.main import main
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
+from rise_agents.reporting.filming import write_video
 from rise_env.bundle import save_bundle
 from rise_env.data.array_dataset import ArrayDataset
 from rise_env.metrics import psnr
@@ -148,6 +149,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundle"
 
 
+@pytest.fixture
+def small_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To encode noise at its full size takes most of the time."""
+    for module in ("truth_films", "truth_recordings"):
+        monkeypatch.setattr(
+            f"benchmarks.{module}.write_video", lambda path, frames, fps: write_video(path, frames[:, ::8, ::8], fps)
+        )
+
+
+@pytest.mark.usefixtures("small_films")
 def test_the_page_of_a_cell(bundle: Path, tmp_path: Path) -> None:
     common = [
         "bench",
@@ -182,6 +193,7 @@ def test_the_page_of_a_cell(bundle: Path, tmp_path: Path) -> None:
     assert "from seed 71: in episodes 71 to 73" in page
 
 
+@pytest.mark.usefixtures("small_films")
 def test_the_page_of_recordings(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joints = np.repeat((SPEC.layout.low + SPEC.layout.high)[None] / 2, 800, 0).astype(np.float32)
     frames = RNG.integers(0, 255, (800, len(SPEC.cameras), *SPEC.image_size, 3), np.uint8)
