@@ -62,7 +62,7 @@ __all__ = ["add_arguments", "run"]
 
 #: Chunks in a row, and proposals per state; and both, and states, where it is to be quick.
 _CHUNKS, _PROPOSALS = 4, 8
-_QUICK_CHUNKS, _QUICK_PROPOSALS, _QUICK_STATES = 2, 3, 3
+_QUICK_CHUNKS, _QUICK_PROPOSALS, _QUICK_STATES = 2, 3, 2
 _LADDER = (
     "A world model imagines what the cameras of a robot would see if it acted in some way, and how far its task would "
     "get. Policies are "

@@ -19,8 +19,8 @@ __all__ = ["Chunks", "calibration", "chunks_of", "fidelity", "value_prediction"]
 _LEAST_REACTION = 0.25
 _BINS = 6
 _REACTS = (
-    "Other actions are the motion of another moment, begun where the robot is. They tell whether imagination reacts, not "
-    "whether it reacts rightly: nobody carried them out. That needs a cell."
+    "Other actions are the motion of another moment, begun where the robot is. They tell whether imagination reacts, "
+    "not whether it reacts rightly: nobody carried them out. That needs a cell."
 )
 #: Chunks that are imagined wrongly, and rightly, below which an AUROC says nothing.
 _LEAST_WRONG = 5
