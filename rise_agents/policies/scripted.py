@@ -53,7 +53,8 @@ class RandomPolicy:
 
     def reset(self, seeds: Sequence[int], mask: np.ndarray) -> None:
         """Seed the episodes that start."""
-        old = self._generators or [np.random.default_rng(0)] * len(seeds)
+        same = len(self._generators) == len(seeds)  # else other environments than before
+        old = self._generators if same else [np.random.default_rng(0)] * len(seeds)
         self._generators = [np.random.default_rng(s) if m else g for s, m, g in zip(seeds, mask, old, strict=True)]
 
     def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
