@@ -89,6 +89,8 @@ def test_random_policy_depends_on_the_seed_alone() -> None:
     policy.reset([6, 9], np.array([True, False]))
     assert np.array_equal(policy.act({})[0], first[1])
     assert first.dtype == np.float32
+    policy.reset([6], np.array([True]))  # in another number of environments
+    assert np.array_equal(policy.act({}), first[1:])
 
 
 def test_summary_counts_failures_by_mode() -> None:
