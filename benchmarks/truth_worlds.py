@@ -120,8 +120,12 @@ def closed_loop(found: Chain) -> Heading:
             found.of,
         ),
     ]
+    gap = None if found.own is None else mean_over_groups(value - found.own[:, -1], found.group)
+    if gap is not None:
+        note = "imagined value where the policy acts in imagination, less true progress where it acts in the cell"
+        figures.append(Figure("Gap between the two loops", gap, note, "", 3))
     answer, good = graded(gains[-1], 0.0, 0.0)
-    biased = bias.direction != 0 and abs(bias.mean) > _BIAS
+    biased = any(one is not None and one.direction != 0 and abs(one.mean) > _BIAS for one in (bias, gap))
     if good and (biased or order.low <= 0):
         answer, good = "in part", None
     verdict = (
@@ -130,8 +134,10 @@ def closed_loop(found: Chain) -> Heading:
         f"first picture; imagined values order the ends with a rank correlation of {ranged(order)} and are "
         f"{ranged(bias, 2, True)} off."
     )
+    if gap is not None:
+        verdict += f" Where the policy acts in the cell instead, its true progress differs by {ranged(gap, 2, True)}."
     if biased:
-        verdict += f" Imagination {'flatters' if bias.mean > 0 else 'belittles'} what comes of it."
+        verdict += f" Imagination {'flatters' if (gap or bias).mean > 0 else 'belittles'} what comes of it."
     courses = {"imagined value": found.value.mean(0), f"{found.level_name}, same actions": found.level.mean(0)}
     if found.own is not None:
         courses["true progress, acting in the cell"] = found.own.mean(0)

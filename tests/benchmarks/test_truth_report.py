@@ -132,6 +132,8 @@ def test_imagination_that_holds_for_a_chunk_and_then_does_not() -> None:
     flattered = closed_loop(held._replace(value=value + 0.3))
     assert flattered.answer == "in part"
     assert "flatters" in flattered.verdict
+    apart = closed_loop(held._replace(own=value - 0.2))
+    assert (apart.answer, apart.figures[-1].name) == ("in part", "Gap between the two loops")
 
 
 @pytest.fixture(scope="module")
