@@ -135,7 +135,7 @@ def closed_loop(found: Chain) -> Heading:
         f"{ranged(bias, 2, True)} off."
     )
     if gap is not None:
-        verdict += f" Where the policy acts in the cell instead, its true progress differs by {ranged(gap, 2, True)}."
+        verdict += f" They are {ranged(gap, 2, True)} off what the policy reaches where it acts in the cell instead."
     if biased:
         verdict += f" Imagination {'flatters' if (gap or bias).mean > 0 else 'belittles'} what comes of it."
     courses = {"imagined value": found.value.mean(0), f"{found.level_name}, same actions": found.level.mean(0)}
