@@ -51,8 +51,6 @@ class SelectiveRISEConfig(FlowMatchingConfig):
             policy that learns to be fast lifts before it has a grip (lab notebook).
         distillation_weight: Samples of the distillation loss per update, relative to `batch_size`; 0 for none.
         scored_starts: Most recorded states that are scored at first.
-        selection: Which of the candidates that are ahead are learned: "random", or "best" first. Random ones are less
-            hasty where whatever is fastest is ahead; the best teach most where few are.
         keep_base: Learn the base policy's chunk where no candidate is ahead of it. Where most states are started from,
             little else holds the policy there.
         proposals: Where candidates come from, in equal parts (`rise_agents.algorithms.proposals.PROPOSALS`): a policy
@@ -75,7 +73,6 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     advantage_threshold: float = 0.15
     distillation_weight: float = 1.0
     scored_starts: int = 8192
-    selection: str = "random"
     keep_base: bool = False
     proposals: tuple[str, ...] = ("policy",)
     proposal: ProposalConfig = field(default_factory=ProposalConfig)
@@ -87,7 +84,6 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         require.at_least(0, self, "min_advantage_gap", "distillation_weight")
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
-        require.one_of(("random", "best"), self, "selection")
         check_kinds(self.proposals)
 
 
@@ -220,12 +216,11 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         )  # fmt: skip
 
     def _pick(self, advantages: np.ndarray) -> np.ndarray:
-        """Which candidates (N, G) are learned."""
+        """Which candidates (N, G) are learned: at random among those ahead, since the best would be the hastiest."""
         config = self.config
         ahead = advantages - advantages[:, :1] >= max(config.min_advantage_gap, 1e-6)
         drawn = np.random.default_rng([config.seed, self.rounds, 3]).random(ahead.shape)
-        order = drawn if config.selection == "random" else -advantages
-        rank = np.where(ahead, order, np.inf).argsort(axis=1).argsort(axis=1)
+        rank = np.where(ahead, drawn, 2.0).argsort(axis=1).argsort(axis=1)
         picked = ahead & (rank < config.top_k)
         if config.keep_base:
             picked[~ahead.any(axis=1), 0] = True
