@@ -101,7 +101,7 @@ class Proposer(PolicyActor):
         config: How far they lie from the policy's.
 
     Raises:
-        ConfigError: If a way of proposing is unknown, or there are no proposals.
+        ConfigError: If a way of proposing is unknown, or there are too few proposals for all of them.
     """
 
     def __init__(
@@ -118,6 +118,11 @@ class Proposer(PolicyActor):
         if count < 1:
             raise ConfigError(f"best of {count}: expected at least 1 proposal")
         check_kinds(proposals)
+        if set(proposals) != {"policy"} and count <= len(proposals):
+            raise ConfigError(
+                f"best of {count}: expected at least {len(proposals) + 1}, for the policy's own chunk and one each of "
+                f"{', '.join(proposals)}"
+            )
         super().__init__(policy, advantage_bin, guidance, steps, noise_scale)
         self.count, self.proposals, self.proposal = count, tuple(proposals), config or ProposalConfig()
         self.supports_rtc = False

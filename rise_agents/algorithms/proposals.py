@@ -181,7 +181,10 @@ class ExploringActor(PolicyActor):
 
             def draw(number: int, scale: float, context: Any = context, generator: Any = generator) -> torch.Tensor:
                 noise = scale * policy.draw_noise([generator] * number)
-                return policy.propose(context, noise, self.guidance)[None]
+                seen = context[torch.zeros(number, dtype=torch.long, device=policy.device)]
+                asked = torch.full((number,), self.advantage_bin, device=policy.device)
+                drawn = policy.sample(seen, asked, noise, guidance=self.guidance, steps=self.steps)
+                return policy.within_limits(drawn).cpu()[None]
 
             own = torch.from_numpy(chunks[row : row + 1])
             found = mixed_proposals(

@@ -85,6 +85,10 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
         check_kinds(self.proposals)
+        others = self.num_candidates - 1
+        require(
+            others >= len(self.proposals), f"{others} candidates beside the base's for {len(self.proposals)} proposals"
+        )
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,10 @@ def test_the_oracle_runs_proposals_in_the_cell_and_takes_them_back() -> None:
     chooser.reset([1, 2], np.ones(2, bool))
     chosen = chooser.act(observations)
     np.testing.assert_array_equal(chosen, proposals.numpy()[np.arange(2), gained.argmax(axis=1)])
+    with pytest.raises(
+        ConfigError, match="expected at least 3, for the policy's own chunk and one each of warp, both"
+    ):
+        BestOfN(policy, Oracle(envs), 2, proposals=["warp", "both"])
     with pytest.raises(ConfigError, match="work cell only"):
         Oracle(object())
     envs.close()
@@ -125,5 +129,10 @@ def test_exploration_takes_its_share_and_no_row_depends_on_another() -> None:
     assert (np.abs(together - own).max(axis=(1, 2)) > 1e-3).all()
     alone = np.concatenate([act(exploring, [seed], slice(row, row + 1)) for row, seed in enumerate([1, 2, 3])])
     np.testing.assert_allclose(alone, together, atol=1e-5)
+    with torch.no_grad():
+        for weight in policy.denoiser.parameters():  # some begin as zeros, and nothing that is asked for matters
+            weight.add_(0.1 * torch.randn_like(weight))
+    asked = act(ExploringActor(policy, ["policy"], share=1.0, advantage_bin=0), [1, 2, 3], slice(None))
+    assert (asked != act(ExploringActor(policy, ["policy"], share=1.0), [1, 2, 3], slice(None))).any()
     with pytest.raises(ConfigError, match="share of 2"):
         ExploringActor(policy, ["warp"], share=2.0)

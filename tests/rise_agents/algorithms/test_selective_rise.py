@@ -105,6 +105,8 @@ def test_candidates_come_from_all_ways_of_proposing(lab: Any) -> None:
     assert (apart[:, 2:].mean(axis=1) < apart[:, :2].mean(axis=1)).all()
     with pytest.raises(ConfigError, match="unknown"):
         made(lab, proposals=("sideways",))
+    with pytest.raises(ConfigError, match="3 candidates beside the base's for 4 proposals"):
+        made(lab, proposals=("policy", "warp", "offset", "both"))
 
 
 def test_states_without_anything_to_gain_are_seldom_started_from(lab: Any) -> None:
