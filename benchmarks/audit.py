@@ -4,7 +4,7 @@
   rise bench audit --policy runs/base --proposals both warp --event 0.4 --between 0.1 0.35
 
 Eight proposals from each of the states that the policy gets to itself, in imagination and in the work cell. What the
-truly best one gains (`gain_of_true_best_over_first`) bounds what can be learned from a way of proposing.
+truly best one gains (`gain_of_true_best_over_first`) is all that choosing once can bring.
 """
 
 from __future__ import annotations

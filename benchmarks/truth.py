@@ -54,7 +54,7 @@ from rise_env.errors import ConfigError
 from rise_env.metrics.perceptual import Lpips, VideoFeatures
 from rise_env.provenance import provenance
 from rise_env.registry import TASKS
-from rise_env.tasks import TaskSpec
+from rise_env.tasks import TaskSpec, cell_id
 from rise_env.world_model import CompositionalWorldModel, resolve_device
 from rise_robot.cell.config import load_cell
 
@@ -126,10 +126,12 @@ def _in_the_cell(
     video: VideoFeatures | None,
 ) -> tuple[dict[str, Any], dict[str, list[Film]]]:
     name = model.spec.name
-    if name not in TASKS or TASKS.load(name).cell is None:
+    try:
+        cell_id(name if name in TASKS else args.task)  # without one there is no truth to compare with
+    except ConfigError as error:
         raise ConfigError(
-            f"{name} has no work cell: give recordings with --data; they answer four of the seven questions"
-        )
+            f"{error} Or give recordings with --data: they answer four of the seven questions."
+        ) from error
     spec, config = load_cell(name, args.preset or "small")
     found = TruthSet.load(args.truth_set) if args.truth_set and args.truth_set.exists() else None
     if found is not None:

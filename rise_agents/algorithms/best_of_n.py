@@ -2,7 +2,7 @@
 
 Nothing is trained. It is the control that says how much the world model knows about which chunk is better, and a way to
 spend computing time at the robot instead of before. With the work cell as the judge it is the oracle: how much there is
-to choose from, which bounds whatever learns from these proposals.
+to choose from at each decision, with hindsight.
 """
 
 from __future__ import annotations

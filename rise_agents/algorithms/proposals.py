@@ -1,4 +1,4 @@
-"""Ways of proposing action chunks: what an algorithm can choose from bounds what it can learn.
+"""Ways of proposing action chunks: what there is to choose from.
 
 A policy that lacks skill proposes chunks that hardly differ where it matters: it closes beside the object again and
 again. Chunks around its own, moved in space or in time, do differ, whatever the policy knows.

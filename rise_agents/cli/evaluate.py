@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--judge", choices=("imagination", "oracle"),
-        help="who chooses with --best-of: the world model (default), or the work cell, in which all are run: what "
-        "there is to choose from bounds what can be learned from it",
+        help="who chooses with --best-of: the world model (default), or the work cell, in which all are run: what the "
+        "best choice at every decision would bring, with hindsight",
     )  # fmt: skip
     parser.add_argument(
         "--bundle", type=Path, help="bundle of `base` and --best-of: directory or Hub id (default: shipped)"

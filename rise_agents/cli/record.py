@@ -144,5 +144,5 @@ def _actor(args: argparse.Namespace, spec: TaskSpec) -> tuple[Actor | None, str]
         if not isinstance(found, PolicyActor):
             raise ConfigError(f"--explore: {args.policy} is no trained policy; leave --explore out")
         found = ExploringActor(found.policy, args.explore, advantage_bin=found.advantage_bin, guidance=found.guidance)
-        return found, f"{record_name(args.policy)}-exploring"
+        return found, f"{record_name(args.policy)}-exploring-{'-'.join(args.explore)}"
     return (found, record_name(args.policy)) if isinstance(found, Actor) else (None, args.policy)

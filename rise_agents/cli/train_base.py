@@ -34,10 +34,13 @@ def run(args: argparse.Namespace) -> int:
     from rise_agents.pipelines.recording import record
     from rise_agents.policies.actor import PolicyActor
     from rise_agents.progress import episode_bar
+    from rise_env.errors import ConfigError
     from rise_env.files import write_json
     from rise_env.provenance import provenance
     from rise_env.tasks import cell_id
 
+    if fixed := [item for item in args.overrides if item.startswith(("task.", "cell."))]:
+        raise ConfigError(f"--set {' '.join(fixed)}: recordings and evaluation follow the preset; change it there")
     env_id, config = cell_id(args.task), load_base_config(args.task, args.preset, args.overrides)
     args.data = args.data or record(args.out / "data", config.recordings, args.task, args.preset)
     steps = None if args.minutes is not None else args.steps or config.steps

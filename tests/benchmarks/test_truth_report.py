@@ -19,6 +19,7 @@ from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_agents.reporting.filming import write_video
 from rise_env.bundle import save_bundle
 from rise_env.data.array_dataset import ArrayDataset
+from rise_env.errors import ConfigError
 from rise_env.metrics import psnr
 from rise_env.tasks import load_task
 from rise_env.testing import FrameCountingDynamics, counting_starts
@@ -216,6 +217,9 @@ def test_the_page_of_recordings(bundle: Path, tmp_path: Path, monkeypatch: pytes
 def test_a_task_without_a_cell_asks_for_recordings(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.truth.TASKS", {})
+    def none(task: str) -> str:
+        raise ConfigError(f"{task} has no work cell.")
+
+    monkeypatch.setattr("benchmarks.truth.cell_id", none)
     assert main(["bench", "truth", "--quick", "--bundle", str(bundle), "--device", "cpu"]) == 2
     assert "give recordings with --data" in capsys.readouterr().err

@@ -103,9 +103,7 @@ def test_the_oracle_runs_proposals_in_the_cell_and_takes_them_back() -> None:
     chooser.reset([1, 2], np.ones(2, bool))
     chosen = chooser.act(observations)
     np.testing.assert_array_equal(chosen, proposals.numpy()[np.arange(2), gained.argmax(axis=1)])
-    with pytest.raises(
-        ConfigError, match="expected at least 3, for the policy's own chunk and one each of warp, both"
-    ):
+    with pytest.raises(ConfigError, match="expected at least 3, for the policy's own chunk and one each of warp, both"):
         BestOfN(policy, Oracle(envs), 2, proposals=["warp", "both"])
     with pytest.raises(ConfigError, match="work cell only"):
         Oracle(object())

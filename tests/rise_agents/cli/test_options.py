@@ -84,6 +84,7 @@ def test_wrong_arguments_are_usage_errors(
         ("evaluate --policy expert --task hanging", "task 'hanging' has no work cell"),
         ("evaluate --policy base --judge oracle", "--proposals and --judge are of --best-of N"),
         ("evaluate --policy base --best-of 2 --proposals sideways", "proposals ['sideways'] are unknown; there are"),
+        ("train base --set cell.difficulty=hard --out OUT", "recordings and evaluation follow the preset"),
         ("record --policy expert --explore warp --out OUT", "expert is no trained policy; leave --explore out"),
         ("improve --env RISE-BrickSorting-Cell-v0 --out OUT", "RISE-BrickSorting-Cell-v0 is no imagination; --oracle"),
         ("improve --agent ries --out OUT", "unknown algorithm 'ries'. Did you mean 'rise'?"),
