@@ -16,11 +16,12 @@ Read it with `LeRobotDataset("rise/bricks-expert", root="data/bricks-expert", vi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rise_agents.cli.options import (
     SCRIPTED_POLICIES,
@@ -125,8 +126,13 @@ def _recording(args: argparse.Namespace) -> tuple[TaskSpec, Callable[..., None]]
             "give --policy a run folder, a checkpoint, a Hub id or 'base'. A scripted operator of yours records with "
             "rise_robot.recording.EpisodeRecorder or LeRobot's own writer (docs/your_data.md)"
         )
-    simulation = load_object(where, f"simulation of {task!r}")()
-    return spec, functools.partial(record_simulation, spec, simulation, actor, name)
+    make = load_object(where, f"simulation of {task!r}")
+
+    def in_simulation(*what: Any, **how: Any) -> None:
+        with contextlib.closing(make()) as simulation:
+            record_simulation(spec, simulation, actor, name, *what, **how)
+
+    return spec, in_simulation
 
 
 def _actor(args: argparse.Namespace, spec: TaskSpec) -> tuple[Actor | None, str]:

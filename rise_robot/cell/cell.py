@@ -156,6 +156,17 @@ class WorkCell:
             done = until
         return self._end_step()
 
+    def advantages(self, state: CellState, progress: float, chunks: np.ndarray) -> np.ndarray:
+        """What chunks (G, chunk, D) gain, each run from a state of that progress, float32 (G,); the cell stays there.
+
+        As imagination counts it: the mean progress over the chunk, all of which is run, less the progress before.
+        """
+        found = np.zeros(len(chunks), np.float32)
+        for number, chunk in enumerate(chunks):
+            self.restore(state)
+            found[number] = np.mean([self.step(target).progress for target in chunk]) - progress
+        return found
+
     def reachable(self, start: np.ndarray, target: np.ndarray) -> np.ndarray:
         """How far set-points at `start` get towards `target` within a control period, inside all limits, (D,)."""
         inside = np.clip(target, self._low, self._high)

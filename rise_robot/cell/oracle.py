@@ -218,9 +218,7 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             raise ActionError("candidate chunks are not finite (NaN or infinity); nothing was executed")
         advantage = np.zeros(candidates.shape[:2], np.float32)
         for i, (start, chunks) in enumerate(zip(self._present(), candidates, strict=True)):
-            for member, chunk in enumerate(chunks):
-                self._cell.restore(start.state)
-                advantage[i, member] = np.mean([self._cell.step(t).progress for t in chunk]) - start.progress
+            advantage[i] = self._cell.advantages(start.state, start.progress, chunks)
         return CandidateScores(advantage, np.zeros_like(advantage))
 
     def start_observations(self, rows: np.ndarray) -> dict[str, Any]:
