@@ -2,6 +2,7 @@
 
   rise bench audit --policy base --states 64 --seed 960000 --json out/audit.json
   rise bench audit --policy runs/base --proposals both warp --event 0.4 --between 0.1 0.35
+  rise bench audit --policy runs/base --proposals turn --lookahead 1 --between 0 0.3
 
 Eight proposals from each of the states that the policy gets to itself, in imagination and in the work cell. What the
 truly best one gains (`gain_of_true_best_over_first`) is all that choosing once can bring.
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--advantage", default="best", metavar="BIN", help="what to ask it for (default: %(default)s)")
     parser.add_argument("--states", type=int, default=64, help="start states (default: %(default)s)")
     parser.add_argument("--proposals", nargs="+", default=["policy"], metavar="KIND",
-                        help="policy (default), wide, offset, warp, both: where proposals come from")  # fmt: skip
+                        help="policy (default), wide, offset, warp, both, turn: where proposals come from")  # fmt: skip
+    parser.add_argument("--lookahead", type=int, default=0, metavar="N",
+                        help="chunks the policy goes on for before the judgement (default: %(default)s)")  # fmt: skip
     parser.add_argument("--event", type=float, metavar="PROGRESS",
                         help="progress at a chunk's end where something has happened (bricks: 0.4, held)")  # fmt: skip
     parser.add_argument("--between", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"),
@@ -42,5 +45,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         policy, world_model_of(args),
         states=args.states, num_candidates=_CANDIDATES, seed=args.seed, preset=args.preset or "small",
         advantage_bin=advantage_bin_of(policy, args.advantage), proposals=args.proposals, event=args.event,
-        between=tuple(args.between),
+        between=tuple(args.between), lookahead=args.lookahead,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from rise_agents.algorithms.proposals import ProposalConfig, check_kinds, mixed_
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_env.envs.advantage import chunk_advantage
+from rise_env.envs.batch import observation_of
 from rise_env.errors import ConfigError
 from rise_env.protocols import History
 from rise_env.spaces import image_key, lag_key
@@ -222,19 +223,34 @@ def imagined_advantages(
     chunks: torch.Tensor,
     owner: torch.Tensor,
     batch_size: int = 128,
+    continuation: PolicyActor | None = None,
+    lookahead: int = 0,
 ) -> torch.Tensor:
     """Advantages float32 (M,), as a world model imagines them, of chunks float32 (M, chunk, D) in rad and m.
 
     Chunk i starts from environment `owner[i]`, int64 (M,), of the N observed ones, whose observations have the lags
     `history_lags`. All are imagined under the same noise, for they are to differ by what they do; `batch_size` at once.
+    With a continuation, that acts in what was imagined for `lookahead` chunks more, and the advantage is that of the
+    last one, against the value now.
     """
+    spec = world_model.spec
     session = world_model.open(observed_history(world_model, observations))
     scores = []
     for start in range(0, len(chunks), batch_size):
         rows = owner[start : start + batch_size].tolist()
         part = world_model.select(session, rows)
         generators = [torch.Generator().manual_seed(0) for _ in rows]
-        imagined = world_model.imagine(part, chunks[start : start + batch_size].to(world_model.device), generators)
+        some = chunks[start : start + batch_size].to(world_model.device)
+        imagined = world_model.imagine(part, some, generators)
+        for _ in range(lookahead if continuation else 0):
+            assert continuation is not None
+            lags = (0, *continuation.lags)
+            places = [-1 - lag // spec.stride for lag in lags]
+            states = some[:, [-1 - lag for lag in lags]] if imagined.states is None else imagined.states[:, places]
+            seen = observation_of(imagined.frames(places), states, list(spec.cameras), lags, tensors=False)
+            continuation.reset([0] * len(rows), np.ones(len(rows), bool))
+            some = torch.from_numpy(continuation.act(seen)).to(world_model.device)
+            imagined = world_model.imagine(imagined.session, some, generators)
         scores.append(chunk_advantage(imagined.values, part.value))
     world_model.close(session)
     return torch.cat(scores)

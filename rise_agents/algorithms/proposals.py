@@ -25,12 +25,13 @@ __all__ = [
     "check_kinds",
     "mixed_proposals",
     "offset_chunks",
+    "turned_chunks",
     "warped_chunks",
 ]
 
 #: policy: drawn from the policy; wide: the same with twice the noise; offset: the policy's chunk without noise, moved
-#: in space; warp: moved in time; both: one after the other.
-PROPOSALS = ("policy", "wide", "offset", "warp", "both")
+#: in space; warp: moved in time; both: one after the other; turn: with some joints, e.g. of the wrists, turned far.
+PROPOSALS = ("policy", "wide", "offset", "warp", "both", "turn")
 _WIDE = 2.0  # times the noise
 
 
@@ -43,6 +44,8 @@ class ProposalConfig:
         ramp: Part of the chunk over which the offset builds up.
         least_speed: Lowest speed of a chunk that is moved in time, relative to the policy's.
         most_speed: Its highest speed.
+        turn: Standard deviation of the offset of each joint that is turned, rad.
+        turn_joints: Names of these joints, or their endings (`_joint6`).
         most_delay: Largest delay or lead of a chunk that is moved in time, as a part of the chunk.
     """
 
@@ -51,10 +54,12 @@ class ProposalConfig:
     least_speed: float = 0.5
     most_speed: float = 1.6
     most_delay: float = 0.2
+    turn: float = 0.6
+    turn_joints: tuple[str, ...] = ("_joint6",)
 
     def __post_init__(self) -> None:
         require = requirement("proposals")
-        require.at_least(0, self, "offset", "most_delay")
+        require.at_least(0, self, "offset", "most_delay", "turn")
         require.positive(self, "ramp", "least_speed")
         require(self.least_speed <= self.most_speed, f"least_speed {self.least_speed} is above most_speed")
 
@@ -75,6 +80,29 @@ def offset_chunks(
     size = torch.from_numpy(layout.sizes(config.offset, 0.0)).float()
     drawn = size * torch.randn((len(chunks), 1, chunks.shape[2]), generator=generator)
     ramp = (torch.arange(1, length + 1) / (config.ramp * length)).clamp(max=1.0)
+    return chunks + drawn * ramp[:, None]
+
+
+def turned_chunks(
+    chunks: torch.Tensor, layout: JointLayout, config: ProposalConfig, generator: torch.Generator
+) -> torch.Tensor:
+    """Chunks (n, chunk, D) with an offset of its own in every joint that is to be turned; it builds up, then stays.
+
+    A policy that does not see how an object lies takes hold of it crosswise. Offsets of all joints that are large
+    enough to repair that would miss the object.
+
+    Raises:
+        ConfigError: If no joint has such a name, or one that has is a length.
+    """
+    turned = np.array([any(name.endswith(end) for end in config.turn_joints) for name in layout.names])
+    if not turned.any() or not layout.angles[turned].all():
+        raise ConfigError(
+            f"turn_joints {list(config.turn_joints)} name no joint, or one that does not turn; there are "
+            f"{', '.join(layout.names)}"
+        )
+    size = torch.from_numpy(np.where(turned, config.turn, 0.0)).float()
+    drawn = size * torch.randn((len(chunks), 1, chunks.shape[2]), generator=generator)
+    ramp = (torch.arange(1, chunks.shape[1] + 1) / (config.ramp * chunks.shape[1])).clamp(max=1.0)
     return chunks + drawn * ramp[:, None]
 
 
@@ -134,6 +162,8 @@ def mixed_proposals(
         chunks, where = own.repeat_interleave(share, dim=0), states.repeat_interleave(share, dim=0)
         if kind in ("warp", "both"):
             chunks = warped_chunks(chunks, where, config, generator)
+        if kind == "turn":
+            chunks = turned_chunks(chunks, layout, config, generator)
         if kind in ("offset", "both"):
             chunks = offset_chunks(chunks, layout, config, generator)
         parts.append(chunks.unflatten(0, (len(own), share)))

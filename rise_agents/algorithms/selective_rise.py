@@ -56,6 +56,8 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         proposals: Where candidates come from, in equal parts (`rise_agents.algorithms.proposals.PROPOSALS`): a policy
             that fails the same way whatever the noise has to be shown others.
         proposal: How far they lie from the policy's chunk.
+        lookahead: Chunks that the policy goes on for after a candidate before that is judged, by its last chunk: for
+            mistakes that show later than within a chunk. Each counts as an imagined chunk.
     """
 
     epochs: int = 6
@@ -76,12 +78,13 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     keep_base: bool = False
     proposals: tuple[str, ...] = ("policy",)
     proposal: ProposalConfig = field(default_factory=ProposalConfig)
+    lookahead: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require = requirement("settings of selective_rise")
         require.at_least(1, self, "top_k", "scored_starts")
-        require.at_least(0, self, "min_advantage_gap", "distillation_weight")
+        require.at_least(0, self, "min_advantage_gap", "distillation_weight", "lookahead")
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
         check_kinds(self.proposals)
@@ -152,11 +155,11 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         observations, _ = env.reset(seed=0, options={"start_index": rows.tolist()})
         reference, still = self.reference, torch.zeros((env.num_envs, *self.reference.noise_shape))
         chunks, _ = self.propose(reference, observations, still, reference.guidance)
-        scores = env.evaluate_candidates(chunks[:, None].numpy())
-        self._base_advantages[places] = scores.advantage[: len(places), 0]
+        advantages = self._advantages_of(chunks[:, None], self.reference)
+        self._base_advantages[places] = advantages[: len(places), 0]
         self._base_chunks[places] = chunks[: len(places)]
         self._num_scored += len(places)
-        self.num_timesteps += len(places)
+        self.num_timesteps += len(places) * (1 + self.config.lookahead)
         if self._num_scored == len(self._rows):
             self._select_start_states()
             self.start_priorities = np.ones(len(self._low))
@@ -187,10 +190,10 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         candidates = torch.cat(
             [self._base_chunks[places][:, None], self._others(places, observations, generator)], dim=1
         )
-        advantages = np.asarray(env.evaluate_candidates(candidates.numpy()).advantage, np.float64)
+        advantages = self._advantages_of(candidates, self.policy)
         if not np.isfinite(advantages).all():
             raise TrainingError("the world model gave an advantage that is not finite; nothing was trained on it")
-        self.num_timesteps += advantages.size
+        self.num_timesteps += advantages.size * (1 + config.lookahead)
         self._update_priorities(chosen, advantages)
         if config.shuffle_advantages:
             order = np.random.default_rng([config.seed, self.rounds, 2]).permutation(advantages.size)
@@ -204,6 +207,18 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             "rollout/advantages": torch.from_numpy(advantages),
         }
         return _Learned(rows[state], candidates[torch.from_numpy(state), torch.from_numpy(member)])
+
+    def _advantages_of(self, candidates: torch.Tensor, policy: Policy) -> np.ndarray:
+        """Imagined advantages of candidates (N, G, chunk, D), after each of which a policy goes on; float64 (N, G)."""
+
+        def go_on(observations: Mapping[str, Any]) -> np.ndarray:
+            still = torch.zeros((len(observations["state"]), *policy.noise_shape))
+            with torch.no_grad():  # also on the threads of the environment
+                return self.propose(policy, observations, still, policy.guidance)[0].numpy()
+
+        ahead = self.config.lookahead
+        how = {"continuation": go_on, "lookahead": ahead} if ahead else {}
+        return np.asarray(self.env.evaluate_candidates(candidates.numpy(), **how).advantage, np.float64)
 
     def _others(self, places: np.ndarray, observations: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
         """Candidates besides the base policy's chunk, (N, G - 1, chunk, D)."""

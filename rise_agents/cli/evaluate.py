@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--proposals", nargs="+", metavar="KIND",
         help="where those of --best-of come from: policy (default), wide (more noise), offset (moved in space), warp "
-        "(in time), both; several share the number",
+        "(in time), both, turn (some joints turned far); several share the number",
     )  # fmt: skip
     parser.add_argument(
         "--judge", choices=("imagination", "oracle"),

@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explore", nargs="+", metavar="KIND", default=[],
         help="let a trained policy do something else at half of its decisions, so that a world model sees what comes "
-        "of it: policy (its own, with noise), wide (more noise), offset (moved in space), warp (in time), both",
+        "of it: policy (its own, with noise), wide (more noise), offset (moved in space), warp (in time), both, turn "
+        "(some joints turned far)",
     )  # fmt: skip
     add_overrides(parser)
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -43,6 +43,8 @@ def audit(
     seed: int,
     event: float | None = None,
     between: tuple[float, float] = (0.0, 1.0),
+    continuation: PolicyActor | None = None,
+    lookahead: int = 0,
 ) -> dict[str, Any]:
     """Run an actor's proposals in the oracle environment and in imagination.
 
@@ -56,6 +58,9 @@ def audit(
         seed: Seed of states and noise.
         event: True progress at a chunk's end from which something has happened, such as a grasp.
         between: States of which true progress count.
+        continuation: Who goes on after each proposal, in the cell and in imagination, `lookahead` chunks further, the
+            last of which counts; its lags must be the actor's.
+        lookahead: Chunks to go on for.
 
     Returns:
         Rank correlation of imagined advantage and true progress, overall and within a state; how much true advantage is
@@ -79,8 +84,20 @@ def audit(
             chunks = actor.act(observations)
         before = infos["progress"]
         owner = torch.arange(count)
-        scores = imagined_advantages(world_model, observations, torch.from_numpy(chunks), owner, batch_size=64)
-        _, rewards, _, _, infos = oracle_env.step(chunks)
+        scores = imagined_advantages(
+            world_model, observations, torch.from_numpy(chunks), owner,
+            batch_size=64, continuation=continuation, lookahead=lookahead,
+        )  # fmt: skip
+        rewards = np.zeros(0)
+        if continuation is not None and lookahead:
+
+            def go_on(seen: Mapping[str, Any], actor: PolicyActor = continuation) -> np.ndarray:
+                actor.reset([0] * len(seen["state"]), np.ones(len(seen["state"]), bool))
+                return actor.act(seen)
+
+            rewards = oracle_env.evaluate_candidates(chunks[:, None], go_on, lookahead).advantage[:, 0]
+        _, gained, _, _, infos = oracle_env.step(chunks)
+        rewards = rewards if len(rewards) else gained
         counted = (before >= between[0]) & (before <= between[1])
         imagined.append(scores.cpu().numpy()[counted])
         true.append(rewards[counted])
@@ -140,10 +157,12 @@ def audit_policy(
     proposals: Sequence[str] = ("policy",),
     event: float | None = None,
     between: tuple[float, float] = (0.0, 1.0),
+    lookahead: int = 0,
 ) -> dict[str, Any]:
     """`audit` of what a policy proposes for an advantage bin (the best when None), at states it gets to itself.
 
-    The `proposals` are some of `rise_agents.algorithms.proposals.PROPOSALS`.
+    The `proposals` are some of `rise_agents.algorithms.proposals.PROPOSALS`; for a `lookahead` the policy itself goes
+    on, without noise.
     """
     envs, rounds = audit_oracle(policy, world_model.spec, states, num_candidates, preset)
     actor: Actor = PolicyActor(policy, advantage_bin, noise_scale=1.0)
@@ -153,6 +172,7 @@ def audit_policy(
         return audit(
             actor, world_model, envs,
             rounds=rounds, num_candidates=num_candidates, seed=seed, event=event, between=between,
+            continuation=PolicyActor(policy, noise_scale=0.0) if lookahead else None, lookahead=lookahead,
         )  # fmt: skip
     finally:
         envs.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +22,11 @@ from rise_env.tasks import TaskSpec
 from rise_env.threads import cores
 from rise_env.world_model import CompositionalWorldModel, Imagined, Session
 
-__all__ = ["CandidateScores", "ImaginationBatch", "observation_of", "require_finite", "rows_of",
+__all__ = ["CandidateScores", "Continuation", "ImaginationBatch", "observation_of", "require_finite", "rows_of",
            "start_observations"]  # fmt: skip
+
+#: Who goes on after a candidate: observations with a leading axis N in, chunks (N, chunk, D) in rad and m out.
+type Continuation = Callable[[Mapping[str, Any]], Any]
 
 
 @functools.cache
@@ -123,11 +126,17 @@ class ImaginationBatch:
 
     def advance(self, rows: np.ndarray, chunks: torch.Tensor, imagined: Imagined) -> None:
         """Go on to the end of an imagined chunk; arguments as for `imagine`."""
-        commanded = [-1 - lag for lag in self.lags]
-        states = chunks[:, commanded] if imagined.states is None else imagined.states[:, self.places]
-        self._store(rows, imagined.session, imagined.frames(self.places), states)
+        self._store(rows, imagined.session, imagined.frames(self.places), self._states_after(chunks, imagined))
 
-    def evaluate_candidates(self, actions: Any, mode: str) -> CandidateScores:
+    def _states_after(self, chunks: torch.Tensor, imagined: Imagined) -> torch.Tensor:
+        """Joints at the observed moments of an imagined chunk, float32 (n, L, D)."""
+        if imagined.states is None:
+            return chunks[:, [-1 - lag for lag in self.lags]]
+        return imagined.states[:, self.places]
+
+    def evaluate_candidates(
+        self, actions: Any, mode: str, continuation: Continuation | None = None, lookahead: int = 0
+    ) -> CandidateScores:
         """See `ImaginationVectorEnv.evaluate_candidates`; `mode` is one of `ADVANTAGE_MODES`."""
         task, session, everyone = self.world_model.spec, self.session(), np.ones(self.num_envs, bool)
         actions = checked_candidates(actions, self.num_envs, task.chunk, task.layout)
@@ -136,8 +145,16 @@ class ImaginationBatch:
             chunks, _ = checked_actions(actions[:, candidate], everyone, task.chunk, task.layout, self.device)
             copies = [torch.Generator().set_state(generator.get_state()) for generator in self.noise]
             imagined = self.world_model.imagine(session, chunks, copies)
+            uncertainty = imagined.uncertainty
+            for _ in range(lookahead if continuation else 0):
+                assert continuation is not None
+                frames, states = imagined.frames(self.places), self._states_after(chunks, imagined)
+                seen = observation_of(frames, states, list(task.cameras), self.lags, tensors=False)
+                chunks, _ = checked_actions(continuation(seen), everyone, task.chunk, task.layout, self.device)
+                imagined = self.world_model.imagine(imagined.session, chunks, copies)
+                uncertainty = torch.maximum(uncertainty, imagined.uncertainty)
             advantage = chunk_advantage(imagined.values, session.value, mode)
-            return torch.stack([advantage, imagined.uncertainty]).float()
+            return torch.stack([advantage, uncertainty]).float()
 
         # Where torch has one thread, candidates are imagined side by side; each gives the same as it does alone.
         side_by_side = torch.get_num_threads() == 1 and self.device.type == "cpu" and self.world_model.thread_safe

@@ -19,6 +19,7 @@ from rise_env.envs.arguments import autoreset_mode as parse_mode
 from rise_env.envs.arguments import checked_actions, mask_of, option_of, options_of, seeds_of
 from rise_env.envs.batch import (
     CandidateScores,
+    Continuation,
     ImaginationBatch,
     observation_of,
     require_finite,
@@ -273,7 +274,9 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                     films[i].append(picture(frames[place, k - 1], texts, float(value)))
         return tuple(films)
 
-    def evaluate_candidates(self, actions: Any) -> CandidateScores:
+    def evaluate_candidates(
+        self, actions: Any, continuation: Continuation | None = None, lookahead: int = 0
+    ) -> CandidateScores:
         """Advantages of several chunks from every environment's present state; the environments stay where they are.
 
         No picture is decoded where the reward source needs none. All chunks of an environment are imagined from the
@@ -281,12 +284,16 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
 
         Args:
             actions: (num_envs, G, chunk, D) absolute joint targets, rad and m; an array or a tensor.
+            continuation: Who goes on after each of them, `lookahead` chunks further: the advantage is that of the last
+                chunk then, still against the value now, and the uncertainty the largest. Needed where a mistake shows
+                later than within a chunk.
+            lookahead: Chunks to go on for.
 
         Raises:
             ActionError: If the actions have the wrong shape or are not finite.
             RiseError: Before the first reset, or if the world model gives values that are not finite.
         """
-        return self._batch.evaluate_candidates(actions, self.advantage_mode)
+        return self._batch.evaluate_candidates(actions, self.advantage_mode, continuation, lookahead)
 
     def start_observations(self, rows: np.ndarray) -> dict[str, Any]:
         """What `reset` would show at start states, by their numbers, int64 (n,); nothing is started."""

@@ -28,7 +28,7 @@ from rise_env.envs.arguments import (
     real_numbers,
     seeds_of,
 )
-from rise_env.envs.batch import CandidateScores
+from rise_env.envs.batch import CandidateScores, Continuation
 from rise_env.errors import ActionError, ConfigError, RiseError, requirement
 from rise_env.spaces import action_space, check_lags, lag_key, observation_space
 from rise_robot.cell.acting import ActorInCell, ScriptedActor, cell_observation
@@ -48,6 +48,8 @@ class _Start(NamedTuple):
     state: CellState
     seen: list[dict[str, np.ndarray]]
     progress: float
+    success: bool = False
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                 self._cell.task.scripted(policy, 0)  # an unknown name is told now
         self._starts: list[_Start | None] = [None] * num_envs
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
-        self._success = np.zeros(num_envs, bool)
+        self._success: np.ndarray = np.zeros(num_envs, bool)
         self._chunks, self._done = np.zeros(num_envs, int), np.zeros(num_envs, bool)
         self._pool_size, self._pool = pool, list[_Start]()
 
@@ -195,30 +197,36 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
             )
         spec = self.task
         chunks, _ = checked_actions(actions, ~self._done, spec.chunk, spec.layout, torch.device("cpu"))
-        rewards, finished = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
-        for i, chunk in enumerate(chunks.numpy()):
-            self._cell.restore(starts[i].state)
-            progress, seen = [], []
-            for step, target in enumerate(chunk, start=1):
-                progress.append(self._cell.step(target).progress)
-                if spec.chunk - step in self.lags:
-                    seen.append(self._look())
-            rewards[i] = np.mean(progress) - starts[i].progress
-            self._starts[i] = _Start(self._cell.save(), seen[::-1], progress[-1])
-            self._success[i], finished[i] = self._cell.status.success, self._cell.status.finished
+        ends, gained = self._run(starts, chunks.numpy())
+        rewards = gained - np.array([start.progress for start in starts])
+        self._starts[:] = ends
+        finished = np.array([end.finished for end in ends])
+        self._success = np.array([end.success for end in ends])
         self._chunks += 1
         truncated = ~finished & (self._chunks >= self.max_chunks)
         self._done |= finished | truncated
         return self._observe(), rewards, finished, truncated, self._infos()
 
-    def evaluate_candidates(self, actions: Any) -> CandidateScores:
-        """Run several chunks (num_envs, G, chunk, D) from every present state, and go on from none of them."""
+    def evaluate_candidates(
+        self, actions: Any, continuation: Continuation | None = None, lookahead: int = 0
+    ) -> CandidateScores:
+        """Run several chunks (num_envs, G, chunk, D) from every present state, and go on from none of them.
+
+        With a continuation, that goes on after each for `lookahead` chunks, the last of which counts; see
+        `rise_env.envs.vector.ImaginationVectorEnv.evaluate_candidates`.
+        """
         candidates = real_numbers(checked_candidates(actions, self.num_envs, self.task.chunk, self.task.layout))
         if not np.isfinite(candidates).all():
             raise ActionError("candidate chunks are not finite (NaN or infinity); nothing was executed")
         advantage = np.zeros(candidates.shape[:2], np.float32)
         for i, (start, chunks) in enumerate(zip(self._present(), candidates, strict=True)):
-            advantage[i] = self._cell.advantages(start.state, start.progress, chunks)
+            if continuation is None or not lookahead:
+                advantage[i] = self._cell.advantages(start.state, start.progress, chunks)
+                continue
+            branches, gained = self._run([start] * len(chunks), chunks)
+            for _ in range(lookahead):
+                branches, gained = self._run(branches, real_numbers(continuation(self._observation(branches))))
+            advantage[i] = gained - start.progress
         return CandidateScores(advantage, np.zeros_like(advantage))
 
     def start_observations(self, rows: np.ndarray) -> dict[str, Any]:
@@ -300,6 +308,20 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         if len(starts) < self.num_envs:
             raise RiseError("call reset before anything else")
         return starts
+
+    def _run(self, starts: Sequence[_Start], chunks: np.ndarray) -> tuple[list[_Start], np.ndarray]:
+        """Where chunks (n, chunk, D) lead from n states, and their mean progress, (n,)."""
+        ends, means = [], np.zeros(len(starts))
+        for i, (start, chunk) in enumerate(zip(starts, chunks, strict=True)):
+            self._cell.restore(start.state)
+            progress, seen = [], []
+            for step, target in enumerate(chunk, start=1):
+                progress.append(self._cell.step(target).progress)
+                if len(chunk) - step in self.lags:
+                    seen.append(self._look())
+            means[i], status = np.mean(progress), self._cell.status
+            ends.append(_Start(self._cell.save(), seen[::-1], progress[-1], status.success, status.finished))
+        return ends, means
 
     def _look(self) -> dict[str, np.ndarray]:
         return cell_observation(self._cell, self._renderer)

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from rise_env.envs.arguments import mask_of, option_of, options_of, real_numbers, seeds_of
-from rise_env.envs.batch import CandidateScores
+from rise_env.envs.batch import CandidateScores, Continuation
 from rise_env.envs.starts import FILTERS
 from rise_env.envs.vector import ImaginationVectorEnv
 from rise_env.errors import ActionError, ConfigError, RiseError, requirement
@@ -154,8 +154,16 @@ class ShardedVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._done = ended | cut
         return self._observed(seen), np.concatenate(rewards), ended, cut, self._infos(infos)
 
-    def evaluate_candidates(self, actions: Any) -> CandidateScores:
-        """As of `ImaginationVectorEnv`."""
+    def evaluate_candidates(
+        self, actions: Any, continuation: Continuation | None = None, lookahead: int = 0
+    ) -> CandidateScores:
+        """As of `ImaginationVectorEnv`, without a continuation: the policy is not on the other machines.
+
+        Raises:
+            ConfigError: If there is one.
+        """
+        if continuation is not None and lookahead:
+            raise ConfigError("a cluster looks no chunk ahead: set lookahead=0, or leave --cluster out")
         found = self._ask("evaluate_candidates", self._divided(actions))
         return CandidateScores(*(np.concatenate([getattr(part, name) for part in found])
                                  for name in ("advantage", "uncertainty")))  # fmt: skip

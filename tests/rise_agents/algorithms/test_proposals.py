@@ -12,6 +12,7 @@ from rise_agents.algorithms.proposals import (
     ProposalConfig,
     mixed_proposals,
     offset_chunks,
+    turned_chunks,
     warped_chunks,
 )
 from rise_agents.policies.actor import PolicyActor
@@ -48,6 +49,20 @@ def test_an_offset_builds_up_stays_and_spares_the_grippers() -> None:
     torch.testing.assert_close(angles[:, half - 1 :], angles[:, -1:].expand(-1, SPEC.chunk - half + 1, -1))
     torch.testing.assert_close(angles[:, 0] * half, angles[:, -1])
     assert angles[:, -1].std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_turn_is_large_and_of_the_named_joints_alone() -> None:
+    plain, _ = chunks(64)
+    config = ProposalConfig(turn=0.6, ramp=0.5)
+    apart = turned_chunks(plain, SPEC.layout, config, torch.Generator().manual_seed(1)) - plain
+    wrists = torch.tensor([name.endswith("_joint6") for name in SPEC.layout.names])
+    assert int(wrists.sum()) == 2
+    assert (apart[..., ~wrists] == 0).all()
+    assert apart[:, -1, wrists].std() == pytest.approx(0.6, rel=0.2)
+    torch.testing.assert_close(apart[:, 0] * (SPEC.chunk // 2), apart[:, -1])
+    for wrong in ("_joint9", "_gripper"):
+        with pytest.raises(ConfigError, match="turn_joints"):
+            turned_chunks(plain, SPEC.layout, ProposalConfig(turn_joints=(wrong,)), torch.Generator())
 
 
 def test_a_chunk_moved_in_time_is_the_same_path() -> None:

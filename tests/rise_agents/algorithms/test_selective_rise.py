@@ -92,6 +92,23 @@ def test_the_base_policys_chunk_is_learned_where_no_candidate_is_ahead(lab: Any)
     np.testing.assert_array_equal(learned.chunks, algorithm._base_chunks[places])
 
 
+def test_a_policy_goes_on_after_a_candidate_before_that_is_judged(lab: Any) -> None:
+    algorithm, asked = scored(lab, lookahead=1), []
+    rows = np.flatnonzero(algorithm.env.starts.split == "train")
+    assert algorithm.num_timesteps == 2 * len(rows), "every chunk that is imagined counts"
+    inner, before = algorithm.env.evaluate_candidates, algorithm.num_timesteps
+
+    def noted(chunks: np.ndarray, continuation: Any, lookahead: int) -> Any:
+        asked.append(lookahead)
+        return inner(chunks, continuation, lookahead)
+
+    algorithm.env.evaluate_candidates = noted
+    algorithm.step()
+    assert asked == [1]
+    assert algorithm.num_timesteps - before == 2 * 16 * 4
+    assert algorithm.has_learned
+
+
 def test_candidates_come_from_all_ways_of_proposing(lab: Any) -> None:
     algorithm, found = scored(lab, proposals=("policy", "warp"), num_candidates=5), []
     inner = algorithm.env.evaluate_candidates

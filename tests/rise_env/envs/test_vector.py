@@ -561,6 +561,35 @@ def test_foreseeing_is_stepping_without_going_on() -> None:
                 np.testing.assert_array_equal(mine, theirs)
 
 
+def test_looking_ahead_is_stepping_on_with_whoever_goes_on() -> None:
+    """The advantage of the last chunk, against the value at the start; nobody has moved."""
+    world_model = counting_world_model(doubt=0.5)
+    envs, alone = (
+        counting_envs(3, world_model=world_model, autoreset_mode="disabled", max_chunks=3, observation_lags=[2])
+        for _ in range(2)
+    )
+    chunks = np.random.default_rng(0).uniform(SPEC.layout.low, SPEC.layout.high, (3, 2, SPEC.chunk, 3))
+    seen: list[dict[str, np.ndarray]] = []
+
+    def go_on(observations: Any) -> np.ndarray:
+        seen.append(observations)
+        return np.repeat(observations["state"][:, None] * 0.9, SPEC.chunk, axis=1)
+
+    envs.reset(seed=5)
+    found = envs.evaluate_candidates(chunks, go_on, lookahead=2)
+    assert len(seen) == 2 * 2
+    for member in (0, 1):
+        _, start = alone.reset(seed=5)
+        observations, *_ = alone.step(chunks[:, member])
+        middle_, *_ = alone.step(go_on(observations))
+        before = alone.call("_episodes")[0].progress.copy()
+        _, reward, *_ = alone.step(go_on(middle_))
+        np.testing.assert_allclose(found.advantage[:, member], reward + before - start["progress"], rtol=0, atol=1e-6)
+    assert any(all(np.array_equal(one[key], observations[key]) for key in one) for one in seen)
+    np.testing.assert_array_equal(envs.evaluate_candidates(chunks).advantage,
+                                  envs.evaluate_candidates(chunks, go_on, 0).advantage)  # fmt: skip
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 8, 3), (3, 0, 8, 3), (3, 8, 3), (3, 1, 7, 3)])
 def test_chunks_to_foresee_are_checked(shape: tuple[int, ...]) -> None:
     envs = counting_envs(3)

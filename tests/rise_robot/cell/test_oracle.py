@@ -106,6 +106,27 @@ def test_states_of_a_pool_can_be_chosen_and_scored(pooled: OracleVectorEnv) -> N
     assert np.isfinite(agent.metrics["rollout/advantage"])
 
 
+def test_looking_ahead_is_stepping_on_with_whoever_goes_on(pooled: OracleVectorEnv) -> None:
+    spec, rows = pooled.task, [0, 1, 2, 3, 4, 5]
+
+    def go_on(observations: Any) -> np.ndarray:
+        return np.repeat(observations["state"][:, None] + 0.05, spec.chunk, axis=1).astype(np.float32)
+
+    observations, start = pooled.reset(options={"start_index": rows})
+    chunks = np.repeat(observations["state"][:, None, None], 2, axis=1).repeat(spec.chunk, axis=2)
+    chunks[:, 1] += 0.1
+    found = pooled.evaluate_candidates(chunks, go_on, 1)
+    for member in (0, 1):
+        pooled.reset(options={"start_index": rows})
+        seen, *_, infos = pooled.step(chunks[:, member])
+        if pooled._done.any():
+            continue
+        _, reward, *_ = pooled.step(go_on(seen))
+        np.testing.assert_allclose(
+            found.advantage[:, member], reward + infos["progress"] - start["progress"], rtol=0, atol=1e-5
+        )
+
+
 def test_it_keeps_the_rules_of_vector_environments(envs: OracleVectorEnv) -> None:
     report = check_vector_env(envs, skip=["next_step", "same_step", "render", "close"], steps=2, max_steps=4)
     print(report)
