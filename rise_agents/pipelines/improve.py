@@ -233,6 +233,8 @@ def check_same_run(folder: Path, described: Mapping[str, Any], more_chunks: bool
     file = folder / "config.json"
     found = read_json(file, dict[str, Any], {})
     plain = to_plain(described)
+    if isinstance(found.get("agent"), dict) and isinstance(plain.get("agent"), dict):
+        found["agent"] = {**plain["agent"], **found["agent"]}
     for one in (found, plain) if more_chunks else ():
         if isinstance(one.get("agent"), dict):
             one["agent"].pop("chunks", None)
@@ -289,10 +291,12 @@ def _surroundings(
             return _cell(agent, bundle, lags), offline, None
         if ingredients.oracle:
             leading = ingredients.behaviour_policies or (PolicyActor(policy),)
-            sizes = {"num_envs": agent.num_envs, "pool": _ORACLE_POOL}
+            sizes = {"num_envs": agent.num_envs, "pool": _ORACLE_POOL, "start_frames": agent.start_frames}
             oracle = make_oracle(bundle.spec.name, observation_lags=lags, behaviour_policies=leading, **sizes)
             return oracle, offline, None
-        kwargs["starts"] = starts_from_dataset(dataset, bundle.spec, agent.start_states, seed=0)
+        kwargs["starts"] = starts_from_dataset(
+            dataset, bundle.spec, agent.start_states, seed=0, frames=agent.start_frames
+        )
     elif in_cell:
         return _cell(agent, bundle, lags), None, None
     elif ingredients.oracle:

@@ -23,6 +23,7 @@ def starts_from_dataset(
     seed: int = 0,
     *,
     splits: Mapping[str, Any] | None = None,
+    frames: Sequence[int] = (),
 ) -> StartStates:
     """Draw start states from recorded episodes, any moment that a whole chunk follows.
 
@@ -34,6 +35,8 @@ def starts_from_dataset(
         seed: Seed of the draw.
         splits: Episode indices by "train" and "heldout"; by default those of `split_episodes(dataset)`, which
             training uses too. A dataset of one episode is all "train".
+        frames: Frames of an episode that may be start states; any when empty. A policy that runs a part of its chunks
+            decides at multiples of that only, and some skills are decided at the first.
 
     Raises:
         ConfigError: If no episode is left or the splits are unknown.
@@ -49,10 +52,14 @@ def starts_from_dataset(
     if not windows:
         raise ConfigError(f"{data.name} has no episodes to start from")
     generator, parts = np.random.default_rng(seed), []
-    total = sum(len(one) for one in windows.values())
+    allowed = {name: _at_frames(data, one, frames) for name, one in windows.items()}
+    total = sum(map(len, allowed.values()))
+    if not total:
+        raise ConfigError(f"no episode of {data.name} has a start state at any of the frames {list(frames)}")
     for name, one in windows.items():
-        share = len(one) if count is None else min(len(one), max(1, round(count * len(one) / total)))
-        chosen = np.sort(generator.choice(len(one), share, replace=False))
+        those = allowed[name]
+        share = len(those) if count is None else min(len(those), max(1, round(count * len(those) / total)))
+        chosen = np.sort(those[generator.choice(len(those), share, replace=False)])
         parts += [(name, one.batch(rows)) for rows in np.array_split(chosen, -(-share // 256))]
     names, batches = zip(*parts, strict=True)
     episodes = np.concatenate([batch.episode for batch in batches])
@@ -68,3 +75,11 @@ def starts_from_dataset(
         actions=np.concatenate([batch.actions for batch in batches]),
         source=data.name,
     )
+
+
+def _at_frames(data: Dataset, windows: Windows, frames: Sequence[int]) -> np.ndarray:
+    """Numbers of the windows that lie at some frames of their episodes, int64 (n,); of all without frames."""
+    if not frames:
+        return np.arange(len(windows))
+    places = [windows.index[np.isin(windows.index, start + np.asarray(frames))] for start in data.starts]
+    return np.searchsorted(windows.index, np.concatenate(places))

@@ -91,6 +91,7 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         latest_start: Start states lie at most so many control steps after an episode's beginning.
         pool: Run so many episodes (seeds from 0) at the first reset, and start from any state of any of them
             afterwards; 0 runs one for every start state.
+        start_frames: Steps of an episode that count for the pool; all when empty.
         autoreset_mode: "disabled", the only one.
         overrides: Further configuration overrides, e.g. `["cell.difficulty=hard"]`.
 
@@ -115,6 +116,7 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         max_chunks: int = 2,
         latest_start: int = 60,
         pool: int = 0,
+        start_frames: Sequence[int] = (),
         autoreset_mode: str | AutoresetMode = "disabled",
         overrides: Sequence[str] = (),
     ) -> None:
@@ -146,7 +148,10 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
         self._success: np.ndarray = np.zeros(num_envs, bool)
         self._chunks, self._done = np.zeros(num_envs, int), np.zeros(num_envs, bool)
-        self._pool_size, self._pool = pool, list[_Start]()
+        self._pool_size, self._pool, self._start_frames = pool, list[_Start](), frozenset(start_frames)
+        if start_frames:
+            require(pool > 0, "start_frames are of a pool: say how many episodes it has")
+            self.latest_start = max(start_frames) + 1
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Lead all environments, or those of `options["reset_mask"]`, to a start state; ConfigError if seeds or options
@@ -271,8 +276,9 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         acting.reset()
         seen = [self._look()]
         while True:
-            moments = [seen[max(0, len(seen) - 1 - lag)] for lag in self.lags]
-            self._pool.append(_Start(self._cell.save(), moments, self._cell.status.progress))
+            if not self._start_frames or self._cell.steps in self._start_frames:
+                moments = [seen[max(0, len(seen) - 1 - lag)] for lag in self.lags]
+                self._pool.append(_Start(self._cell.save(), moments, self._cell.status.progress))
             self._cell.step(acting.target(lambda: seen[-1]))
             if self._cell.status.finished or self._cell.steps >= self.latest_start:
                 break

@@ -53,6 +53,17 @@ def test_from_a_dataset() -> None:
         starts_from_dataset(data, SPEC, splits={"test": [0]})
 
 
+def test_some_frames_of_an_episode_alone() -> None:
+    data, splits = numbered([30, 20, 25, 12]), {"train": [0, 1, 3], "heldout": [2]}
+    starts = starts_from_dataset(data, SPEC, count=None, splits=splits, frames=[0, 8, 16])
+    found = sorted(zip(starts.episode_index.tolist(), starts.frame_index.tolist(), strict=True))
+    assert found == [(0, 0), (0, 8), (0, 16), (1, 0), (1, 8), (2, 0), (2, 8), (2, 16), (3, 0)]
+    assert set(starts.episode_index[starts.split == "heldout"]) == {2}
+    assert len(starts_from_dataset(data, SPEC, count=4, splits=splits, frames=[0, 8, 16])) == 4
+    with pytest.raises(ConfigError, match=r"any of the frames \[99\]"):
+        starts_from_dataset(data, SPEC, splits=splits, frames=[99])
+
+
 @pytest.mark.slow
 def test_from_a_recorded_dataset(real_dataset: Path) -> None:
     starts = starts_from_dataset(real_dataset, count=8)

@@ -106,6 +106,18 @@ def test_states_of_a_pool_can_be_chosen_and_scored(pooled: OracleVectorEnv) -> N
     assert np.isfinite(agent.metrics["rollout/advantage"])
 
 
+def test_a_pool_of_some_frames_alone() -> None:
+    envs = OracleVectorEnv(preset="tiny", num_envs=2, behaviour_policies=["expert"], pool=3, start_frames=[0, 4])
+    assert len(envs.starts) == 6
+    progress = [start.progress for start in envs._pooled()]
+    assert all(after > before for before, after in zip(progress[::2], progress[1::2], strict=True)), (
+        "the arm approaches"
+    )
+    envs.close()
+    with pytest.raises(ConfigError, match="of a pool"):
+        OracleVectorEnv(preset="tiny", start_frames=[0])
+
+
 def test_looking_ahead_is_stepping_on_with_whoever_goes_on(pooled: OracleVectorEnv) -> None:
     spec, rows = pooled.task, [0, 1, 2, 3, 4, 5]
 
