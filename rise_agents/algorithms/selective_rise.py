@@ -50,6 +50,8 @@ class SelectiveRISEConfig(FlowMatchingConfig):
             high, mistakes are seen early, and precision is lost: what is ahead of a good chunk is mostly faster, and a
             policy that learns to be fast lifts before it has a grip (lab notebook).
         distillation_weight: Samples of the distillation loss per update, relative to `batch_size`; 0 for none.
+        distil_settled: Distil also where the policy gains less than the threshold, but no candidate was imagined to
+            be ahead of it.
         scored_starts: Most recorded states that are scored at first.
         keep_base: Learn the base policy's chunk where no candidate is ahead of it. Where most states are started from,
             little else holds the policy there.
@@ -74,6 +76,7 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     min_advantage_gap: float = 0.2
     advantage_threshold: float = 0.15
     distillation_weight: float = 1.0
+    distil_settled: bool = False
     scored_starts: int = 8192
     keep_base: bool = False
     proposals: tuple[str, ...] = ("policy",)
@@ -266,10 +269,14 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
     def regularisation(self, rng: np.random.Generator) -> list[Term]:
         """Reference states to distil at."""
         config = self.config
-        if not config.distillation_weight or not len(self._reference_places):
+        reference = self._reference_places
+        if config.distil_settled:
+            settled = self._low[self.start_priorities <= _LEAST_PRIORITY]
+            reference = np.concatenate([reference, settled])
+        if not config.distillation_weight or not len(reference):
             return []
         count = round(config.distillation_weight * config.batch_size)
-        places = self._reference_places[rng.integers(len(self._reference_places), size=count)]
+        places = reference[rng.integers(len(reference), size=count)]
         self._features.prepare(self._rows[places])
         return [(places, self._distillation_loss)]
 

@@ -92,6 +92,20 @@ def test_the_base_policys_chunk_is_learned_where_no_candidate_is_ahead(lab: Any)
     np.testing.assert_array_equal(learned.chunks, algorithm._base_chunks[places])
 
 
+def test_states_where_nothing_is_ahead_can_be_distilled_at_as_well(lab: Any) -> None:
+    threshold = float(np.median(own_advantages(lab)[1]))
+    for settled in (False, True):
+        algorithm = scored(
+            lab, distil_settled=settled, min_advantage_gap=10.0, advantage_threshold=threshold, keep_base=True
+        )
+        algorithm.step()
+        (term,) = algorithm.regularisation(np.random.default_rng(0))
+        low = set(term[0].tolist()) & set(algorithm._low.tolist())
+        tried = set(algorithm._low[algorithm.start_priorities <= 0.01].tolist())
+        assert tried
+        assert (low and low <= tried) if settled else not low
+
+
 def test_a_policy_goes_on_after_a_candidate_before_that_is_judged(lab: Any) -> None:
     algorithm, asked = scored(lab, lookahead=1), []
     rows = np.flatnonzero(algorithm.env.starts.split == "train")
