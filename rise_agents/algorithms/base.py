@@ -295,9 +295,10 @@ class Algorithm[C: AlgorithmConfig](ABC):
         state = _read_state(file)
         if (other := state["algorithm"]) != self.name:
             raise CheckpointError(f"{file} is of algorithm {other!r}, not {self.name!r}; give another folder")
-        if state["config"] != (ours := to_plain(dataclasses.asdict(self.config))):
-            names = [name for name in {**ours, **state["config"]} if ours.get(name) != state["config"].get(name)]
-            changed = ", ".join(f"{name} {state['config'].get(name)!r}, now {ours.get(name)!r}" for name in names)
+        theirs = _with_defaults(self.Config, state["config"])
+        if theirs != (ours := to_plain(dataclasses.asdict(self.config))):
+            names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+            changed = ", ".join(f"{name} {theirs.get(name)!r}, now {ours.get(name)!r}" for name in names)
             raise CheckpointError(f"{file} is of a run with other settings ({changed}); give another folder")
         try:
             self.policy.load_state_dict(state["policy"])
@@ -353,6 +354,14 @@ class Algorithm[C: AlgorithmConfig](ABC):
         mode = str(env.autoreset_mode.value).lower()
         require(mode == "disabled", f'make the environment with autoreset_mode="disabled", not "{mode}"')
         require(env.output == "numpy", 'make the environment with output="numpy"')
+
+
+def _with_defaults(kind: type, config: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings, with the defaults of those that there were not yet when it began."""
+    try:
+        return dict(to_plain(dataclasses.asdict(decode(kind, config, "settings"))))
+    except ConfigError:  # some are no settings any more
+        return config
 
 
 def _read_state(file: Path) -> dict[str, Any]:
