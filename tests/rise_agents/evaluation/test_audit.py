@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,25 @@ def test_an_oracle_agrees_with_the_truth_and_its_opposite_does_not(monkeypatch: 
             return torch.from_numpy(sign * envs.evaluate_candidates(chunks[:, None].numpy()).advantage[:, 0])
 
         monkeypatch.setattr("rise_agents.evaluation.audit.imagined_advantages", score)
+
+    def further(*given: Any, continuation: PolicyActor, lookahead: int, **_: object) -> torch.Tensor:
+        """Run the chunk, and what the policy does after it."""
+        assert lookahead == 1
+
+        def go_on(seen: Any) -> Any:
+            continuation.reset([0] * len(seen["state"]), np.ones(len(seen["state"]), bool))
+            return continuation.act(seen)
+
+        found = envs.evaluate_candidates(given[2][:, None].numpy(), go_on, 1).advantage[:, 0]
+        return torch.from_numpy(found)
+
+    actor = PolicyActor(policy, noise_scale=0.0)
+    ahead = {"rounds": 1, "num_candidates": 4, "seed": 3, "continuation": actor, "lookahead": 1}
+    audit(PolicyActor(policy), model, envs, **ahead)  # type: ignore[arg-type]  # in imagination itself
+    monkeypatch.setattr("rise_agents.evaluation.audit.imagined_advantages", further)
+    later = audit(PolicyActor(policy), model, envs, **ahead)  # type: ignore[arg-type]
+    assert later["bias"] == pytest.approx(0.0, abs=1e-6)
+    assert later["advantage_mean"] != pytest.approx(plain["advantage_mean"], abs=1e-4), "another chunk counts"
 
     imagine_with(1.0)
     right = measure()
