@@ -17,7 +17,7 @@ from rise_agents.algorithms.proposals import ProposalConfig, check_kinds, mixed_
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_env.envs.advantage import chunk_advantage
-from rise_env.envs.batch import observation_of
+from rise_env.envs.batch import check_lookahead, observation_of
 from rise_env.errors import ConfigError
 from rise_env.protocols import History
 from rise_env.spaces import image_key, lag_key
@@ -30,6 +30,7 @@ __all__ = [
     "Judge",
     "Oracle",
     "Proposer",
+    "act_anew",
     "history_lags",
     "imagined_advantages",
     "observed_history",
@@ -216,6 +217,13 @@ def observed_history(world_model: CompositionalWorldModel, observations: Mapping
     )
 
 
+def act_anew(actor: PolicyActor, observations: Mapping[str, Any]) -> np.ndarray:
+    """Chunks (N, chunk, D) of an actor in states of no episode that it knows."""
+    count = len(observations["state"])
+    actor.reset([0] * count, np.ones(count, bool))
+    return actor.act(observations)
+
+
 @torch.no_grad()
 def imagined_advantages(
     world_model: CompositionalWorldModel,
@@ -233,6 +241,7 @@ def imagined_advantages(
     With a continuation, that acts in what was imagined for `lookahead` chunks more, and the advantage is that of the
     last one, against the value now.
     """
+    check_lookahead(continuation, lookahead)
     spec = world_model.spec
     session = world_model.open(observed_history(world_model, observations))
     scores = []
@@ -242,14 +251,13 @@ def imagined_advantages(
         generators = [torch.Generator().manual_seed(0) for _ in rows]
         some = chunks[start : start + batch_size].to(world_model.device)
         imagined = world_model.imagine(part, some, generators)
-        for _ in range(lookahead if continuation else 0):
+        for _ in range(lookahead):
             assert continuation is not None
             lags = (0, *continuation.lags)
             places = [-1 - lag // spec.stride for lag in lags]
             states = some[:, [-1 - lag for lag in lags]] if imagined.states is None else imagined.states[:, places]
             seen = observation_of(imagined.frames(places), states, list(spec.cameras), lags, tensors=False)
-            continuation.reset([0] * len(rows), np.ones(len(rows), bool))
-            some = torch.from_numpy(continuation.act(seen)).to(world_model.device)
+            some = torch.from_numpy(act_anew(continuation, seen)).to(world_model.device)
             imagined = world_model.imagine(imagined.session, some, generators)
         scores.append(chunk_advantage(imagined.values, part.value))
     world_model.close(session)

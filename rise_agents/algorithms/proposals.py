@@ -76,11 +76,7 @@ def offset_chunks(
     chunks: torch.Tensor, layout: JointLayout, config: ProposalConfig, generator: torch.Generator
 ) -> torch.Tensor:
     """Chunks (n, chunk, D), each with an offset of its own in every joint that builds up linearly and then stays."""
-    length = chunks.shape[1]
-    size = torch.from_numpy(layout.sizes(config.offset, 0.0)).float()
-    drawn = size * torch.randn((len(chunks), 1, chunks.shape[2]), generator=generator)
-    ramp = (torch.arange(1, length + 1) / (config.ramp * length)).clamp(max=1.0)
-    return chunks + drawn * ramp[:, None]
+    return _moved(chunks, layout.sizes(config.offset, 0.0), config.ramp, generator)
 
 
 def turned_chunks(
@@ -100,10 +96,15 @@ def turned_chunks(
             f"turn_joints {list(config.turn_joints)} name no joint, or one that does not turn; there are "
             f"{', '.join(layout.names)}"
         )
-    size = torch.from_numpy(np.where(turned, config.turn, 0.0)).float()
-    drawn = size * torch.randn((len(chunks), 1, chunks.shape[2]), generator=generator)
-    ramp = (torch.arange(1, chunks.shape[1] + 1) / (config.ramp * chunks.shape[1])).clamp(max=1.0)
-    return chunks + drawn * ramp[:, None]
+    return _moved(chunks, np.where(turned, config.turn, 0.0), config.ramp, generator)
+
+
+def _moved(chunks: torch.Tensor, sizes: np.ndarray, ramp: float, generator: torch.Generator) -> torch.Tensor:
+    """Chunks with a normal offset of such deviations, (D,), that builds up over a part of them."""
+    length = chunks.shape[1]
+    drawn = torch.from_numpy(sizes).float() * torch.randn((len(chunks), 1, chunks.shape[2]), generator=generator)
+    share = (torch.arange(1, length + 1) / (ramp * length)).clamp(max=1.0)
+    return chunks + drawn * share[:, None]
 
 
 def warped_chunks(

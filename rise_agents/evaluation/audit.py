@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 
-from rise_agents.algorithms.best_of_n import Proposer, history_lags, imagined_advantages
+from rise_agents.algorithms.best_of_n import Proposer, act_anew, history_lags, imagined_advantages
 from rise_agents.policies.actor import PolicyActor
 from rise_agents.policies.base import Policy
 from rise_env.acting import Actor
@@ -88,16 +89,12 @@ def audit(
             world_model, observations, torch.from_numpy(chunks), owner,
             batch_size=64, continuation=continuation, lookahead=lookahead,
         )  # fmt: skip
-        rewards = np.zeros(0)
+        further = None
         if continuation is not None and lookahead:
-
-            def go_on(seen: Mapping[str, Any], actor: PolicyActor = continuation) -> np.ndarray:
-                actor.reset([0] * len(seen["state"]), np.ones(len(seen["state"]), bool))
-                return actor.act(seen)
-
-            rewards = oracle_env.evaluate_candidates(chunks[:, None], go_on, lookahead).advantage[:, 0]
-        _, gained, _, _, infos = oracle_env.step(chunks)
-        rewards = rewards if len(rewards) else gained
+            go_on = partial(act_anew, continuation)
+            further = oracle_env.evaluate_candidates(chunks[:, None], go_on, lookahead).advantage[:, 0]
+        _, rewards, _, _, infos = oracle_env.step(chunks)
+        rewards = rewards if further is None else further
         counted = (before >= between[0]) & (before <= between[1])
         imagined.append(scores.cpu().numpy()[counted])
         true.append(rewards[counted])

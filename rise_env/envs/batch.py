@@ -15,15 +15,23 @@ from gymnasium.utils import seeding
 from rise_env.envs.advantage import chunk_advantage
 from rise_env.envs.arguments import checked_actions, checked_candidates
 from rise_env.envs.starts import StartBatch, StartStates
-from rise_env.errors import RiseError
+from rise_env.errors import RiseError, requirement
 from rise_env.protocols import History
 from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import TaskSpec
 from rise_env.threads import cores
 from rise_env.world_model import CompositionalWorldModel, Imagined, Session
 
-__all__ = ["CandidateScores", "Continuation", "ImaginationBatch", "observation_of", "require_finite", "rows_of",
-           "start_observations"]  # fmt: skip
+__all__ = [
+    "CandidateScores",
+    "Continuation",
+    "ImaginationBatch",
+    "check_lookahead",
+    "observation_of",
+    "require_finite",
+    "rows_of",
+    "start_observations",
+]
 
 #: Who goes on after a candidate: observations with a leading axis N in, chunks (N, chunk, D) in rad and m out.
 type Continuation = Callable[[Mapping[str, Any]], Any]
@@ -45,6 +53,13 @@ class CandidateScores:
 
     advantage: np.ndarray
     uncertainty: np.ndarray
+
+
+def check_lookahead(continuation: Any, lookahead: int) -> None:
+    """ConfigError unless the lookahead is a whole number of chunks that there is somebody to go on for."""
+    require = requirement("evaluate_candidates")
+    require.whole(0, lookahead=lookahead)
+    require(continuation is not None or not lookahead, f"lookahead {lookahead}, but no continuation: who goes on?")
 
 
 class ImaginationBatch:
@@ -139,6 +154,7 @@ class ImaginationBatch:
     ) -> CandidateScores:
         """See `ImaginationVectorEnv.evaluate_candidates`; `mode` is one of `ADVANTAGE_MODES`."""
         task, session, everyone = self.world_model.spec, self.session(), np.ones(self.num_envs, bool)
+        check_lookahead(continuation, lookahead)
         actions = checked_candidates(actions, self.num_envs, task.chunk, task.layout)
 
         def scored(candidate: int) -> torch.Tensor:
@@ -146,7 +162,7 @@ class ImaginationBatch:
             copies = [torch.Generator().set_state(generator.get_state()) for generator in self.noise]
             imagined = self.world_model.imagine(session, chunks, copies)
             uncertainty = imagined.uncertainty
-            for _ in range(lookahead if continuation else 0):
+            for _ in range(lookahead):
                 assert continuation is not None
                 frames, states = imagined.frames(self.places), self._states_after(chunks, imagined)
                 seen = observation_of(frames, states, list(task.cameras), self.lags, tensors=False)

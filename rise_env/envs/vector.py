@@ -291,6 +291,7 @@ class ImaginationVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
 
         Raises:
             ActionError: If the actions have the wrong shape or are not finite.
+            ConfigError: If there is a lookahead and nobody who goes on.
             RiseError: Before the first reset, or if the world model gives values that are not finite.
         """
         return self._batch.evaluate_candidates(actions, self.advantage_mode, continuation, lookahead)

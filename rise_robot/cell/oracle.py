@@ -28,7 +28,7 @@ from rise_env.envs.arguments import (
     real_numbers,
     seeds_of,
 )
-from rise_env.envs.batch import CandidateScores, Continuation
+from rise_env.envs.batch import CandidateScores, Continuation, check_lookahead
 from rise_env.errors import ActionError, ConfigError, RiseError, requirement
 from rise_env.spaces import action_space, check_lags, lag_key, observation_space
 from rise_robot.cell.acting import ActorInCell, ScriptedActor, cell_observation
@@ -220,6 +220,7 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         With a continuation, that goes on after each for `lookahead` chunks, the last of which counts; see
         `rise_env.envs.vector.ImaginationVectorEnv.evaluate_candidates`.
         """
+        check_lookahead(continuation, lookahead)
         candidates = real_numbers(checked_candidates(actions, self.num_envs, self.task.chunk, self.task.layout))
         if not np.isfinite(candidates).all():
             raise ActionError("candidate chunks are not finite (NaN or infinity); nothing was executed")

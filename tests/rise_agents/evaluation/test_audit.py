@@ -56,10 +56,10 @@ def test_an_oracle_agrees_with_the_truth_and_its_opposite_does_not(monkeypatch: 
         return torch.from_numpy(found)
 
     actor = PolicyActor(policy, noise_scale=0.0)
-    ahead = {"rounds": 1, "num_candidates": 4, "seed": 3, "continuation": actor, "lookahead": 1}
-    audit(PolicyActor(policy), model, envs, **ahead)  # type: ignore[arg-type]  # in imagination itself
+    ahead: dict[str, Any] = {"rounds": 1, "num_candidates": 4, "seed": 3, "continuation": actor, "lookahead": 1}
+    audit(PolicyActor(policy), model, envs, **ahead)  # in imagination itself
     monkeypatch.setattr("rise_agents.evaluation.audit.imagined_advantages", further)
-    later = audit(PolicyActor(policy), model, envs, **ahead)  # type: ignore[arg-type]
+    later = audit(PolicyActor(policy), model, envs, **ahead)
     assert later["bias"] == pytest.approx(0.0, abs=1e-6)
     assert later["advantage_mean"] != pytest.approx(plain["advantage_mean"], abs=1e-4), "another chunk counts"
 

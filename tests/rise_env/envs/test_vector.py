@@ -588,6 +588,9 @@ def test_looking_ahead_is_stepping_on_with_whoever_goes_on() -> None:
     assert any(all(np.array_equal(one[key], observations[key]) for key in one) for one in seen)
     np.testing.assert_array_equal(envs.evaluate_candidates(chunks).advantage,
                                   envs.evaluate_candidates(chunks, go_on, 0).advantage)  # fmt: skip
+    for wrong in ({"lookahead": 1}, {"continuation": go_on, "lookahead": -1}):
+        with pytest.raises(ConfigError, match="lookahead"):
+            envs.evaluate_candidates(chunks, **wrong)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 8, 3), (3, 0, 8, 3), (3, 8, 3), (3, 1, 7, 3)])
