@@ -21,9 +21,9 @@ from rise_agents.algorithms.base import Phase
 from rise_agents.algorithms.learner import FlowMatchingAlgorithm, FlowMatchingConfig
 from rise_agents.policies.base import Policy
 from rise_agents.policies.codec import AdvantageCodec
-from rise_agents.policies.config import PolicyConfig, make_policy
+from rise_agents.policies.config import CloningConfig, PolicyConfig, make_policy
 from rise_agents.policies.data import ChunkSource, Recorded, RecordedChunks
-from rise_env.data import Dataset, ShuffledSampler, split_episodes
+from rise_env.data import Dataset, FocusedSampler, Sampler, ShuffledSampler, split_episodes
 from rise_env.errors import requirement
 from rise_env.files import write_json
 from rise_env.training.loop import Budget, Loop, Progress
@@ -169,7 +169,7 @@ def train_policy(run: BehaviourCloning) -> Policy:
     size = {"episodes": run.dataset.num_episodes, "frames": run.dataset.num_frames}
     described = {"policy": config, "data": {**size, "first": run.first, "advantage_bins": bins}}
     writer = start_run(run.folder, described, training.seed, {"policy": described}, run.tensorboard)
-    sampler = ShuffledSampler(len(data), training.batch_size, training.seed)
+    sampler = _sampler(data, training)
     shares = training.gradient_accumulation_steps
 
     def loss(step: int, part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -196,6 +196,14 @@ def train_policy(run: BehaviourCloning) -> Policy:
     policy.save_pretrained(run.folder / "model")
     write_json(run.folder / "metrics.json", {"step": loop.step, "seconds": loop.elapsed, **loop.metrics})
     return policy
+
+
+def _sampler(data: RecordedChunks, training: CloningConfig) -> Sampler:
+    """All chunks alike, or some of every batch from the first frames."""
+    if not training.focus_frames:
+        return ShuffledSampler(len(data), training.batch_size, training.seed)
+    first = np.flatnonzero(data.windows.frame < training.focus_frames)
+    return FocusedSampler(len(data), first, training.focus_share, training.batch_size, training.seed)
 
 
 @torch.no_grad()

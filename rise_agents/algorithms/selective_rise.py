@@ -52,7 +52,9 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         distillation_weight: Samples of the distillation loss per update, relative to `batch_size`; 0 for none.
         distil_settled: Distil also where the policy gains less than the threshold, but no candidate was imagined to
             be ahead of it.
-        scored_starts: Most recorded states that are scored at first.
+        learn_frames: Improve the policy within so many first frames of an episode only, where it decides what it copies
+            ever after, and distil it at all other states, which are not even scored; 0 for no difference.
+        scored_starts: Most recorded states that are scored at first, or distilled at.
         keep_base: Learn the base policy's chunk where no candidate is ahead of it. Where most states are started from,
             little else holds the policy there.
         proposals: Where candidates come from, in equal parts (`rise_agents.algorithms.proposals.PROPOSALS`): a policy
@@ -77,6 +79,7 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     advantage_threshold: float = 0.15
     distillation_weight: float = 1.0
     distil_settled: bool = False
+    learn_frames: int = 0
     scored_starts: int = 8192
     keep_base: bool = False
     proposals: tuple[str, ...] = ("policy",)
@@ -87,7 +90,7 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         super().__post_init__()
         require = requirement("settings of selective_rise")
         require.at_least(1, self, "top_k", "scored_starts")
-        require.at_least(0, self, "min_advantage_gap", "distillation_weight", "lookahead")
+        require.at_least(0, self, "min_advantage_gap", "distillation_weight", "lookahead", "learn_frames")
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
         check_kinds(self.proposals)
@@ -125,6 +128,12 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         train = np.flatnonzero(self.env.starts.split == "train")
         #: Numbers of the scored start states, and of each the base policy's chunk and its advantage.
         self._rows = rng.permutation(train)[: self.config.scored_starts]
+        #: Which of them it is improved at.
+        self._learnt = np.ones(len(self._rows), bool)
+        if self.config.learn_frames:
+            self._learnt = self.env.starts.frame_index[self._rows] < self.config.learn_frames
+            self._rows = np.concatenate([self._rows[self._learnt], self._rows[~self._learnt]])
+            self._learnt = np.sort(self._learnt)[::-1]
         spec = policy.spec
         self._base_chunks = torch.zeros((len(self._rows), spec.chunk, spec.layout.dim))
         self._base_advantages = np.zeros(len(self._rows))
@@ -158,25 +167,32 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         observations, _ = env.reset(seed=0, options={"start_index": rows.tolist()})
         reference, still = self.reference, torch.zeros((env.num_envs, *self.reference.noise_shape))
         chunks, _ = self.propose(reference, observations, still, reference.guidance)
-        advantages = self._advantages_of(chunks[:, None], self.reference)
-        self._base_advantages[places] = advantages[: len(places), 0]
         self._base_chunks[places] = chunks[: len(places)]
+        self._base_advantages[places] = np.inf
+        if scored := int(self._learnt[places].sum()):
+            advantages = self._advantages_of(chunks[:, None], self.reference)
+            self._base_advantages[places[:scored]] = advantages[:scored, 0]
         self._num_scored += len(places)
-        self.num_timesteps += len(places) * (1 + self.config.lookahead)
+        self.num_timesteps += scored * (1 + self.config.lookahead)
         if self._num_scored == len(self._rows):
             self._select_start_states()
             self.start_priorities = np.ones(len(self._low))
 
     def _select_start_states(self) -> None:
-        low = self._base_advantages < self.config.advantage_threshold
+        low, learnt = self._base_advantages < self.config.advantage_threshold, int(self._learnt.sum())
+        if not learnt:
+            raise TrainingError(
+                f"none of {len(low)} recorded states lies within the first {self.config.learn_frames} frames of an "
+                "episode (learn_frames): give recordings of whole episodes, or start_frames that begin with 0"
+            )
         self._low, self._reference_places = np.flatnonzero(low), np.flatnonzero(~low)
         if not len(self._low):
             raise TrainingError(
-                f"at all of {len(low)} recorded states the base policy's own chunk has an imagined advantage of "
+                f"at all of {learnt} recorded states the base policy's own chunk has an imagined advantage of "
                 f"{self.config.advantage_threshold} or more: there is nothing to gain. Record episodes in which it "
                 "fails, or raise advantage_threshold."
             )
-        self.metrics["rollout/low_advantage_starts"] = len(self._low) / len(low)
+        self.metrics["rollout/low_advantage_starts"] = len(self._low) / learnt
 
     @torch.no_grad()
     def imagine(self) -> _Learned:

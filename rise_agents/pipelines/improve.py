@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Ingredients", "check_same_run", "improve"]
 
-#: The oracle starts from states of so many episodes.
-_ORACLE_POOL = 560
 #: Audits: seed of states and noise, candidates per state.
 _AUDIT_SEED, _AUDIT_CANDIDATES = 970_000, 4
 _FILMED = 4
@@ -291,8 +289,8 @@ def _surroundings(
             return _cell(agent, bundle, lags), offline, None
         if ingredients.oracle:
             leading = ingredients.behaviour_policies or (PolicyActor(policy),)
-            sizes = {"num_envs": agent.num_envs, "pool": _ORACLE_POOL, "start_frames": agent.start_frames}
-            oracle = make_oracle(bundle.spec.name, observation_lags=lags, behaviour_policies=leading, **sizes)
+            pool = {"pool": agent.oracle_episodes, "start_frames": agent.start_frames, "num_envs": agent.num_envs}
+            oracle = make_oracle(bundle.spec.name, observation_lags=lags, behaviour_policies=leading, **pool)
             return oracle, offline, None
         kwargs["starts"] = starts_from_dataset(
             dataset, bundle.spec, agent.start_states, seed=0, frames=agent.start_frames

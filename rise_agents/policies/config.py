@@ -23,6 +23,10 @@ class CloningConfig(LoopConfig):
 
     Attributes:
         steps: Updates, unless the command line says otherwise.
+        focus_frames: Part of every batch is drawn from so many first frames of the episodes: a policy that decides
+            there what it copies ever after, such as how it turns its wrist, sees too little of them among all others.
+            0 for no difference.
+        focus_share: That part.
         evaluate_seconds: Time between two evaluations.
     """
 
@@ -31,11 +35,16 @@ class CloningConfig(LoopConfig):
     batch_size: int = 128
     weight_decay: float = 1e-3
     steps: int = 6000
+    focus_frames: int = 0
+    focus_share: float = 0.3
     evaluate_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        requirement(self.section).positive(self, "steps", "held_out")
+        require = requirement(self.section)
+        require.positive(self, "steps", "held_out")
+        require.at_least(0, self, "focus_frames")
+        require.within("[0, 1]", self, "focus_share")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class AgentPreset:
         start_states: Recorded states that are drawn from the data to start from.
         start_frames: Frames of an episode at which start states may lie; any when empty. See
             `rise_env.envs.start_dataset.starts_from_dataset`.
+        oracle_episodes: Episodes of the work cell whose states are started from instead where the oracle judges.
         env: Further arguments of imagination, e.g. `advantage` or `max_chunks`.
         config: Settings of the algorithm.
     """
@@ -37,13 +38,15 @@ class AgentPreset:
     num_envs: int = 32
     start_states: int = 4096
     start_frames: tuple[int, ...] = ()
+    oracle_episodes: int = 560
     env: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        requirement("agent preset").at_least(1, self, "chunks", "real_steps", "num_envs", "start_states")
+        require = requirement("agent preset")
+        require.at_least(1, self, "chunks", "real_steps", "num_envs", "start_states", "oracle_episodes")
         right = all(isinstance(frame, int) and frame >= 0 for frame in self.start_frames)
-        requirement("agent preset")(right, f"start_frames {list(self.start_frames)} are not whole numbers from 0 on")
+        require(right, f"start_frames {list(self.start_frames)} are not whole numbers from 0 on")
 
     def replace(self, config: Mapping[str, Any] | None = None, **changes: Any) -> AgentPreset:
         """With other values where they are not None; `config` is added to the settings.

@@ -58,6 +58,7 @@ class Windows:
 
     Attributes:
         index: int64 (n,), global index of the current frame of every window, rising.
+        frame: int64 (n,), number of that frame within its episode.
 
     Raises:
         DatasetError: If an episode does not exist, or no episode is long enough for a window.
@@ -80,7 +81,8 @@ class Windows:
                 f"{dataset.name}: no window fits: a chunk of {chunk} needs episodes of at least {chunk + 1} "
                 f"frames, the longest of {len(self.episodes)} has {longest}. Use a shorter chunk (task.chunk=...)."
             )
-        self.index.flags.writeable = False
+        self.frame = self.index - dataset.starts[dataset.episode_of(self.index)]
+        self.index.flags.writeable = self.frame.flags.writeable = False
         self._history = np.arange(-(history - 1), 1) * stride
         self._future = np.arange(1, self.spec.frames_per_chunk + 1) * stride
         self._chunk = np.arange(chunk)

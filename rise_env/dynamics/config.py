@@ -261,8 +261,11 @@ class TrainingConfig(LoopConfig):
         steps: Updates of the transformer, unless the command line says otherwise.
         precision: "fp32", "bf16" or "auto" (bf16 where the device computes it fast).
         batching: "shuffled"; "task_centric": few scenes, many samples of each per batch; or "focused": part of every
-            batch from windows that begin where the value label lies in `focus`, such as before a grasp.
+            batch from windows that begin where the value label lies in `focus`, such as before a grasp, and within
+            the first `focus_frames`.
         focus: Value labels, lowest and highest, of windows in focus.
+        focus_frames: Windows in focus begin within so many first frames of an episode, where a policy decides what it
+            will do; 0 for anywhere.
         focus_share: Part of a focused batch that is drawn from them.
         scenes: Scenes per task-centric batch.
         scene: What a scene is: "episode", or "dataset" (of several that are given), as in the release's pretraining.
@@ -290,6 +293,7 @@ class TrainingConfig(LoopConfig):
     precision: str = "auto"
     batching: str = "shuffled"
     focus: tuple[float, float] = (0.0, 1.0)
+    focus_frames: int = 0
     focus_share: float = 0.75
     scenes: int = 8
     scene: str = "episode"
@@ -308,6 +312,7 @@ class TrainingConfig(LoopConfig):
         require.one_of(PRECISIONS, self, "precision")
         require.one_of(("shuffled", "task_centric", "focused"), self, "batching")
         require.within("[0, 1]", self, "focus_share")
+        require.at_least(0, self, "focus_frames")
         require(0 <= self.focus[0] < self.focus[1] <= 1, f"focus is {self.focus}, expected low < high in [0, 1]")
         require.one_of(("episode", "dataset"), self, "scene")
         require.one_of(("mode", "sample"), self, "posterior")

@@ -303,12 +303,22 @@ def _sampler(training: DynamicsTraining) -> Sampler:
 
 
 def _in_focus(training: DynamicsTraining) -> np.ndarray:
-    """Numbers of the training windows that begin where the value label is in focus; ConfigError if there is none."""
-    (low, high), values = training.config.training.focus, training.values
-    if values is None:
-        raise ConfigError("dynamics.training.batching=focused needs value labels: a model with a value head has them")
-    begin = training.train.index
-    found = np.flatnonzero(values.known[begin] & (values.progress[begin] >= low) & (values.progress[begin] <= high))
-    if not len(found):
-        raise ConfigError(f"dynamics.training.focus=[{low:g}, {high:g}]: no recorded window begins at such a value")
-    return found
+    """Numbers of the training windows in focus; ConfigError if there is none."""
+    settings, windows, values = training.config.training, training.train, training.values
+    (low, high), begin = settings.focus, windows.index
+    near = np.ones(len(windows), bool)
+    if settings.focus_frames:
+        near &= windows.frame < settings.focus_frames
+    if (low, high) != (0.0, 1.0) or not settings.focus_frames:
+        if values is None:
+            raise ConfigError(
+                "dynamics.training.batching=focused needs value labels, which a model with a value head has, or "
+                "dynamics.training.focus_frames"
+            )
+        near &= values.known[begin] & (values.progress[begin] >= low) & (values.progress[begin] <= high)
+    if not near.any():
+        where = f" within the first {settings.focus_frames} frames" if settings.focus_frames else ""
+        raise ConfigError(
+            f"dynamics.training.focus=[{low:g}, {high:g}]: no recorded window begins at such a value{where}"
+        )
+    return np.flatnonzero(near)

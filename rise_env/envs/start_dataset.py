@@ -52,7 +52,7 @@ def starts_from_dataset(
     if not windows:
         raise ConfigError(f"{data.name} has no episodes to start from")
     generator, parts = np.random.default_rng(seed), []
-    allowed = {name: _at_frames(data, one, frames) for name, one in windows.items()}
+    allowed = {name: _at_frames(one, frames) for name, one in windows.items()}
     total = sum(map(len, allowed.values()))
     if not total:
         raise ConfigError(f"no episode of {data.name} has a start state at any of the frames {list(frames)}")
@@ -77,9 +77,6 @@ def starts_from_dataset(
     )
 
 
-def _at_frames(data: Dataset, windows: Windows, frames: Sequence[int]) -> np.ndarray:
+def _at_frames(windows: Windows, frames: Sequence[int]) -> np.ndarray:
     """Numbers of the windows that lie at some frames of their episodes, int64 (n,); of all without frames."""
-    if not frames:
-        return np.arange(len(windows))
-    places = [windows.index[np.isin(windows.index, start + np.asarray(frames))] for start in data.starts]
-    return np.searchsorted(windows.index, np.concatenate(places))
+    return np.flatnonzero(np.isin(windows.frame, frames)) if frames else np.arange(len(windows))

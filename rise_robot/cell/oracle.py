@@ -43,11 +43,12 @@ type BehaviourPolicy = str | Actor | Callable[[], Actor]
 
 
 class _Start(NamedTuple):
-    """A start state: the cell, what was seen at every lag (the present first), and the progress so far."""
+    """A start state: the cell, what was seen at every lag (the present first), the progress so far, and the step."""
 
     state: CellState
     seen: list[dict[str, np.ndarray]]
     progress: float
+    step: int
     success: bool = False
     finished: bool = False
 
@@ -59,10 +60,12 @@ class OracleStarts:
     Attributes:
         split: "train" everywhere.
         success: Whether the episode succeeded, float32; NaN: not known.
+        frame_index: int64, control steps since the episode began.
     """
 
     split: np.ndarray
     success: np.ndarray
+    frame_index: np.ndarray
 
     def __len__(self) -> int:
         return len(self.split)
@@ -248,8 +251,8 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
     @property
     def starts(self) -> OracleStarts:
         """The states of the pool."""
-        count = len(self._pooled())
-        return OracleStarts(np.full(count, "train"), np.full(count, np.nan, np.float32))
+        steps = np.array([start.step for start in self._pooled()], np.int64)
+        return OracleStarts(np.full(len(steps), "train"), np.full(len(steps), np.nan, np.float32), steps)
 
     def _next_seed(self, i: int, seed: int | None) -> int:
         """Seed of an environment's next start: the one given, else one that follows from the last one given."""
@@ -279,7 +282,7 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
         while True:
             if not self._start_frames or self._cell.steps in self._start_frames:
                 moments = [seen[max(0, len(seen) - 1 - lag)] for lag in self.lags]
-                self._pool.append(_Start(self._cell.save(), moments, self._cell.status.progress))
+                self._pool.append(_Start(self._cell.save(), moments, self._cell.status.progress, self._cell.steps))
             self._cell.step(acting.target(lambda: seen[-1]))
             if self._cell.status.finished or self._cell.steps >= self.latest_start:
                 break
@@ -302,7 +305,7 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                 break
             start = int(rng.integers(self._cell.steps))
         moments = [seen[max(0, start - lag)] for lag in self.lags]
-        return _Start(self._cell.save(), moments, self._cell.status.progress)
+        return _Start(self._cell.save(), moments, self._cell.status.progress, self._cell.steps)
 
     def _acting(self, rng: np.random.Generator, seed: int) -> ActorInCell:
         policy = self._behaviour[int(rng.integers(len(self._behaviour)))]
@@ -327,7 +330,9 @@ class OracleVectorEnv(VectorEnv[dict[str, Any], Any, Any]):
                 if len(chunk) - step in self.lags:
                     seen.append(self._look())
             means[i], status = np.mean(progress), self._cell.status
-            ends.append(_Start(self._cell.save(), seen[::-1], progress[-1], status.success, status.finished))
+            ends.append(
+                _Start(self._cell.save(), seen[::-1], progress[-1], self._cell.steps, status.success, status.finished)
+            )
         return ends, means
 
     def _look(self) -> dict[str, np.ndarray]:

@@ -66,6 +66,26 @@ def test_it_learns_what_was_recorded(dataset: Dataset, tmp_path: Path) -> None:
         assert torch.equal(loaded.state_dict()[name], value), name
 
 
+def test_first_frames_come_more_often_where_that_is_asked_for(dataset: Dataset, tmp_path: Path) -> None:
+    seen: list[np.ndarray] = []
+
+    class Watched(bc.RecordedChunks):
+        def batch(self, which: np.ndarray, device: torch.device | str = "cpu") -> Any:
+            seen.append(self.windows.frame[which])
+            return super().batch(which, device)
+
+    training = dataclasses.replace(CONFIG.training, focus_frames=2, focus_share=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bc, "RecordedChunks", Watched)
+        train_policy(session(dataset, tmp_path, steps=3, config=dataclasses.replace(CONFIG, training=training)))
+    batches = [frames for frames in seen if len(frames) == 16]
+    assert len(batches) == 3
+    assert all((frames[:8] < 2).all() for frames in batches)
+    assert max(frames[8:].max() for frames in batches) >= 2
+    with pytest.raises(ConfigError, match=r"focus_share is 1\.5"):
+        CloningConfig(focus_share=1.5)
+
+
 class Killed(BaseException):
     """Stands for kill -9."""
 

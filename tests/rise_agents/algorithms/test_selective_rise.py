@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,29 @@ def test_states_where_nothing_is_ahead_can_be_distilled_at_as_well(lab: Any) -> 
         tried = set(algorithm._low[algorithm.start_priorities <= 0.01].tolist())
         assert tried
         assert (low and low <= tried) if settled else not low
+
+
+def test_a_policy_is_improved_at_first_frames_and_distilled_elsewhere(lab: Any) -> None:
+    frames = made(lab).env.starts.frame_index
+    most = int(np.median(frames)) + 1
+    rows = np.flatnonzero(made(lab).env.starts.split == "train")
+    first = set(rows[frames[rows] < most].tolist())
+    algorithm = scored(lab, learn_frames=most, advantage_threshold=1e6)
+    assert 0 < len(first) < len(rows)
+    assert set(algorithm._rows[algorithm._low].tolist()) == first
+    assert set(algorithm._rows[algorithm._reference_places].tolist()) == set(rows.tolist()) - first
+    assert algorithm.num_timesteps == len(first), "the others are not imagined"
+    assert algorithm.metrics["rollout/low_advantage_starts"] == 1
+    observations, _ = algorithm.env.reset(seed=0, options={"start_index": np.resize(algorithm._rows, 16).tolist()})
+    own = algorithm.predict(observations, deterministic=True)[0]
+    np.testing.assert_allclose(algorithm._base_chunks[:16], own, atol=1e-5)  # what is distilled at is the policy's own
+    algorithm.step()
+    assert algorithm.has_learned
+    starts = algorithm.env.starts
+    late = lab.envs(starts=dataclasses.replace(starts, frame_index=starts.frame_index + 1))
+    none = SelectiveRISE(lab.policy(), late, SelectiveRISEConfig(**SETTINGS, learn_frames=1))
+    with pytest.raises(TrainingError, match="first 1 frames"):
+        none.learn(64)
 
 
 def test_a_policy_goes_on_after_a_candidate_before_that_is_judged(lab: Any) -> None:

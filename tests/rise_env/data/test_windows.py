@@ -49,6 +49,7 @@ def test_windows_never_cross_episodes(lengths: list[int], stride: int, frames: i
     episode = dataset.episode_of(batch.index)
     for index in (batch.history_index, batch.future_index):
         np.testing.assert_array_equal(dataset.episode_of(index), np.broadcast_to(episode[:, None], index.shape))
+    np.testing.assert_array_equal(windows.frame, batch.frame)
     frame = batch.frame[:, None]
     np.testing.assert_array_equal(
         batch.history_index - dataset.starts[episode][:, None],

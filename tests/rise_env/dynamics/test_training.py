@@ -87,6 +87,19 @@ def test_focused_batches_begin_where_the_value_says(tmp_path: Path) -> None:
         _sampler(dataclasses.replace(run, values=FrameValues(np.ones_like(labels.progress), labels.known)))
 
 
+def test_focused_batches_begin_among_the_first_frames(tmp_path: Path) -> None:
+    config = with_training(batching="focused", focus_frames=2, focus_share=1.0)
+    run = session(tmp_path, config, steps=1)  # no value labels are needed
+    train_dynamics(run)
+    drawn = np.concatenate([_sampler(run).draw(step) for step in range(8)])
+    assert set(run.train.frame[drawn].tolist()) == {0, 1}
+    assert run.train.frame.max() > 1
+    high = with_training(batching="focused", focus_frames=2, focus=(0.9, 1.0))
+    zeros = FrameValues(np.zeros(World().num_frames, np.float32), np.ones(World().num_frames, bool))
+    with pytest.raises(ConfigError, match=r"focus=\[0.9, 1\].*within the first 2 frames"):
+        _sampler(dataclasses.replace(run, config=high, values=zeros))
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing is cleaned up by code that runs after it."""
 

@@ -109,6 +109,7 @@ def test_states_of_a_pool_can_be_chosen_and_scored(pooled: OracleVectorEnv) -> N
 def test_a_pool_of_some_frames_alone() -> None:
     envs = OracleVectorEnv(preset="tiny", num_envs=2, behaviour_policies=["expert"], pool=3, start_frames=[0, 4])
     assert len(envs.starts) == 6
+    assert envs.starts.frame_index.tolist() == [0, 4] * 3
     progress = [start.progress for start in envs._pooled()]
     assert all(after > before for before, after in zip(progress[::2], progress[1::2], strict=True)), (
         "the arm approaches"
