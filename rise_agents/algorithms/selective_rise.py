@@ -129,7 +129,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         #: Numbers of the scored start states, and of each the base policy's chunk and its advantage.
         self._rows = rng.permutation(train)[: self.config.scored_starts]
         #: Which of them it is improved at.
-        self._learnt = np.ones(len(self._rows), bool)
+        self._learnt: np.ndarray = np.ones(len(self._rows), bool)
         if self.config.learn_frames:
             self._learnt = self.env.starts.frame_index[self._rows] < self.config.learn_frames
             self._rows = np.concatenate([self._rows[self._learnt], self._rows[~self._learnt]])
