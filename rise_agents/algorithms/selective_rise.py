@@ -128,12 +128,12 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         train = np.flatnonzero(self.env.starts.split == "train")
         #: Numbers of the scored start states, and of each the base policy's chunk and its advantage.
         self._rows = rng.permutation(train)[: self.config.scored_starts]
-        #: Which of them it is improved at.
-        self._learnt: np.ndarray = np.ones(len(self._rows), bool)
+        #: It is improved at so many of them, the first ones.
+        self._num_learnt = len(self._rows)
         if self.config.learn_frames:
-            self._learnt = self.env.starts.frame_index[self._rows] < self.config.learn_frames
-            self._rows = np.concatenate([self._rows[self._learnt], self._rows[~self._learnt]])
-            self._learnt = np.sort(self._learnt)[::-1]
+            early = self.env.starts.frame_index[self._rows] < self.config.learn_frames
+            self._rows = np.concatenate([self._rows[early], self._rows[~early]])
+            self._num_learnt = int(early.sum())
         spec = policy.spec
         self._base_chunks = torch.zeros((len(self._rows), spec.chunk, spec.layout.dim))
         self._base_advantages = np.zeros(len(self._rows))
@@ -169,7 +169,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         chunks, _ = self.propose(reference, observations, still, reference.guidance)
         self._base_chunks[places] = chunks[: len(places)]
         self._base_advantages[places] = np.inf
-        if scored := int(self._learnt[places].sum()):
+        if scored := int((places < self._num_learnt).sum()):
             advantages = self._advantages_of(chunks[:, None], self.reference)
             self._base_advantages[places[:scored]] = advantages[:scored, 0]
         self._num_scored += len(places)
@@ -179,7 +179,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             self.start_priorities = np.ones(len(self._low))
 
     def _select_start_states(self) -> None:
-        low, learnt = self._base_advantages < self.config.advantage_threshold, int(self._learnt.sum())
+        low, learnt = self._base_advantages < self.config.advantage_threshold, self._num_learnt
         if not learnt:
             raise TrainingError(
                 f"none of {len(low)} recorded states lies within the first {self.config.learn_frames} frames of an "
