@@ -125,6 +125,7 @@ class BehaviourCloning:
         codec: Meaning of the bins, fitted to the data; that of `config` when None.
         first: Use the first so many episodes only; all when None.
         initial: Policy to go on from; a new one when None.
+        eyes: Policy whose image encoders a new one takes over for good; see `Policy.see_like`.
         device: Where.
         report: Called with the progress.
         closed_loop_eval: Given the averaged policy, closed-loop metrics; called at every evaluation.
@@ -139,6 +140,7 @@ class BehaviourCloning:
     codec: AdvantageCodec | None = None
     first: int | None = None
     initial: Policy | None = None
+    eyes: Policy | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[Progress], None] | None = None
     closed_loop_eval: Callable[[Policy], dict[str, float]] | None = None
@@ -164,6 +166,8 @@ def train_policy(run: BehaviourCloning) -> Policy:
     if run.initial is None:
         window = data.windows.at(data.windows.index)
         policy.fit_normalisation(torch.from_numpy(window.states[:, -1]), torch.from_numpy(window.actions))
+        if run.eyes is not None:
+            policy.see_like(run.eyes)
     policy.to(run.device)
     bins = np.bincount(run.advantage_bins, minlength=config.advantage.num_bins + 1).tolist()
     size = {"episodes": run.dataset.num_episodes, "frames": run.dataset.num_frames}

@@ -33,6 +33,7 @@ __all__ = [
 #: in space; warp: moved in time; both: one after the other; turn: with some joints, e.g. of the wrists, turned far.
 PROPOSALS = ("policy", "wide", "offset", "warp", "both", "turn")
 _WIDE = 2.0  # times the noise
+_STILL = 0.1  # rad: an arm none of whose joints goes farther in a chunk has nothing to turn for
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def turned_chunks(
     """Chunks (n, chunk, D) with an offset of its own in every joint that is to be turned; it builds up, then stays.
 
     A policy that does not see how an object lies takes hold of it crosswise. Offsets of all joints that are large
-    enough to repair that would miss the object.
+    enough to repair that would miss the object. An arm that rests in a chunk (joints that are named alike but for the
+    ending move by less than 0.1 rad) is not turned: nothing would tell whether that is right, and it would be learned.
 
     Raises:
         ConfigError: If no joint has such a name, or one that has is a length.
@@ -96,7 +98,15 @@ def turned_chunks(
             f"turn_joints {list(config.turn_joints)} name no joint, or one that does not turn; there are "
             f"{', '.join(layout.names)}"
         )
-    return _moved(chunks, np.where(turned, config.turn, 0.0), config.ramp, generator)
+    moved = _moved(chunks, np.where(turned, config.turn, 0.0), config.ramp, generator)
+    way = (chunks - chunks[:, :1]).abs().amax(dim=1)  # (n, D)
+    for joint in np.flatnonzero(turned).tolist():
+        name = layout.names[joint]
+        stem = next(name.removesuffix(end) for end in config.turn_joints if name.endswith(end))
+        arm = [other for other, one in enumerate(layout.names) if one.startswith(stem) and layout.angles[other]]
+        rests = way[:, arm].amax(dim=1) < _STILL
+        moved[rests, :, joint] = chunks[rests, :, joint]
+    return moved
 
 
 def _moved(chunks: torch.Tensor, sizes: np.ndarray, ramp: float, generator: torch.Generator) -> torch.Tensor:

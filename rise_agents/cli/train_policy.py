@@ -5,9 +5,11 @@
   rise train policy --data data/operator data/expert --labels v1 --out runs/policy --closed-loop-eval 50
   rise train policy --task tasks/mine --data data/mine --bundle bundles/mine --out runs/mine
   rise train policy --data data/operator --plain --out runs/bc
+  rise train policy --data data/expert --demonstrations --encoders base --out runs/few
 
 `--bundle` measures advantages by the value model of a bundle, without labelling first: the dataset is not written to.
-`--demonstrations` takes everything for worth doing, `--plain` clones whatever was recorded, without advantages. With
+`--demonstrations` takes everything for worth doing, `--plain` clones whatever was recorded, without advantages.
+`--encoders` takes over what another policy has learned to see, so that few demonstrations suffice to learn to act. With
 `--closed-loop-eval N` the policy acts in the environment `--env` for N episodes (seeds from 500000) at every
 evaluation, so that its success curve lies beside its loss in TensorBoard: a policy whose curve still rises is not a
 base to improve. The run folder holds `model/`, `metrics.json`, `tensorboard/` and the full state, from which a run by
@@ -34,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--demonstrations", action="store_true", help="all of it is worth doing: the best advantage, without labels"
     )
     which.add_argument("--plain", action="store_true", help="plain behaviour cloning, without advantages")
-    parser.add_argument("--initial", metavar="POLICY", help="policy to go on from")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--initial", metavar="POLICY", help="policy to go on from")
+    begin.add_argument(
+        "--encoders", metavar="POLICY", help="see with the image encoders of this policy, and learn all else anew"
+    )
     parser.add_argument("--episodes", type=at_least(1), metavar="N", help="use the first N episodes only")
     parser.add_argument(
         "--closed-loop-eval",
@@ -62,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
             measure = closed_loop_eval(env_id, args.closed_loop_eval, args.plain, setup.log)
         train_policy_on(
             setup, args.out, load_bundle(args.bundle) if args.bundle else args.labels,
-            steps=args.steps, minutes=args.minutes, initial=args.initial, first=args.episodes, measure=measure,
-            demonstrations=args.demonstrations,
+            steps=args.steps, minutes=args.minutes, initial=args.initial, encoders=args.encoders, first=args.episodes,
+            measure=measure, demonstrations=args.demonstrations,
         )  # fmt: skip
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"model: {args.out / 'model'}")

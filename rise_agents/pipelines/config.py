@@ -59,11 +59,13 @@ class BaseConfig:
 
     Attributes:
         recordings: Demonstrations. They are recorded two sets at a time.
+        encoders: Policy whose image encoders it sees with, as for `rise train policy --encoders`; none when empty.
         steps: Updates of behaviour cloning.
         episodes: Episodes of the evaluation at the end, seeds from 500000.
     """
 
     recordings: tuple[Recording, ...] = (Recording("expert", 120, 410_000), Recording("expert", 120, 410_120))
+    encoders: str = ""
     steps: int = 2600
     episodes: int = 200
 

@@ -40,6 +40,7 @@ def train_policy_on(
     steps: int | None = None,
     minutes: float | None = None,
     initial: str | None = None,
+    encoders: str | None = None,
     first: int | None = None,
     measure: Callable[[Policy], dict[str, float]] | None = None,
     demonstrations: bool = False,
@@ -54,6 +55,7 @@ def train_policy_on(
         steps: Updates; the preset's when neither `steps` nor `minutes` is given.
         minutes: Time instead.
         initial: Policy to go on from.
+        encoders: Policy whose image encoders are taken over and kept as they are; all else begins anew.
         first: Use the first so many episodes only.
         measure: Called with the averaged policy at every evaluation; see `closed_loop_eval`.
         demonstrations: Whether all that was recorded is worth doing: it has the best advantage then, without labels.
@@ -65,6 +67,8 @@ def train_policy_on(
     """
     if initial and (fixed := [item for item in setup.overrides if item.startswith(_GIVEN)]):
         raise ConfigError(f"--initial {initial}: its model and advantage bins are given; leave out {fixed}")
+    if initial and encoders:
+        raise ConfigError("give either a policy to go on from (initial) or one to see with (encoders)")
     config = load_policy_config(setup.task, setup.preset, setup.overrides)
     policy = resolve_policy(initial, task=setup.task, spec=setup.spec) if initial else None
     dataset = setup.open_dataset()
@@ -75,9 +79,10 @@ def train_policy_on(
         bins, codec = advantage_bins_of(*_advantages(setup, dataset, labels), codec)
     setup.log(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; TensorBoard: {out}/tensorboard")
     budget = Budget(steps=steps or config.training.steps) if minutes is None else Budget(seconds=60 * minutes)
+    eyes = resolve_policy(encoders, task=setup.task, spec=setup.spec) if encoders else None
     run = BehaviourCloning(
         dataset, bins, config, out, budget,
-        codec=codec, initial=policy, first=first, device=resolve_device(setup.device), report=setup.report,
+        codec=codec, initial=policy, eyes=eyes, first=first, device=resolve_device(setup.device), report=setup.report,
         closed_loop_eval=measure,
     )  # fmt: skip
     return train_policy(run)

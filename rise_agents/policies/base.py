@@ -199,6 +199,18 @@ class Policy(PretrainedMixin, nn.Module, ABC):
     def action_parameters(self) -> list[nn.Parameter]:
         """Weights of the action expert, which are those that RISE trains online."""
 
+    def see_like(self, other: Policy) -> None:
+        """Take over what another policy sees with, its image encoders, and train them no more.
+
+        Looking has to be learned from many scenes, acting from fewer: as a VLA's vision is trained before its action
+        expert, on other data.
+
+        Raises:
+            ConfigError: If this policy's encoders cannot be told from the rest, or the other's are of another form.
+        """
+        del other
+        raise ConfigError(f"policies of kind {self.kind!r} cannot take over the image encoders of others")
+
     @abstractmethod
     def fit_normalisation(self, states: torch.Tensor, chunks: torch.Tensor) -> None:
         """Take the scales of states and chunks from data.

@@ -19,7 +19,7 @@ from rise_agents.policies.base import Context, Policy, VelocityField, stack_view
 from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.flow_network import ChunkDenoiser, NetworkConfig, ViewEncoder
 from rise_agents.policies.real_time import RtcConstraint, filled_up, guidance_weight, prefix_weights
-from rise_env.errors import requirement
+from rise_env.errors import ConfigError, requirement
 from rise_env.pretrained import STORAGES
 from rise_env.spaces import check_lags, default_lags
 from rise_env.tasks import TaskSpec
@@ -270,6 +270,21 @@ class FlowPolicy(Policy):
     def action_parameters(self) -> list[nn.Parameter]:
         """Weights of the denoiser; the image encoders stay as warm-up left them."""
         return list(self.denoiser.parameters())
+
+    def see_like(self, other: Policy) -> None:
+        """See `Policy.see_like`."""
+        if not isinstance(other, FlowPolicy) or list(other.spec.cameras) != list(self.spec.cameras):
+            raise ConfigError(
+                f"image encoders of a policy of kind {other.kind!r} for the cameras {', '.join(other.spec.cameras)} do "
+                f"not fit one of kind {self.kind!r} for {', '.join(self.spec.cameras)}"
+            )
+        try:
+            self.encoders.load_state_dict(other.encoders.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"the image encoders have other sizes than the preset's (policy.model): {error}"
+            ) from None
+        self.encoders.requires_grad_(False)
 
     @property
     def storage(self) -> str:

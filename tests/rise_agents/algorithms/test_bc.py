@@ -53,6 +53,11 @@ def session(
     return BehaviourCloning(dataset, bins, config, folder, Budget(steps=steps), tensorboard=False, **changes)
 
 
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def test_it_learns_what_was_recorded(dataset: Dataset, tmp_path: Path) -> None:
     untrained = train_policy(session(dataset, tmp_path / "short", steps=1))
     trained = train_policy(session(dataset, tmp_path / "long", steps=200))
@@ -135,6 +140,30 @@ def test_a_policy_is_trained_on_with_its_own_scales(dataset: Dataset, tmp_path: 
     torch.testing.assert_close(second.denoiser.write.weight, first.denoiser.write.weight, atol=1e-6, rtol=0)
 
 
+def test_a_policy_sees_with_the_eyes_of_another_and_learns_all_else(dataset: Dataset, tmp_path: Path) -> None:
+    eyes = train_policy(session(dataset, tmp_path / "eyes"))
+    seed = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, seed=7))
+    plain = train_policy(session(dataset, tmp_path / "plain", config=seed))
+    seeing = train_policy(session(dataset, tmp_path / "seeing", config=seed, eyes=eyes))
+    assert_same(seeing.encoders.state_dict(), eyes.encoders.state_dict())
+    for other in (eyes, plain):
+        assert not torch.equal(seeing.denoiser.write.weight, other.denoiser.write.weight)
+    assert bool(seeing.denoiser.write.weight.any())
+    resumed = session(dataset, tmp_path / "seeing", config=seed, eyes=eyes)
+    assert_same(train_policy(resumed).state_dict(), seeing.state_dict())
+
+
+def test_eyes_that_do_not_fit_are_refused(dataset: Dataset) -> None:
+    policy = make_policy(dataset.spec, CONFIG)
+    assert isinstance(policy, FlowPolicy)
+    network = dataclasses.replace(policy.config.network, embed=policy.config.network.embed + 1)
+    with pytest.raises(ConfigError, match="other sizes"):
+        policy.see_like(FlowPolicy(dataset.spec, dataclasses.replace(policy.config, network=network)))
+    one = dataclasses.replace(dataset.spec, cameras=dict(list(dataset.spec.cameras.items())[:1]))
+    with pytest.raises(ConfigError, match="do not fit"):
+        policy.see_like(FlowPolicy(one, policy.config))
+
+
 def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--set", "policy.model.network.channels=[4,8]", "policy.model.network.width=16", "policy.model.lags=[2]",
              "policy.training.batch_size=8", "policy.training.held_out=0.3"]  # fmt: skip
@@ -147,6 +176,10 @@ def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main([*command, "--labels", "none-such", "--out", str(tmp_path / "labelled"), *small]) == 2
     assert "rise label" in capsys.readouterr().err
+    seeing = ["--demonstrations", "--encoders", str(tmp_path / "plain"), "--out", str(tmp_path / "seeing")]
+    assert main([*command, *seeing, *small]) == 0
+    assert_same(FlowPolicy.from_pretrained(tmp_path / "seeing" / "model").encoders.state_dict(),
+                policy.encoders.state_dict())  # fmt: skip
     first = ["--plain", "--initial", str(tmp_path / "plain"), "--out", str(tmp_path / "on")]
     assert main([*command, *first, *small]) == 2  # what is given is not silently kept
     assert "policy.model.lags" in capsys.readouterr().err

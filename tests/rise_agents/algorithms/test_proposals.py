@@ -60,6 +60,11 @@ def test_a_turn_is_large_and_of_the_named_joints_alone() -> None:
     assert (apart[..., ~wrists] == 0).all()
     assert apart[:, -1, wrists].std() == pytest.approx(0.6, rel=0.2)
     torch.testing.assert_close(apart[:, 0] * (SPEC.chunk // 2), apart[:, -1])
+    resting, right = plain.clone(), torch.tensor([name.startswith("right_") for name in SPEC.layout.names])
+    resting[:, :, right] = resting[:, :1, right]
+    apart = turned_chunks(resting, SPEC.layout, config, torch.Generator().manual_seed(1)) - resting
+    assert apart[:, -1, wrists].abs().amin(dim=0).tolist() == [pytest.approx(0, abs=0.1), 0.0]
+    assert (apart[..., right] == 0).all()
     for wrong in ("_joint9", "_gripper"):
         with pytest.raises(ConfigError, match="turn_joints"):
             turned_chunks(plain, SPEC.layout, ProposalConfig(turn_joints=(wrong,)), torch.Generator())
