@@ -24,7 +24,7 @@ from rise_agents.policies.codec import AdvantageCodec
 from rise_agents.policies.config import CloningConfig, PolicyConfig, make_policy
 from rise_agents.policies.data import ChunkSource, Recorded, RecordedChunks
 from rise_env.data import Dataset, FocusedSampler, Sampler, ShuffledSampler, split_episodes
-from rise_env.errors import requirement
+from rise_env.errors import ConfigError, requirement
 from rise_env.files import write_json
 from rise_env.training.loop import Budget, Loop, Progress
 from rise_env.training.state import start_run
@@ -124,6 +124,7 @@ class BehaviourCloning:
         budget: How long.
         codec: Meaning of the bins, fitted to the data; that of `config` when None.
         first: Use the first so many episodes only; all when None.
+        successes: Use the episodes that succeeded only.
         initial: Policy to go on from; a new one when None.
         eyes: Policy whose image encoders a new one takes over for good; see `Policy.see_like`.
         device: Where.
@@ -139,6 +140,7 @@ class BehaviourCloning:
     budget: Budget
     codec: AdvantageCodec | None = None
     first: int | None = None
+    successes: bool = False
     initial: Policy | None = None
     eyes: Policy | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
@@ -160,6 +162,14 @@ def train_policy(run: BehaviourCloning) -> Policy:
     config, training = run.config, run.config.training
     torch.manual_seed(training.seed)
     parts = split_episodes(run.dataset, {"train": 1 - training.held_out, "heldout": training.held_out}, seed=0)
+    if run.successes:
+        won = run.dataset.success
+        parts = {name: episodes[won[episodes]] for name, episodes in parts.items()}
+        if lacking := [name for name, episodes in parts.items() if not len(episodes)]:
+            raise ConfigError(
+                f"of {len(won)} episodes {int(won.sum())} succeeded, none of them in the part {lacking[0]!r}: there is "
+                "nothing to learn from; record more"
+            )
     policy = run.initial or make_policy(run.dataset.spec, config, run.codec)
     data = RecordedChunks(run.dataset, policy.lags, run.advantage_bins, parts["train"][: run.first])
     held_out = RecordedChunks(run.dataset, policy.lags, run.advantage_bins, parts["heldout"])
@@ -171,7 +181,9 @@ def train_policy(run: BehaviourCloning) -> Policy:
     policy.to(run.device)
     bins = np.bincount(run.advantage_bins, minlength=config.advantage.num_bins + 1).tolist()
     size = {"episodes": run.dataset.num_episodes, "frames": run.dataset.num_frames}
-    described = {"policy": config, "data": {**size, "first": run.first, "advantage_bins": bins}}
+    described: dict[str, Any] = {"policy": config, "data": {**size, "first": run.first, "advantage_bins": bins}}
+    if run.successes:  # runs of before know nothing of it
+        described["data"] |= {"successes": sum(map(len, parts.values()))}
     writer = start_run(run.folder, described, training.seed, {"policy": described}, run.tensorboard)
     sampler = _sampler(data, training)
     shares = training.gradient_accumulation_steps

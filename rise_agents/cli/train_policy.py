@@ -8,7 +8,8 @@
   rise train policy --data data/expert --demonstrations --encoders base --out runs/few
 
 `--bundle` measures advantages by the value model of a bundle, without labelling first: the dataset is not written to.
-`--demonstrations` takes everything for worth doing, `--plain` clones whatever was recorded, without advantages.
+`--demonstrations` takes everything for worth doing, `--successes` the episodes that succeeded (filtered behaviour
+cloning, of a policy's own recordings too), `--plain` clones whatever was recorded, without advantages.
 `--encoders` takes over what another policy has learned to see, so that few demonstrations suffice to learn to act. With
 `--closed-loop-eval N` the policy acts in the environment `--env` for N episodes (seeds from 500000) at every
 evaluation, so that its success curve lies beside its loss in TensorBoard: a policy whose curve still rises is not a
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--bundle", type=Path, metavar="DIR", help="bundle whose value model measures the advantages")
     which.add_argument(
         "--demonstrations", action="store_true", help="all of it is worth doing: the best advantage, without labels"
+    )
+    which.add_argument(
+        "--successes", action="store_true", help="the episodes that succeeded are: the others are left out"
     )
     which.add_argument("--plain", action="store_true", help="plain behaviour cloning, without advantages")
     begin = parser.add_mutually_exclusive_group()
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         train_policy_on(
             setup, args.out, load_bundle(args.bundle) if args.bundle else args.labels,
             steps=args.steps, minutes=args.minutes, initial=args.initial, encoders=args.encoders, first=args.episodes,
-            measure=measure, demonstrations=args.demonstrations,
+            measure=measure, demonstrations=args.demonstrations, successes=args.successes,
         )  # fmt: skip
     print((args.out / "metrics.json").read_text(encoding="utf-8"), end="")
     print(f"model: {args.out / 'model'}")

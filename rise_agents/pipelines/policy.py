@@ -44,6 +44,7 @@ def train_policy_on(
     first: int | None = None,
     measure: Callable[[Policy], dict[str, float]] | None = None,
     demonstrations: bool = False,
+    successes: bool = False,
 ) -> Policy:
     """Clone recorded chunks; an interrupted run goes on where it stood.
 
@@ -59,6 +60,7 @@ def train_policy_on(
         first: Use the first so many episodes only.
         measure: Called with the averaged policy at every evaluation; see `closed_loop_eval`.
         demonstrations: Whether all that was recorded is worth doing: it has the best advantage then, without labels.
+        successes: Whether the episodes that succeeded are, and the others are left out.
 
     Raises:
         ConfigError: If something in the configuration is wrong.
@@ -74,7 +76,9 @@ def train_policy_on(
     dataset = setup.open_dataset()
     codec = config.advantage if policy is None else policy.codec
     if labels is None:
-        bins = np.full(dataset.num_frames, codec.best_bin if demonstrations else codec.unconditional, np.int64)
+        bins = np.full(
+            dataset.num_frames, codec.best_bin if demonstrations or successes else codec.unconditional, np.int64
+        )
     else:
         bins, codec = advantage_bins_of(*_advantages(setup, dataset, labels), codec)
     setup.log(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames; TensorBoard: {out}/tensorboard")
@@ -82,8 +86,8 @@ def train_policy_on(
     eyes = resolve_policy(encoders, task=setup.task, spec=setup.spec) if encoders else None
     run = BehaviourCloning(
         dataset, bins, config, out, budget,
-        codec=codec, initial=policy, eyes=eyes, first=first, device=resolve_device(setup.device), report=setup.report,
-        closed_loop_eval=measure,
+        codec=codec, initial=policy, eyes=eyes, first=first, successes=successes, device=resolve_device(setup.device),
+        report=setup.report, closed_loop_eval=measure,
     )  # fmt: skip
     return train_policy(run)
 

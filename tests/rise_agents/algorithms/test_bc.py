@@ -153,6 +153,23 @@ def test_a_policy_sees_with_the_eyes_of_another_and_learns_all_else(dataset: Dat
     assert_same(train_policy(resumed).state_dict(), seeing.state_dict())
 
 
+def test_what_failed_is_left_out(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    made = bc.RecordedChunks
+    monkeypatch.setattr(bc, "RecordedChunks", lambda *given: seen.append(given[-1]) or made(*given))
+    train_policy(session(dataset, tmp_path / "all", steps=1))
+    outcomes = np.ones(dataset.num_episodes, bool)
+    lost = int(seen[0][1])
+    outcomes[lost] = False
+    monkeypatch.setattr(Dataset, "success", outcomes)
+    train_policy(session(dataset, tmp_path / "won", steps=1, successes=True))
+    assert seen[2].tolist() == [one for one in seen[0].tolist() if one != lost]
+    assert seen[3].tolist() == seen[1].tolist()
+    outcomes[:] = False
+    with pytest.raises(ConfigError, match="of 4 episodes 0 succeeded"):
+        train_policy(session(dataset, tmp_path / "none", successes=True))
+
+
 def test_eyes_that_do_not_fit_are_refused(dataset: Dataset) -> None:
     policy = make_policy(dataset.spec, CONFIG)
     assert isinstance(policy, FlowPolicy)
