@@ -278,12 +278,17 @@ class FlowPolicy(Policy):
                 f"image encoders of a policy of kind {other.kind!r} for the cameras {', '.join(other.spec.cameras)} do "
                 f"not fit one of kind {self.kind!r} for {', '.join(self.spec.cameras)}"
             )
-        try:
-            self.encoders.load_state_dict(other.encoders.state_dict())
-        except RuntimeError as error:
+        form, theirs = (
+            (one.spec.image_size, len(one.lags), one.config.network.patch, one.config.network.channels,
+             one.config.network.embed)
+            for one in (self, other)
+        )  # fmt: skip
+        if form != theirs:
             raise ConfigError(
-                f"the image encoders have other sizes than the preset's (policy.model): {error}"
-            ) from None
+                f"the other policy's image encoders have other sizes (picture, lags, patch, channels, embed), {theirs}, "
+                f"than those of the preset (policy.model), {form}"
+            )
+        self.encoders.load_state_dict(other.encoders.state_dict())
         self.encoders.requires_grad_(False)
 
     @property

@@ -43,6 +43,13 @@ def test_a_base_comes_from_nothing_and_says_how_it_fails(
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     assert main(["train", "base", *TINY, "--out", str(tmp_path), "--set", *settings]) == 0
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before, "what is there is not made again"
+    given = ["--data", str(tmp_path / "data" / "expert-3"), "--out", str(tmp_path / "seeing")]
+    settings = ["base.steps=2", "base.episodes=1", f"base.encoders={tmp_path}"]
+    assert main(["train", "base", *TINY, *given, "--set", *settings]) == 0
+    seeing = load_policy(tmp_path / "seeing" / "model").state_dict()
+    eyes = {name: value for name, value in policy.state_dict().items() if name.startswith("encoders.")}
+    assert all(value.equal(seeing[name]) for name, value in eyes.items())
+    assert eyes
 
 
 def test_nonsense_is_refused_before_anything_is_recorded() -> None:
