@@ -285,8 +285,8 @@ class FlowPolicy(Policy):
         )  # fmt: skip
         if form != theirs:
             raise ConfigError(
-                "the image encoders have other sizes (picture, lags, patch, channels, embed): those of the other policy "
-                f"{theirs}, those of the preset (policy.model) {form}"
+                "the image encoders have other sizes (picture, lags, patch, channels, embed): the other policy's "
+                f"{theirs}, the preset's (policy.model) {form}"
             )
         self.encoders.load_state_dict(other.encoders.state_dict())
         self.encoders.requires_grad_(False)
