@@ -28,6 +28,7 @@ from rise_env.errors import ConfigError, requirement
 from rise_env.files import write_json
 from rise_env.training.loop import Budget, Loop, Progress
 from rise_env.training.state import start_run
+from rise_env.value.latents import weights_digest
 
 __all__ = ["BC", "BCConfig", "BehaviourCloning", "train_policy"]
 
@@ -184,6 +185,8 @@ def train_policy(run: BehaviourCloning) -> Policy:
     described: dict[str, Any] = {"policy": config, "data": {**size, "first": run.first, "advantage_bins": bins}}
     if run.successes:  # runs of before know nothing of it
         described["data"] |= {"successes": sum(map(len, parts.values()))}
+    if run.eyes is not None:
+        described["encoders"] = weights_digest(run.eyes)
     writer = start_run(run.folder, described, training.seed, {"policy": described}, run.tensorboard)
     sampler = _sampler(data, training)
     shares = training.gradient_accumulation_steps

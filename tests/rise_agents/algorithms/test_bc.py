@@ -18,7 +18,7 @@ from rise_agents.policies.config import CloningConfig, PolicyConfig, load_policy
 from rise_agents.policies.flow_network import NetworkConfig
 from rise_agents.policies.flow_policy import FlowPolicy, FlowPolicyConfig
 from rise_env.data import Dataset, open_dataset
-from rise_env.errors import ConfigError
+from rise_env.errors import CheckpointError, ConfigError
 from rise_env.tasks import load_task
 from rise_env.training.loop import Budget
 from rise_robot.cell.collect import collect
@@ -151,6 +151,8 @@ def test_a_policy_sees_with_the_eyes_of_another_and_learns_all_else(dataset: Dat
     assert bool(seeing.denoiser.write.weight.any())
     resumed = session(dataset, tmp_path / "seeing", config=seed, eyes=eyes)
     assert_same(train_policy(resumed).state_dict(), seeing.state_dict())
+    with pytest.raises(CheckpointError, match="encoders"):
+        train_policy(session(dataset, tmp_path / "seeing", config=seed, eyes=plain))
 
 
 def test_what_failed_is_left_out(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
