@@ -279,7 +279,7 @@ class FlowPolicy(Policy):
                 f"not fit one of kind {self.kind!r} for {', '.join(self.spec.cameras)}"
             )
         form, theirs = (
-            (one.spec.image_size, len(one.lags), one.config.network.patch, one.config.network.channels,
+            (one.spec.image_size, one.lags, one.config.network.patch, one.config.network.channels,
              one.config.network.embed)
             for one in (self, other)
         )  # fmt: skip

@@ -114,8 +114,8 @@ class TransformerConfig:
             0 for none. A picture that is the mean of two outcomes is neither of them; the head gives the mean of their
             values instead, and learning it makes the tokens keep what decides between them.
         looks: Channels of convolutions over the history of all views, whose findings every token gets and modulation
-            too; 0 for none. Tokens are squares of many pixels that see each other through attention alone: how a small
-            object lies in them is found sooner by convolutions, which read it alike wherever it lies.
+            too; 0 for none. Tokens are squares of many pixels that see each other through attention alone; convolutions
+            read a small object alike wherever it lies. No gain is shown (lab notebook, "borrowed eyes").
         text_buckets: Size of the hashed vocabulary of the instruction; 0 for a model that reads no text.
         modulation_rank: Inner width of each block's modulation, which saves parameters; 0 for a full matrix.
     """
