@@ -60,8 +60,6 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         proposals: Where candidates come from, in equal parts (`rise_agents.algorithms.proposals.PROPOSALS`): a policy
             that fails the same way whatever the noise has to be shown others.
         proposal: How far they lie from the policy's chunk.
-        around_base: Move and turn the base policy's chunk, not that of what it has become: with a judge that is often
-            wrong, a policy that is turned a little further every round ends where no recording shows what happens.
         lookahead: Chunks that the policy goes on for after a candidate before that is judged, by its last chunk: for
             mistakes that show later than within a chunk. Each counts as an imagined chunk.
     """
@@ -86,7 +84,6 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     keep_base: bool = False
     proposals: tuple[str, ...] = ("policy",)
     proposal: ProposalConfig = field(default_factory=ProposalConfig)
-    around_base: bool = False
     lookahead: int = 0
 
     def __post_init__(self) -> None:
@@ -250,8 +247,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             noise = scale * config.noise_scale * torch.randn((count * number, *policy.noise_shape), generator=generator)
             return self.propose(policy, observations, noise, config.guidance)[0].unflatten(0, (count, number))
 
-        as_is = config.around_base or set(config.proposals) <= {"policy", "wide"}  # those are drawn, not moved
-        own = self._base_chunks[places] if as_is else draw(1, 0.0)[:, 0]
+        own = self._base_chunks[places] if set(config.proposals) <= {"policy", "wide"} else draw(1, 0.0)[:, 0]
         return mixed_proposals(
             config.proposals, config.num_candidates - 1, draw, own,
             torch.as_tensor(observations["state"]).float().cpu(), policy.spec.layout, config.proposal, generator,

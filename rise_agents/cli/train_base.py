@@ -49,15 +49,9 @@ def run(args: argparse.Namespace) -> int:
         if args.closed_loop_eval:
             measure = closed_loop_eval(env_id, args.closed_loop_eval, False, setup.log)
         policy = train_policy_on(
-            setup,
-            args.out,
-            None,
-            steps=steps,
-            minutes=args.minutes,
-            measure=measure,
-            demonstrations=True,
+            setup, args.out, None, steps=steps, minutes=args.minutes, measure=measure, demonstrations=True,
             encoders=config.encoders or None,
-        )
+        )  # fmt: skip
     with episode_bar(config.episodes, f"base in {env_id}") as on_episode:
         result = evaluate(
             env_id, PolicyActor(policy), config.episodes, FIRST_SEED,

@@ -113,9 +113,6 @@ class TransformerConfig:
         value_head: Members of an ensemble that tells the value of every imagined frame from the transformer itself;
             0 for none. A picture that is the mean of two outcomes is neither of them; the head gives the mean of their
             values instead, and learning it makes the tokens keep what decides between them.
-        looks: Channels of convolutions over the history of all views, whose findings every token gets and modulation
-            too; 0 for none. Tokens are squares of many pixels that see each other through attention alone; convolutions
-            read a small object alike wherever it lies. No gain is shown (lab notebook, "borrowed eyes").
         text_buckets: Size of the hashed vocabulary of the instruction; 0 for a model that reads no text.
         modulation_rank: Inner width of each block's modulation, which saves parameters; 0 for a full matrix.
     """
@@ -136,7 +133,6 @@ class TransformerConfig:
     use_state: bool = True
     state_head: bool = True
     value_head: int = 0
-    looks: int = 0
     text_buckets: int = 0
     modulation_rank: int = 0
 
@@ -146,7 +142,7 @@ class TransformerConfig:
         require.one_of(("tokens", "channels"), self, "history")
         require(self.width % (2 * self.heads) == 0, f"width {self.width} is not a multiple of 2 x heads ({self.heads})")
         require.at_least(1, self, "depth", "cross_view_every")
-        require.at_least(0, self, "value_head", "looks")
+        require.at_least(0, self, "value_head")
         needs = self.conditioning == "tokens" or self.cross_attention_every >= 1
         require(needs, "the caption form needs cross_attention_every >= 1")
 

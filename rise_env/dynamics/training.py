@@ -75,9 +75,9 @@ def train_dynamics(
 
 
 def _take_over(model: LatentDynamics, first: LatentDynamics, path: str | Path) -> None:
-    """Take the weights of another model; a value head and convolutions (`looks`) that it lacks begin anew."""
-    given, parts = first.state_dict(), ("transformer.value_head.", "transformer.looks.")
-    new = [name for name in model.state_dict() if name.startswith(parts) and name not in given]
+    """Take the weights of another model; a value head that it lacks begins anew."""
+    given = first.state_dict()
+    new = [name for name in model.state_dict() if name.startswith("transformer.value_head.") and name not in given]
     try:
         model.load_state_dict({**given, **{name: model.state_dict()[name] for name in new}})
     except RuntimeError as error:

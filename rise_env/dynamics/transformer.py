@@ -151,39 +151,6 @@ class ValueHead(nn.Module):
         return (torch.einsum("mbkh,mho->mbko", hidden, self.outer) + self.outer_bias[:, None])[..., 0].float()
 
 
-class Looks(nn.Module):
-    """Convolutions over the history of all views at once.
-
-    Args:
-        config: Sizes.
-        channels: Of the input: views x history frames that are read x channels of a latent.
-        size: Height and width of latents.
-        views: Views, which tokens are made for.
-    """
-
-    def __init__(self, config: TransformerConfig, channels: int, size: tuple[int, int], views: int) -> None:
-        super().__init__()
-        inner, self.views = config.looks, views
-        layers: list[nn.Module] = []
-        for before in (channels, inner, inner):
-            layers += [nn.Conv2d(before, inner, 3, 1, 1), nn.GroupNorm(math.gcd(inner, 8), inner), nn.SiLU()]
-        self.convolutions = nn.Sequential(*layers)
-        self.to_tokens = nn.Conv2d(inner, views * config.width, config.patch, config.patch)
-        self.to_condition = nn.Sequential(
-            nn.Flatten(), nn.Linear(inner * math.prod(size), config.width), nn.SiLU(),
-            nn.Linear(config.width, config.width),
-        )  # fmt: skip
-        for layer in (self.to_tokens, self.to_condition[-1]):  # a model that is given eyes begins as it was
-            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-
-    def forward(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, V, T, C, h, w) to what is added to tokens (B, V, 1, places, width), and to the condition (B, width)."""
-        found = self.convolutions(history.flatten(1, 3))
-        tokens = self.to_tokens(found).flatten(2).unflatten(1, (self.views, -1))
-        return tokens.transpose(2, 3)[:, :, None], self.to_condition(found)
-
-
 class LatentTransformer(nn.Module):
     """Predicts the future latents of all views from noisy ones, the history and the actions.
 
@@ -226,8 +193,6 @@ class LatentTransformer(nn.Module):
         width, per_token = config.width, config.patch[0] * config.patch[1] * channels
         self.read_future = nn.Linear(per_token * self.time_patch, width)
         self.read_history = nn.Linear(per_token * len(self.context), width)
-        looked = views * len(self.context) * channels
-        self.looks = Looks(config, looked, (height, wide), views) if config.looks else None
         self.space = nn.Parameter(torch.randn(1, 1, 1, math.prod(self.places), width) * 0.02)
         self.view = nn.Parameter(torch.randn(1, views, 1, 1, width) * 0.02)
         self.group = nn.Parameter(torch.randn(1, 1, self.groups + 1, 1, width) * 0.02)
@@ -276,9 +241,6 @@ class LatentTransformer(nn.Module):
         tokens = self.read_future(self._patches(future, self.time_patch)) + self.view + self.space
         tokens = tokens + self.group[:, :, : self.groups]
         condition = torch.zeros(len(future), config.width, device=future.device)
-        if self.looks is not None:
-            seen, known = self.looks(history[:, :, self.context])
-            tokens, condition = tokens + seen, condition + known
         contexts = []
         if config.conditioning != "caption":
             grouped = actions.unflatten(1, (self.groups, -1)).flatten(2)

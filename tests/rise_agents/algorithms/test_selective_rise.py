@@ -164,19 +164,6 @@ def test_candidates_come_from_all_ways_of_proposing(lab: Any) -> None:
         made(lab, proposals=("policy", "warp", "offset", "both"))
 
 
-@pytest.mark.parametrize("around_base", [False, True])
-def test_chunks_are_moved_around_the_policys_or_the_bases(lab: Any, around_base: bool) -> None:
-    algorithm, found = scored(lab, proposals=("offset",), around_base=around_base), []
-    with torch.no_grad():
-        algorithm.policy.denoiser.write.bias += 1.0  # the policy has become another
-    inner = algorithm.env.evaluate_candidates
-    algorithm.env.evaluate_candidates = lambda chunks: found.append(chunks) or inner(chunks)
-    algorithm.imagine()
-    (chunks,) = found
-    near = np.abs(chunks[:, 1:] - chunks[:, :1]).max() < 5 * algorithm.config.proposal.offset
-    assert near == around_base
-
-
 def test_states_without_anything_to_gain_are_seldom_started_from(lab: Any) -> None:
     algorithm = scored(lab, min_advantage_gap=10.0)
     assert len(algorithm.imagine().starts) == 0

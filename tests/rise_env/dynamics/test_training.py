@@ -328,10 +328,3 @@ def test_a_value_head_needs_labels_and_can_be_added_to_a_trained_model(tmp_path:
     second = train_dynamics(later, initial=tmp_path / "first" / "model")
     assert_same(first.autoencoder.state_dict(), second.autoencoder.state_dict())
     assert any(name.startswith("transformer.value_head.") for name in second.state_dict())
-
-
-def test_convolutions_can_be_added_to_a_trained_model(tmp_path: Path) -> None:
-    train_dynamics(session(tmp_path / "first"))
-    later = session(tmp_path / "second", with_transformer(looks=8), steps=2)
-    second = train_dynamics(later, initial=tmp_path / "first" / "model")
-    assert bool(second.state_dict()["transformer.looks.to_tokens.weight"].any())

@@ -101,26 +101,6 @@ def test_only_the_chosen_history_is_read() -> None:
     assert not torch.allclose(model(*given)[0], model(*other)[0])
 
 
-@pytest.mark.parametrize(("history", "time_patch"), [("channels", 0), ("channels", 2), ("tokens", 1)])
-@torch.no_grad()
-def test_convolutions_look_at_all_views_and_change_nothing_until_they_are_trained(
-    history: str, time_patch: int
-) -> None:
-    plain = awaken(build(history=history, time_patch=time_patch, context=(0, -1)))
-    model = build(history=history, time_patch=time_patch, context=(0, -1), looks=8)
-    model.load_state_dict(plain.state_dict(), strict=False)
-    given = inputs()
-    torch.testing.assert_close(model(*given).latents, plain(*given).latents)
-    for block in awaken(model).blocks:  # views meet in the convolutions alone
-        block.across_views = False
-    other = [tensor.clone() for tensor in given]
-    other[1][:, 1, -1] += torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
-    assert not torch.allclose(model(*given).latents[:, 0], model(*other).latents[:, 0])
-    other[1][:, :, -1] = given[1][:, :, -1]
-    other[1][:, :, 1] += 1.0  # a frame that is not read
-    torch.testing.assert_close(model(*given).latents, model(*other).latents)
-
-
 @torch.no_grad()
 def test_history_tokens_are_at_time_zero() -> None:
     model = awaken(build(history="tokens", depth=1))
