@@ -43,7 +43,7 @@ def test_a_process_that_does_not_go_on_rightly_is_told(
         "out, fresh = pathlib.Path(sys.argv[1]), not pathlib.Path(sys.argv[1]).exists()\n"
         "out.mkdir(exist_ok=True); (out / 'a.npy').write_bytes(b'a')\n"
         "sys.stderr.write('x' * 200_000)\n"  # more than a pipe holds
-        f"time.sleep(0.8 * fresh); (out / 'b.npy').write_bytes(b'b' if fresh or {resumes} else b'c')\n"
+        f"time.sleep(1.6 * fresh); (out / 'b.npy').write_bytes(b'b' if fresh or {resumes} else b'c')\n"
     )
 
     def start(command: list[str], log: object) -> subprocess.Popen[bytes]:

@@ -253,7 +253,7 @@ def test_held_out_figures_and_known_problems_of_a_training(
     assert "least_correlation" not in told
     assert "groups" not in told
     for text in (value, dynamics):
-        assert not [name for name in ("0.9 |", "77", "`steps`", "frames`", "Wilson") if name in text]
+        assert not [name for name in ("| 0.9 |", "| 77 |", "`steps`", "frames`", "Wilson") if name in text]
 
 
 def test_a_card_claims_nothing_that_was_not_measured(

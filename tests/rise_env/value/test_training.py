@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rise_env.errors import CheckpointError, ConfigError, TrainingError
+from rise_env.training import loop as training_loop
 from rise_env.training.loop import Budget, Progress
 from rise_env.value import loop
 from rise_env.value.config import LabelConfig, ModelConfig, TrainingConfig, ValueConfig
@@ -208,9 +211,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 
 
 def test_a_time_budget_is_shared_by_the_phases(
-    config: ValueConfig, toy: Any, tmp_path: Path, updates: list[set[str]]
+    config: ValueConfig, toy: Any, tmp_path: Path, updates: list[set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = train(config, toy, tmp_path, budget=Budget(seconds=1.2))
+    clock = itertools.count()  # a second each time that it is looked at
+    monkeypatch.setattr(training_loop, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    report = train(config, toy, tmp_path, budget=Budget(seconds=60))
     assert report["steps"] == len(updates)
     assert "td" not in updates[0]
     assert "td" in updates[-1]

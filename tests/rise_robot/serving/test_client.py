@@ -117,9 +117,9 @@ def test_what_cannot_be_sent_is_an_error_before_it_is_sent(start: Start) -> None
 
 def test_a_late_answer_is_never_taken_for_another(start: Start, policy: Any) -> None:
     server = start()
-    client = PolicyClient(port=server.port, timeout=0.2).connect()
+    client = PolicyClient(port=server.port, timeout=2.0).connect()
     policy.hold.clear()
-    with pytest.raises(RobotError, match=r"did not answer within 0\.2 s"):
+    with pytest.raises(RobotError, match=r"did not answer within 2 s"):
         client.infer(STATE)
     policy.hold.set()
     with pytest.raises(RobotError, match="has ended"):
@@ -139,7 +139,7 @@ def test_a_server_that_does_not_read_holds_nobody_for_ever() -> None:
         began = time.monotonic()
         with pytest.raises(RobotError):
             client.infer({"state": np.zeros(50_000_000, np.uint8)})
-        assert time.monotonic() - began < 10  # not for ever; no claim on speed
+        assert time.monotonic() - began < 60  # not for ever; no claim on speed
         ended.set()
 
 

@@ -346,15 +346,15 @@ def test_an_answer_that_cannot_be_sent_is_an_error_frame(start: Start, policy: A
 
 
 def test_a_silent_client_blocks_nobody_and_is_dropped(start: Start) -> None:
-    server = start(idle_seconds=0.4)
+    server = start(idle_seconds=2.0)
     with dial(server) as silent, PolicyClient(port=server.port) as client:
         for _ in range(3):
             client.infer(STATE)
-        assert "no observation came for 0.4 s" in refused(silent)
+        assert "no observation came for 2 s" in refused(silent)
 
 
 def test_half_a_message_blocks_nobody(start: Start) -> None:
-    server = start(idle_seconds=0.6)
+    server = start(idle_seconds=2.0)
     frame = encode({"state": np.zeros(1000)})
 
     def halves() -> Any:
@@ -379,7 +379,7 @@ def send_in_vain(connection: ClientConnection, message: Any) -> None:
 
 def test_a_client_that_does_not_read_is_dropped(start: Start, policy: Any) -> None:
     policy.answer = {"large": np.zeros(2**22, np.uint8)}  # more than the network's buffers hold
-    server = start(send_seconds=0.3)
+    server = start(send_seconds=1.0)
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.connect(("127.0.0.1", server.port))
