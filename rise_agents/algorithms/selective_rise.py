@@ -1,11 +1,13 @@
 """Selective RISE: change the policy only where it does badly, and only towards candidates that are clearly better.
 
-Three additions to RISE (`rise_agents.algorithms.rise`), measured in docs/results.md:
+Additions to RISE (`rise_agents.algorithms.rise`), measured in docs/results.md:
 
 * *Start-state selection.* The base policy's own chunk is imagined at all recorded states once. Rounds start from those
   where its advantage is below a threshold, the more often the more is still to be gained there.
 * *Candidate selection.* Several candidates per state are imagined, the base policy's own chunk among them; up to
   `top_k` of those that are clearly ahead of it are learned, under the best advantage.
+* *A critic of outcomes* (optional). What recorded episodes say comes of a chunk after it has ended, which imagination
+  does not see: `rise_agents.algorithms.outcomes`.
 * *Regularisation.* At all other states the actor is distilled towards the base policy, the reference (a function-space
   anchor: what is learned at some states moves a network at all others as well).
 """
@@ -23,10 +25,11 @@ import torch
 from rise_agents.algorithms.base import Phase
 from rise_agents.algorithms.features import FeatureCache, Seen
 from rise_agents.algorithms.learner import FlowMatchingAlgorithm, FlowMatchingConfig, Term
+from rise_agents.algorithms.outcomes import OutcomeConfig, OutcomeLearner
 from rise_agents.algorithms.proposals import ProposalConfig, check_kinds, mixed_proposals
 from rise_agents.policies.base import Policy
-from rise_agents.policies.data import ChunkSource
-from rise_env.errors import TrainingError, requirement
+from rise_agents.policies.data import ChunkSource, RecordedChunks
+from rise_env.errors import ConfigError, TrainingError, requirement
 
 __all__ = ["SelectiveRISE", "SelectiveRISEConfig"]
 
@@ -36,6 +39,7 @@ _GAIN_WEIGHT, _LEAST_PRIORITY = 0.2, 0.01
 #: Part of the learned candidates that is learned without an advantage, where the policy acts with guidance: with a
 #: tenth, as in warm-up, random candidates took a policy from 48 to 25 % success; with half, to 37 % (lab notebook).
 _DROPOUT_WITH_GUIDANCE = 0.5
+_UPDATED = 10  # updates of the critic, and batches of recorded states that it looks at, in a round
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     Attributes:
         num_candidates: Candidates per state, the base policy's own chunk included.
         top_k: Most candidates of a state that are learned, drawn from those that are ahead.
+        learn_best: Learn the best ones of these instead. Where imagination judges, they are the hastiest; where a
+            critic of outcomes does, the surest.
         min_advantage_gap: Advantage over the base policy's chunk from which a candidate is ahead.
         advantage_threshold: Raw advantage of the base policy's chunk below which a state is started from. Where it is
             high, mistakes are seen early, and precision is lost: what is ahead of a good chunk is mostly faster, and a
@@ -60,6 +66,10 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         proposals: Where candidates come from, in equal parts (`rise_agents.algorithms.proposals.PROPOSALS`): a policy
             that fails the same way whatever the noise has to be shown others.
         proposal: How far they lie from the policy's chunk.
+        outcome_weight: Weight of what a critic of outcomes says, beside that of imagination: from 0, imagination alone,
+            to 1, the critic alone. Nothing is imagined then, and judged chunks are counted in place of imagined ones.
+            It is taught before anything else, from recordings of successes and failures, which must be given.
+        outcome: Settings of that critic.
         lookahead: Chunks that the policy goes on for after a candidate before that is judged, by its last chunk: for
             mistakes that show later than within a chunk. Each counts as an imagined chunk.
     """
@@ -84,6 +94,9 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     keep_base: bool = False
     proposals: tuple[str, ...] = ("policy",)
     proposal: ProposalConfig = field(default_factory=ProposalConfig)
+    learn_best: bool = False
+    outcome_weight: float = 0.0
+    outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
     lookahead: int = 0
 
     def __post_init__(self) -> None:
@@ -91,6 +104,7 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         require = requirement("settings of selective_rise")
         require.at_least(1, self, "top_k", "scored_starts")
         require.at_least(0, self, "min_advantage_gap", "distillation_weight", "lookahead", "learn_frames")
+        require.within("[0, 1]", self, "outcome_weight")
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
         check_kinds(self.proposals)
@@ -113,6 +127,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
 
     Attributes:
         reference: The base policy.
+        outcomes: The critic of outcomes and what it learns from; None without one.
         start_priorities: How often each state with something to gain is started from, float64 (n,).
     """
 
@@ -124,6 +139,14 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
     ) -> None:
         super().__init__(policy, env, config, offline=offline)
         self.reference = copy.deepcopy(self.policy)
+        self.outcomes: OutcomeLearner | None = None
+        if self.config.outcome_weight:
+            if not isinstance(offline, RecordedChunks):
+                raise ConfigError(
+                    "outcome_weight: a critic learns from the outcomes of whole recorded episodes: give recordings "
+                    "(--data), or outcome_weight=0"
+                )
+            self.outcomes = OutcomeLearner(self.reference, offline, self.config.outcome, self.config.seed)
         rng = np.random.default_rng([self.config.seed, self.config.scored_starts])
         train = np.flatnonzero(self.env.starts.split == "train")
         #: Numbers of the scored start states, and of each the base policy's chunk and its advantage.
@@ -144,7 +167,10 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         self._features = FeatureCache(len(self.env.starts.split), self._seen, frozen)
 
     def step(self) -> None:
-        """Score start states until all are scored; then imagine candidates and learn."""
+        """Teach the critic, where there is one; score start states until all are scored; then judge and learn."""
+        if self.outcomes is not None and not self.outcomes.finished:
+            self._learn_outcomes(self.outcomes)
+            return
         if self._num_scored < len(self._rows):
             self._score_start_states()
             return
@@ -153,10 +179,27 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         self._learn(used)
 
     def phase(self) -> Phase:
-        """Scoring of start states, then improvement."""
+        """Learning of outcomes, scoring of start states, then improvement."""
+        if self.outcomes is not None and not self.outcomes.finished:
+            if self.outcomes.num_encoded < self.outcomes.num_states:
+                looked = self.outcomes.num_encoded, self.outcomes.num_states
+                return Phase("looking at recorded states", *looked, "states")
+            return Phase("learning outcomes", self.outcomes.num_updates, self.config.outcome.updates, "updates")
         if self._num_scored < len(self._rows):
             return Phase("scoring start states", self._num_scored, len(self._rows))
         return super().phase()
+
+    def _learn_outcomes(self, outcomes: OutcomeLearner) -> None:
+        """Look at the next recorded states, or do the next updates of the critic."""
+        if outcomes.num_encoded < outcomes.num_states:
+            for _ in range(_UPDATED):
+                if outcomes.num_encoded < outcomes.num_states:
+                    outcomes.look()
+            return
+        left = self.config.outcome.updates - outcomes.num_updates
+        self.metrics["outcome/loss"] = float(np.mean([outcomes.update() for _ in range(min(left, _UPDATED))]))
+        if outcomes.finished and (found := outcomes.held_out_auroc()) is not None:
+            self.metrics["outcome/auroc"] = found
 
     @torch.no_grad()
     def _score_start_states(self) -> None:
@@ -170,7 +213,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         self._base_chunks[places] = chunks[: len(places)]
         self._base_advantages[places] = np.inf
         if scored := int((places < self._num_learnt).sum()):
-            advantages = self._advantages_of(chunks[:, None], self.reference)
+            advantages = self._advantages_of(chunks[:, None], self.reference, observations)
             self._base_advantages[places[:scored]] = advantages[:scored, 0]
         self._num_scored += len(places)
         self.num_timesteps += scored * (1 + self.config.lookahead)
@@ -209,7 +252,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         candidates = torch.cat(
             [self._base_chunks[places][:, None], self._others(places, observations, generator)], dim=1
         )
-        advantages = self._advantages_of(candidates, self.policy)
+        advantages = self._advantages_of(candidates, self.policy, observations)
         if not np.isfinite(advantages).all():
             raise TrainingError("the world model gave an advantage that is not finite; nothing was trained on it")
         self.num_timesteps += advantages.size * (1 + config.lookahead)
@@ -227,7 +270,33 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         }
         return _Learned(rows[state], candidates[torch.from_numpy(state), torch.from_numpy(member)])
 
-    def _advantages_of(self, candidates: torch.Tensor, policy: Policy) -> np.ndarray:
+    def _advantages_of(self, candidates: torch.Tensor, policy: Policy, observations: Mapping[str, Any]) -> np.ndarray:
+        """Advantages of candidates (N, G, chunk, D), float64 (N, G).
+
+        Imagined ones, where a policy goes on after each candidate; the critic's are those over the first candidate.
+        """
+        weight = self.config.outcome_weight
+        found = np.zeros(candidates.shape[:2])
+        if weight < 1:
+            found += (1 - weight) * self._imagined_advantages(candidates, policy)
+        if self.outcomes is not None:
+            expected = self._expected(candidates, observations)
+            found += weight * (expected - expected[:, :1])
+        return found
+
+    @torch.no_grad()
+    def _expected(self, candidates: torch.Tensor, observations: Mapping[str, Any]) -> np.ndarray:
+        """What the critic expects of candidates (N, G, chunk, D), float64 (N, G)."""
+        assert self.outcomes is not None
+        count, reference = candidates.shape[1], self.reference
+        context = reference.context_of(observations)
+        best = torch.full((len(context),), reference.codec.best_bin, device=reference.device)
+        features = reference.features_of(context, best).float().cpu().repeat_interleave(count, 0)
+        states = context.state.float().cpu().repeat_interleave(count, 0)
+        found = self.outcomes.critic.expected(features, states, candidates.flatten(0, 1).cpu())
+        return found.reshape(candidates.shape[:2])
+
+    def _imagined_advantages(self, candidates: torch.Tensor, policy: Policy) -> np.ndarray:
         """Imagined advantages of candidates (N, G, chunk, D), after each of which a policy goes on; float64 (N, G)."""
 
         def go_on(observations: Mapping[str, Any]) -> np.ndarray:
@@ -254,11 +323,13 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         )  # fmt: skip
 
     def _pick(self, advantages: np.ndarray) -> np.ndarray:
-        """Which candidates (N, G) are learned: at random among those ahead, since the best would be the hastiest."""
+        """Which candidates (N, G) are learned: at random among those ahead, or the best of them."""
         config = self.config
         ahead = advantages - advantages[:, :1] >= max(config.min_advantage_gap, 1e-6)
         drawn = np.random.default_rng([config.seed, self.rounds, 3]).random(ahead.shape)
-        rank = np.where(ahead, drawn, 2.0).argsort(axis=1).argsort(axis=1)
+        if config.learn_best:
+            drawn = -advantages
+        rank = np.where(ahead, drawn, np.inf).argsort(axis=1).argsort(axis=1)
         picked = ahead & (rank < config.top_k)
         if config.keep_base:
             picked[~ahead.any(axis=1), 0] = True
@@ -325,6 +396,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         """Learner, reference, scores, priorities and buffer."""
         return {
             "learner": self.learner.state_dict(),
+            "outcomes": None if self.outcomes is None else self.outcomes.state_dict(),
             "reference": self.reference.state_dict(),
             "rows": self._rows,
             "base_chunks": self._base_chunks,
@@ -340,6 +412,8 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             raise ValueError("the start states are others than those of the run")
         self.learner.load_state_dict(state["learner"])
         self.reference.load_state_dict(state["reference"])
+        if self.outcomes is not None:
+            self.outcomes.load_state_dict(state["outcomes"])
         self._base_chunks = state["base_chunks"]
         self._base_advantages = state["base_advantages"].numpy()
         self._num_scored = int(state["num_scored"])

@@ -279,12 +279,13 @@ def _surroundings(
         dataset = ingredients.open_data()
         note(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames")
         split = split_episodes(dataset)
-        bins = np.full(dataset.num_frames, policy.codec.unconditional)
+        bins, values = np.full(dataset.num_frames, policy.codec.unconditional), None
         if labelled and ingredients.labels is not None:
             bins, _ = advantage_bins_of(*measured_advantages(dataset, ingredients.labels), policy.codec)
-            if problem := ranking_problem_of(dataset, read_advantages(dataset, ingredients.labels)["value_current"]):
+            values = read_advantages(dataset, ingredients.labels)["value_current"]
+            if problem := ranking_problem_of(dataset, values):
                 doubt(f"by the labels {ingredients.labels!r} {problem}")
-        offline = RecordedChunks(dataset, policy.lags, bins, split["train"])
+        offline = RecordedChunks(dataset, policy.lags, bins, split["train"], values)
         if in_cell:
             return _cell(agent, bundle, lags), offline, None
         if ingredients.oracle:

@@ -61,14 +61,23 @@ class RecordedChunks:
         lags: Past observations that the policy reads, in control steps.
         advantage_bins: Advantage bin of every frame of the dataset, int64 (N,).
         episodes: Episodes to use; all when omitted.
+        values: Value of every frame, float (N,), where it was labelled.
     """
 
-    def __init__(self, dataset: Dataset, lags: Any, advantage_bins: np.ndarray, episodes: Any = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        lags: Any,
+        advantage_bins: np.ndarray,
+        episodes: Any = None,
+        values: np.ndarray | None = None,
+    ) -> None:
         self.dataset, self.spec = dataset, dataset.spec
         self.lags = check_lags(dataset.spec, lags)
-        if advantage_bins.shape != (dataset.num_frames,):
-            raise ConfigError(f"{len(advantage_bins)} advantage bins for {dataset.num_frames} frames")
-        self.advantage_bins = advantage_bins
+        for name, given in (("advantage bins", advantage_bins), ("values", values)):
+            if given is not None and given.shape != (dataset.num_frames,):
+                raise ConfigError(f"{len(given)} {name} for {dataset.num_frames} frames")
+        self.advantage_bins, self.values = advantage_bins, values
         self.windows = Windows(dataset, episodes=episodes)
 
     def __len__(self) -> int:

@@ -29,7 +29,8 @@ def elsewhere(
     """
     if isinstance(offline, RecordedChunks):
         paths, episodes = [path.resolve() for path in data], offline.windows.episodes
-        return partial(_recorded, paths, offline.spec, dict(opening), offline.lags, offline.advantage_bins, episodes)
+        labels = (offline.advantage_bins, offline.values)
+        return partial(_recorded, paths, offline.spec, dict(opening), offline.lags, labels, episodes)
     if isinstance(offline, StartChunks):
         return partial(_of_starts, offline.spec, offline.lags, offline.advantage_bins)
     return _none
@@ -40,11 +41,12 @@ def _recorded(
     spec: TaskSpec,
     opening: dict[str, Any],
     lags: tuple[int, ...],
-    bins: np.ndarray,
+    labels: tuple[np.ndarray, np.ndarray | None],
     episodes: Any,
     _: StartStates,
 ) -> ChunkSource:
-    return RecordedChunks(open_dataset(list(paths), spec, **opening), lags, bins, episodes)
+    bins, values = labels
+    return RecordedChunks(open_dataset(list(paths), spec, **opening), lags, bins, episodes, values)
 
 
 def _of_starts(spec: TaskSpec, lags: tuple[int, ...], bins: np.ndarray, starts: StartStates) -> ChunkSource:
