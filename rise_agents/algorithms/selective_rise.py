@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -207,7 +207,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         env, first = self.env, self._num_scored
         places = np.arange(first, min(first + env.num_envs, len(self._rows)))
         rows = np.resize(self._rows[places], env.num_envs)
-        observations, _ = env.reset(seed=0, options={"start_index": rows.tolist()})
+        observations = self._start(rows, 0)
         reference, still = self.reference, torch.zeros((env.num_envs, *self.reference.noise_shape))
         chunks, _ = self.propose(reference, observations, still, reference.guidance)
         self._base_chunks[places] = chunks[: len(places)]
@@ -248,7 +248,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         chosen = rng.choice(len(self._low), env.num_envs, p=often, replace=few)
         places = self._low[chosen]
         rows = self._rows[places]
-        observations, _ = env.reset(seed=seeds, options={"start_index": rows.tolist()})
+        observations = self._start(rows, seeds)
         candidates = torch.cat(
             [self._base_chunks[places][:, None], self._others(places, observations, generator)], dim=1
         )
@@ -269,6 +269,12 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             "rollout/advantages": torch.from_numpy(advantages),
         }
         return _Learned(rows[state], candidates[torch.from_numpy(state), torch.from_numpy(member)])
+
+    def _start(self, rows: np.ndarray, seed: int | list[int]) -> Mapping[str, Any]:
+        """What is seen at start states, int64 (N,), from which candidates are imagined, if they are."""
+        if self.config.outcome_weight == 1:
+            return cast("Mapping[str, Any]", self.env.start_observations(rows))
+        return cast("Mapping[str, Any]", self.env.reset(seed=seed, options={"start_index": rows.tolist()})[0])
 
     def _advantages_of(self, candidates: torch.Tensor, policy: Policy, observations: Mapping[str, Any]) -> np.ndarray:
         """Advantages of candidates (N, G, chunk, D), float64 (N, G).
