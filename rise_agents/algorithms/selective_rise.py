@@ -66,6 +66,8 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         proposals: Where candidates come from, in equal parts (`rise_agents.algorithms.proposals.PROPOSALS`): a policy
             that fails the same way whatever the noise has to be shown others.
         proposal: How far they lie from the policy's chunk.
+        around_base: Move the base policy's chunk, not what the policy has made of it. Otherwise it may drift, round by
+            round, to where the judge has seen nothing and everything is good (lab notebook).
         outcome_weight: Weight of what a critic of outcomes says, beside that of imagination: from 0, imagination alone,
             to 1, the critic alone. Nothing is imagined then, and judged chunks are counted in place of imagined ones.
             It is taught before anything else, from recordings of successes and failures, which must be given.
@@ -95,6 +97,7 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     proposals: tuple[str, ...] = ("policy",)
     proposal: ProposalConfig = field(default_factory=ProposalConfig)
     learn_best: bool = False
+    around_base: bool = False
     outcome_weight: float = 0.0
     outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
     lookahead: int = 0
@@ -322,7 +325,8 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             noise = scale * config.noise_scale * torch.randn((count * number, *policy.noise_shape), generator=generator)
             return self.propose(policy, observations, noise, config.guidance)[0].unflatten(0, (count, number))
 
-        own = self._base_chunks[places] if set(config.proposals) <= {"policy", "wide"} else draw(1, 0.0)[:, 0]
+        undrawn = set(config.proposals) <= {"policy", "wide"} or config.around_base
+        own = self._base_chunks[places] if undrawn else draw(1, 0.0)[:, 0]
         return mixed_proposals(
             config.proposals, config.num_candidates - 1, draw, own,
             torch.as_tensor(observations["state"]).float().cpu(), policy.spec.layout, config.proposal, generator,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,21 @@ def test_an_interrupted_run_goes_on_the_same(lab: Any, tmp_path: Any) -> None:
         assert again.has_learned
         for name, tensor in whole.policy.state_dict().items():
             assert torch.equal(tensor, again.policy.state_dict()[name]), (stop, name)
+
+
+def test_candidates_lie_around_the_base_policys_chunk_if_asked(lab: Any) -> None:
+    algorithm = selective(lab, around_base=True, proposals=("offset",))
+    while algorithm.phase().name != "improving in imagination":
+        run(algorithm, 1)
+    with torch.no_grad():
+        algorithm.policy.chunk_mean.add_(5.0)  # it has drifted far
+    places = np.zeros(algorithm.env.num_envs, np.int64)
+    observations = algorithm._start(algorithm._rows[places], 0)
+    for around in (True, False):
+        algorithm.config = dataclasses.replace(algorithm.config, around_base=around)
+        others = algorithm._others(places, observations, torch.Generator().manual_seed(0))
+        away = float((others - algorithm._base_chunks[places][:, None]).abs().mean())
+        assert (away < 0.5) == around
 
 
 def test_a_critic_needs_recordings(lab: Any) -> None:
