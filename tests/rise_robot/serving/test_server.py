@@ -32,7 +32,7 @@ def dial(server: PolicyServer, **settings: Any) -> Iterator[ClientConnection]:
     """A bare connection whose greeting has been read."""
     url = f"ws://127.0.0.1:{server.port}"
     with connect(url, compression=None, max_size=None, proxy=None, **settings) as connection:
-        connection.recv(timeout=5)
+        connection.recv(timeout=30)
         yield connection
 
 
@@ -48,7 +48,7 @@ def http(server: PolicyServer, path: str, token: str | None = None) -> tuple[int
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -57,10 +57,10 @@ def until(condition: Callable[[], bool]) -> None:
 def test_greets_then_answers_with_timing(start: Start) -> None:
     server = start()
     with connect(f"ws://127.0.0.1:{server.port}", compression=None, proxy=None) as connection:
-        assert decode(connection.recv(timeout=5)) == {"name": "counting", "lags": []}
+        assert decode(connection.recv(timeout=30)) == {"name": "counting", "lags": []}
         for turn in range(3):
             connection.send(encode(STATE))
-            answer = decode(connection.recv(timeout=5))
+            answer = decode(connection.recv(timeout=30))
             assert np.array_equal(answer["actions"], [[0, 2, 4]] * 4)
             timing = answer["server_timing"]
             assert timing["infer_ms"] >= 0
@@ -74,11 +74,11 @@ def test_is_warm_before_it_listens(policy: Any) -> None:
     thread = threading.Thread(target=server.start)
     thread.start()
     try:
-        assert policy.entered.wait(5)
+        assert policy.entered.wait(30)
         assert server.port == 0
         assert not server.running
         policy.hold.set()
-        thread.join(10)
+        thread.join(30)
         assert server.running
         assert http(server, "/healthz") == (200, "OK\n")
         with PolicyClient(port=server.port) as client:
@@ -132,13 +132,13 @@ def test_requests_are_served_in_the_order_of_arrival(start: Start, policy: Any) 
         policy.hold.clear()
         for waiting, (number, connection) in enumerate([(1, first), (2, second), (3, third)]):
             connection.send(encode({"state": np.full(3, number, np.float32)}))
-            assert policy.entered.wait(5)
+            assert policy.entered.wait(30)
             until(lambda n=waiting: server._worker._work_queue.qsize() == n)
         assert http(server, "/healthz") == (200, "OK\n")  # while an inference is going on
         policy.hold.set()
         first.send(encode({"state": np.full(3, 4, np.float32)}))  # asks again, and is behind the others
         for connection in (first, first, second, third):
-            connection.recv(timeout=5)
+            connection.recv(timeout=30)
     assert policy.order == [1, 2, 3, 4]
 
 
@@ -259,10 +259,10 @@ def test_wrong_settings_are_refused(settings: dict[str, Any]) -> None:
 
 def refused(connection: ClientConnection, code: int = 1011) -> str:
     """The error frame, which is text and the last thing that comes."""
-    text = connection.recv(timeout=5)
+    text = connection.recv(timeout=30)
     assert isinstance(text, str)
     with pytest.raises(ConnectionClosed) as closed:
-        connection.recv(timeout=5)
+        connection.recv(timeout=30)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == code
     return text
@@ -312,10 +312,12 @@ def test_default_limit_leaves_room_for_camera_images(start: Start) -> None:
 def test_empty_fragments_without_end_are_refused(start: Start) -> None:
     server = start()
     with dial(server) as connection:
-        with pytest.raises(ConnectionClosed):
+        with contextlib.suppress(ConnectionClosed):  # whether it hears of it before all is sent is a matter of time
             connection.send([b""] * 20_000)
-        text = connection.recv(timeout=5)
+        text = connection.recv(timeout=30)
         assert "fragments" in str(text)
+        with pytest.raises(ConnectionClosed):
+            connection.recv(timeout=30)
 
 
 def test_internal_errors_are_logged_and_do_not_end_the_server(
@@ -359,7 +361,7 @@ def test_half_a_message_blocks_nobody(start: Start) -> None:
 
     def halves() -> Any:
         yield frame[: len(frame) // 2]
-        ended.wait(10)
+        ended.wait(30)
 
     ended = threading.Event()
     with dial(server) as slow:
@@ -369,7 +371,7 @@ def test_half_a_message_blocks_nobody(start: Start) -> None:
             assert client.infer(STATE)["seen"] == 1
         until(lambda: server.metrics()["clients"]["now"] == 0)
         ended.set()
-        thread.join(10)
+        thread.join(30)
 
 
 def send_in_vain(connection: ClientConnection, message: Any) -> None:
@@ -402,7 +404,7 @@ def test_a_client_that_leaves_while_it_is_served_is_forgotten(start: Start, poli
         policy.entered.clear()
         policy.hold.clear()
         connection.send(encode(STATE))
-        assert policy.entered.wait(5)
+        assert policy.entered.wait(30)
         connection.socket.shutdown(socket.SHUT_RDWR)
         policy.hold.set()
     until(lambda: server.metrics()["clients"]["now"] == 0)
@@ -418,7 +420,7 @@ def test_stopping_says_goodbye_and_frees_the_port(policy: Any) -> None:
         server.stop()
         server.stop()
         with pytest.raises(ConnectionClosed) as closed:
-            connection.recv(timeout=5)
+            connection.recv(timeout=30)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1001
     assert not server.running
