@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from rise_agents.policies.base import Policy
+from rise_agents.policies.base import Context, Policy
 from rise_agents.policies.data import RecordedChunks
 from rise_env.errors import ConfigError, TrainingError, requirement
 from rise_env.tasks import JointLayout
@@ -89,6 +89,7 @@ class OutcomeCritic(nn.Module):
     feature_std: torch.Tensor
     chunk_mean: torch.Tensor
     chunk_std: torch.Tensor
+    taught: torch.Tensor
     _turns: torch.Tensor
 
     def __init__(self, features: int, layout: JointLayout, chunk: int, config: OutcomeConfig) -> None:
@@ -102,6 +103,7 @@ class OutcomeCritic(nn.Module):
         numbers = layout.dim * (1 + len(range(min(1, chunk - 1), chunk, 2)))
         angles = 2 * len(self._moments) * self._turns.numel()
         self.members = nn.ModuleList([_Member(features, numbers, angles, config) for _ in range(config.members)])
+        self.register_buffer("taught", torch.ones(3, dtype=torch.bool))  # which of the three there were labels for
         for name, size in (("feature", features), ("chunk", numbers)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
@@ -135,12 +137,16 @@ class OutcomeCritic(nn.Module):
 
     @torch.no_grad()
     def expected(self, features: torch.Tensor, states: torch.Tensor, chunks: torch.Tensor) -> np.ndarray:
-        """How well chunks will do, float64 (n,) in [0, 1]: mean of both values and of the probability of success."""
+        """How well chunks will do, float64 (n,) in [0, 1].
+
+        The mean of both values and of the probability of success, as far as there were labels to learn them from.
+        """
         parts = []
         for first in range(0, len(chunks), _SCORED):
             rows = slice(first, first + _SCORED)
             found = self(features[rows], states[rows], chunks[rows])
-            parts.append((found[..., :2].clamp(0, 1).sum(-1) + found[..., 2].sigmoid()).mean(0) / 3)
+            told = torch.cat([found[..., :2].clamp(0, 1), found[..., 2:].sigmoid()], dim=-1)
+            parts.append(told[..., self.taught].mean(-1).mean(0))
         return torch.cat(parts).double().numpy()
 
     def _motion(self, states: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
@@ -216,6 +222,7 @@ class OutcomeLearner:
                 ahead = index[:, None] + (place + 1) * length + np.arange(length)
                 mean = np.asarray(recorded.values, np.float32)[np.minimum(ahead, ends[:, None])].mean(1)
                 self._values[:, place] = torch.from_numpy(mean)
+        self._taught = torch.cat([~self._values.isnan().all(0), torch.ones(1, dtype=torch.bool)])
         held_out = rng.random(dataset.num_episodes) < _HELD_OUT
         self._train, self._held_out = np.flatnonzero(~held_out[owner]), np.flatnonzero(held_out[owner])
         self._chunks, self._states, self._features = (torch.zeros(0) for _ in range(3))
@@ -228,6 +235,7 @@ class OutcomeLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             self.critic = OutcomeCritic(probe.shape[1], spec.layout, spec.chunk, self.config)
+        self.critic.taught.copy_(self._taught)
         rate, decay = self.config.learning_rate, self.config.weight_decay
         self._optimiser = torch.optim.AdamW(self.critic.parameters(), rate, weight_decay=decay)
         count = len(self._rows)
@@ -280,6 +288,13 @@ class OutcomeLearner:
         self.num_updates += 1
         return float(loss.detach()) / config.members
 
+    @torch.no_grad()
+    def expected(self, context: Context, candidates: torch.Tensor) -> np.ndarray:
+        """What the critic expects of candidates (N, G, chunk, D) where N contexts of the policy were seen, (N, G)."""
+        count = candidates.shape[1]
+        features, states = (one.repeat_interleave(count, 0) for one in self._read(context))
+        return self.critic.expected(features, states, candidates.flatten(0, 1).cpu()).reshape(candidates.shape[:2])
+
     def held_out_auroc(self) -> float | None:
         """Probability that the chunk of a held-out success is said to do better than one of a failure, frame by frame.
 
@@ -322,7 +337,10 @@ class OutcomeLearner:
 
     @torch.no_grad()
     def _encode(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        policy, batch = self._policy, self._recorded.batch(rows)
-        context = policy.context(batch.observations, batch.prompts)
-        best = torch.full((len(context),), policy.codec.best_bin, device=policy.device)
-        return policy.features_of(context, best).float().cpu(), context.state.float().cpu(), batch.chunks
+        batch = self._recorded.batch(rows, self._policy.device)
+        return *self._read(self._policy.context(batch.observations, batch.prompts)), batch.chunks.cpu()
+
+    def _read(self, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (n, F) and joint states (n, D) of what the policy saw."""
+        best = torch.full((len(context),), self._policy.codec.best_bin, device=self._policy.device)
+        return self._policy.features_of(context, best).float().cpu(), context.state.float().cpu()

@@ -289,21 +289,9 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         if weight < 1:
             found += (1 - weight) * self._imagined_advantages(candidates, policy)
         if self.outcomes is not None:
-            expected = self._expected(candidates, observations)
+            expected = self.outcomes.expected(self.reference.context_of(observations), candidates)
             found += weight * (expected - expected[:, :1])
         return found
-
-    @torch.no_grad()
-    def _expected(self, candidates: torch.Tensor, observations: Mapping[str, Any]) -> np.ndarray:
-        """What the critic expects of candidates (N, G, chunk, D), float64 (N, G)."""
-        assert self.outcomes is not None
-        count, reference = candidates.shape[1], self.reference
-        context = reference.context_of(observations)
-        best = torch.full((len(context),), reference.codec.best_bin, device=reference.device)
-        features = reference.features_of(context, best).float().cpu().repeat_interleave(count, 0)
-        states = context.state.float().cpu().repeat_interleave(count, 0)
-        found = self.outcomes.critic.expected(features, states, candidates.flatten(0, 1).cpu())
-        return found.reshape(candidates.shape[:2])
 
     def _imagined_advantages(self, candidates: torch.Tensor, policy: Policy) -> np.ndarray:
         """Imagined advantages of candidates (N, G, chunk, D), after each of which a policy goes on; float64 (N, G)."""

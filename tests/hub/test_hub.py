@@ -232,7 +232,10 @@ def test_held_out_figures_and_known_problems_of_a_training(
     monkeypatch.setitem(DYNAMICS._known, "counting", counting)
     model = bundle.world_model()
     ranking = {"heads": {"progress": {"mae": 0.125}}, "ranking_problem": "values rank like chance"}
-    measured = {"value": {"steps": 9, "held_out": ranking}, "dynamics": {"step": 77, "loss": 0.9, "psnr_end": 21.5}}
+    measured = {
+        "value": {"steps": 9, "held_out": ranking},
+        "dynamics": {"step": 7531902468, "loss": 0.9, "psnr_end": 21.5},
+    }
     for name, metrics in measured.items():
         getattr(model, name).save_pretrained(tmp_path / name / "model")
         origin = {**provenance({}, 4), "data": {"frames": "0123"}}
@@ -253,7 +256,7 @@ def test_held_out_figures_and_known_problems_of_a_training(
     assert "least_correlation" not in told
     assert "groups" not in told
     for text in (value, dynamics):
-        assert not [name for name in ("| 0.9 |", "| 77 |", "`steps`", "frames`", "Wilson") if name in text]
+        assert not [name for name in ("0.9 |", "7531902468", "`steps`", "frames`", "Wilson") if name in text]
 
 
 def test_a_card_claims_nothing_that_was_not_measured(

@@ -93,8 +93,15 @@ def test_values_of_the_chunks_after_are_learned_where_they_are_known(lab: Any) -
     last = dataset.starts[owner] + dataset.lengths[owner] - 1
     after = values[np.minimum(windows.index[0] + length + np.arange(length), last)].mean()
     assert float(learner._values[0, 0]) == pytest.approx(after)
-    assert taught(lab, recorded=given).critic is not None
-    assert bool(OutcomeLearner(lab.policy(), recorded, SMALL, 0)._values.isnan().all())
+    assert OutcomeLearner(lab.policy(), given, SMALL, 0).critic.taught.all()
+    # Where they are not known, what a critic says of them has been taught by nothing, and does not count.
+    critic = taught(lab).critic
+    assert critic.taught.tolist() == [False, False, True]
+    joints = lab.spec.layout.dim
+    seen, states = torch.zeros(3, critic.feature_mean.numel()), torch.zeros(3, joints)
+    chunks = torch.zeros(3, length, joints)
+    told = critic(seen, states, chunks)[..., 2].sigmoid().mean(0)
+    np.testing.assert_allclose(critic.expected(seen, states, chunks), told.detach().numpy(), rtol=1e-6)
     with pytest.raises(ConfigError, match="values for"):
         RecordedChunks(dataset, recorded.lags, recorded.advantage_bins, values=values[1:])
 
@@ -179,7 +186,8 @@ def test_both_judges_are_weighted(lab: Any) -> None:
     chunks = torch.from_numpy(np.stack([algorithm.env.action_space.sample() for _ in range(3)], 1))
     found = algorithm._advantages_of(chunks, algorithm.policy, observations)
     imagined = algorithm.env.evaluate_candidates(chunks.numpy()).advantage
-    expected = algorithm._expected(chunks, observations)
+    assert algorithm.outcomes is not None
+    expected = algorithm.outcomes.expected(algorithm.reference.context_of(observations), chunks)
     np.testing.assert_allclose(found, 0.75 * imagined + 0.25 * (expected - expected[:, :1]), atol=1e-6)
 
 

@@ -139,7 +139,7 @@ def test_a_server_that_does_not_read_holds_nobody_for_ever() -> None:
         began = time.monotonic()
         with pytest.raises(RobotError):
             client.infer({"state": np.zeros(50_000_000, np.uint8)})
-        assert time.monotonic() - began < 60  # not for ever; no claim on speed
+        assert time.monotonic() - began < 10  # not for ever; no claim on speed
         ended.set()
 
 
