@@ -5,11 +5,14 @@
     starts/          start states (`rise_env.envs.starts`)
     world_model/     dynamics and value (`rise_env.world_model`)
     policy/          base policy; optional
+    policies/NAME/   other policies to start from, "base:NAME"; optional
+    critic/          a critic of outcomes, taught on episodes of one of the policies; optional
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +34,8 @@ from rise_env.tasks import TaskSpec, load_task, name_of_task, task_from_section
 if TYPE_CHECKING:
     from rise_env.world_model import CompositionalWorldModel
 
-__all__ = ["BUILD_COMMAND", "MANIFEST", "Bundle", "bundle_directories", "find_bundle", "load_bundle", "save_bundle"]
+__all__ = ["BUILD_COMMAND", "MANIFEST", "Bundle", "bundle_directories", "extend_bundle", "find_bundle", "load_bundle",
+           "save_bundle"]  # fmt: skip
 
 #: How to make a bundle, for messages.
 BUILD_COMMAND = "rise train bundle --task {task} --data DATASET --out {out}"
@@ -93,6 +97,17 @@ class Bundle:
     def policy(self) -> Path | None:
         """Directory of the base policy, or None."""
         path = self.path / "policy"
+        return path if path.is_dir() else None
+
+    @property
+    def policies(self) -> dict[str, Path]:
+        """Directories of the other policies to start from, by name."""
+        return {path.name: path for path in sorted((self.path / "policies").glob("*")) if path.is_dir()}
+
+    @property
+    def critic(self) -> Path | None:
+        """Directory of the critic of outcomes, or None."""
+        path = self.path / "critic"
         return path if path.is_dir() else None
 
 
@@ -195,6 +210,54 @@ def save_bundle(
         world_model.save_pretrained(aside / "world_model")
         if policy is not None:
             shutil.copytree(local_directory(policy, "policy"), aside / "policy")
-        content["files"] = sorted(str(file.relative_to(aside)) for file in aside.rglob("*") if file.is_file())
+        content["files"] = _files(aside)
         write_json(aside / MANIFEST, content)
     return load_bundle(path)
+
+
+def extend_bundle(
+    path: str | Path,
+    out: str | Path,
+    *,
+    policies: Mapping[str, str | Path] | None = None,
+    critic: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Copy a bundle and put further parts into the copy, in one step; parts of the same name are replaced.
+
+    Args:
+        path: Bundle: a directory or Hub id; it is not changed, unless `out` is the same directory.
+        out: Directory to make or replace.
+        policies: Checkpoints of other policies to start from, by name: letters, digits, "-" and "_".
+        critic: Checkpoint of a critic of outcomes.
+        about: What to keep of the new parts, under "extended" in the provenance.
+
+    Raises:
+        ConfigError: If nothing is to be put in, or a name is malformed.
+        CheckpointError: If the bundle or a part cannot be read.
+    """
+    parts = {f"policies/{name}": given for name, given in (policies or {}).items()}
+    parts |= {"critic": critic} if critic is not None else {}
+    if not parts:
+        raise ConfigError("nothing to put into the bundle: give policies or a critic")
+    for name in policies or {}:
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+            raise ConfigError(f"a policy of a bundle cannot be called {name!r}: letters, digits, '-' and '_' alone")
+    bundle = load_bundle(path)
+    content = read_config(bundle.path, "bundle", _VERSION, name=MANIFEST)
+    with atomic_directory(out, MANIFEST) as aside:
+        shutil.copytree(bundle.path, aside, dirs_exist_ok=True)
+        for place, given in parts.items():
+            shutil.rmtree(aside / place, ignore_errors=True)
+            shutil.copytree(local_directory(given, "policy"), aside / place)
+        added = {**provenance({"parts": sorted(parts)}), **(about or {})}
+        content["provenance"] = {**content["provenance"], "extended": added}
+        content["files"] = _files(aside)
+        write_json(aside / MANIFEST, content)
+    return load_bundle(out)
+
+
+def _files(folder: Path) -> list[str]:
+    """What a bundle consists of beside its manifest."""
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+                  and file != folder / MANIFEST)  # fmt: skip

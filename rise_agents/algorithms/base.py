@@ -144,6 +144,12 @@ class Algorithm[C: AlgorithmConfig](ABC):
             return Phase("improving in the cell", self.spent, self._total_timesteps, "control steps")
         return Phase("improving in imagination", self.spent, self._total_timesteps)
 
+    @classmethod
+    def reads_labels(cls, config: C) -> bool:
+        """Whether recorded data need labelled advantages under these settings."""
+        del config
+        return not cls.labels_data
+
     @property
     def has_learned(self) -> bool:
         """Whether anything was learned yet; False where all that was spent went into preparations."""

@@ -14,8 +14,9 @@ matched with angles that it reads off the pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -25,7 +26,10 @@ from tqdm import tqdm
 
 from rise_agents.policies.base import Context, Policy
 from rise_agents.policies.data import RecordedChunks
+from rise_env.config import decode
 from rise_env.errors import ConfigError, TrainingError, requirement
+from rise_env.pretrained import PretrainedMixin
+from rise_env.spaces import image_key, lag_key
 from rise_env.tasks import JointLayout
 from rise_env.value.evaluation import auroc
 
@@ -37,6 +41,9 @@ _ORDERS = 2  # multiples of an angle whose cosine and sine are taken
 _WARMUP, _LR_FLOOR = 50, 0.02  # updates; last learning rate over the peak
 _VALUE_WEIGHT = 4.0  # of the squared error of a value beside the cross entropy of success
 _HELD_OUT = 0.05  # part of the episodes
+#: How far features of one and the same picture may be from those that a critic was taught with, relative to them:
+#: encoders that were stored in another precision are within a hundredth, others far beyond.
+_SAME_EYES = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class OutcomeConfig:
         width: Inner units.
         frames: Learn from chunks that begin within so many first frames of an episode only; 0 for all.
         most: Most recorded chunks that are learned from.
+        model: Folder of a critic that was taught before (`critic/` of a run), for a policy with the same image encoders
+            and scales; "bundle" for that of the bundle. None is taught then, and the other settings do not count.
     """
 
     members: int = 2
@@ -66,6 +75,7 @@ class OutcomeConfig:
     width: int = 256
     frames: int = 0
     most: int = 131072
+    model: str = ""
 
     def __post_init__(self) -> None:
         require = requirement("settings of the critic of outcomes")
@@ -75,7 +85,7 @@ class OutcomeConfig:
         require.positive(self, "learning_rate")
 
 
-class OutcomeCritic(nn.Module):
+class OutcomeCritic(PretrainedMixin, nn.Module):
     """Foretells what will come of chunks.
 
     Args:
@@ -85,6 +95,9 @@ class OutcomeCritic(nn.Module):
         config: Settings.
     """
 
+    kind = "rise-outcome-critic"
+    title: ClassVar[str] = "critic of outcomes"
+    probe: torch.Tensor
     feature_mean: torch.Tensor
     feature_std: torch.Tensor
     chunk_mean: torch.Tensor
@@ -94,7 +107,7 @@ class OutcomeCritic(nn.Module):
 
     def __init__(self, features: int, layout: JointLayout, chunk: int, config: OutcomeConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._layout, self._chunk = config, layout, chunk
         self._moments = sorted({max(chunk // 2 - 1, 0), chunk - 1})  # when angles are looked at
         radians = np.where(np.array(layout.units) == "deg", np.pi / 180, 1.0)
         orders = np.arange(1, _ORDERS + 1)
@@ -107,6 +120,47 @@ class OutcomeCritic(nn.Module):
         for name, size in (("feature", features), ("chunk", numbers)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
+        self.register_buffer("probe", torch.zeros(features))  # what the encoders make of a certain picture
+
+    @property
+    def storage(self) -> str:
+        """See `PretrainedMixin`."""
+        return "int8"
+
+    def get_config(self) -> dict[str, Any]:
+        """See `PretrainedMixin`."""
+        return {"features": len(self.probe), "layout": asdict(self._layout), "chunk": self._chunk,
+                "outcome": self.config}  # fmt: skip
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], folder: Path, device: str | torch.device) -> Self:
+        """See `PretrainedMixin`."""
+        del folder, device
+        layout = decode(JointLayout, config["layout"], "key 'layout'")
+        return cls(int(config["features"]), layout, int(config["chunk"]),
+                   decode(OutcomeConfig, config["outcome"], "key 'outcome'"))  # fmt: skip
+
+    @torch.no_grad()
+    def check_eyes(self, policy: Policy) -> None:
+        """Compare what a policy makes of a certain picture with what it was when the critic was taught.
+
+        Raises:
+            ConfigError: If the policy sees with other encoders or scales.
+        """
+        found = _probe(policy)
+        if found.shape != self.probe.shape or (found - self.probe).norm() > _SAME_EYES * self.probe.norm():
+            raise ConfigError(
+                "the critic of outcomes (outcome.model) was taught with other image encoders or scales than this "
+                "policy's: it takes the policy that it was taught with, or what was improved from that with "
+                "trainable=action_expert; leave outcome.model out to teach another one"
+            )
+
+    @torch.no_grad()
+    def judge(self, policy: Policy, context: Context, candidates: torch.Tensor) -> np.ndarray:
+        """What it expects of candidates (N, G, chunk, D) where N contexts of the policy were seen, (N, G)."""
+        count = candidates.shape[1]
+        features, states = (one.repeat_interleave(count, 0) for one in _read(policy, context))
+        return self.expected(features, states, candidates.flatten(0, 1).cpu()).reshape(candidates.shape[:2])
 
     def fit_normalisation(self, features: torch.Tensor, states: torch.Tensor, chunks: torch.Tensor) -> None:
         """Learn means and deviations of recorded features (n, F) and of chunks (n, chunk, D) from states (n, D)."""
@@ -236,6 +290,7 @@ class OutcomeLearner:
             torch.manual_seed(self._seed)
             self.critic = OutcomeCritic(probe.shape[1], spec.layout, spec.chunk, self.config)
         self.critic.taught.copy_(self._taught)
+        self.critic.probe.copy_(_probe(self._policy))
         rate, decay = self.config.learning_rate, self.config.weight_decay
         self._optimiser = torch.optim.AdamW(self.critic.parameters(), rate, weight_decay=decay)
         count = len(self._rows)
@@ -288,13 +343,6 @@ class OutcomeLearner:
         self.num_updates += 1
         return float(loss.detach()) / config.members
 
-    @torch.no_grad()
-    def expected(self, context: Context, candidates: torch.Tensor) -> np.ndarray:
-        """What the critic expects of candidates (N, G, chunk, D) where N contexts of the policy were seen, (N, G)."""
-        count = candidates.shape[1]
-        features, states = (one.repeat_interleave(count, 0) for one in self._read(context))
-        return self.critic.expected(features, states, candidates.flatten(0, 1).cpu()).reshape(candidates.shape[:2])
-
     def held_out_auroc(self) -> float | None:
         """Probability that the chunk of a held-out success is said to do better than one of a failure, frame by frame.
 
@@ -338,9 +386,22 @@ class OutcomeLearner:
     @torch.no_grad()
     def _encode(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch = self._recorded.batch(rows, self._policy.device)
-        return *self._read(self._policy.context(batch.observations, batch.prompts)), batch.chunks.cpu()
+        context = self._policy.context(batch.observations, batch.prompts)
+        return *_read(self._policy, context), batch.chunks.cpu()
 
-    def _read(self, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (n, F) and joint states (n, D) of what the policy saw."""
-        best = torch.full((len(context),), self._policy.codec.best_bin, device=self._policy.device)
-        return self._policy.features_of(context, best).float().cpu(), context.state.float().cpu()
+
+def _read(policy: Policy, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (n, F) and joint states (n, D) of what a policy saw."""
+    best = torch.full((len(context),), policy.codec.best_bin, device=policy.device)
+    return policy.features_of(context, best).float().cpu(), context.state.float().cpu()
+
+
+@torch.no_grad()
+def _probe(policy: Policy) -> torch.Tensor:
+    """Features (F,) of a picture that is always the same."""
+    spec, rng = policy.spec, np.random.default_rng(0x0C)
+    picture = {image_key(camera): rng.integers(256, size=(1, *spec.image_size, 3), dtype=np.uint8)
+               for camera in spec.cameras}  # fmt: skip
+    seen = picture | {"state": (0.5 * (spec.layout.low + spec.layout.high)).astype(np.float32)[None]}
+    observations = {lag_key(key, lag): one for key, one in seen.items() for lag in (0, *policy.lags)}
+    return _read(policy, policy.context_of(observations))[0][0]

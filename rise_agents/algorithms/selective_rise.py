@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -24,8 +25,8 @@ import torch
 
 from rise_agents.algorithms.base import Phase
 from rise_agents.algorithms.features import FeatureCache, Seen
-from rise_agents.algorithms.learner import FlowMatchingAlgorithm, FlowMatchingConfig, Term
-from rise_agents.algorithms.outcomes import OutcomeConfig, OutcomeLearner
+from rise_agents.algorithms.learner import FlowMatchingAlgorithm, FlowMatchingConfig, OfflineBatches, Term
+from rise_agents.algorithms.outcomes import OutcomeConfig, OutcomeCritic, OutcomeLearner
 from rise_agents.algorithms.proposals import ProposalConfig, check_kinds, mixed_proposals
 from rise_agents.policies.base import Policy
 from rise_agents.policies.data import ChunkSource, RecordedChunks
@@ -70,8 +71,11 @@ class SelectiveRISEConfig(FlowMatchingConfig):
             round, to where the judge has seen nothing and everything is good (lab notebook).
         outcome_weight: Weight of what a critic of outcomes says, beside that of imagination: from 0, imagination alone,
             to 1, the critic alone. Nothing is imagined then, and judged chunks are counted in place of imagined ones.
-            It is taught before anything else, from recordings of successes and failures, which must be given.
+            It is taught before anything else, from recordings of successes and failures, which must be given, unless
+            there is one already (`outcome.model`).
         outcome: Settings of that critic.
+        warm_up: Updates of filtered behaviour cloning before anything else: of recorded chunks, under the best
+            advantage, of the episodes that succeeded. What comes of it is the base policy of all that follows.
         lookahead: Chunks that the policy goes on for after a candidate before that is judged, by its last chunk: for
             mistakes that show later than within a chunk. Each counts as an imagined chunk.
     """
@@ -100,13 +104,14 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     around_base: bool = False
     outcome_weight: float = 0.0
     outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
+    warm_up: int = 0
     lookahead: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require = requirement("settings of selective_rise")
         require.at_least(1, self, "top_k", "scored_starts")
-        require.at_least(0, self, "min_advantage_gap", "distillation_weight", "lookahead", "learn_frames")
+        require.at_least(0, self, "min_advantage_gap", "distillation_weight", "lookahead", "learn_frames", "warm_up")
         require.within("[0, 1]", self, "outcome_weight")
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
@@ -130,7 +135,8 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
 
     Attributes:
         reference: The base policy.
-        outcomes: The critic of outcomes and what it learns from; None without one.
+        critic: The critic of outcomes; None without one.
+        outcomes: What teaches it; None where nothing does.
         start_priorities: How often each state with something to gain is started from, float64 (n,).
     """
 
@@ -141,15 +147,13 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         self, policy: Policy, env: Any, config: SelectiveRISEConfig | None = None, *, offline: ChunkSource | None = None
     ) -> None:
         super().__init__(policy, env, config, offline=offline)
+        self._successes = OfflineBatches(self.learner, _successes(policy, offline)) if self.config.warm_up else None
+        self._warmed_up = 0
         self.reference = copy.deepcopy(self.policy)
+        self.critic: OutcomeCritic | None = None
         self.outcomes: OutcomeLearner | None = None
         if self.config.outcome_weight:
-            if not isinstance(offline, RecordedChunks):
-                raise ConfigError(
-                    "outcome_weight: a critic learns from the outcomes of whole recorded episodes: give recordings "
-                    "(--data), or outcome_weight=0"
-                )
-            self.outcomes = OutcomeLearner(self.reference, offline, self.config.outcome, self.config.seed)
+            self._find_critic(offline)
         rng = np.random.default_rng([self.config.seed, self.config.scored_starts])
         train = np.flatnonzero(self.env.starts.split == "train")
         #: Numbers of the scored start states, and of each the base policy's chunk and its advantage.
@@ -169,8 +173,41 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         frozen = self.reference if self.learner.encoders_frozen else None
         self._features = FeatureCache(len(self.env.starts.split), self._seen, frozen)
 
+    @classmethod
+    def reads_labels(cls, config: SelectiveRISEConfig) -> bool:
+        """See `Algorithm.reads_labels`: values teach a critic, advantages say what recorded chunks are worth."""
+        return not (config.outcome.model and config.outcome_weight == 1 and config.offline_ratio == 0)
+
+    @property
+    def imagines(self) -> bool:
+        """See `Algorithm.imagines`."""
+        return self.config.outcome_weight < 1
+
+    def _find_critic(self, offline: ChunkSource | None) -> None:
+        """Load the critic, or prepare to teach one."""
+        if model := self.config.outcome.model:
+            self.critic = OutcomeCritic.from_pretrained(model)
+            self.critic.check_eyes(self.reference)
+            return
+        if not isinstance(offline, RecordedChunks):
+            raise ConfigError(
+                "outcome_weight: a critic learns from the outcomes of whole recorded episodes: give recordings "
+                "(--data), or outcome_weight=0"
+            )
+        self.outcomes = OutcomeLearner(self.reference, offline, self.config.outcome, self.config.seed)
+        self.critic = self.outcomes.critic
+
+    def save(self, path: str | Path) -> None:
+        """As `Algorithm.save`; the critic beside the policy, in `critic/`, once it is taught here."""
+        if self.outcomes is not None and self.outcomes.finished:
+            self.outcomes.critic.save_pretrained(Path(path) / "critic")
+        super().save(path)
+
     def step(self) -> None:
-        """Teach the critic, where there is one; score start states until all are scored; then judge and learn."""
+        """Clone successes and teach the critic, where asked; score all start states; then judge and learn."""
+        if self._warmed_up < self.config.warm_up:
+            self._clone_successes()
+            return
         if self.outcomes is not None and not self.outcomes.finished:
             self._learn_outcomes(self.outcomes)
             return
@@ -182,7 +219,9 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         self._learn(used)
 
     def phase(self) -> Phase:
-        """Learning of outcomes, scoring of start states, then improvement."""
+        """Cloning of successes, learning of outcomes, scoring of start states, then improvement."""
+        if self._warmed_up < self.config.warm_up:
+            return Phase("cloning successes", self._warmed_up, self.config.warm_up, "updates")
         if self.outcomes is not None and not self.outcomes.finished:
             if self.outcomes.num_encoded < self.outcomes.num_states:
                 looked = self.outcomes.num_encoded, self.outcomes.num_states
@@ -190,7 +229,22 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             return Phase("learning outcomes", self.outcomes.num_updates, self.config.outcome.updates, "updates")
         if self._num_scored < len(self._rows):
             return Phase("scoring start states", self._num_scored, len(self._rows))
-        return super().phase()
+        phase = super().phase()
+        return phase if self.imagines else phase._replace(name="improving by the critic")
+
+    def _clone_successes(self) -> None:
+        """The next updates of the warm-up; the last one makes what was learned the base policy."""
+        assert self._successes is not None
+        config, losses = self.config, []
+        for _ in range(min(_UPDATED, config.warm_up - self._warmed_up)):
+            rng = np.random.default_rng([config.seed, self._warmed_up, 4])
+            batch = [self._successes.draw(config.batch_size, rng)]
+            losses.append(self.learner.update(batch, rng, self._warmed_up / config.warm_up)[0])
+            self._warmed_up += 1
+        self.metrics["warm_up/loss"] = float(np.mean(losses))
+        if self._warmed_up == config.warm_up:
+            for one in (self.reference, self.learner.actor):
+                one.load_state_dict(self.policy.state_dict())
 
     def _learn_outcomes(self, outcomes: OutcomeLearner) -> None:
         """Look at the next recorded states, or do the next updates of the critic."""
@@ -288,8 +342,8 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         found = np.zeros(candidates.shape[:2])
         if weight < 1:
             found += (1 - weight) * self._imagined_advantages(candidates, policy)
-        if self.outcomes is not None:
-            expected = self.outcomes.expected(self.reference.context_of(observations), candidates)
+        if self.critic is not None:
+            expected = self.critic.judge(self.reference, self.reference.context_of(observations), candidates)
             found += weight * (expected - expected[:, :1])
         return found
 
@@ -394,6 +448,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         """Learner, reference, scores, priorities and buffer."""
         return {
             "learner": self.learner.state_dict(),
+            "warmed_up": self._warmed_up,
             "outcomes": None if self.outcomes is None else self.outcomes.state_dict(),
             "reference": self.reference.state_dict(),
             "rows": self._rows,
@@ -410,6 +465,7 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             raise ValueError("the start states are others than those of the run")
         self.learner.load_state_dict(state["learner"])
         self.reference.load_state_dict(state["reference"])
+        self._warmed_up = int(state.get("warmed_up", 0))  # older runs had none
         if self.outcomes is not None:
             self.outcomes.load_state_dict(state["outcomes"])
         self._base_chunks = state["base_chunks"]
@@ -419,3 +475,15 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
             self._select_start_states()
         self.start_priorities = state["start_priorities"].numpy()
         self._buffer = [_Learned(part["starts"].numpy(), part["chunks"]) for part in state["buffer"]]
+
+
+def _successes(policy: Policy, offline: ChunkSource | None) -> RecordedChunks:
+    """Chunks of the recorded episodes that succeeded, all under the best advantage."""
+    if not isinstance(offline, RecordedChunks):
+        raise ConfigError("warm_up: successes are cloned from recordings of whole episodes (--data)")
+    dataset, used = offline.dataset, np.unique(offline.dataset.episode_of(offline.windows.index))
+    won = used[np.asarray(dataset.success, np.float32)[used] > 0.5]
+    if not len(won):
+        raise ConfigError(f"warm_up: of {len(used)} recorded episodes none is known to have succeeded")
+    best = np.full(dataset.num_frames, policy.codec.best_bin, np.int64)
+    return RecordedChunks(dataset, offline.lags, best, won)

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--agent", help="agent that improves the policy (default: the preset's)")
     parser.add_argument("--chunks", type=at_least(1), help="chunks to imagine (default: the agent's)")
-    parser.add_argument("--policy", default="base", help="policy to improve (default: the bundle's)")
+    parser.add_argument("--policy", help="policy to improve (default: the preset's, of the bundle)")
     parser.add_argument(
         "--bundle", type=Path, metavar="BUNDLE", help="directory or Hub id, in place of the shipped bundle"
     )

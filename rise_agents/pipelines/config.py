@@ -32,12 +32,14 @@ class DemoConfig:
 
     Attributes:
         agent: Agent that improves the policy, of `configs/<task>/agent/`, or an algorithm.
+        policy: Policy that is improved: "base", or "base:NAME" for another one of the bundle's.
         episodes: Episodes per evaluation.
-        recordings: The offline data. They are recorded two at a time.
+        recordings: The offline data, in which "base" is the policy that is improved. They are recorded two at a time.
         bundle_recordings: What world model and base policy are trained on where the task has no bundle yet.
     """
 
     agent: str = "selective_rise"
+    policy: str = "base"
     episodes: int = 200
     recordings: tuple[Recording, ...] = (Recording("base", 40, 70_000), Recording("operator", 40, 200_000))
     bundle_recordings: tuple[Recording, ...] = (Recording("expert", 100, 300_000), Recording("operator", 100, 400_000))

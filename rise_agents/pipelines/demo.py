@@ -28,7 +28,7 @@ from rise_env.bundle import Bundle, find_bundle, load_bundle
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import exclusive, read_json, to_plain, write_json
 from rise_env.provenance import content_fingerprint, provenance
-from rise_env.registry import TASKS
+from rise_env.registry import ALGORITHMS, TASKS
 from rise_env.threads import single_threaded
 
 __all__ = ["LABELS", "Demo", "DemoResult"]
@@ -83,7 +83,7 @@ class Demo:
         preset: Preset of the work cell, and of the bundle where it has to be trained.
         out: Folder.
         seed: Seed of evaluation and training.
-        policy: Policy to improve: "base", a run folder, a checkpoint or a Hub id.
+        policy: Policy to improve: "base", a run folder, a checkpoint or a Hub id; that of `config` when None.
         bundle: Bundle in place of the shipped one.
         chunks: Imagined chunks, in place of the agent's.
         settings: Settings of the algorithm on top of the agent's.
@@ -95,7 +95,7 @@ class Demo:
     preset: str
     out: Path
     seed: int = 0
-    policy: str = "base"
+    policy: str | None = None
     bundle: Path | None = None
     chunks: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -109,14 +109,14 @@ class Demo:
             ConfigError: If something does not fit.
         """
         clock = Clock(self.out / "seconds.json")
-        agent = self.agent()
-        if self.policy != "base":
-            find_policy(self.policy)  # a wrong path is told now
+        agent, name = self.agent(), self.policy or self.config.policy
+        if name.partition(":")[0] != "base":
+            find_policy(name)  # a wrong path is told now
         with exclusive(self.out), single_threaded():
             bundle = self._bundle(clock)
-            path = find_policy(self.policy, bundle=bundle)
+            path = find_policy(name, bundle=bundle)
             if path is None:
-                raise ConfigError(f"policy {self.policy!r}: give 'base', a run folder, a checkpoint or a Hub id")
+                raise ConfigError(f"policy {name!r}: give 'base', a run folder, a checkpoint or a Hub id")
             described = {
                 "task": self.task, "policy": path, "agent": to_plain(agent), "episodes": self.config.episodes,
                 "recordings": to_plain(self.config.recordings), "seed": self.seed, "preset": self.preset,
@@ -133,10 +133,12 @@ class Demo:
                 before = self._evaluate("base", base)
             with clock.timed("recording"):
                 data = record(self.out / "data", self.config.recordings, self.task, self.preset, path)
-            with clock.timed("labelling"):
-                label(data, LABELS, bundle.world_model().value, bundle.spec)
+            labels = LABELS if ALGORITHMS.load(agent.algorithm).reads_labels(agent.settings()) else None
+            if labels:
+                with clock.timed("labelling"):
+                    label(data, labels, bundle.world_model().value, bundle.spec)
             with clock.timed("improving"):
-                self._improve(agent, base, bundle, data)
+                self._improve(agent, base, bundle, data, labels)
             improved = load_policy(self.out / "rise" / "model")
             with clock.timed("evaluating the improved policy"):
                 after = self._evaluate("improved", improved)
@@ -216,15 +218,16 @@ class Demo:
             result.unlink(missing_ok=True)
             (folder / _DONE).unlink(missing_ok=True)
 
-    def _improve(self, agent: AgentPreset, base: Policy, bundle: Bundle, data: list[Path]) -> None:
+    def _improve(self, agent: AgentPreset, base: Policy, bundle: Bundle, data: list[Path], labels: str | None) -> None:
         folder = self.out / "rise"
         if (folder / _DONE).exists():
             return
         env_id = f"RISE-{TASKS.load(self.task).title}-v0"
         # The cell says in the end what it was worth.
-        ingredients = Ingredients(bundle, env_id, data, LABELS, despite_ranking=True)
+        ingredients = Ingredients(bundle, env_id, data, labels, despite_ranking=True)
         trained = improve(agent, base, ingredients, folder, note=say)
-        write_json(folder / _DONE, {"chunks": trained.num_timesteps, "rounds": trained.rounds})
+        done = {"chunks": trained.num_timesteps, "rounds": trained.rounds, "imagines": trained.imagines}
+        write_json(folder / _DONE, done)
 
 
 class Clock:

@@ -49,31 +49,40 @@ def write_demo_report(
     pictures = EpisodeFilms(demo, base, improved, model, meanings)
     pictures.changed()
     pictures.failed()
-    films = [*pictures.films, *imagined_films(demo, new, model)]
+    done = read_json(demo.out / "rise" / "done.json", dict[str, Any])
+    imagines = done.get("imagines", True)
+    judged, judge = ("imagined chunks", "imagined") if imagines else ("judged chunks", "expected by the critic")
+    films = [*pictures.films, *(imagined_films(demo, new, model) if imagines else [])]
     history = read_history(demo.out / "rise")
     learning = [
-        Curve(title, "imagined chunks", name, lines, reading)
+        Curve(title, judged, name, lines, reading)
         for title, name, tags, reading in (
-            ("Imagined advantage of the chunks that the policy proposes", "mean advantage",
+            (f"Advantage of the chunks that are proposed, as {judge}", "mean advantage",
              {"rollout/advantage": "proposals", "rollout/base_advantage": "base policy",
               "rollout/advantage_next": "second chunk"},
              "How much a chunk raises the value, as imagined: above 0 it brings the task on. Where the proposals rise "
-             "above the base policy, the policy gets better in imagination."),
+             "above the base policy, the policy gets better in imagination." if imagines else
+             "How much more is expected of proposals, in the mean, than of the policy's own chunk. Most moved and "
+             "turned chunks are worse than it; learned are those that are clearly better."),
             ("Training loss", "loss", {"train/loss": agent.algorithm},
              "How far the policy is from the chunks that it is to learn. They change as it learns: it need not fall."),
         )
         if (lines := {label: [(row["chunks"], row[tag]) for row in history if tag in row] for tag, label in tags.items()
                       if any(tag in row for row in history)})
     ]  # fmt: skip
-    done = read_json(demo.out / "rise" / "done.json", dict[str, Any])
-    rows = [Row("base", before, "the policy before"), Row(agent.algorithm, after, f"{done['chunks']} imagined chunks")]
+    rows = [Row("base", before, "the policy before"), Row(agent.algorithm, after, f"{done['chunks']} {judged}")]
     source = provenance(described, demo.seed)
     return write_report(
         demo.out / "report.html",
-        title="RISE: improved in imagination, checked in the cell",
-        summary=one_sentence(rows[0], rows[1], max(clock.seconds.get("improving", 0.0) / 60, 1e-3)),
+        title=f"RISE: improved {'in imagination' if imagines else 'by a critic of outcomes'}, checked in the cell",
+        summary=one_sentence(
+            rows[0],
+            rows[1],
+            max(clock.seconds.get("improving", 0.0) / 60, 1e-3),
+            "imagination" if imagines else "learning from its own episodes",
+        ),
         rows=rows,
-        about=_about(bundle, done["chunks"]),
+        about=_about(bundle, done["chunks"], imagines),
         tables=[("How it fails", _failures(before, after, meanings))],
         curves=[*learning, *pictures.curves],
         films=films,
@@ -83,16 +92,26 @@ def write_demo_report(
     )
 
 
-def _about(bundle: Bundle, chunks: int) -> list[str]:
+def _about(bundle: Bundle, chunks: int, imagines: bool) -> list[str]:
     """What this is, for somebody who is handed the page alone."""
     spec = bundle.spec
+    how = (
+        "RISE lets it practise without the robot. A world model, learned from recordings, imagines what the cameras "
+        f"would see if a chunk were carried out; a value model says how much nearer to success that comes; the policy "
+        f"learns to prefer what helps. All that was learned here comes from {chunks} such imagined chunks."
+    )
+    if not imagines:
+        how = (
+            "It learned from episodes of its own, which nobody demonstrated: first it cloned those that succeeded; "
+            "then a critic, which has learned from successes and failures what comes of a chunk, judged chunks that "
+            "were moved and turned a little, at the first moments of these episodes, and the policy learned the best. "
+            f"All in all {chunks} chunks were judged; none was run, and none was imagined as pictures."
+        )
     return [
         f"A robot policy looks at {len(spec.cameras)} cameras and at the joints, and commands both arms for "
         f"{spec.chunk / spec.fps:.1f} s at a time (a chunk). Its task here: \N{LEFT DOUBLE QUOTATION MARK}"
         f"{spec.prompt}\N{RIGHT DOUBLE QUOTATION MARK}",
-        "RISE lets it practise without the robot. A world model, learned from recordings, imagines what the cameras "
-        f"would see if a chunk were carried out; a value model says how much nearer to success that comes; the policy "
-        f"learns to prefer what helps. All that was learned here comes from {chunks} such imagined chunks.",
+        how,
         "Then the policy before and the policy after met the same episodes in a simulated work cell (MuJoCo), which "
         "counts the successes above. The cell stands for the robot: no real robot was used, and the numbers say "
         "nothing of one.",

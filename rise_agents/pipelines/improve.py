@@ -158,7 +158,9 @@ def improve(
             columns = {name: getattr(env.starts, name) for name in ("frames", "states", "episode_index", "frame_index")}
             described["start_states"] = _fingerprint(columns)
             check_same_run(out, described, more_chunks=True)
-        algorithm = make_agent(agent.algorithm, env, policy, offline=offline, **agent.config)
+        algorithm = make_agent(
+            agent.algorithm, env, policy, offline=offline, **_with_critic_of(ingredients.bundle, agent.config)
+        )
         if (rows := agent.env.get("max_batch")) and isinstance(algorithm, FlowMatchingAlgorithm):
             remote = None if engine is None else engine.proposer(policy, rows)
             algorithm.proposer = remote or SlicedProposer(rows)
@@ -195,6 +197,19 @@ def improve(
         budgets = f"{algorithm.spent:,} {algorithm.phase().unit} were used up by: {algorithm.phase().name}"
         raise TrainingError(f"nothing was learned, {budgets}. Run the same command with a larger budget to go on")
     return algorithm
+
+
+def _with_critic_of(bundle: Bundle, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which "bundle" for a critic of outcomes is where the bundle's lies."""
+    outcome = settings.get("outcome")
+    if not isinstance(outcome, Mapping) or outcome.get("model") != "bundle":
+        return dict(settings)
+    if bundle.critic is None:
+        raise ConfigError(
+            f"outcome.model=bundle: the bundle {bundle.path} has no critic of outcomes. Put that of a run into it (`"
+            "rise extend`), name a run's `critic/`, or leave outcome.model out to teach one"
+        )
+    return {**settings, "outcome": {**outcome, "model": str(bundle.critic)}}
 
 
 def _check_cluster(agent: AgentPreset, cluster: ClusterConfig, ingredients: Ingredients) -> None:
@@ -273,7 +288,7 @@ def _surroundings(
     kwargs: dict[str, Any] = {"bundle": str(bundle.path), "observation_lags": lags, "autoreset_mode": "disabled"}
     offline: ChunkSource
     if ingredients.data:
-        labelled = not kind.labels_data
+        labelled = kind.reads_labels(agent.settings())
         if labelled and ingredients.labels is None:
             raise ConfigError("recorded data need the tag that `rise label` gave their advantages (--labels)")
         dataset = ingredients.open_data()

@@ -36,6 +36,7 @@ __all__ = [
     "task_of",
 ]
 
+_NAMED = "base:"  # begins the names of a bundle's other policies
 #: Folders that have the same name in every run.
 _EVERYWHERE = {"model", "policy", "checkpoints", "last", "pretrained_model"}
 
@@ -47,9 +48,10 @@ def find_policy(name: PolicyName, task: str | None = None, bundle: BundleSource 
     """Where a trained policy lies.
 
     Args:
-        name: "base" for the policy of a bundle; a run folder (its `model/` is taken, or of lerobot-train the last
-            checkpoint's `pretrained_model/`), a checkpoint directory, or a repository on the Hugging Face Hub
-            (`owner/name`, `owner/name@revision`), which is fetched: a policy's, or a bundle's with one.
+        name: "base" for the policy of a bundle, "base:NAME" for another of its policies; a run folder (its `model/` is
+            taken, or of lerobot-train the last checkpoint's `pretrained_model/`), a checkpoint directory, or a
+            repository on the Hugging Face Hub (`owner/name`, `owner/name@revision`), which is fetched: a policy's, or a
+            bundle's with one.
         task: Task whose shipped bundle "base" is taken from, unless a bundle is given.
         bundle: Bundle that "base" is taken from, or its directory.
 
@@ -61,8 +63,8 @@ def find_policy(name: PolicyName, task: str | None = None, bundle: BundleSource 
         CheckpointError: If the bundle cannot be read, or the Hub has no such repository.
     """
     text = os.fspath(name)
-    if text == "base":
-        return _policy_of(_bundle(task, bundle))
+    if text == "base" or text.startswith(_NAMED):
+        return _policy_of(_bundle(task, bundle), text.removeprefix("base").removeprefix(":"))
     path = Path(text)
     if not path.exists() and "/" in text:
         path = local_directory(text, "policy", (), (CONFIG, MANIFEST))  # what it is, before weights are fetched
@@ -87,8 +89,8 @@ def record_name(name: str) -> str:
         >>> record_name("runs/rise/model"), record_name("outputs/act/checkpoints/000100/pretrained_model")
         ('policy-rise', 'policy-act-000100')
     """
-    if name == "base":
-        return "base"
+    if name == "base" or name.startswith(_NAMED):
+        return name.replace(":", "-")
     if not Path(name).exists() and (hub := hub_id(name)):
         return "-".join(["policy", hub.repo.partition("/")[2], *(hub.revision or "").split("/")]).rstrip("-")
     folder = Path(find_policy(name) or name).resolve()
@@ -144,7 +146,7 @@ def lerobot_source(path: str | Path, device: str | torch.device = "cpu") -> LeRo
 
 def takes_any_task(name: PolicyName) -> bool:
     """Whether a policy's task is that of whatever it is used with: "base", and policies of LeRobot."""
-    if os.fspath(name) == "base":
+    if os.fspath(name) == "base" or os.fspath(name).startswith(_NAMED):
         return True
     path = find_policy(name)
     return path is not None and lerobot_source(path) is not None
@@ -273,7 +275,14 @@ def task_of(env_id: str) -> str | None:
         raise ConfigError(f"unknown environment id {env_id!r}: {error}") from error
 
 
-def _policy_of(bundle: Bundle) -> str:
+def _policy_of(bundle: Bundle, name: str = "") -> str:
+    """Directory of a bundle's policy: its base policy, or another by name."""
+    if name:
+        found = bundle.policies.get(name)
+        if found is None:
+            known = ", ".join(f"base:{one}" for one in bundle.policies) or "base alone"
+            raise ConfigError(f"the bundle {bundle.path} has no policy 'base:{name}'; it has {known}")
+        return str(found)
     if bundle.policy is None:
         raise ConfigError(f"the bundle {bundle.path} holds no base policy: train one with `rise train policy`")
     return str(bundle.policy)

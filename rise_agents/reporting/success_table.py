@@ -46,11 +46,12 @@ class Row:
                 raise ConfigError(f"row {self.name!r}: {name} is {value}, expected finite numbers")
 
 
-def one_sentence(base: Row, improved: Row, minutes: float) -> str:
+def one_sentence(base: Row, improved: Row, minutes: float, of: str = "imagination") -> str:
     """What happened, for the top of the report: "Success rose from 39 % to 71 % ... in 6.2 minutes of imagination".
 
     It says "rose" or "fell" only where the 95 % interval of the paired change leaves out zero. `minutes` is how long
-    was imagined and trained; that no robot was used meanwhile is the caller's to know.
+    was imagined (or what else they were minutes `of`) and trained; that no robot was used meanwhile is the caller's to
+    know.
 
     Raises:
         ConfigError: If the seeds differ or `minutes` is no positive number.
@@ -58,11 +59,12 @@ def one_sentence(base: Row, improved: Row, minutes: float) -> str:
     if not (math.isfinite(minutes) and minutes > 0):
         raise ConfigError(f"minutes is {minutes}, expected a positive number")
     change = paired_change(base.result, improved.result)
+    further = "" if of == "imagination" else "further "
     verb = {1: "rose from", 0: "did not change measurably, from", -1: "fell from"}[change.direction]
     return (
         f"Success {verb} {_percent(base.result.success_rate)} to {_percent(improved.result.success_rate)} "
         f"({_signed(change.gain)} points, 95{_SPACE}% interval {_range(change.interval)}, {change.episodes} paired "
-        f"episodes) in {_number(minutes)} minutes of imagination, with no robot time."
+        f"episodes) in {_number(minutes)} minutes of {of}, with no {further}robot time."
     )
 
 

@@ -48,6 +48,15 @@ class AgentPreset:
         right = all(isinstance(frame, int) and frame >= 0 for frame in self.start_frames)
         require(right, f"start_frames {list(self.start_frames)} are not whole numbers from 0 on")
 
+    def settings(self) -> Any:
+        """Settings of the algorithm, all of them.
+
+        Raises:
+            ConfigError: If one is unknown or wrong.
+        """
+        kind = ALGORITHMS.load(self.algorithm).Config
+        return decode(kind, dict(self.config), f"settings of algorithm {self.algorithm!r}")
+
     def replace(self, config: Mapping[str, Any] | None = None, **changes: Any) -> AgentPreset:
         """With other values where they are not None; `config` is added to the settings.
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rise_env  # noqa: F401  (registers the ids)
-from rise_env.bundle import find_bundle, load_bundle, save_bundle
+from rise_env.bundle import extend_bundle, find_bundle, load_bundle, save_bundle
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.testing import counting_spec, counting_starts, counting_world_model
 
@@ -114,3 +114,32 @@ def test_parts_must_fit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="stride"):
         save_bundle(tmp_path / "b", counting_starts(counting_spec(stride=4)), counting_world_model())
     assert not list(tmp_path.iterdir())
+
+
+def test_further_parts_are_put_into_a_copy(folder: Path, tmp_path: Path) -> None:
+    before = folder / "box_closing"
+    parts = {name: tmp_path / name for name in ("one", "two", "critic")}
+    for name, path in parts.items():
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps({"of": name}))
+        (path / "model.safetensors").write_bytes(b"")
+    assert (load_bundle(before).policies, load_bundle(before).critic) == ({}, None)
+    more = extend_bundle(before, tmp_path / "more", policies={"novice": parts["one"]}, critic=parts["critic"])
+    assert more.policies == {"novice": tmp_path / "more/policies/novice"}
+    assert more.critic == tmp_path / "more/critic"
+    assert "packages" in more.provenance["extended"]
+    assert load_bundle(before).policies == {}
+    extend_bundle(more.path, more.path, policies={"novice": parts["two"], "second": parts["one"]})  # in place
+    again = load_bundle(more.path)
+    assert list(again.policies) == ["novice", "second"]
+    assert json.loads((again.policies["novice"] / "config.json").read_text()) == {"of": "two"}
+    assert again.critic is not None
+    assert len(again.starts()) == 12
+    (again.critic / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"missing: critic/config\.json"):
+        load_bundle(more.path)
+    with pytest.raises(ConfigError, match="nothing to put into the bundle"):
+        extend_bundle(before, tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"cannot be called '\.\./x'"):
+        extend_bundle(before, tmp_path / "x", policies={"../x": parts["one"]})
+    assert not (tmp_path / "x").exists()

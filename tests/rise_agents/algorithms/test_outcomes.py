@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,7 @@ def test_the_critic_alone_improves_a_policy_and_nothing_is_imagined(lab: Any, mo
     algorithm.learn(4000)
     assert not asked
     assert list(dict.fromkeys(names)) == [
-        "looking at recorded states", "learning outcomes", "scoring start states", "improving in imagination"
+        "looking at recorded states", "learning outcomes", "scoring start states", "improving by the critic"
     ]  # fmt: skip
     assert algorithm.metrics["rollout/base_advantage"] == 0.0
     assert far(lab, algorithm) < 0.95 * before
@@ -186,8 +187,8 @@ def test_both_judges_are_weighted(lab: Any) -> None:
     chunks = torch.from_numpy(np.stack([algorithm.env.action_space.sample() for _ in range(3)], 1))
     found = algorithm._advantages_of(chunks, algorithm.policy, observations)
     imagined = algorithm.env.evaluate_candidates(chunks.numpy()).advantage
-    assert algorithm.outcomes is not None
-    expected = algorithm.outcomes.expected(algorithm.reference.context_of(observations), chunks)
+    assert algorithm.critic is not None
+    expected = algorithm.critic.judge(algorithm.reference, algorithm.reference.context_of(observations), chunks)
     np.testing.assert_allclose(found, 0.75 * imagined + 0.25 * (expected - expected[:, :1]), atol=1e-6)
 
 
@@ -198,12 +199,12 @@ def test_the_best_of_those_ahead_is_learned(lab: Any) -> None:
 
 
 def test_an_interrupted_run_goes_on_the_same(lab: Any, tmp_path: Any) -> None:
-    whole = run(selective(lab), 24)
-    for stop in (1, 8, 20):  # while it looks, while it learns outcomes, and afterwards
-        run(selective(lab), stop).save(tmp_path / str(stop))
-        again = selective(lab)
+    whole = run(selective(lab, warm_up=15), 26)
+    for stop in (1, 3, 10, 22):  # while it clones, while it looks, while it learns outcomes, and afterwards
+        run(selective(lab, warm_up=15), stop).save(tmp_path / str(stop))
+        again = selective(lab, warm_up=15)
         assert again.restore(tmp_path / str(stop))
-        run(again, 24 - stop)
+        run(again, 26 - stop)
         assert again.num_timesteps == whole.num_timesteps > 0
         assert again.has_learned
         for name, tensor in whole.policy.state_dict().items():
@@ -212,7 +213,7 @@ def test_an_interrupted_run_goes_on_the_same(lab: Any, tmp_path: Any) -> None:
 
 def test_candidates_lie_around_the_base_policys_chunk_if_asked(lab: Any) -> None:
     algorithm = selective(lab, around_base=True, proposals=("offset",))
-    while algorithm.phase().name != "improving in imagination":
+    while algorithm.phase().name != "improving by the critic":
         run(algorithm, 1)
     with torch.no_grad():
         algorithm.policy.chunk_mean.add_(5.0)  # it has drifted far
@@ -228,3 +229,66 @@ def test_candidates_lie_around_the_base_policys_chunk_if_asked(lab: Any) -> None
 def test_a_critic_needs_recordings(lab: Any) -> None:
     with pytest.raises(ConfigError, match=r"outcome_weight: a critic learns from .*\(--data\)"):
         SelectiveRISE(lab.policy(), lab.envs(), SelectiveRISEConfig(outcome_weight=0.5), offline=lab.offline())
+
+
+def test_a_critic_that_was_taught_judges_elsewhere_and_nothing_is_taught(lab: Any, tmp_path: Path) -> None:
+    first = selective(lab, epochs=1)
+    while first.phase().name != "improving by the critic":
+        run(first, 1)
+    first.save(tmp_path)
+    again = selective(lab, outcome=OutcomeConfig(model=str(tmp_path / "critic")), offline=lab.offline())
+    assert again.outcomes is None
+    assert again.phase().name == "scoring start states"
+    observations, _ = lab.envs().reset(seed=0)
+    chunks = torch.from_numpy(np.stack([first.env.action_space.sample() for _ in range(3)], 1))
+    found, expected = (one._advantages_of(chunks, one.policy, observations) for one in (again, first))
+    np.testing.assert_allclose(found, expected, atol=0.02)  # it is stored in whole numbers
+    assert np.abs(expected).max() > 0.1
+    before = far(lab, again)
+    again.learn(4000)
+    assert far(lab, again) < 0.95 * before
+
+
+def test_a_critic_does_not_judge_what_other_eyes_see(lab: Any, tmp_path: Path) -> None:
+    taught(lab, OutcomeConfig(members=1, updates=1, width=8)).critic.save_pretrained(tmp_path / "critic")
+    critic = OutcomeCritic.from_pretrained(tmp_path / "critic")
+    critic.check_eyes(lab.policy())
+    moved = lab.policy()
+    with torch.no_grad():
+        for weight in moved.denoiser.parameters():  # it acts otherwise and sees the same
+            weight.add_(1.0)
+    critic.check_eyes(moved)
+    with pytest.raises(ConfigError, match=r"outcome.model\) was taught with other image encoders"):
+        critic.check_eyes(lab.policy(seed=1))
+
+
+def test_labels_are_not_needed_by_a_critic_that_was_taught() -> None:
+    for changes, needed in (({}, True), ({"outcome_weight": 1.0}, True),
+                            ({"outcome_weight": 1.0, "outcome": OutcomeConfig(model="bundle")}, False),
+                            ({"outcome_weight": 0.5, "outcome": OutcomeConfig(model="bundle")}, True)):  # fmt: skip
+        assert SelectiveRISE.reads_labels(SelectiveRISEConfig(**changes)) == needed  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------- what succeeded is cloned first
+
+
+def test_successes_alone_are_cloned_and_become_the_base(lab: Any) -> None:
+    """Recorded successes lie at the centre of the joint range, failures at its border."""
+    algorithm = selective(lab, warm_up=200, learning_rate=3e-3)
+    before = far(lab, algorithm)
+    assert algorithm.phase() == ("cloning successes", 0, 200, "updates")
+    while algorithm.phase().name == "cloning successes":
+        run(algorithm, 1)
+    assert far(lab, algorithm) < 0.5 * before
+    for name, tensor in algorithm.policy.state_dict().items():
+        assert torch.equal(algorithm.reference.state_dict()[name], tensor)
+        assert torch.equal(algorithm.learner.actor.state_dict()[name], tensor)
+
+
+def test_successes_that_are_not_there_are_an_error(lab: Any) -> None:
+    with pytest.raises(ConfigError, match=r"warm_up: .*\(--data\)"):
+        SelectiveRISE(lab.policy(), lab.envs(), SelectiveRISEConfig(warm_up=1), offline=lab.offline())
+    recorded = lab.recordings(episodes=4)
+    failed = RecordedChunks(recorded.dataset, recorded.lags, recorded.advantage_bins, [1, 3])
+    with pytest.raises(ConfigError, match="warm_up: of 2 recorded episodes none is known to have succeeded"):
+        SelectiveRISE(lab.policy(), lab.envs(), SelectiveRISEConfig(warm_up=1), offline=failed)
