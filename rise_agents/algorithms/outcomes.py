@@ -140,6 +140,10 @@ class OutcomeCritic(PretrainedMixin, nn.Module):
         return cls(int(config["features"]), layout, int(config["chunk"]),
                    decode(OutcomeConfig, config["outcome"], "key 'outcome'"))  # fmt: skip
 
+    def remember_eyes(self, policy: Policy) -> None:
+        """Keep what a policy makes of a certain picture, for `check_eyes`."""
+        self.probe.copy_(_probe(policy))
+
     @torch.no_grad()
     def check_eyes(self, policy: Policy) -> None:
         """Compare what a policy makes of a certain picture with what it was when the critic was taught.
@@ -290,7 +294,7 @@ class OutcomeLearner:
             torch.manual_seed(self._seed)
             self.critic = OutcomeCritic(probe.shape[1], spec.layout, spec.chunk, self.config)
         self.critic.taught.copy_(self._taught)
-        self.critic.probe.copy_(_probe(self._policy))
+        self.critic.remember_eyes(self._policy)
         rate, decay = self.config.learning_rate, self.config.weight_decay
         self._optimiser = torch.optim.AdamW(self.critic.parameters(), rate, weight_decay=decay)
         count = len(self._rows)

@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if fixed := [item for item in args.overrides if item.startswith(("task.", "cell."))]:
         raise ConfigError(f"--set {' '.join(fixed)}: recordings and evaluation follow the preset; change it there")
     env_id, config = cell_id(args.task), load_base_config(args.task, args.preset, args.overrides)
+    args.overrides = [*config.settings, *args.overrides]
     args.data = args.data or record(args.out / "data", config.recordings, args.task, args.preset)
     steps = None if args.minutes is not None else args.steps or config.steps
     with training_setup(args) as setup:

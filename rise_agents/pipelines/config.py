@@ -62,12 +62,14 @@ class BaseConfig:
     Attributes:
         recordings: Demonstrations. They are recorded two sets at a time.
         encoders: Policy whose image encoders it sees with, as for `rise train policy --encoders`; none when empty.
+        settings: Settings of the policy, "policy.KEY=VALUE", where it should be another than the preset's.
         steps: Updates of behaviour cloning.
         episodes: Episodes of the evaluation at the end, seeds from 500000.
     """
 
     recordings: tuple[Recording, ...] = (Recording("expert", 120, 410_000), Recording("expert", 120, 410_120))
     encoders: str = ""
+    settings: tuple[str, ...] = ()
     steps: int = 2600
     episodes: int = 200
 
@@ -75,6 +77,8 @@ class BaseConfig:
         require = requirement("section 'base'")
         require.at_least(1, self, "steps", "episodes")
         require(bool(self.recordings), "recordings is empty: nothing to learn from")
+        for item in self.settings:
+            require(item.startswith("policy."), f"settings: {item!r} is none of the policy, expected policy.KEY=VALUE")
         for one in self.recordings:
             require(one.episodes >= 1, f"recordings: {one.policy} has {one.episodes} episodes, expected at least 1")
             require(one.policy != "base", "recordings: there is no policy 'base' before there is one")

@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from rise_agents.algorithms.outcomes import OutcomeConfig, OutcomeCritic
 from rise_agents.algorithms.selective_rise import SelectiveRISE
 from rise_agents.cli.main import main
 from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.pipelines.config import DemoConfig, load_demo_config
 from rise_agents.pipelines.demo import Demo
 from rise_agents.policies.flow_policy import FlowPolicy
+from rise_agents.policies.loading import load_policy
+from rise_env.bundle import extend_bundle
+from rise_env.data import label_tags
 from rise_env.errors import CheckpointError, ConfigError
 from rise_env.files import write_json
 from rise_robot.cell.task import failure_meanings
@@ -105,10 +109,41 @@ def test_it_ends_the_same_after_an_interruption_and_on_a_machine_four_times_slow
     assert (again / "rise" / "model" / "model.safetensors").read_bytes() == trained
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_policy_learns_from_a_critic_that_its_bundle_brings(
+    tmp_path: Path, policy: Path, bundle: Path, light_work: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = load_policy(policy)
+    torch.manual_seed(0)
+    critic = OutcomeCritic(base.features, base.spec.layout, base.spec.chunk, OutcomeConfig(members=1, width=8))
+    critic.remember_eyes(base)
+    critic.save_pretrained(tmp_path / "critic")
+    out, more = tmp_path / "out", extend_bundle(bundle, tmp_path / "more", policies={"novice": policy})
+    given = [*command(out, policy, more.path, "warm_up=3"), "--policy", "base:novice", "--agent", "practice"]
+    assert main(given) == 2
+    assert "has no critic of outcomes" in capsys.readouterr().err
+    extend_bundle(more.path, more.path, critic=tmp_path / "critic")
+    shutil.move(out / "data", tmp_path / "data")  # the bundle is another one now
+    shutil.rmtree(out)
+    shutil.move(tmp_path / "data", out / "data")
+    assert main(given) == 0
+    assert not label_tags(out / "data" / "base-70000")  # nothing reads any
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "improved by a critic of outcomes" in page
+    assert "minutes of learning from its own episodes, with no further robot time" in page
+    assert "imagined chunks" not in page
+    improved = FlowPolicy.from_pretrained(out / "rise" / "model")
+    assert not torch.equal(base.state_dict()["denoiser.write.weight"], improved.denoiser.write.weight)
+
+
 def test_settings(tmp_path: Path, hanging: str) -> None:
     shipped = load_demo_config("brick_sorting")
-    assert (shipped.agent, shipped.episodes, len(shipped.recordings)) == ("selective_rise", 200, 3)
-    demo = Demo(shipped, "brick_sorting", "small", tmp_path, seed=5, chunks=9, settings={"top_k": 1})
+    assert (shipped.agent, shipped.policy, shipped.episodes) == ("practice", "base:novice", 200)
+    assert sum(one.episodes for one in shipped.recordings) == 400
+    choice = load_demo_config("brick_sorting", "choice")
+    assert (choice.agent, choice.policy, len(choice.recordings)) == ("selective_rise", "base", 3)
+    demo = Demo(choice, "brick_sorting", "choice", tmp_path, seed=5, chunks=9, settings={"top_k": 1})
     assert (demo.agent().chunks, demo.agent().config) == (9, {"top_k": 1, "seed": 5})
     assert demo.cell_id == "RISE-BrickSorting-Cell-v0"
     with pytest.raises(ConfigError, match="no work cell"):
