@@ -243,6 +243,7 @@ class OfflineBatches:
         data: Recorded chunks.
         condition_dropout: Part of them that is learned without an advantage; the policy's own when None.
         selector: Which of them are drawn; all evenly when None.
+        feature_noise: As `noise` of `FeatureCache`.
     """
 
     def __init__(
@@ -251,10 +252,12 @@ class OfflineBatches:
         data: ChunkSource,
         condition_dropout: float | None = None,
         selector: Selector | None = None,
+        feature_noise: float = 0.0,
     ) -> None:
         self._learner, self._data, self._dropout = learner, data, condition_dropout
         self._selector = selector or Selector(len(data))
-        self._features = FeatureCache(len(data), self._encoded, learner.actor if learner.encoders_frozen else None)
+        frozen = learner.actor if learner.encoders_frozen else None
+        self._features = FeatureCache(len(data), self._encoded, frozen, feature_noise)
 
     def draw(self, count: int, rng: np.random.Generator) -> Term:
         """So many of them."""

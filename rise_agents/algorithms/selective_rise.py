@@ -76,6 +76,8 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         outcome: Settings of that critic.
         warm_up: Updates of filtered behaviour cloning before anything else: of recorded chunks, under the best
             advantage, of the episodes that succeeded. What comes of it is the base policy of all that follows.
+        feature_noise: Deviation of the noise, in training, on what frozen encoders make of pictures, relative to its
+            own: few scenes are learned by heart otherwise.
         lookahead: Chunks that the policy goes on for after a candidate before that is judged, by its last chunk: for
             mistakes that show later than within a chunk. Each counts as an imagined chunk.
     """
@@ -105,13 +107,15 @@ class SelectiveRISEConfig(FlowMatchingConfig):
     outcome_weight: float = 0.0
     outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
     warm_up: int = 0
+    feature_noise: float = 0.0
     lookahead: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require = requirement("settings of selective_rise")
         require.at_least(1, self, "top_k", "scored_starts")
-        require.at_least(0, self, "min_advantage_gap", "distillation_weight", "lookahead", "learn_frames", "warm_up")
+        require.at_least(0, self, "min_advantage_gap", "distillation_weight", "lookahead", "learn_frames", "warm_up",
+                         "feature_noise")  # fmt: skip
         require.within("[0, 1]", self, "outcome_weight")
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
@@ -147,7 +151,10 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         self, policy: Policy, env: Any, config: SelectiveRISEConfig | None = None, *, offline: ChunkSource | None = None
     ) -> None:
         super().__init__(policy, env, config, offline=offline)
-        self._successes = OfflineBatches(self.learner, _successes(policy, offline)) if self.config.warm_up else None
+        self._successes: OfflineBatches | None = None
+        if self.config.warm_up:
+            won = _successes(policy, offline)
+            self._successes = OfflineBatches(self.learner, won, feature_noise=self.config.feature_noise)
         self._warmed_up = 0
         self.reference = copy.deepcopy(self.policy)
         self.critic: OutcomeCritic | None = None
@@ -171,7 +178,8 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         self._low: np.ndarray = np.zeros(0, np.int64)  # places in `_rows` with something to gain
         self._reference_places: np.ndarray = np.zeros(0, np.int64)  # and all others
         frozen = self.reference if self.learner.encoders_frozen else None
-        self._features = FeatureCache(len(self.env.starts.split), self._seen, frozen)
+        noise = self.config.feature_noise
+        self._features = FeatureCache(len(self.env.starts.split), self._seen, frozen, noise)
 
     @classmethod
     def reads_labels(cls, config: SelectiveRISEConfig) -> bool:
