@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rise_agents.algorithms.outcomes import OutcomeCritic
 from rise_agents.evaluation.results import EvaluationResult
 from rise_agents.policies.lerobot_files import find_lerobot
 from rise_agents.policies.loading import load_policy
@@ -82,8 +83,10 @@ def _load(folder: Path) -> tuple[str, object]:
         bundle = load_bundle(folder)
         bundle.starts().check(bundle.spec)
         bundle.world_model()
-        if bundle.policy is not None:
-            load_policy(bundle.policy)
+        for policy in ([bundle.policy] if bundle.policy is not None else []) + list(bundle.policies.values()):
+            load_policy(policy)
+        if bundle.critic is not None:
+            OutcomeCritic.from_pretrained(bundle.critic)
         return kind, bundle
     if kind == "start states":
         return kind, StartStates.load(folder)
