@@ -1,7 +1,7 @@
 """The whole idea in one command: a policy gets better without touching the robot.
 
   rise demo
-  rise demo --preset choice --out out/choice
+  rise demo --preset choice
   rise demo --json out/demo.json --out out/demo
 
 1. the base policy is evaluated in the MuJoCo work cell, which stands for the robot;
@@ -36,7 +36,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_task(parser, help="task with a work cell (default: %(default)s)")
-    parser.add_argument("--out", type=folder, help="directory (default: out/demo, or out/demo-<task>)")
+    parser.add_argument("--out", type=folder, help="directory (default: out/demo, out/demo-<task>, -<preset>)")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the results as JSON")
     parser.add_argument("--episodes", type=at_least(1), help="episodes per evaluation (default: the preset's)")
     parser.add_argument(
@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     )
     cell_of(args.task)  # without one there is nothing to prove it in, which is said now
     task = args.task.replace("-", "_")
-    out = args.out or Path("out") / ("demo" if task == "brick_sorting" else f"demo-{task}")
+    parts = ["demo", *([task] if task != "brick_sorting" else []), *([args.preset] if args.preset != "small" else [])]
+    out = args.out or Path("out") / "-".join(parts)
     command = shlex.join(["rise", *sys.argv[1:]]) if Path(sys.argv[0]).name == "rise" else "rise demo"
     result = Demo(
         config, task, args.preset, out, args.seed, args.policy, args.bundle, args.chunks,
