@@ -119,6 +119,9 @@ class SelectiveRISEConfig(FlowMatchingConfig):
         require.within("[0, 1]", self, "outcome_weight")
         enough = self.num_candidates > self.top_k
         require(enough, f"num_candidates {self.num_candidates} is not above top_k {self.top_k}")
+        moves = bool(self.warm_up and self.outcome.model and self.outcome_weight and self.trainable == "all")
+        require(not moves, "warm_up trains the encoders that the critic (outcome.model) sees with: "
+                           "trainable=action_expert")  # fmt: skip
         check_kinds(self.proposals)
         others = self.num_candidates - 1
         require(
@@ -253,6 +256,8 @@ class SelectiveRISE(FlowMatchingAlgorithm[SelectiveRISEConfig, _Learned]):
         if self._warmed_up == config.warm_up:
             for one in (self.reference, self.learner.actor):
                 one.load_state_dict(self.policy.state_dict())
+            if self.outcomes is not None:
+                self.outcomes.critic.remember_eyes(self.reference)
 
     def _learn_outcomes(self, outcomes: OutcomeLearner) -> None:
         """Look at the next recorded states, or do the next updates of the critic."""

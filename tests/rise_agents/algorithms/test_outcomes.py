@@ -272,6 +272,19 @@ def test_labels_are_not_needed_by_a_critic_that_was_taught() -> None:
 # ---------------------------------------------------------------------- what succeeded is cloned first
 
 
+def test_a_critic_sees_with_the_eyes_of_what_was_cloned(lab: Any, tmp_path: Path) -> None:
+    algorithm = selective(lab, warm_up=20, trainable="all", learning_rate=3e-2)
+    while algorithm.phase().name != "improving by the critic":
+        run(algorithm, 1)
+    algorithm.save(tmp_path)
+    critic = OutcomeCritic.from_pretrained(tmp_path / "critic")
+    critic.check_eyes(algorithm.reference)
+    with pytest.raises(ConfigError, match="other image encoders"):
+        critic.check_eyes(lab.policy(offset=0.4))  # as it was before
+    with pytest.raises(ConfigError, match=r"warm_up trains the encoders .* trainable=action_expert"):
+        selective(lab, warm_up=1, trainable="all", outcome=OutcomeConfig(model=str(tmp_path / "critic")))
+
+
 def test_successes_alone_are_cloned_and_become_the_base(lab: Any) -> None:
     """Recorded successes lie at the centre of the joint range, failures at its border."""
     algorithm = selective(lab, warm_up=200, learning_rate=3e-3)
