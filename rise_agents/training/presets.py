@@ -64,9 +64,9 @@ class AgentPreset:
             ConfigError: If a setting is unknown or wrong.
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        settings = merge(self.config, config or {})
-        decode(ALGORITHMS.load(self.algorithm).Config, settings, f"settings of algorithm {self.algorithm!r}")
-        return dataclasses.replace(self, config=settings, **given)
+        made = dataclasses.replace(self, config=merge(self.config, config or {}), **given)
+        made.settings()
+        return made
 
 
 def load_agent_preset(name: str, task: str) -> AgentPreset:

@@ -263,10 +263,11 @@ def test_a_critic_does_not_judge_what_other_eyes_see(lab: Any, tmp_path: Path) -
 
 
 def test_labels_are_not_needed_by_a_critic_that_was_taught() -> None:
-    for changes, needed in (({}, True), ({"outcome_weight": 1.0}, True),
-                            ({"outcome_weight": 1.0, "outcome": OutcomeConfig(model="bundle")}, False),
-                            ({"outcome_weight": 0.5, "outcome": OutcomeConfig(model="bundle")}, True)):  # fmt: skip
-        assert SelectiveRISE.reads_labels(SelectiveRISEConfig(**changes)) == needed  # type: ignore[arg-type]
+    taught = OutcomeConfig(model="bundle")
+    for config, needed in ((SelectiveRISEConfig(), True), (SelectiveRISEConfig(outcome_weight=1.0), True),
+                           (SelectiveRISEConfig(outcome_weight=1.0, outcome=taught), False),
+                           (SelectiveRISEConfig(outcome_weight=0.5, outcome=taught), True)):  # fmt: skip
+        assert SelectiveRISE.reads_labels(config) == needed
 
 
 # ---------------------------------------------------------------------- what succeeded is cloned first
